@@ -1,0 +1,1 @@
+"""Datasets, labels, views and loaders."""

@@ -1,0 +1,30 @@
+"""Errors that a user can mend: one clear line that says what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserInputError(ValueError):
+    """The user's input is wrong; the command line prints the message on one line and exits with 2.
+
+    Args:
+        what: what is wrong, in a few words ("unknown plugin 'la_cmfr'").
+        where: file and line, setting or option the fault stands in.
+        fix: how to mend it.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
+        self.what, self.where, self.fix = what, where, fix
+        text = what + (f" ({where})" if where else "") + (f"; {fix}" if fix else "")
+        super().__init__(" ".join(text.split()))
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean 'x'?" for the nearest known name, or the list of known names."""
+    names = sorted(set(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + (", ".join(names) if names else "none")
