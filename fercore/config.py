@@ -1,0 +1,235 @@
+"""RunConfig: every setting of a run, read from presets, a TOML file and --set, strictly and by name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fercore.errors import UserInputError, did_you_mean
+
+
+class Settings(BaseModel):
+    """Base of every settings section: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+
+class DataSettings(Settings):
+    """What is read, and how batches are drawn from it."""
+
+    sources: tuple[str, ...] = ("synthfer:studio?n=1200", "synthfer:posed?n=1200&seed=1", "synthfer:web?n=1200&seed=2")
+    target: str = "synthfer:wild?n=1600&seed=3"
+    classes: tuple[str, ...] | None = Field(None, description="canonical names; None = those all domains share")
+    size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
+    resize: Literal["stretch", "crop"] = Field("stretch", description="how a non-square image becomes square")
+    mean: tuple[float, float, float] | None = Field(None, description="None = what the backbone was trained with")
+    std: tuple[float, float, float] | None = None
+    source_batch: int = Field(64, ge=1, description="source samples a step, over all source domains together")
+    target_batch: int = Field(64, ge=1)
+    source_sampling: Literal["balanced", "proportional"] = Field(
+        "balanced", description="balanced = equal share of the batch for each source domain; proportional = by size"
+    )
+    class_balanced: bool = Field(False, description="draw labelled samples with equal probability for each class")
+    augment: Literal["none", "light", "standard"] = Field("standard", description="strength of the weak view")
+    workers: int = Field(0, ge=0, le=64)
+    cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
+    max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unusable files above which the run refuses")
+    eval_batch: int = Field(256, ge=1)
+
+
+class ModelSettings(Settings):
+    """The network under the method's own parts."""
+
+    backbone: str = Field("resnet18", description="any timm model name")
+    backbone_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm.create_model")
+    weights: str = Field("none", description="'none', 'timm' (hub download) or a local .safetensors/.pth file")
+    freeze: bool = Field(False, description="keep the backbone at its loaded weights")
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+
+class OptimSettings(Settings):
+    """Optimiser and schedule of the default plan; methods with a plan of their own start from it."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    lr: float = Field(0.01, gt=0)
+    backbone_multiplier: float = Field(1.0, ge=0, description="factor on lr for the backbone")
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["constant", "inverse_decay", "cosine", "linear"] = "inverse_decay"
+    schedule_steps: int | None = Field(None, ge=1, description="length of the schedule; None = the stage's steps")
+    warmup_steps: int = Field(0, ge=0)
+    clip_grad_norm: float | None = Field(None, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainSettings(Settings):
+    """Length of training and what is written on the way."""
+
+    steps: int = Field(300, ge=1)
+    steps_per_epoch: int | None = Field(None, ge=1, description="None = one pass over the side that lasts longer")
+    checkpoint_every: int = Field(100, ge=1, description="steps between two checkpoints")
+    keep_checkpoints: int = Field(2, ge=1)
+    eval_every: int = Field(0, ge=0, description="steps between two evaluations of the target; 0 = at the end only")
+    log_every: int = Field(10, ge=1)
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
+    deterministic: bool = True
+
+
+class SelectSettings(Settings):
+    """Which checkpoint is reported."""
+
+    rule: Literal["last"] = "last"
+    oracle: bool = Field(False, description="also report the best evaluation on target test labels, flagged as such")
+
+
+class ReportSettings(Settings):
+    """What is written beside result.json."""
+
+    features: bool = Field(False, description="features, logits, predictions and labels of the target as .npz")
+    distances: bool = Field(False, description="intra- and inter-class feature distances (LA-CMFER Table 4)")
+    tensorboard: bool = True
+
+
+class RunConfig(Settings):
+    """Every setting of a run. Settings of a plugin stand under its own name in `plugins`."""
+
+    preset: Literal["demo", "small", "paper"] = "demo"
+    seed: int = Field(0, ge=0, lt=2**31)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    data: DataSettings = DataSettings()
+    model: ModelSettings = ModelSettings()
+    optim: OptimSettings = OptimSettings()
+    train: TrainSettings = TrainSettings()
+    select: SelectSettings = SelectSettings()
+    report: ReportSettings = ReportSettings()
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
+SECTIONS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name != "plugins")
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the keys of `over` laid on top, tables merged key by key."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def parse_assignment(text: str) -> dict[str, Any]:
+    """Read one "a.b.c=value" of --set into a nested table; the value is TOML, else a plain string.
+
+    Raises:
+        UserInputError: if there is no "=" or an empty key.
+    """
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserInputError(f"cannot read {text!r}", where="--set", fix="write --set section.key=value")
+    try:
+        value: Any = tomllib.loads(f"v = {raw}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    for part in reversed(parts):
+        value = {part: value}
+    return dict(value)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file.
+
+    Raises:
+        UserInputError: if it is missing or not TOML; names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserInputError("settings file not found", where=str(path), fix="check --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserInputError(f"cannot read settings file: {error}", where=str(path)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserInputError(f"not valid TOML: {error}", where=str(path)) from None
+
+
+def build_config(layers: Iterable[Mapping[str, Any]], plugin_names: Iterable[str]) -> RunConfig:
+    """Merge layers of settings, later ones winning, into a checked RunConfig.
+
+    A top-level key that is a plugin's name is that plugin's table; its keys are checked by `check_settings`.
+
+    Raises:
+        UserInputError: for an unknown or mistyped setting; names the nearest known one.
+    """
+    names = tuple(plugin_names)
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, split_plugin_tables(layer, names))
+    return check_settings(RunConfig, merged, prefix="")
+
+
+def split_plugin_tables(layer: Mapping[str, Any], plugin_names: Iterable[str]) -> dict[str, Any]:
+    """Move top-level tables named after plugins under "plugins", refusing keys that belong to nobody."""
+    names = set(plugin_names)
+    core: dict[str, Any] = {}
+    tables: dict[str, Any] = dict(layer.get("plugins", {}))
+    for key, value in layer.items():
+        if key in names and isinstance(value, Mapping):
+            tables = merge(tables, {key: value})
+        elif key in SECTIONS:
+            core[key] = value
+        elif key != "plugins":
+            raise UserInputError(f"unknown setting {key!r}", fix=did_you_mean(key, [*SECTIONS, *names]))
+    for key in tables:
+        if key not in names:
+            raise UserInputError(f"settings for plugin {key!r}, which is not in this run", fix=did_you_mean(key, names))
+    return {**core, "plugins": tables}
+
+
+def check_settings(model: type[SettingsT], values: Mapping[str, Any], *, prefix: str) -> SettingsT:
+    """Build a settings section from plain values.
+
+    Args:
+        model: the section's class.
+        values: nested plain values.
+        prefix: where the section stands ("la_cmfer"), for messages.
+
+    Raises:
+        UserInputError: for the first unknown or mistyped key, by its full dotted name.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise _settings_error(model, error, prefix) from None
+
+
+def _settings_error(model: type[Settings], error: ValidationError, prefix: str) -> UserInputError:
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    path = [str(part) for part in first["loc"]]
+    name = ".".join([prefix, *path] if prefix else path)
+    if first["type"] == "extra_forbidden":
+        known = dotted_names(model)
+        suggestion = did_you_mean(".".join(path), known)
+        return UserInputError(f"unknown setting {name!r}", where="--set or --config", fix=suggestion)
+    message = first["msg"][0].lower() + first["msg"][1:]
+    return UserInputError(f"setting {name} = {first['input']!r}: {message}", where="--set or --config")
+
+
+def dotted_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Return the full dotted name of every setting of a section, depth first."""
+    names: list[str] = []
+    for key, info in model.model_fields.items():
+        section = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_section(t)), None)
+        names += dotted_names(section, f"{prefix}{key}.") if section else [f"{prefix}{key}"]
+    return names
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
