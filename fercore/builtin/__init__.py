@@ -1,0 +1,1 @@
+"""Built-in defaults and the source_only baseline."""

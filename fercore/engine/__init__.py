@@ -1,0 +1,1 @@
+"""The engine: training, evaluation, checkpoints and records of a run."""

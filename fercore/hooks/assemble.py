@@ -1,0 +1,60 @@
+"""From plugin names and layers of settings to the run's checked settings and its plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fercore.config import RunConfig, build_config, check_settings
+from fercore.hooks.checks import check_class, check_company
+from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
+from fercore.hooks.plugin import Plugin
+
+
+@dataclass(frozen=True)
+class Company:
+    """The plugins of a run with its settings.
+
+    Attributes:
+        config: the run's settings, plugin tables filled with every default.
+        plugins: the plugin objects in command-line order.
+        infos: their distributions.
+    """
+
+    config: RunConfig
+    plugins: tuple[Plugin, ...]
+    infos: tuple[PluginInfo, ...]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Plugin name -> "distribution version"."""
+        return {info.name: f"{info.distribution} {info.version}" for info in self.infos}
+
+
+def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> Company:
+    """Load the named plugins and resolve the settings: defaults, presets of each plugin, then `layers` in order.
+
+    Args:
+        names: plugin names in command-line order.
+        layers: nested settings; later ones win.
+        preset: which of the plugins' presets to lay under `layers`.
+
+    Raises:
+        UserInputError: for an unknown plugin, a wrong setting, or plugins that cannot run together.
+    """
+    available = installed_plugins()
+    infos = tuple(find_plugin(name, available) for name in names)
+    classes = [load_class(info) for info in infos]
+    for info, cls in zip(infos, classes, strict=True):
+        check_class(cls, info.name)
+    presets = [cls.presets.get(preset, {}) for cls in classes]
+    config = build_config([{"preset": preset}, *presets, *layers], names)
+    plugins: list[Plugin] = []
+    tables: dict[str, dict[str, Any]] = {}
+    for info, cls in zip(infos, classes, strict=True):
+        settings = check_settings(cls.Settings, config.plugins.get(info.name, {}), prefix=info.name)
+        tables[info.name] = settings.model_dump(mode="json")
+        plugins.append(cls(info.name, settings))
+    check_company(plugins)
+    return Company(config.model_copy(update={"plugins": tables}), tuple(plugins), infos)

@@ -1,0 +1,80 @@
+"""Finding plugins by entry point: listing reads metadata only, loading imports only what was named."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fercore.errors import UserInputError, did_you_mean
+
+GROUP = "fercore.plugins"
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """An installed plugin, as its distribution's metadata tells it (nothing is imported).
+
+    Attributes:
+        name: what --plugin takes; target: "module:Class"; distribution, version, summary: of its package.
+    """
+
+    name: str
+    target: str
+    distribution: str
+    version: str
+    summary: str
+
+
+def installed_plugins(paths: Iterable[importlib.metadata.EntryPoint] | None = None) -> dict[str, PluginInfo]:
+    """Return every installed plugin by name, without importing any.
+
+    Raises:
+        UserInputError: if two distributions offer one name; names both.
+    """
+    found: dict[str, PluginInfo] = {}
+    for point in importlib.metadata.entry_points(group=GROUP) if paths is None else paths:
+        info = _describe(point)
+        other = found.get(point.name)
+        if other and other.target != info.target:
+            both = f"{other.distribution} and {info.distribution}"
+            raise UserInputError(f"two packages offer plugin {point.name!r}: {both}", fix="uninstall one of them")
+        found[point.name] = info
+    return dict(sorted(found.items()))
+
+
+def _describe(point: importlib.metadata.EntryPoint) -> PluginInfo:
+    dist = point.dist
+    if dist is None:
+        return PluginInfo(point.name, point.value, "unknown", "0", "")
+    return PluginInfo(point.name, point.value, dist.name, dist.version, dist.metadata["Summary"] or "")
+
+
+def find_plugin(name: str, available: dict[str, PluginInfo]) -> PluginInfo:
+    """Return one plugin's metadata.
+
+    Raises:
+        UserInputError: if nothing of that name is installed; names the nearest.
+    """
+    if name not in available:
+        fix = did_you_mean(name, available)
+        raise UserInputError(f"unknown plugin {name!r}", where="--plugin", fix=fix)
+    return available[name]
+
+
+def load_class(info: PluginInfo) -> type:
+    """Import a plugin's class.
+
+    Raises:
+        UserInputError: if the import fails; says which package and why.
+    """
+    point = importlib.metadata.EntryPoint(info.name, info.target, GROUP)
+    try:
+        loaded = point.load()
+    except Exception as error:
+        where = f"{info.distribution} {info.version}"
+        what = f"plugin {info.name!r} does not import: {type(error).__name__}: {error}"
+        raise UserInputError(what, where=where, fix="repair or reinstall that package") from error
+    if not isinstance(loaded, type):
+        raise UserInputError(f"plugin {info.name!r}: {info.target} is not a class", where=info.distribution)
+    return loaded

@@ -1,0 +1,32 @@
+"""The base class of plugins: a name, frozen settings and presets; hook implementations are its methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from fercore.config import Settings
+
+
+class Plugin:
+    """A method or an add-on.
+
+    Instances hold frozen settings only. Whatever lives past a call (banks, prototypes, thresholds, averaged weights)
+    is a parameter or buffer in `model.parts["<plugin>/..."]`, so that it moves with the model, is saved and resumes.
+
+    Attributes:
+        kind: a run has exactly one "method"; an "addon" wraps the method's hooks.
+        Settings: the class of the plugin's settings, checked strictly.
+        presets: preset name -> layer of run settings ({"data": {...}, "<plugin>": {...}}) that this plugin wants there.
+        requires, conflicts: names of plugins that must, or must not, be in the same run.
+    """
+
+    kind: ClassVar[Literal["method", "addon"]] = "method"
+    Settings: ClassVar[type[Settings]] = Settings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    requires: ClassVar[tuple[str, ...]] = ()
+    conflicts: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, name: str, settings: Any) -> None:
+        self.name = name
+        self.settings = settings

@@ -1,0 +1,46 @@
+"""The model of a run: backbone, branches, heads, and the parts that plugins keep in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from fercore.types import Encoded
+
+
+class Model(nn.Module):
+    """A backbone with one or more branches, each with a classification head.
+
+    Args:
+        backbone: float[B,3,H,W] -> whatever the branches take (a feature map or a vector).
+        branches: branch name -> module from the backbone's output to float[B,D].
+        heads: branch name -> module float[B,D] -> float[B,K]; the same names as `branches`.
+        mean, std: channel statistics that input images (scaled to [0,1]) are normalised with.
+
+    Attributes:
+        parts: "<plugin>/<part>" -> module; everything a plugin keeps past a call lives here.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        branches: Mapping[str, nn.Module],
+        heads: Mapping[str, nn.Module],
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
+        super().__init__()
+        if set(branches) != set(heads):
+            raise ValueError(f"branches {sorted(branches)} and heads {sorted(heads)} must have the same names")
+        self.backbone = backbone
+        self.branches = nn.ModuleDict(dict(branches))
+        self.heads = nn.ModuleDict(dict(heads))
+        self.parts = nn.ModuleDict()
+        self.mean, self.std = mean, std
+
+    def forward(self, images: Tensor) -> Encoded:
+        """Encode images float[B,3,H,W] into features float[B,D] and logits float[B,K] per branch."""
+        shared = self.backbone(images)
+        features = {name: branch(shared) for name, branch in self.branches.items()}
+        return Encoded(features, {name: self.heads[name](feature) for name, feature in features.items()})
