@@ -64,7 +64,6 @@ class OptimSettings(Settings):
     schedule_steps: int | None = Field(None, ge=1, description="length of the schedule; None = the stage's steps")
     warmup_steps: int = Field(0, ge=0)
     clip_grad_norm: float | None = Field(None, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 class TrainSettings(Settings):

@@ -10,6 +10,7 @@ from fercore.config import RunConfig, build_config, check_settings
 from fercore.hooks.checks import check_class, check_company
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
+from fercore.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Company:
 
 
 def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> Company:
-    """Load the named plugins and resolve the settings: defaults, presets of each plugin, then `layers` in order.
+    """Load the named plugins and resolve the settings.
+
+    Later layers win: defaults, the preset, the plugins' own
+    versions of it, then `layers` in order.
 
     Args:
         names: plugin names in command-line order.
         layers: nested settings; later ones win.
-        preset: which of the plugins' presets to lay under `layers`.
+        preset: which preset to lay under `layers`.
 
     Raises:
         UserInputError: for an unknown plugin, a wrong setting, or plugins that cannot run together.
@@ -49,7 +53,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     for info, cls in zip(infos, classes, strict=True):
         check_class(cls, info.name)
     presets = [cls.presets.get(preset, {}) for cls in classes]
-    config = build_config([{"preset": preset}, *presets, *layers], names)
+    config = build_config([{"preset": preset}, PRESETS[preset], *presets, *layers], names)
     plugins: list[Plugin] = []
     tables: dict[str, dict[str, Any]] = {}
     for info, cls in zip(infos, classes, strict=True):

@@ -74,6 +74,7 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
         fix = f"its stages have strides {sorted(set(stages))}"
         raise UserInputError(f"backbone {settings.backbone!r} has no stage of stride {reduction}", fix=fix)
     extractor = _extractor(settings, (len(stages) - 1 - stages[::-1].index(reduction),))
+    _prune(extractor)
     _copy_weights(whole.state_dict(), extractor)
     module = _frozen(LastMap(extractor), settings)
     return Trunk(module, extractor.feature_info.channels()[-1], reduction, mean, std)
@@ -82,7 +83,8 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
 def _create(settings: ModelSettings) -> Any:
     name = settings.backbone
     if name not in timm.list_models():
-        raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=did_you_mean(name, timm.list_models()))
+        fix = did_you_mean(name, timm.list_models())
+        raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=fix)
     try:
         network = timm.create_model(name, pretrained=settings.weights == "timm", num_classes=0, **settings.backbone_args)
     except TypeError as error:
@@ -91,7 +93,8 @@ def _create(settings: ModelSettings) -> Any:
         if settings.weights != "timm":
             raise
         fix = "download the weights elsewhere and give the file: --set model.weights=/path/to/weights.safetensors"
-        raise UserInputError(f"cannot fetch weights of {name!r} ({type(error).__name__})", where="model.weights", fix=fix) from None
+        what = f"cannot fetch weights of {name!r} ({type(error).__name__})"
+        raise UserInputError(what, where="model.weights", fix=fix) from None
     if settings.weights not in ("none", "timm"):
         path = Path(settings.weights)
         network.load_state_dict(fit_weights(read_weights(path), network.state_dict(), where=str(path)))
@@ -105,6 +108,14 @@ def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> 
     except (RuntimeError, AttributeError, TypeError) as error:
         fix = "take a convolutional backbone such as resnet18"
         raise UserInputError(f"backbone {settings.backbone!r} yields no feature maps ({error})", fix=fix) from None
+
+
+def _prune(extractor: Any) -> None:
+    """Drop the blocks behind the last wanted map; some extractors of timm keep and compute them all."""
+    container, _, index = extractor.feature_info.module_name()[-1].partition(".")
+    blocks = getattr(extractor, container, None)
+    if isinstance(blocks, nn.Sequential) and index.isdigit():
+        setattr(extractor, container, blocks[: int(index) + 1])
 
 
 def _copy_weights(whole: Mapping[str, Tensor], part: nn.Module) -> None:

@@ -1,0 +1,33 @@
+# Thin: each target is one to three commands. PYTHON chooses the interpreter of the environment.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+READY := $(VENV)/.ready
+
+.PHONY: venv demo test lint bench clean
+
+venv: $(READY)
+
+$(READY): pyproject.toml constraints.txt setup.py $(PLUGINS) $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*.h)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel ninja pybind11 torch
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,lint]' $(patsubst %/pyproject.toml,-e %,$(PLUGINS))
+	touch $(READY)
+
+demo: venv
+	$(BIN)/fercore compare source_only la_cmfer --seeds 0,1,2
+
+test: venv
+	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest --cov --cov-report=term --durations=10
+
+lint: venv
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: venv
+	$(BIN)/python -m pytest bench --benchmark-only
+
+clean:
+	rm -rf $(VENV) build *.egg-info plugins/*/*.egg-info

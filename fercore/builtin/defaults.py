@@ -1,0 +1,33 @@
+"""Default implementations of the hooks a method need not own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fercore.config import RunConfig
+from fercore.hooks import hookimpl
+from fercore.hooks.plans import single_stage
+from fercore.models import Model
+from fercore.schedule import Stage
+from fercore.types import DomainBatch, Encoded
+
+
+class Defaults:
+    """One stage, the model's own forward, and the mean of the branches' softmax."""
+
+    @hookimpl(trylast=True)
+    def plan(self, config: RunConfig) -> list[Stage]:
+        """Train everything in one stage."""
+        return [single_stage(config)]
+
+    @hookimpl(trylast=True)
+    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+        """Run the model's forward."""
+        encoded: Encoded = model(batch.images[view])
+        return encoded
+
+    @hookimpl(trylast=True)
+    def predict(self, encoded: Encoded) -> Tensor:
+        """Average the branches' class probabilities float[B,K]."""
+        return torch.stack([logits.softmax(dim=1) for logits in encoded.logits.values()]).mean(dim=0)

@@ -1,0 +1,235 @@
+"""The command line: parse and print, nothing else. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fercore import __version__
+from fercore.errors import UserInputError
+
+if TYPE_CHECKING:
+    from fercore.hooks.assemble import Company
+
+app = typer.Typer(
+    name="fercore",
+    help="Adapt facial-expression classifiers across domains with pluggable methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Make and inspect data.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Plugin = Annotated[list[str], typer.Option("--plugin", "-p", help="Method, then add-ons; see `fercore plugins`.")]
+Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")]
+Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
+Preset = Annotated[str | None, typer.Option(help="demo, small or paper.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results; a new one under runs/ if not given.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"fercore {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    plugin: Plugin = [],  # noqa: B006
+    source: Source = None,
+    target: Target = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")] = None,
+    device: Device = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print it, train nothing.")] = False,
+) -> None:
+    """Train a method, score the adapted model on the target, write a run folder."""
+    from fercore import console
+    from fercore.engine.describe import describe
+    from fercore.engine.run import run as train
+    from fercore.engine.setup import build_workshop
+
+    if resume is not None:
+        if plugin or source or target or preset or config or set_ or seed is not None or out is not None:
+            fix = "give --resume alone; the settings are the run's own"
+            raise UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
+        company = _reopen(resume)
+    else:
+        layers, chosen = _layers(source, target, preset, config, set_, seed=seed, device=device)
+        company = _assemble(plugin, layers, chosen)
+    shop = build_workshop(company)
+    console.print_lines(describe(shop, complexity=dry_run))
+    if dry_run:
+        return
+    folder = resume or out or _new_folder(plugin)
+    console.print_lines([f"run folder: {folder}"])
+    record = train(shop, folder, console.ConsoleObserver("+".join(shop.plugins.names)), resume=resume is not None)
+    console.print_result(record)
+
+
+@app.command()
+def compare(
+    method: Annotated[list[str], typer.Argument(help='"[LABEL:]plugin[+plugin] [key=value ...]", one per row.')],
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
+    source: Source = None,
+    target: Target = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    device: Device = None,
+    out: Out = None,
+) -> None:
+    """Run several methods over several seeds; print means, deviations and paired differences to the first."""
+    from fercore import compare as comparing
+    from fercore import console
+
+    entries = [comparing.parse_entry(text) for text in method]
+    layers, chosen = _layers(source, target, preset, config, set_, device=device)
+    folder = out or _new_folder(["compare"])
+    summary = comparing.compare(
+        entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.ConsoleObserver
+    )
+    head = ("method", "accuracy", "difference", "balanced", "difference", "accuracy by seed")
+    title = f"target {_target_of(summary, layers)}, mean ± std over seeds {seeds}, in points"
+    console.print_table(title, head, comparing.table_rows(summary["rows"]))
+    console.print_lines([f"written to {folder}"])
+
+
+@app.command()
+def plugins(
+    explain: Annotated[bool, typer.Option("--explain", help="Print the hook chain of the plugins named.")] = False,
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """List installed plugins (nothing is imported), or explain how the named ones work together."""
+    from fercore.hooks.discovery import installed_plugins
+
+    if not explain:
+        for info in installed_plugins().values():
+            typer.echo(f"{info.name:<16} {info.distribution} {info.version}  {info.summary}")
+        return
+    from fercore.engine.describe import chain_lines
+    from fercore.engine.setup import build_plugins
+    from fercore.hooks.assemble import assemble
+
+    names = plugin or ["source_only"]
+    for line in chain_lines(build_plugins(assemble(names, []))):
+        typer.echo(line)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do: versions, devices, kernels."""
+    from fercore.engine.describe import doctor_lines
+
+    for line in doctor_lines():
+        typer.echo(line)
+
+
+@data_app.command()
+def synthfer(
+    style: Annotated[str, typer.Argument(help="studio, posed, web, wild, nir, dark or thermal.")],
+    out: Annotated[Path, typer.Option(help="New folder for images, labels and AU files.")],
+    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Side in pixels; the style's own if not given.")] = None,
+) -> None:
+    """Write synthetic faces with labels and AU files, for use elsewhere."""
+    from fercore.data.synthfer import SynthFER, write
+
+    write(SynthFER(style, n=n, seed=seed, size=size), out)
+    typer.echo(f"{n} images written to {out}")
+
+
+def _layers(
+    source: list[str] | None,
+    target: str | None,
+    preset: str | None,
+    config: Path | None,
+    assignments: list[str] | None,
+    **top: Any,
+) -> tuple[list[dict[str, Any]], str]:
+    from fercore.config import merge, parse_assignment, read_toml
+    from fercore.errors import did_you_mean
+    from fercore.presets import PRESETS
+
+    layers = [read_toml(config)] if config else []
+    flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    data = {key: value for key, value in (("sources", source), ("target", target)) if value}
+    if len(data) == 1:
+        missing = "--target" if source else "--source"
+        raise UserInputError(f"{missing} is missing", where="fercore", fix="give both, or neither for bundled faces")
+    layers += [parse_assignment(text) for text in assignments or []] + [merge(flags, {"data": data} if data else {})]
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = merge(merged, layer)
+    own_data = bool({"sources", "target"} & set(merged.get("data", {})))
+    chosen = preset or merged.get("preset") or ("paper" if own_data else "demo")
+    if chosen not in PRESETS:
+        raise UserInputError(f"unknown preset {chosen!r}", where="--preset", fix=did_you_mean(str(chosen), PRESETS))
+    return [{key: value for key, value in layer.items() if key != "preset"} for layer in layers], str(chosen)
+
+
+def _assemble(names: list[str], layers: list[dict[str, Any]], preset: str) -> Company:
+    from fercore.hooks.assemble import assemble
+
+    return assemble(names, layers, preset=preset)
+
+
+def _reopen(path: Path) -> Company:
+    from fercore.engine.record import RunFolder, check_resume
+
+    folder = RunFolder(path)
+    settings = folder.config_layers()
+    if folder.finished:
+        raise UserInputError("that run is finished", where=str(path), fix="its scores are in result.json")
+    preset = str(settings.pop("preset"))
+    company = _assemble(list(folder.plugin_versions()), [settings], preset)
+    check_resume(folder, company)
+    return company
+
+
+def _new_folder(names: list[str]) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    base = Path("runs") / f"{'+'.join(names)}-{stamp}"
+    number, path = 1, base
+    while path.exists():
+        number += 1
+        path = base.with_name(f"{base.name}-{number}")
+    return path
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserInputError(f"cannot read seeds {text!r}", where="--seeds", fix="write --seeds 0,1,2") from None
+
+
+def _target_of(summary: dict[str, Any], layers: list[dict[str, Any]]) -> str:
+    named = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
+    return named[-1] if named else f"of preset {summary['preset']}"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except UserInputError as error:
+        typer.echo(f"fercore: error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("fercore: interrupted; go on with --resume and the run folder", err=True)
+        sys.exit(1)

@@ -1,0 +1,88 @@
+"""What a run looks like in a terminal: progress with time left and loss terms, tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from fercore.engine.observer import Observer
+from fercore.schedule import StepReport
+
+console = Console()
+
+
+class ConsoleObserver(Observer):
+    """Shows a progress bar with the loss terms on a terminal; plain lines elsewhere.
+
+    Args:
+        label: what stands before the bar.
+    """
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._total = 0
+
+    def message(self, text: str) -> None:
+        """Print one line."""
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def begin(self, done: int, total: int) -> None:
+        """Start the bar."""
+        self._total = total
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, transient=True)
+        self._progress.start()
+        self._task = self._progress.add_task(self._label, total=total, completed=done, terms="")
+
+    def step(self, report: StepReport, done: int) -> None:
+        """Move the bar; off a terminal, print a line now and then."""
+        terms = " ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in report.terms.items())
+        if self._progress is not None:
+            self._progress.update(self._task, completed=done, terms=terms)
+        if not console.is_terminal and done % max(1, self._total // 5) == 0:
+            self.message(f"{self._label} {done}/{self._total} total {report.total:.3f} {terms}")
+
+    def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
+        """Print the target's accuracy."""
+        accuracy = f"accuracy {scores['accuracy']:.4f} balanced {scores['balanced_accuracy']:.4f}"
+        self.message(f"{self._label} after {done} steps: target {accuracy} (n={scores['n']})")
+
+    def end(self) -> None:
+        """Take the bar away."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, markup=False)
+
+
+def print_result(record: Mapping[str, Any]) -> None:
+    """Print a finished run's scores on the target."""
+    target = record["target"]
+    head = ("target", "n", "accuracy", "balanced", "macro F1")
+    scores = [f"{target[name]:.4f}" for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+    title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
+    print_table(title, head, [(target["spec"], str(target["n"]), *scores)])
+    oracle = record["selection"]["oracle_best"]
+    if oracle:
+        print_lines([f"oracle best {oracle['accuracy']:.4f} at step {oracle['step']} (chosen on target test labels)"])

@@ -1,0 +1,131 @@
+"""Checkpoints: a tree of tensors and plain values as one safetensors file and one JSON file, written whole or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fercore.errors import UserInputError
+
+TENSORS, VALUES = "state.safetensors", "state.json"
+
+
+def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
+    """Return the tree as JSON values, moving its tensors into `tensors` under their paths."""
+    if isinstance(tree, Tensor):
+        tensors[path] = tree.detach().to("cpu").contiguous().clone()
+        return {"$tensor": path}
+    if isinstance(tree, np.ndarray):
+        return {"$numpy": pack(torch.from_numpy(tree.copy()), tensors, path)}
+    if isinstance(tree, dict):
+        return {"$dict": [[key, pack(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
+    if isinstance(tree, tuple):
+        return {"$tuple": [pack(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]}
+    if isinstance(tree, list):
+        return [pack(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]
+    if tree is None or isinstance(tree, bool | int | float | str):
+        return tree
+    raise TypeError(f"cannot save {type(tree).__name__} at {path or 'the root'} in a checkpoint")
+
+
+def unpack(values: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return the tree that `pack` took apart."""
+    if isinstance(values, list):
+        return [unpack(value, tensors) for value in values]
+    if not isinstance(values, dict):
+        return values
+    ((tag, inner),) = values.items()
+    if tag == "$tensor":
+        return tensors[inner]
+    if tag == "$numpy":
+        return unpack(inner, tensors).numpy()
+    if tag == "$tuple":
+        return tuple(unpack(value, tensors) for value in inner)
+    return {key: unpack(value, tensors) for key, value in inner}
+
+
+def save(folder: Path, tree: Any) -> None:
+    """Write a checkpoint folder; it appears under its name only when it is complete on disk."""
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    tensors: dict[str, Tensor] = {}
+    values = pack(tree, tensors)
+    save_file(tensors, part / TENSORS)
+    (part / VALUES).write_text(json.dumps(values, allow_nan=True), encoding="utf-8")
+    for file in (part / TENSORS, part / VALUES):
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def load(folder: Path) -> Any:
+    """Read a checkpoint folder.
+
+    Raises:
+        UserInputError: if it is incomplete or damaged.
+    """
+    try:
+        tensors = load_file(folder / TENSORS)
+        return unpack(json.loads((folder / VALUES).read_text(encoding="utf-8")), tensors)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        fix = "delete that folder to resume from the checkpoint before it"
+        raise UserInputError(f"damaged checkpoint: {error}", where=str(folder), fix=fix) from None
+
+
+def name_of(step: int) -> str:
+    """Return the folder name of the checkpoint after `step` batches."""
+    return f"step_{step:08d}"
+
+
+def newest(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, or None."""
+    found = sorted(path for path in folder.glob("step_*") if (path / VALUES).is_file())
+    return found[-1] if found else None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints."""
+    for path in sorted(folder.glob("step_*"))[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of every random generator training may draw from."""
+    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (algorithm, keys.astype(np.int64), position, has_gauss, cached),
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Put every random generator back where `random_state` found it."""
+    random.setstate(state["python"])
+    algorithm, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((algorithm, keys.astype(np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

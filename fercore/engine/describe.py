@@ -1,0 +1,101 @@
+"""What a run is made of, in lines for people: data, network, hook chain, installation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fercore import ops
+from fercore.data import mismatch_lines
+from fercore.engine.setup import Workshop
+from fercore.hooks.discovery import installed_plugins
+from fercore.hooks.manager import Plugins
+from fercore.types import UNKNOWN_LABEL, Clock, DomainBatch
+
+
+def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
+    """Return lines on data, network and hooks of a run that is about to start.
+
+    Args:
+        complexity: count multiply-accumulates too, which runs the network once.
+    """
+    config, domains = shop.config, shop.domains
+    lines = [f"classes: {', '.join(domains.classes)}"]
+    lines += [f"source {spec}: {len(t)} images" for spec, t in zip(config.data.sources, domains.sources, strict=True)]
+    flag = " (transductive: the same images)" if domains.transductive else ""
+    lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
+    lines += mismatch_lines(domains.report)
+    lines.append(f"device {shop.fabric.device}, kernels {ops.kernels()}")
+    lines += network_lines(shop, macs=complexity)
+    return lines + chain_lines(shop.plugins)
+
+
+def network_lines(shop: Workshop, *, macs: bool) -> list[str]:
+    """Return lines on the network's parameters and, if asked, multiply-accumulates of one image."""
+    parameters = list(shop.model.parameters())
+    total, trained = count(parameters), count(p for p in parameters if p.requires_grad)
+    size = shop.config.data.size
+    lines = [f"network: {total / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained), {size} px"]
+    if macs:
+        lines[0] += f", {count_macs(shop) / 1e9:.3f} G MACs per image"
+        for name, module in _blocks(shop.model):
+            lines.append(f"  {name:<28} {count(module.parameters()) / 1e6:8.3f} M")
+    return lines
+
+
+def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    named = [("backbone", model.backbone)]
+    for group in ("branches", "heads", "parts"):
+        named += [(f"{group}.{name}", module) for name, module in getattr(model, group).items()]
+    return named
+
+
+def count(parameters: Iterable[torch.Tensor]) -> int:
+    """Return how many numbers the parameters hold."""
+    return sum(p.numel() for p in parameters)
+
+
+@torch.no_grad()
+def count_macs(shop: Workshop) -> int:
+    """Return the multiply-accumulates of encoding one image (convolutions and matrix products)."""
+    size, device = shop.config.data.size, shop.fabric.device
+    unknown = torch.full((1,), UNKNOWN_LABEL, device=device)
+    zero = torch.zeros(1, dtype=torch.int64, device=device)
+    batch = DomainBatch({"none": torch.zeros(1, 3, size, size, device=device)}, unknown, zero, zero)
+    shop.model.eval()
+    with FlopCounterMode(display=False) as counter:
+        shop.plugins.encode(shop.model, batch, "none", Clock("describe", "", 0, 0, 1))
+    return counter.get_total_flops() // 2
+
+
+def chain_lines(plugins: Plugins) -> list[str]:
+    """Return the hook chain: who is entered first, who wraps, who owns."""
+    lines = ["hook chain (outermost first):"]
+    for hook, links in plugins.chain().items():
+        if links:
+            lines.append(f"  {hook:<14} " + " > ".join(f"{link.plugin} {link.kind}" for link in links))
+    return lines
+
+
+def doctor_lines() -> list[str]:
+    """Return what this installation can do."""
+    lines = [f"python {platform.python_version()} on {platform.platform()}"]
+    for name in ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "pluggy", "numba", "faiss-gpu"):
+        lines.append(f"{name:<16} {_version(name)}")
+    lines.append(f"threads          {torch.get_num_threads()}")
+    lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
+    lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
+    lines.append(f"plugins          {', '.join(installed_plugins())}")
+    return lines
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,127 @@
+"""The evaluator: the only place that sees target labels. Plugins are handed batches without them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from sklearn.metrics import confusion_matrix, f1_score
+
+from fercore.config import DataSettings
+from fercore.data import Table, eval_batches
+from fercore.hooks.manager import Plugins
+from fercore.models import Model
+from fercore.types import UNKNOWN_LABEL, Clock, Encoded, EncodedDataset
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A table run through the network.
+
+    Attributes:
+        probs: float[N,K]; features, logits: branch -> array[N,...]; labels: int64[N] of the table.
+    """
+
+    probs: np.ndarray
+    features: dict[str, np.ndarray]
+    logits: dict[str, np.ndarray]
+    labels: np.ndarray
+
+
+class Evaluator:
+    """Runs tables through the network in evaluation mode.
+
+    Args:
+        fabric: device and precision. plugins: for `encode` and `predict`. data: batch size and image size.
+    """
+
+    def __init__(self, fabric: Fabric, plugins: Plugins, data: DataSettings) -> None:
+        self._fabric, self._plugins, self._data = fabric, plugins, data
+
+    @torch.no_grad()
+    def encode(self, model: Model, table: Table, clock: Clock, *, with_labels: bool) -> EncodedDataset:
+        """Return the features and logits of a whole table, on the model's device.
+
+        Args:
+            with_labels: False hides the table's labels (-1), as for everything that training may see of the target.
+        """
+        training = model.training
+        model.eval()
+        parts: list[Encoded] = []
+        kept = []
+        for batch in eval_batches(table, self._data, mean=model.mean, std=model.std):
+            hidden = replace(batch, labels=torch.full_like(batch.labels, UNKNOWN_LABEL))
+            with self._fabric.autocast():
+                parts.append(self._plugins.encode(model, hidden.to(self._fabric.device), "none", clock))
+            kept.append(batch if with_labels else hidden)
+        model.train(training)
+        return EncodedDataset(
+            features=_join([part.features for part in parts]),
+            logits=_join([part.logits for part in parts]),
+            labels=torch.cat([batch.labels for batch in kept]).to(self._fabric.device),
+            domain=torch.cat([batch.domain for batch in kept]).to(self._fabric.device),
+            index=torch.cat([batch.index for batch in kept]).to(self._fabric.device),
+            extras=_join([batch.to(self._fabric.device).extras for batch in kept]),
+        )
+
+    @torch.no_grad()
+    def predict(self, model: Model, table: Table, clock: Clock) -> Predictions:
+        """Return predictions for a whole table, with the labels the table knows."""
+        encoded = self.encode(model, table, clock, with_labels=False)
+        probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
+        return Predictions(
+            probs=probs.float().cpu().numpy(),
+            features={name: tensor.float().cpu().numpy() for name, tensor in encoded.features.items()},
+            logits={name: tensor.float().cpu().numpy() for name, tensor in encoded.logits.items()},
+            labels=np.asarray(table.labels),
+        )
+
+
+def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+    """Return n, accuracy, balanced accuracy, macro F1, recall per class and the confusion matrix (rows = truth).
+
+    Classes without a sample are reported as None and left out of balanced accuracy and macro F1.
+    """
+    truth, guess = predictions.labels, predictions.probs.argmax(axis=1)
+    names = range(len(classes))
+    confusion = confusion_matrix(truth, guess, labels=list(names))
+    support = confusion.sum(axis=1)
+    present = [k for k in names if support[k]]
+    recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
+    return {
+        "n": len(truth),
+        "classes": list(classes),
+        "accuracy": float((truth == guess).mean()),
+        "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])),
+        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)),
+        "per_class_recall": recall,
+        "confusion": confusion.tolist(),
+    }
+
+
+def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return intra-L2, intra-var, inter-L2 and their ratio r of L2-normalised features (LA-CMFER, Table 4).
+
+    Args:
+        features: float[N,D]. labels: int64[N]; -1 takes no part.
+
+    Returns:
+        intra_l2: mean distance to the own class centre; intra_var: mean variance per dimension inside classes;
+        inter_l2: mean distance between class centres; r = inter_l2 / intra_l2. NaN where fewer than two classes.
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+    groups = [unit[labels == k] for k in np.unique(labels[labels >= 0])]
+    centres = np.array([group.mean(axis=0) for group in groups])
+    intra = float(np.mean([np.linalg.norm(g - c, axis=1).mean() for g, c in zip(groups, centres, strict=True)]))
+    pairs = [(i, j) for i in range(len(centres)) for j in range(i)]
+    inter = float(np.mean([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])) if pairs else float("nan")
+    variance = float(np.mean([group.var(axis=0).mean() for group in groups]))
+    return {"intra_l2": intra, "intra_var": variance, "inter_l2": inter, "r": inter / max(intra, 1e-12)}

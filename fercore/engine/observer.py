@@ -1,0 +1,27 @@
+"""What a run tells whoever watches it; the console and tests implement it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fercore.schedule import StepReport
+
+
+class Observer:
+    """Hears of a run's progress; this one keeps silent."""
+
+    def message(self, text: str) -> None:
+        """Hear one line for people."""
+
+    def begin(self, done: int, total: int) -> None:
+        """Hear that training starts at batch `done` of `total`."""
+
+    def step(self, report: StepReport, done: int) -> None:
+        """Hear that a phase of batch number `done` is finished."""
+
+    def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
+        """Hear an evaluation on the target's test part."""
+
+    def end(self) -> None:
+        """Hear that training is over, finished or not."""

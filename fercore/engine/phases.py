@@ -1,0 +1,125 @@
+"""Phases made runnable: which parameters they train, with which optimiser, on which schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from fercore.hooks.checks import HookError
+from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+
+
+class PhaseRunner:
+    """A phase with its optimiser and schedule.
+
+    Args:
+        fabric: device and precision.
+        phase: what to train, and how.
+        stage: the stage it belongs to; parameters no phase of the stage trains stay frozen in it.
+        model: the network, already on its device.
+    """
+
+    def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module) -> None:
+        self.name = phase.name
+        self._clip = phase.clip_grad_norm
+        self._model = model
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        groups = [(group, assign(trainable, phase.groups, group)) for group in phase.groups]
+        groups = [(group, members) for group, members in groups if members]
+        if not groups:
+            raise HookError(f"phase {phase.name!r} of stage {stage.name!r} trains no parameter")
+        self._mine = {id(p) for _, members in groups for p in members}
+        self._all = list(trainable.values())
+        self._partial = len(self._mine) < len(self._all)
+        spec = phase.optimiser
+        optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups])
+        self._plain = optimiser
+        self.schedule = LambdaLR(optimiser, rate_factor(spec, stage.steps))
+        self.optimiser = fabric.setup_optimizers(optimiser)
+
+    def activate(self) -> None:
+        """Let gradients flow to this phase's parameters only."""
+        if self._partial:
+            for parameter in self._all:
+                parameter.requires_grad_(id(parameter) in self._mine)
+
+    def release(self) -> None:
+        """Make every trainable parameter trainable again, as before the stage."""
+        for parameter in self._all:
+            parameter.requires_grad_(True)
+
+    def minimise(self, fabric: Fabric, total: Tensor) -> None:
+        """Take one optimiser step down the gradient of `total`, and one step of the schedule."""
+        if not total.requires_grad:
+            raise HookError(f"no loss term of phase {self.name!r} depends on the parameters it trains")
+        self.optimiser.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        if self._clip is not None:
+            fabric.clip_gradients(self._model, self.optimiser, max_norm=self._clip, error_if_nonfinite=False)
+        self.optimiser.step()
+        self.schedule.step()
+
+    def learning_rates(self) -> list[float]:
+        """Return the current learning rate of each parameter group."""
+        return [float(group["lr"]) for group in self.optimiser.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of optimiser and schedule."""
+        schedule = {"last_epoch": self.schedule.last_epoch, "_step_count": self.schedule._step_count}
+        return {"optimiser": self._plain.state_dict(), "schedule": schedule}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._plain.load_state_dict(state["optimiser"])
+        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        self.schedule._step_count = state["schedule"]["_step_count"]
+
+
+def assign(parameters: dict[str, nn.Parameter], groups: Sequence[ParamGroup], group: ParamGroup) -> list[nn.Parameter]:
+    """Return the parameters whose longest matching prefix among all groups belongs to `group`."""
+
+    def longest(name: str, of: ParamGroup) -> int:
+        return max((len(prefix) for prefix in of.prefixes if name.startswith(prefix)), default=-1)
+
+    def winner(name: str) -> ParamGroup | None:
+        best = max(groups, key=lambda candidate: longest(name, candidate))
+        return best if longest(name, best) >= 0 else None
+
+    return [parameter for name, parameter in parameters.items() if winner(name) is group]
+
+
+def _settings(spec: OptimiserSpec, group: ParamGroup, members: list[nn.Parameter]) -> dict[str, Any]:
+    decay = spec.weight_decay if group.weight_decay is None else group.weight_decay
+    return {"params": members, "lr": spec.lr * group.lr_multiplier, "weight_decay": decay}
+
+
+def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    if spec.name == "sgd":
+        nesterov = spec.nesterov and spec.momentum > 0
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
+    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=spec.lr, betas=spec.betas)
+
+
+def rate_factor(spec: OptimiserSpec, stage_steps: int) -> Callable[[int], float]:
+    """Return the schedule as a function from the step number to a factor on the learning rate."""
+    span = spec.max_steps or stage_steps
+
+    def factor(step: int) -> float:
+        share = min(1.0, step / span)
+        warm = min(1.0, (step + 1) / (spec.warmup_steps + 1))
+        if spec.schedule == "inverse_decay":
+            return warm * (1 + spec.gamma * share) ** -spec.power
+        if spec.schedule == "cosine":
+            return warm * 0.5 * (1 + math.cos(math.pi * share))
+        if spec.schedule == "linear":
+            return warm * (1 - share)
+        return warm
+
+    return factor

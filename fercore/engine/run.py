@@ -1,0 +1,211 @@
+"""A run from its first step to result.json: stages, epochs, checkpoints, evaluation, resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from fercore.data import side_table
+from fercore.engine import checkpoint, results
+from fercore.engine.observer import Observer
+from fercore.engine.phases import PhaseRunner
+from fercore.engine.record import RunFolder
+from fercore.engine.setup import Workshop
+from fercore.engine.step import train_step
+from fercore.engine.tensorboard import open_writer
+from fercore.schedule import RunResult, Stage, StepReport
+from fercore.types import SIDES, Clock, EncodedDataset, Side
+
+
+class Trainer:
+    """Trains one run.
+
+    Args:
+        shop: the run's parts.
+        folder: where it is recorded.
+        observer: hears of progress.
+    """
+
+    def __init__(self, shop: Workshop, folder: RunFolder, observer: Observer) -> None:
+        self.shop, self.folder, self.observer = shop, folder, observer
+        self.loader = shop.loader()
+        self.stage_index = 0
+        self.step = 0
+        self.seconds = 0.0
+        self.images = 0
+        self.oracle: dict[str, Any] | None = None
+        self.runners: list[PhaseRunner] = []
+        self._saved_at = -1
+
+    @property
+    def done(self) -> int:
+        """Batches trained on, over all stages."""
+        return sum(stage.steps for stage in self.shop.stages[: self.stage_index]) + self.step
+
+    @property
+    def total(self) -> int:
+        """Batches of the whole run."""
+        return sum(stage.steps for stage in self.shop.stages)
+
+    def train(self) -> None:
+        """Train every stage from where the run stands."""
+        self.observer.begin(self.done, self.total)
+        writer = open_writer(self.folder.path, self.shop.config.report.tensorboard)
+        try:
+            with writer as self.board:
+                while self.stage_index < len(self.shop.stages):
+                    self._train_stage(self.shop.stages[self.stage_index])
+                    self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
+            self.save()
+        finally:
+            self.observer.end()
+
+    def _train_stage(self, stage: Stage) -> None:
+        self._enter(stage)
+        per_epoch = stage.steps_per_epoch or self.loader.steps_per_epoch
+        self.shop.model.train()
+        while self.step < stage.steps:
+            started = time.perf_counter()
+            clock = Clock(stage.name, "", self.step // per_epoch, self.step, stage.steps)
+            if self.step % per_epoch == 0:
+                self._begin_epoch(clock)
+            reports = self._train_batch(stage, clock)
+            self.step += 1
+            self.seconds += time.perf_counter() - started
+            self._after_batch(reports, clock)
+        for runner in self.runners:
+            runner.release()
+
+    def _enter(self, stage: Stage) -> None:
+        if not self.runners:
+            self.runners = [PhaseRunner(self.shop.fabric, phase, stage, self.shop.model) for phase in stage.phases]
+
+    def _begin_epoch(self, clock: Clock) -> None:
+        shop = self.shop
+
+        def encode_dataset(side: Side) -> EncodedDataset:
+            table = side_table(shop.domains, side)
+            return shop.evaluator.encode(shop.model, table, clock, with_labels=side == "source")
+
+        metrics = shop.plugins.refresh(shop.model, clock, encode_dataset)
+        if metrics:
+            self.folder.log({"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics})
+        for side in SIDES:
+            table: Dataset[Any] = side_table(shop.domains, side)
+            sampler = shop.plugins.build_sampler(shop.config, shop.model, table, side, clock)
+            self.loader.set_sampler(side, sampler)
+
+    def _train_batch(self, stage: Stage, clock: Clock) -> list[StepReport]:
+        shop = self.shop
+        batch = next(self.loader).to(shop.fabric.device)
+        self.images += len(batch.source) + len(batch.target)
+        reports = []
+        for runner in self.runners:
+            now = Clock(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
+            reports.append(train_step(shop.fabric, shop.plugins, shop.model, runner, batch, shop.views, now))
+        return reports
+
+    def _after_batch(self, reports: list[StepReport], clock: Clock) -> None:
+        train, select = self.shop.config.train, self.shop.config.select
+        for report in reports:
+            self.observer.step(report, self.done)
+            if self.done % train.log_every == 0 or self.done in (1, self.total):
+                self._log(report)
+        if train.eval_every and self.done % train.eval_every == 0 and self.done < self.total:
+            self.evaluate(clock, oracle=select.oracle)
+        if self.done % train.checkpoint_every == 0 and self.done < self.total:
+            self.save()
+
+    def _log(self, report: StepReport) -> None:
+        rate = self.images / max(self.seconds, 1e-9)
+        where = {"stage": report.stage, "phase": report.phase, "epoch": report.epoch, "step": report.step}
+        values = {"total": report.total, "terms": dict(report.terms), "lr": list(report.lr)}
+        self.folder.log({"kind": "step", "done": self.done, **where, **values, "images_per_second": round(rate, 1)})
+        self.board.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
+
+    def evaluate(self, clock: Clock, *, oracle: bool) -> dict[str, Any]:
+        """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
+        shop = self.shop
+        scores = results.evaluate_target(shop, clock)
+        self.observer.evaluated(scores, self.done)
+        summary = {key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+        self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
+        self.board.scalars("target", summary, self.done)
+        if oracle and (self.oracle is None or scores["accuracy"] > self.oracle["accuracy"]):
+            self.oracle = {**summary, "epoch": clock.epoch, "step": self.done, "uses_target_labels": True}
+        return scores
+
+    def save(self) -> None:
+        """Write a checkpoint of everything that decides how training goes on."""
+        if self._saved_at == self.done:
+            return
+        state = {
+            "stage_index": self.stage_index,
+            "step": self.step,
+            "seconds": self.seconds,
+            "images": self.images,
+            "oracle": self.oracle,
+            "model": dict(self.shop.model.state_dict()),
+            "runners": [runner.state_dict() for runner in self.runners],
+            "loader": self.loader.state_dict(),
+            "random": checkpoint.random_state(),
+            "plugins": self.shop.company.versions,
+        }
+        checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
+        checkpoint.prune(self.folder.checkpoints, self.shop.config.train.keep_checkpoints)
+        self._saved_at = self.done
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put the run back where a checkpoint left it."""
+        self.stage_index, self.step = state["stage_index"], state["step"]
+        self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
+        self.shop.model.load_state_dict(state["model"])
+        if self.stage_index < len(self.shop.stages):
+            self._enter(self.shop.stages[self.stage_index])
+            for runner, saved in zip(self.runners, state["runners"], strict=False):
+                runner.load_state_dict(saved)
+        self.loader.load_state_dict(state["loader"])
+        checkpoint.restore_random_state(state["random"])
+        self._saved_at = self.done
+        self.folder.rewind_log(self.done)
+
+
+def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
+    """Train, evaluate the last weights on the target's test part, and write result.json.
+
+    Args:
+        shop: the run's parts.
+        path: the run folder; a new one, or with `resume` the one to go on with.
+        observer: hears of progress.
+        resume: go on from the newest checkpoint in `path`.
+
+    Returns:
+        The contents of result.json.
+
+    Raises:
+        UserInputError: if the folder cannot be used, or a loss term is not finite.
+    """
+    folder = RunFolder(path)
+    if not resume:
+        folder.refuse_if_taken()
+        folder.create(shop.company, shop.plugins, shop.domains.report)
+    trainer = Trainer(shop, folder, observer)
+    latest = checkpoint.newest(folder.checkpoints) if resume else None
+    if latest is not None:
+        trainer.restore(checkpoint.load(latest))
+        observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
+    trainer.train()
+    last = shop.stages[-1]
+    per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
+    clock = Clock(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
+    scores = trainer.evaluate(clock, oracle=shop.config.select.oracle)
+    record = results.build(shop, scores, trainer)
+    results.write_reports(shop, folder, clock)
+    folder.finish(record)
+    shop.plugins.after_run(RunResult(str(path), record))
+    return record

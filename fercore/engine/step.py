@@ -1,0 +1,73 @@
+"""One phase of one training step. The only file that calls the four core hooks; it reads top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning_fabric import Fabric
+
+from fercore.engine.phases import PhaseRunner
+from fercore.errors import UserInputError
+from fercore.hooks.checks import HookError
+from fercore.hooks.manager import Plugins
+from fercore.models import Model
+from fercore.schedule import StepReport, ViewRequest
+from fercore.types import Batch, Clock, LossTerm
+
+
+class NonFiniteLoss(UserInputError):
+    """A loss term became NaN or infinite; the weights of the step before are untouched."""
+
+
+def train_step(
+    fabric: Fabric,
+    plugins: Plugins,
+    model: Model,
+    phase: PhaseRunner,
+    batch: Batch,
+    views: Sequence[ViewRequest],
+    clock: Clock,
+) -> StepReport:
+    """Encode, pseudo-label, align, add the losses up, and take one optimiser step.
+
+    Raises:
+        NonFiniteLoss: naming the term, before any weight changes.
+    """
+    phase.activate()
+    with fabric.autocast():
+        encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
+        with torch.no_grad():
+            pseudo = plugins.pseudo_label(model, batch, encoded, clock)
+        terms = plugins.align(model, batch, encoded, pseudo, clock)
+        terms += plugins.loss(model, batch, encoded, pseudo, clock)
+        terms = _in_order(terms)
+        weighted = torch.stack([term.weight * term.value.float() for term in terms])
+        total = weighted.sum()
+    values = dict(zip((term.name for term in terms), weighted.tolist(), strict=True))
+    _check_finite(values, clock)
+    lr = phase.learning_rates()
+    phase.minimise(fabric, total)
+    images = len(batch.source) + len(batch.target)
+    report = StepReport(clock.stage, clock.phase, clock.epoch, clock.step, values, sum(values.values()), lr, images)
+    with torch.no_grad():
+        plugins.after_step(model, report, clock)
+    return report
+
+
+def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:
+    ordered = sorted(terms, key=lambda term: term.name)
+    names = [term.name for term in ordered]
+    if not ordered:
+        raise HookError("hooks 'align' and 'loss' returned no term")
+    if len(set(names)) < len(names):
+        raise HookError(f"two loss terms share a name: {names}")
+    return ordered
+
+
+def _check_finite(values: dict[str, float], clock: Clock) -> None:
+    for name, value in values.items():
+        if not torch.isfinite(torch.tensor(value)):
+            where = f"stage {clock.stage}, step {clock.step}"
+            fix = "lower optim.lr or set optim.clip_grad_norm=1.0; the last checkpoint is intact"
+            raise NonFiniteLoss(f"loss term {name!r} is {value}", where=where, fix=fix)
