@@ -76,7 +76,9 @@ def compare(
         UserInputError: for wrong input, or a folder that holds a run with other settings.
     """
     if len({entry.label for entry in entries}) < len(entries):
-        raise UserInputError("two rows of the comparison share a label", where="compare", fix='write "label:plugin ..."')
+        raise UserInputError(
+            "two rows of the comparison share a label", where="compare", fix='write "label:plugin ..."'
+        )
     results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
     for seed in seeds:
         for entry in entries:
@@ -135,7 +137,9 @@ def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         cells = [str(row["label"])]
         for metric in METRICS:
             cells.append(f"{_points(row[metric]['mean'])} ± {_points(row[metric]['std'])}")
-            cells.append(f"{_points(row[metric]['difference']['mean'], '+')} ± {_points(row[metric]['difference']['std'])}")
+            cells.append(
+                f"{_points(row[metric]['difference']['mean'], '+')} ± {_points(row[metric]['difference']['std'])}"
+            )
         cells.append(" ".join(_points(score) for score in row["accuracy"]["by_seed"]))
         text.append(cells)
     return text

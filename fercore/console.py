@@ -35,7 +35,12 @@ class ConsoleObserver(Observer):
     def begin(self, done: int, total: int) -> None:
         """Start the bar."""
         self._total = total
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, transient=True)
         self._progress.start()
         self._task = self._progress.add_task(self._label, total=total, completed=done, terms="")

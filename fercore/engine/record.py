@@ -49,7 +49,9 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True)
         except OSError as error:
-            raise UserInputError(f"cannot write there: {error.strerror}", where=str(self.path), fix="choose another --out") from None
+            raise UserInputError(
+                f"cannot write there: {error.strerror}", where=str(self.path), fix="choose another --out"
+            ) from None
         settings = without_none(company.config.model_dump(mode="json"))
         write_whole(self.path / CONFIG, tomli_w.dumps(settings))
         chain = {hook: [vars(link) for link in links] for hook, links in plugins.chain().items()}

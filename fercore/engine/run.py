@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,9 @@ class Trainer:
 
         metrics = shop.plugins.refresh(shop.model, clock, encode_dataset)
         if metrics:
-            self.folder.log({"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics})
+            self.folder.log(
+                {"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics}
+            )
         for side in SIDES:
             table: Dataset[Any] = side_table(shop.domains, side)
             sampler = shop.plugins.build_sampler(shop.config, shop.model, table, side, clock)

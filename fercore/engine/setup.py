@@ -73,9 +73,7 @@ def build_workshop(company: Company) -> Workshop:
     _check_views(views)
     stages = plugins.plan(config, model)
     model = fabric.setup_module(model, _reapply_compile=False)
-    return Workshop(
-        company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data)
-    )
+    return Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
 
 
 def build_fabric(config: RunConfig) -> Fabric:

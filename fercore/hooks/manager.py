@@ -111,7 +111,8 @@ class Plugins:
             HookError: on an unknown side or transform, or if two plugins disagree on a view's transform.
         """
         views: dict[tuple[str, str], ViewRequest] = {}
-        for request in reversed(flatten(reversed(self._call("request_views", config=config)), ViewRequest, "request_views")):
+        answers = reversed(self._call("request_views", config=config))  # pluggy asks the last registered first
+        for request in flatten(answers, ViewRequest, "request_views"):
             if request.side not in SIDES or request.transform not in TRANSFORMS:
                 raise HookError(f"hook 'request_views' returned {request}: side in {SIDES}, transform in {TRANSFORMS}")
             known = views.setdefault((request.side, request.name), request)
@@ -134,9 +135,7 @@ class Plugins:
         expect(sampler, (Sampler, type(None)), "build_sampler")
         return sampler
 
-    def refresh(
-        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
-    ) -> dict[str, float]:
+    def refresh(self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
         """Let plugins renew their epoch state; returns their numbers for the log."""
         metrics: dict[str, float] = {}
         for result in self._call("refresh", model=model, clock=clock, encode_dataset=encode_dataset):

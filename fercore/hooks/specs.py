@@ -79,9 +79,7 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
 
 
 @hookspec
-def refresh(
-    model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
-) -> Mapping[str, float] | None:
+def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> Mapping[str, float] | None:
     """Renew what holds for an epoch: banks, prototypes, thresholds, mined triplets; before each epoch. Collected.
 
     Args:
@@ -129,9 +127,7 @@ def align(
 
 
 @hookspec
-def loss(
-    model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
-) -> Sequence[LossTerm]:
+def loss(model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Sequence[LossTerm]:
     """Return every other term: supervision, consistency, regularisers. Collected; core hook.
 
     Returns:

@@ -86,7 +86,9 @@ def _create(settings: ModelSettings) -> Any:
         fix = did_you_mean(name, timm.list_models())
         raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=fix)
     try:
-        network = timm.create_model(name, pretrained=settings.weights == "timm", num_classes=0, **settings.backbone_args)
+        network = timm.create_model(
+            name, pretrained=settings.weights == "timm", num_classes=0, **settings.backbone_args
+        )
     except TypeError as error:
         raise UserInputError(f"backbone {name!r}: {error}", where="model.backbone_args") from None
     except (OSError, RuntimeError, ValueError) as error:

@@ -33,7 +33,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise UserInputError(f"cannot read weights: {reason}", where=str(path), fix="save a plain state dict") from None
     for key in WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):

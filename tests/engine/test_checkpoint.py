@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from fercore.engine import checkpoint
+from fercore.errors import UserInputError
+
+TREE = {
+    "weights": {"a.b": torch.randn(3, 2), "half": torch.randn(2).bfloat16()},
+    "optimiser": {"state": {0: {"step": torch.tensor(3.0)}, 7: {"buffer": None}}, "groups": [{"lr": 0.1 + 0.2}]},
+    "pair": (1, "two", (3.0, None)),
+    "array": np.arange(4),
+    "nan": float("inf"),
+    "flag": True,
+}
+
+
+def same(left, right):
+    if isinstance(left, torch.Tensor):
+        return left.dtype == right.dtype and torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return np.array_equal(left, right)
+    if isinstance(left, dict):
+        return list(left) == list(right) and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return type(left) is type(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
+    return left == right
+
+
+def test_a_tree_comes_back_to_the_bit(tmp_path):
+    checkpoint.save(tmp_path / "step_1", TREE)
+    assert same(TREE, checkpoint.load(tmp_path / "step_1"))
+
+
+def test_shared_memory_is_saved_apart(tmp_path):
+    base = torch.arange(6.0)
+    checkpoint.save(tmp_path / "step_1", {"a": base, "b": base[:3], "c": base.view(2, 3).T})
+    found = checkpoint.load(tmp_path / "step_1")
+    assert torch.equal(found["b"], base[:3])
+    assert torch.equal(found["c"], base.view(2, 3).T)
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match="cannot save object at /a"):
+        checkpoint.save(tmp_path / "step_1", {"a": object()})
+    assert not (tmp_path / "step_1").exists()
+
+
+@pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES])
+def test_damage_is_one_clear_line(tmp_path, file):
+    folder = tmp_path / "step_1"
+    checkpoint.save(folder, TREE)
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserInputError, match="damaged checkpoint.*delete that folder"):
+        checkpoint.load(folder)
+
+
+def test_the_newest_complete_one_is_found_and_old_ones_pruned(tmp_path):
+    for step in (1, 2, 10):
+        checkpoint.save(tmp_path / checkpoint.name_of(step), {"step": step})
+    (tmp_path / ".step_00000011.part").mkdir()
+    (tmp_path / checkpoint.name_of(12)).mkdir()
+    newest = checkpoint.newest(tmp_path)
+    assert newest is not None
+    assert checkpoint.load(newest)["step"] == 10
+    (tmp_path / checkpoint.name_of(12)).rmdir()
+    checkpoint.prune(tmp_path, 2)
+    assert [path.name for path in sorted(tmp_path.glob("step_*"))] == ["step_00000002", "step_00000010"]
+    assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+def test_random_generators_go_back(tmp_path):
+    def draw():
+        return random.random(), np.random.rand(), float(torch.rand(())), float(torch.randn(()))
+
+    checkpoint.seed_everything(3)
+    draw()
+    checkpoint.save(tmp_path / "step_1", checkpoint.random_state())
+    first = draw()
+    checkpoint.restore_random_state(checkpoint.load(tmp_path / "step_1"))
+    assert draw() == first

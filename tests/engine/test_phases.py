@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from fercore.engine.phases import PhaseRunner, assign, rate_factor
+from fercore.hooks.checks import HookError
+from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+
+
+def network():
+    return nn.ModuleDict({"backbone": nn.Linear(2, 2), "heads": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})})
+
+
+def runner(phase, model, steps=10):
+    fabric = Fabric(accelerator="cpu", devices=1)
+    return fabric, PhaseRunner(fabric, phase, Stage("train", steps, (phase,)), model)
+
+
+def test_the_longest_prefix_wins():
+    model = network()
+    named = dict(model.named_parameters())
+    groups = (ParamGroup(("",)), ParamGroup(("heads.",)), ParamGroup(("heads.a.", "backbone.bias")))
+    found = [{name for name, p in named.items() if any(p is q for q in assign(named, groups, g))} for g in groups]
+    assert found == [
+        {"backbone.weight"},
+        {"heads.b.weight", "heads.b.bias"},
+        {"heads.a.weight", "heads.a.bias", "backbone.bias"},
+    ]
+
+
+def test_group_settings_reach_the_optimiser():
+    phase = Phase("main", (ParamGroup(("backbone.",), 0.1, 0.0), ParamGroup(("",))), OptimiserSpec(lr=0.5, schedule="constant"))
+    _, run = runner(phase, network())
+    assert run.learning_rates() == [0.05, 0.5]
+    assert [group["weight_decay"] for group in run.optimiser.param_groups] == [0.0, 1e-4]
+
+
+def test_parameters_outside_the_phase_stay_frozen_and_come_back():
+    model = network()
+    phase = Phase("heads", (ParamGroup(("heads.",)),), OptimiserSpec(lr=0.1))
+    fabric, run = runner(phase, model)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    run.activate()
+    run.minimise(fabric, model["heads"]["a"](model["backbone"](torch.ones(1, 2))).sum())
+    changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"heads.a.weight", "heads.a.bias"}
+    assert not model["backbone"].weight.requires_grad
+    run.release()
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_phase_without_parameters_or_gradient_is_an_error():
+    with pytest.raises(HookError, match="trains no parameter"):
+        runner(Phase("main", (ParamGroup(("nothing.",)),)), network())
+    fabric, run = runner(Phase("main"), network())
+    with pytest.raises(HookError, match="no loss term of phase 'main'"):
+        run.minimise(fabric, torch.tensor(1.0))
+
+
+def test_gradients_are_clipped():
+    model = nn.Linear(2, 1)
+    phase = Phase("main", optimiser=OptimiserSpec(lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant"), clip_grad_norm=0.5)
+    fabric, run = runner(phase, model)
+    before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
+    run.minimise(fabric, 100 * model(torch.ones(1, 2)).sum())
+    moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
+    assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "step", "expected"),
+    [
+        (OptimiserSpec(schedule="inverse_decay", max_steps=10000), 0, 1.0),
+        (OptimiserSpec(schedule="inverse_decay", max_steps=10000), 5000, 6**-0.75),
+        (OptimiserSpec(schedule="inverse_decay", max_steps=10000), 20000, 11**-0.75),
+        (OptimiserSpec(schedule="cosine"), 50, 0.5),
+        (OptimiserSpec(schedule="cosine"), 25, 0.5 * (1 + math.cos(math.pi / 4))),
+        (OptimiserSpec(schedule="linear"), 75, 0.25),
+        (OptimiserSpec(schedule="constant", warmup_steps=4), 1, 0.4),
+        (OptimiserSpec(schedule="constant", warmup_steps=4), 9, 1.0),
+    ],
+)
+def test_schedules(spec, step, expected):
+    assert rate_factor(spec, 100)(step) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_optimiser_and_schedule_resume_to_the_bit(name):
+    def advance(fabric, run, model, steps):
+        for _ in range(steps):
+            run.minimise(fabric, model(torch.ones(3, 2)).pow(2).sum())
+
+    torch.manual_seed(0)
+    phase = Phase("main", optimiser=OptimiserSpec(name=name, lr=0.01, warmup_steps=3))
+    model = nn.Linear(2, 2)
+    fabric, run = runner(phase, model)
+    advance(fabric, run, model, 4)
+    saved, weights = run.state_dict(), {key: value.clone() for key, value in model.state_dict().items()}
+    saved = torch.load(_dump(saved), weights_only=True)
+    advance(fabric, run, model, 4)
+    other = nn.Linear(2, 2)
+    other.load_state_dict(weights)
+    fabric2, run2 = runner(phase, other)
+    run2.load_state_dict(saved)
+    advance(fabric2, run2, other, 4)
+    assert torch.equal(model.weight, other.weight)
+    assert run.learning_rates() == run2.learning_rates()
+
+
+def _dump(state):
+    import io
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
