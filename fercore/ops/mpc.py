@@ -1,0 +1,35 @@
+"""Mutual prediction consistency of two views' probabilities (LA-CMFER Eqs 10-11)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from fercore.ops import dispatch
+from fercore.ops.checks import compute_type, expect
+
+
+def mpc_consistency(p: Tensor, q: Tensor, *, form: Literal["abs", "offdiag"] = "abs") -> Tensor:
+    """Disagreement of two views of the same samples: C = p^T q, R = C / rowsum, R' = C^T / rowsum(C^T).
+
+    Args:
+        p: f[G,B,K] probabilities of the first view; 2-D inputs drop G and give a scalar.
+        q: f[G,B,K] probabilities of the second view.
+        form: "abs": (1/2K)(sum|R - I| + sum|R' - I|), Eq 11; "offdiag": the off-diagonal mass of the released
+            code, half of that on probabilities.
+
+    Returns:
+        f[G], differentiable with respect to p and q. A row sum nearer to 0 than 1e-12 counts as 1e-12.
+
+    Raises:
+        OpArgumentError: the shapes differ or the form is unknown.
+    """
+    expect(form in {"abs", "offdiag"}, f"form must be 'abs' or 'offdiag', got {form!r}")
+    expect(p.shape == q.shape, f"p and q must have one shape, got {list(p.shape)} and {list(q.shape)}")
+    expect(p.dim() in {2, 3}, f"p and q must be [G,B,K] or [B,K], got {list(p.shape)}")
+    expect(p.device == q.device, f"p and q must be on one device, got {p.device} and {q.device}")
+    if p.dim() == 2:
+        return mpc_consistency(p[None], q[None], form=form)[0]
+    dtype = compute_type(p, q)
+    return dispatch.mpc(p.to(dtype), q.to(dtype), form == "offdiag")
