@@ -16,7 +16,7 @@ $(READY): pyproject.toml constraints.txt setup.py $(PLUGINS) $(wildcard csrc/*.c
 	touch $(READY)
 
 demo: venv
-	$(BIN)/fercore compare source_only la_cmfer --seeds 0,1,2
+	$(BIN)/fercore compare source_only la_cmfer --seeds 0,1,2 --jobs 2
 
 test: venv
 	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest --cov --cov-report=term --durations=10

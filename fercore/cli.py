@@ -91,6 +91,7 @@ def compare(
     set_: Set = None,
     device: Device = None,
     out: Out = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
 ) -> None:
     """Run several methods over several seeds; print means, deviations and paired differences to the first."""
     from fercore import compare as comparing
@@ -100,7 +101,7 @@ def compare(
     layers, chosen = _layers(source, target, preset, config, set_, device=device)
     folder = out or _new_folder(["compare"])
     summary = comparing.compare(
-        entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.ConsoleObserver
+        entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.observer_for(jobs), jobs=jobs
     )
     head = ("method", "accuracy", "difference", "balanced", "difference", "accuracy by seed")
     title = f"target {_target_of(summary, layers)}, mean ± std over seeds {seeds}, in points"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from fercore.config import merge, parse_assignment
 from fercore.engine.observer import Observer
-from fercore.engine.record import CONFIG, RunFolder, without_none, write_json
+from fercore.engine.record import CONFIG, RunFolder, check_resume, without_none, write_json
 from fercore.engine.run import run
 from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
-from fercore.hooks.assemble import assemble
+from fercore.hooks.assemble import Company, assemble
 
 METRICS = ("accuracy", "balanced_accuracy")
 
@@ -50,6 +53,17 @@ def parse_entry(text: str) -> Entry:
     return Entry(label if colon else " ".join(words), tuple(names.split("+")), settings)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One run of a comparison: a row's plugins, all layers of settings, and where it is written."""
+
+    entry: Entry
+    layers: tuple[Mapping[str, Any], ...]
+    preset: str
+    folder: Path
+    label: str
+
+
 def compare(
     entries: Sequence[Entry],
     seeds: Sequence[int],
@@ -58,6 +72,7 @@ def compare(
     preset: str,
     out: Path,
     observe: Callable[[str], Observer],
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Run every entry with every seed, going on with what `out` already holds, and summarise.
 
@@ -67,7 +82,8 @@ def compare(
         layers: shared settings, later ones win.
         preset: preset of every run.
         out: one run folder per row and seed is written below it, and compare.json.
-        observe: makes an observer for a run's label.
+        observe: makes an observer for a run's label; must be importable where jobs > 1.
+        jobs: runs at a time, each in a process of its own with its share of the CPU threads.
 
     Returns:
         The contents of compare.json: per row the scores of every seed, mean, standard deviation, paired difference.
@@ -76,33 +92,62 @@ def compare(
         UserInputError: for wrong input, or a folder that holds a run with other settings.
     """
     if len({entry.label for entry in entries}) < len(entries):
-        raise UserInputError(
-            "two rows of the comparison share a label", where="compare", fix='write "label:plugin ..."'
+        fix = 'write "label:plugin ..."'
+        raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
+    share = {"train": {"threads": max(1, (os.cpu_count() or 1) // jobs)}} if jobs > 1 else {}
+    tasks = [
+        Task(
+            entry,
+            (share, *layers, entry.settings, {"seed": seed}),
+            preset,
+            out / f"{_slug(entry.label)}-s{seed}",
+            f"{entry.label} seed {seed}",
         )
+        for seed in seeds
+        for entry in entries
+    ]
+    for task in tasks:
+        _check(task)
     results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
-    for seed in seeds:
-        for entry in entries:
-            folder = out / f"{_slug(entry.label)}-s{seed}"
-            mine = [*layers, entry.settings, {"seed": seed}]
-            results[entry.label].append(_run_once(entry, mine, preset, folder, observe(f"{entry.label} seed {seed}")))
+    for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
+        results[task.entry.label].append(record)
     summary = {"schema": 1, "preset": preset, "seeds": list(seeds), "rows": summarise(results)}
     write_json(out / "compare.json", summary)
     return summary
 
 
-def _run_once(
-    entry: Entry, layers: Sequence[Mapping[str, Any]], preset: str, folder: Path, observer: Observer
-) -> dict[str, Any]:
-    company = assemble(entry.plugins, layers, preset=preset)
-    record = RunFolder(folder)
-    resume = (folder / CONFIG).is_file()
-    if resume and json.dumps(record.config_layers(), sort_keys=True) != json.dumps(
-        without_none(company.config.model_dump(mode="json")), sort_keys=True
-    ):
-        raise UserInputError("folder holds a run with other settings", where=str(folder), fix="choose another --out")
-    if resume and record.finished:
-        return record.result()
-    return run(build_workshop(company), folder, observer, resume=resume)
+def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[dict[str, Any]]:
+    if jobs == 1:
+        yield from (_run_once(task, observe) for task in tasks)
+        return
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(_run_once, task, observe) for task in tasks]
+        try:
+            yield from (future.result() for future in futures)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check(task: Task) -> Company:
+    """Resolve a task's settings, refusing a folder that holds another run, before anything is trained."""
+    company = assemble(task.entry.plugins, task.layers, preset=task.preset)
+    if (task.folder / CONFIG).is_file():
+        found = RunFolder(task.folder).config_layers()
+        wanted = without_none(company.config.model_dump(mode="json"))
+        if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
+            fix = "choose another --out"
+            raise UserInputError("folder holds a run with other settings", where=str(task.folder), fix=fix)
+        check_resume(RunFolder(task.folder), company)
+    return company
+
+
+def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
+    company = _check(task)
+    folder = RunFolder(task.folder)
+    resume = (task.folder / CONFIG).is_file()
+    if resume and folder.finished:
+        return folder.result()
+    return run(build_workshop(company), task.folder, observe(task.label), resume=resume)
 
 
 def _slug(label: str) -> str:

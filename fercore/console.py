@@ -65,6 +65,20 @@ class ConsoleObserver(Observer):
             self._progress = None
 
 
+class LineObserver(ConsoleObserver):
+    """Prints plain lines and no bar, for runs side by side."""
+
+    def begin(self, done: int, total: int) -> None:
+        """Say that training starts."""
+        self._total = total
+        self.message(f"{self._label}: {total - done} steps to go")
+
+
+def observer_for(jobs: int) -> type[ConsoleObserver]:
+    """Return what watches runs, `jobs` at a time: a bar for one, lines for several."""
+    return ConsoleObserver if jobs == 1 else LineObserver
+
+
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines as they are."""
     for line in lines:

@@ -38,15 +38,18 @@ class DomainBatch:
 
     def to(self, device: torch.device | str) -> DomainBatch:
         """Return the same batch on another device."""
-        move = lambda tensors: {name: t.to(device, non_blocking=True) for name, t in tensors.items()}  # noqa: E731
         return replace(
             self,
-            images=move(self.images),
+            images=_move(self.images, device),
             labels=self.labels.to(device, non_blocking=True),
             domain=self.domain.to(device, non_blocking=True),
             index=self.index.to(device, non_blocking=True),
-            extras=move(self.extras),
+            extras=_move(self.extras, device),
         )
+
+
+def _move(tensors: Mapping[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 
 @dataclass(frozen=True)

@@ -103,10 +103,10 @@ def prune(folder: Path, keep: int) -> None:
 
 def random_state() -> dict[str, Any]:
     """Return the state of every random generator training may draw from."""
-    algorithm, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    algorithm, keys, *position = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
-        "numpy": (algorithm, keys.astype(np.int64), position, has_gauss, cached),
+        "numpy": (algorithm, np.asarray(keys, dtype=np.int64), *position),
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():
@@ -117,8 +117,8 @@ def random_state() -> dict[str, Any]:
 def restore_random_state(state: dict[str, Any]) -> None:
     """Put every random generator back where `random_state` found it."""
     random.setstate(state["python"])
-    algorithm, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((algorithm, keys.astype(np.uint32), position, has_gauss, cached))
+    algorithm, keys, *position = state["numpy"]
+    np.random.set_state((algorithm, keys.astype(np.uint32), *position))
     torch.set_rng_state(state["torch"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -15,6 +15,7 @@ from fercore.data import mismatch_lines
 from fercore.engine.setup import Workshop
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
+from fercore.models import Model
 from fercore.types import UNKNOWN_LABEL, Clock, DomainBatch
 
 
@@ -48,10 +49,11 @@ def network_lines(shop: Workshop, *, macs: bool) -> list[str]:
     return lines
 
 
-def _blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    named = [("backbone", model.backbone)]
+def _blocks(model: Model) -> list[tuple[str, nn.Module]]:
+    named: list[tuple[str, nn.Module]] = [("backbone", model.backbone)]
     for group in ("branches", "heads", "parts"):
-        named += [(f"{group}.{name}", module) for name, module in getattr(model, group).items()]
+        modules: nn.ModuleDict = getattr(model, group)
+        named += [(f"{group}.{name}", module) for name, module in modules.items()]
     return named
 
 
@@ -70,7 +72,7 @@ def count_macs(shop: Workshop) -> int:
     shop.model.eval()
     with FlopCounterMode(display=False) as counter:
         shop.plugins.encode(shop.model, batch, "none", Clock("describe", "", 0, 0, 1))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def chain_lines(plugins: Plugins) -> list[str]:

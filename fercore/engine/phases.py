@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -41,7 +42,7 @@ class PhaseRunner:
         optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups])
         self._plain = optimiser
         self.schedule = LambdaLR(optimiser, rate_factor(spec, stage.steps))
-        self.optimiser = fabric.setup_optimizers(optimiser)
+        self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
 
     def activate(self) -> None:
         """Let gradients flow to this phase's parameters only."""
@@ -115,7 +116,7 @@ def rate_factor(spec: OptimiserSpec, stage_steps: int) -> Callable[[int], float]
         share = min(1.0, step / span)
         warm = min(1.0, (step + 1) / (spec.warmup_steps + 1))
         if spec.schedule == "inverse_decay":
-            return warm * (1 + spec.gamma * share) ** -spec.power
+            return float(warm * (1 + spec.gamma * share) ** -spec.power)
         if spec.schedule == "cosine":
             return warm * 0.5 * (1 + math.cos(math.pi * share))
         if spec.schedule == "linear":

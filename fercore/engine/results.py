@@ -67,8 +67,8 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
         found = shop.evaluator.predict(shop.model, shop.domains.test, clock)
         branches = {f"features/{name}": array for name, array in found.features.items()}
         logits = {f"logits/{name}": array for name, array in found.logits.items()}
-        path = folder.path / "features.npz"
-        np.savez_compressed(path, labels=found.labels, probs=found.probs, **branches, **logits)
+        arrays: dict[str, Any] = {"labels": found.labels, "probs": found.probs, **branches, **logits}
+        np.savez_compressed(folder.path / "features.npz", **arrays)
     if report.distances:
         tables = {"sources": side_table(shop.domains, "source"), "target": shop.domains.test}
         distances: dict[str, dict[str, dict[str, float]]] = {}

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import Dataset
-
 from fercore.data import side_table
 from fercore.engine import checkpoint, results
 from fercore.engine.observer import Observer
@@ -97,7 +95,7 @@ class Trainer:
                 {"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics}
             )
         for side in SIDES:
-            table: Dataset[Any] = side_table(shop.domains, side)
+            table = side_table(shop.domains, side)
             sampler = shop.plugins.build_sampler(shop.config, shop.model, table, side, clock)
             self.loader.set_sampler(side, sampler)
 

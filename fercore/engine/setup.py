@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -72,7 +73,7 @@ def build_workshop(company: Company) -> Workshop:
     views = plugins.request_views(config)
     _check_views(views)
     stages = plugins.plan(config, model)
-    model = fabric.setup_module(model, _reapply_compile=False)
+    model = cast("Model", fabric.setup_module(model, _reapply_compile=False))
     return Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
 
 

@@ -49,9 +49,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     """
     available = installed_plugins()
     infos = tuple(find_plugin(name, available) for name in names)
-    classes = [load_class(info) for info in infos]
-    for info, cls in zip(infos, classes, strict=True):
-        check_class(cls, info.name)
+    classes = [check_class(load_class(info), info.name) for info in infos]
     presets = [cls.presets.get(preset, {}) for cls in classes]
     config = build_config([{"preset": preset}, PRESETS[preset], *presets, *layers], names)
     plugins: list[Plugin] = []

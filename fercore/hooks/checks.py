@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import specs
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 HOOKS: tuple[str, ...] = tuple(name for name, item in vars(specs).items() if hasattr(item, f"{PROJECT}_spec"))
 FIRST_RESULT: tuple[str, ...] = tuple(name for name in HOOKS if getattr(specs, name).fercore_spec["firstresult"])
+T = TypeVar("T")
 SIDES = ("source", "target")
 TRANSFORMS = ("none", "weak", "strong")
 
@@ -24,8 +25,8 @@ class HookError(TypeError):
     """A plugin broke the contract of a hook: a fault of the plugin's author, not of the user."""
 
 
-def check_class(plugin: type, name: str) -> None:
-    """Refuse a class that is no Plugin, implements an unknown hook, or gives a hook argument a default.
+def check_class(plugin: type, name: str) -> type[Plugin]:
+    """Return a plugin class; refuse one that is no Plugin, has an unknown hook, or gives a hook argument a default.
 
     Raises:
         UserInputError: naming the plugin, the hook and the remedy.
@@ -39,6 +40,7 @@ def check_class(plugin: type, name: str) -> None:
             fix = did_you_mean(method_name, HOOKS)
             raise UserInputError(f"plugin {name!r} implements unknown hook {method_name!r}", fix=fix)
         _check_signature(name, method_name, method)
+    return plugin
 
 
 def _check_signature(plugin: str, hook: str, method: Any) -> None:
@@ -90,27 +92,35 @@ def check_owners(manager: pluggy.PluginManager) -> None:
             raise UserInputError(what, where="--plugin", fix="one of them must wrap it (hookimpl(wrapper=True))")
 
 
-def expect(value: Any, kind: type | tuple[type, ...], hook: str) -> None:
-    """Refuse a hook's return value of the wrong type.
+def expect(value: object, kind: type[T], hook: str) -> T:
+    """Return a hook's value, refusing one of the wrong type.
 
     Raises:
         HookError: naming the hook, the expected and the received type.
     """
     if not isinstance(value, kind):
-        wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-        raise HookError(f"hook {hook!r} must return {wanted}, got {type(value).__name__}")
+        raise HookError(f"hook {hook!r} must return {kind.__name__}, got {type(value).__name__}")
+    return value
 
 
-def flatten(results: Iterable[Any], kind: type, hook: str) -> list[Any]:
+def expect_or_none(value: object, kind: type[T], hook: str) -> T | None:
+    """Return a hook's value or None, refusing any other type.
+
+    Raises:
+        HookError: naming the hook, the expected and the received type.
+    """
+    return None if value is None else expect(value, kind, hook)
+
+
+def flatten(results: Iterable[object], kind: type[T], hook: str) -> list[T]:
     """Join the lists that a collected hook returned, checking every element's type.
 
     Raises:
         HookError: if an implementation returned no list, or an element is of the wrong type.
     """
-    flat: list[Any] = []
+    flat: list[T] = []
     for result in results:
-        expect(result, (list, tuple), hook)
-        for item in result:
-            expect(item, kind, hook)
-            flat.append(item)
+        if not isinstance(result, list | tuple):
+            raise HookError(f"hook {hook!r} must return list or tuple, got {type(result).__name__}")
+        flat += [expect(item, kind, hook) for item in result]
     return flat

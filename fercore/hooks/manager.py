@@ -9,20 +9,30 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from fercore.errors import UserInputError
 from fercore.hooks import specs
-from fercore.hooks.checks import HOOKS, SIDES, TRANSFORMS, HookError, check_class, check_owners, expect, flatten
+from fercore.hooks.checks import (
+    HOOKS,
+    SIDES,
+    TRANSFORMS,
+    HookError,
+    check_class,
+    check_owners,
+    expect,
+    expect_or_none,
+    flatten,
+)
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
+from fercore.models.model import Model
 from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
 from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, Forward, LossTerm, PseudoLabels, Side
 
 if TYPE_CHECKING:
     from fercore.config import RunConfig
-    from fercore.models.model import Model
 
 
 @dataclass(frozen=True)
@@ -100,9 +110,7 @@ class Plugins:
 
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build the network; see `fercore.hooks.specs.build_model`."""
-        model = self._call("build_model", config=config, num_classes=num_classes)
-        expect(model, nn.Module, "build_model")
-        return model
+        return expect(self._call("build_model", config=config, num_classes=num_classes), Model, "build_model")
 
     def request_views(self, config: RunConfig) -> tuple[ViewRequest, ...]:
         """Return every requested view once, in order of first request.
@@ -132,27 +140,24 @@ class Plugins:
     ) -> Sampler[int] | None:
         """Return a plugin's sampler for the epoch, or None for the built-in order."""
         sampler = self._call("build_sampler", config=config, model=model, dataset=dataset, side=side, clock=clock)
-        expect(sampler, (Sampler, type(None)), "build_sampler")
-        return sampler
+        return expect_or_none(sampler, Sampler, "build_sampler")
 
     def refresh(self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
         """Let plugins renew their epoch state; returns their numbers for the log."""
         metrics: dict[str, float] = {}
         for result in self._call("refresh", model=model, clock=clock, encode_dataset=encode_dataset):
-            expect(result, Mapping, "refresh")
-            metrics.update({str(name): float(value) for name, value in result.items()})
+            metrics.update({str(name): float(value) for name, value in expect(result, dict, "refresh").items()})
         return metrics
 
     def encode(self, model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded:
         """Run one view of one side through the network."""
         encoded = self._call("encode", model=model, batch=batch, view=view, clock=clock)
-        expect(encoded, Encoded, "encode")
-        return encoded
+        return expect(encoded, Encoded, "encode")
 
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
         """Return the method's pseudo labels for the target samples, detached, or None."""
-        pseudo = self._call("pseudo_label", model=model, batch=batch, encoded=encoded, clock=clock)
-        expect(pseudo, (PseudoLabels, type(None)), "pseudo_label")
+        found = self._call("pseudo_label", model=model, batch=batch, encoded=encoded, clock=clock)
+        pseudo = expect_or_none(found, PseudoLabels, "pseudo_label")
         return None if pseudo is None else pseudo.detach()
 
     def align(
@@ -168,7 +173,7 @@ class Plugins:
         return self._terms("loss", model=model, batch=batch, encoded=encoded, pseudo=pseudo, clock=clock)
 
     def _terms(self, hook: str, **arguments: Any) -> list[LossTerm]:
-        terms: list[LossTerm] = flatten(self._call(hook, **arguments), LossTerm, hook)
+        terms = flatten(self._call(hook, **arguments), LossTerm, hook)
         for term in terms:
             prefix = term.name.partition("/")[0]
             if prefix not in self.names or term.name == prefix:
@@ -179,8 +184,7 @@ class Plugins:
 
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Return class probabilities float[B,K]."""
-        probs = self._call("predict", model=model, encoded=encoded)
-        expect(probs, Tensor, "predict")
+        probs = expect(self._call("predict", model=model, encoded=encoded), Tensor, "predict")
         if probs.ndim != 2 or not torch.isfinite(probs).all():
             raise HookError("hook 'predict' must return finite probabilities of shape [B,K]")
         return probs

@@ -8,7 +8,7 @@ a context manager. The engine sets gradient mode, device and precision around ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from fercore.hooks.markers import hookspec
@@ -79,7 +79,7 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
 
 
 @hookspec
-def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> Mapping[str, float] | None:
+def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
     """Renew what holds for an epoch: banks, prototypes, thresholds, mined triplets; before each epoch. Collected.
 
     Args:

@@ -43,7 +43,8 @@ class LastMap(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the map of the extractor's only output."""
-        return self.extractor(images)[-1]
+        maps: list[Tensor] = self.extractor(images)
+        return maps[-1]
 
 
 def build_backbone(settings: ModelSettings) -> Trunk:
@@ -150,4 +151,5 @@ class Frozen(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Run the module as it was loaded."""
-        return self.module(images)
+        encoded: Tensor = self.module(images)
+        return encoded

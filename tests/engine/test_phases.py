@@ -13,7 +13,9 @@ from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
 
 
 def network():
-    return nn.ModuleDict({"backbone": nn.Linear(2, 2), "heads": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})})
+    return nn.ModuleDict(
+        {"backbone": nn.Linear(2, 2), "heads": nn.ModuleDict({"a": nn.Linear(2, 2), "b": nn.Linear(2, 2)})}
+    )
 
 
 def runner(phase, model, steps=10):
@@ -34,7 +36,9 @@ def test_the_longest_prefix_wins():
 
 
 def test_group_settings_reach_the_optimiser():
-    phase = Phase("main", (ParamGroup(("backbone.",), 0.1, 0.0), ParamGroup(("",))), OptimiserSpec(lr=0.5, schedule="constant"))
+    phase = Phase(
+        "main", (ParamGroup(("backbone.",), 0.1, 0.0), ParamGroup(("",))), OptimiserSpec(lr=0.5, schedule="constant")
+    )
     _, run = runner(phase, network())
     assert run.learning_rates() == [0.05, 0.5]
     assert [group["weight_decay"] for group in run.optimiser.param_groups] == [0.0, 1e-4]
@@ -64,7 +68,9 @@ def test_a_phase_without_parameters_or_gradient_is_an_error():
 
 def test_gradients_are_clipped():
     model = nn.Linear(2, 1)
-    phase = Phase("main", optimiser=OptimiserSpec(lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant"), clip_grad_norm=0.5)
+    phase = Phase(
+        "main", optimiser=OptimiserSpec(lr=1.0, momentum=0.0, weight_decay=0.0, schedule="constant"), clip_grad_norm=0.5
+    )
     fabric, run = runner(phase, model)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
     run.minimise(fabric, 100 * model(torch.ones(1, 2)).sum())

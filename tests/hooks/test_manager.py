@@ -158,7 +158,9 @@ def test_refresh_collects_numbers():
 
 def test_after_hooks_reach_every_plugin():
     heard = []
-    one = plugin("one", after_step=lambda self, report: heard.append(report), after_run=lambda self, result: heard.append(result))
+    one = plugin(
+        "one", after_step=lambda self, report: heard.append(report), after_run=lambda self, result: heard.append(result)
+    )
     plugins = manager(one)
     plugins.after_step(tiny_model(), "report", CLOCK)
     plugins.after_run("result")

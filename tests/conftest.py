@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fercore.engine.observer import Observer
+from fercore.engine.setup import Workshop, build_workshop
+from fercore.hooks.assemble import assemble
+
+TINY: dict[str, Any] = {
+    "seed": 3,
+    "device": "cpu",
+    "data": {
+        "sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"],
+        "target": "synthfer:wild?n=112&seed=2",
+        "size": 32,
+        "source_batch": 28,
+        "target_batch": 14,
+        "eval_batch": 64,
+        "augment": "light",
+    },
+    "model": {"backbone": "resnet18", "backbone_args": {"channels": [8, 8, 8, 8]}},
+    "train": {"steps": 6, "steps_per_epoch": 4, "checkpoint_every": 3, "log_every": 1, "threads": 1},
+    "report": {"tensorboard": False},
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """Settings of a run of seconds on synthetic faces."""
+    return TINY
+
+
+@pytest.fixture
+def make_shop():
+    """Build a workshop of named plugins with the tiny settings and more layers."""
+
+    def make(*names: str, layers: tuple[dict[str, Any], ...] = (), preset: str = "demo") -> Workshop:
+        return build_workshop(assemble(names, [TINY, *layers], preset=preset))
+
+    return make
+
+
+class Listener(Observer):
+    """Remembers what a run said; may stop it after some batches, as a kill would."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.stop_after = stop_after
+        self.messages: list[str] = []
+        self.reports: list[Any] = []
+        self.scores: list[Any] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def step(self, report, done: int) -> None:
+        self.reports.append(report)
+        if done == self.stop_after:
+            raise KeyboardInterrupt
+
+    def evaluated(self, scores, done: int) -> None:
+        self.scores.append((done, scores))
+
+
+@pytest.fixture
+def listener():
+    return Listener
+
+
+def weights_of(folder: Path) -> dict[str, Any]:
+    """Return the newest checkpoint of a run folder."""
+    from fercore.engine import checkpoint
+
+    newest = checkpoint.newest(folder / "checkpoints")
+    assert newest is not None
+    return checkpoint.load(newest)
+
+
+@pytest.fixture(name="weights_of")
+def _weights_of():
+    return weights_of

@@ -1,0 +1,58 @@
+"""Imports run one way, the step is the only caller of the core hooks, and the command line answers at once."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CORE = [path for path in (ROOT / "fercore").rglob("*.py")]
+
+
+def test_import_direction():
+    tool = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_core_names_no_plugin():
+    plugins = [path.name for path in (ROOT / "plugins").iterdir() if path.is_dir()]
+    named = [
+        f"{path.name}: {name}"
+        for path in CORE
+        for name in plugins
+        if re.search(rf"\bfercore_{name}\b", path.read_text())
+    ]
+    assert named == []
+
+
+def test_a_plugin_imports_neither_engine_nor_cli_nor_another_plugin():
+    for path in (ROOT / "plugins").rglob("*.py"):
+        own = path.relative_to(ROOT / "plugins").parts[0]
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(from|import) fercore\.(engine|cli|compare|console)\b", text), path
+        others = set(re.findall(r"(?:from|import) (fercore_\w+)", text)) - {f"fercore_{own}"}
+        assert not others, path
+
+
+def test_one_file_calls_the_core_hooks():
+    pattern = re.compile(r"plugins\.(pseudo_label|align|loss)\(")
+    callers = {path.name for path in (ROOT / "fercore/engine").glob("*.py") if pattern.search(path.read_text())}
+    assert callers == {"step.py"}
+
+
+@pytest.mark.parametrize("module", ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.errors"])
+def test_light_modules_leave_torch_alone(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_print_no_pickle_no_eval_in_the_library():
+    for path in CORE:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"(?<![\w.])(pickle\.load|eval|exec)\(", text.replace(".eval()", "")), path
+        assert not re.search(r"torch\.load\((?![^)]*weights_only=True)", text), path

@@ -1,0 +1,65 @@
+"""Rules every installed plugin keeps: it trains, resumes to the bit, and leaves its own object alone."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from fercore.engine.run import run
+from fercore.hooks.discovery import installed_plugins, load_class
+
+METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method"]
+ADDONS = [name for name, info in installed_plugins().items() if load_class(info).kind == "addon"]
+COMPANIES = [(name,) for name in METHODS] + [("source_only", name) for name in ADDONS]
+
+
+def parts_of(tree, prefix=""):
+    if isinstance(tree, torch.Tensor):
+        yield prefix, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from parts_of(value, f"{prefix}/{key}")
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield from parts_of(value, f"{prefix}/{number}")
+
+
+@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, make_shop, listener, weights_of):
+    shop = make_shop(*names)
+    before = [copy.deepcopy(vars(plugin)) for plugin in shop.company.plugins]
+    whole = run(shop, tmp_path / "whole", listener())
+    assert [vars(plugin) for plugin in shop.company.plugins] == before
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop(*names), tmp_path / "cut", listener(stop_after=5))
+    resumed = run(make_shop(*names), tmp_path / "cut", listener(), resume=True)
+    left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    tensors = dict(parts_of({key: left[key] for key in ("model", "runners", "random", "loader")}))
+    again = dict(parts_of({key: right[key] for key in ("model", "runners", "random", "loader")}))
+    assert tensors.keys() == again.keys()
+    assert [key for key in tensors if not torch.equal(tensors[key], again[key])] == []
+    assert resumed["target"] == whole["target"]
+
+
+@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+def test_no_target_label_reaches_a_plugin(names, make_shop, tmp_path, listener):
+    shop = make_shop(*names)
+    assert (shop.domains.adaptation.labels == -1).all()
+    loader = shop.loader()
+    for _ in range(3):
+        batch = next(loader)
+        assert (batch.target.labels == -1).all()
+        assert (batch.source.labels >= 0).all()
+        assert not any("label" in name for name in batch.target.extras)
+
+
+@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_every_preset_resolves(names, preset):
+    from fercore.hooks.assemble import assemble
+
+    company = assemble(names, [], preset=preset)
+    assert company.config.preset == preset
+    assert set(company.config.plugins) == set(names)

@@ -1,0 +1,220 @@
+"""Whole runs on synthetic faces: the record, the log, resume after a kill, stages and phases."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from fercore.engine import checkpoint
+from fercore.engine.run import run
+from fercore.errors import UserInputError
+from fercore.hooks import Plugin, hookimpl
+from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.discovery import PluginInfo
+from fercore.hooks.plans import single_stage
+from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+
+DESIGN = {
+    "schema", "plugins", "seed", "device", "kernels", "target", "sources", "selection", "steps", "train_seconds",
+    "train_images_per_second", "peak_memory_mb",
+}  # fmt: skip
+TARGET = {"spec", "n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "per_class_recall", "confusion"}
+
+
+def test_the_record_is_complete_and_true(make_shop, tmp_path, listener):
+    shop = make_shop("source_only")
+    record = run(shop, tmp_path / "run", listener())
+    assert record.keys() >= DESIGN
+    assert record["target"].keys() >= TARGET
+    assert json.loads((tmp_path / "run/result.json").read_text()) == record
+    confusion = np.array(record["target"]["confusion"])
+    assert confusion.sum() == record["target"]["n"] == len(shop.domains.test)
+    assert record["target"]["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    recalls = np.diag(confusion) / confusion.sum(1)
+    assert record["target"]["balanced_accuracy"] == pytest.approx(recalls.mean())
+    assert record["selection"] == {"rule": "last", "oracle_best": None}
+    assert record["sources"] == [
+        {"spec": s, "n": len(t)} for s, t in zip(shop.config.data.sources, shop.domains.sources, strict=True)
+    ]
+    assert record["versions"]["source_only"].startswith("fercore ")
+
+
+def test_the_oracle_is_flagged_and_decides_nothing(make_shop, tmp_path, listener, weights_of):
+    watched = run(
+        make_shop("source_only", layers=({"select": {"oracle": True}, "train": {"eval_every": 2}},)),
+        tmp_path / "a",
+        listener(),
+    )
+    plain = run(make_shop("source_only"), tmp_path / "b", listener())
+    oracle = watched["selection"]["oracle_best"]
+    assert oracle["uses_target_labels"] is True
+    assert oracle["accuracy"] >= watched["target"]["accuracy"]
+    assert watched["target"] == plain["target"]
+    left, right = weights_of(tmp_path / "a")["model"], weights_of(tmp_path / "b")["model"]
+    assert all(torch.equal(left[key], right[key]) for key in left)
+    lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
+    assert [line["done"] for line in lines if line["kind"] == "evaluation"] == [2, 4, 6]
+
+
+def test_the_log_has_every_step_once_after_a_resume(make_shop, tmp_path, listener):
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("source_only"), tmp_path / "run", listener(stop_after=5))
+    with (tmp_path / "run/metrics.jsonl").open("a") as handle:
+        handle.write('{"kind": "step", "do')
+    run(make_shop("source_only"), tmp_path / "run", listener(), resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["done"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_seeds_differ_and_repeat(make_shop, tmp_path, listener, weights_of):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        run(make_shop("source_only", layers=({"seed": seed},)), tmp_path / name, listener())
+    a, b, c = (weights_of(tmp_path / name)["model"]["backbone.conv1.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
+    layers = ({"report": {"features": True, "distances": True, "tensorboard": True}},)
+    record = run(make_shop("source_only", layers=layers), tmp_path / "run", listener())
+    with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
+        assert found["probs"].shape == (record["target"]["n"], 7)
+        assert found["features/main"].shape[0] == record["target"]["n"]
+        assert (found["probs"].argmax(1) == found["labels"]).mean() == pytest.approx(record["target"]["accuracy"])
+    distances = json.loads((tmp_path / "run/distances.json").read_text())
+    assert distances["target"]["main"].keys() == {"intra_l2", "intra_var", "inter_l2", "r"}
+    assert list((tmp_path / "run/tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny):
+    import tomli_w
+
+    (tmp_path / "run.toml").write_text(
+        tomli_w.dumps({**tiny, "train": {**tiny["train"], "steps": 60, "checkpoint_every": 5}})
+    )
+    fercore = [sys.executable, "-c", "from fercore.cli import main; main()"]
+    start = [*fercore, "run", "--plugin", "source_only", "--config", "run.toml", "--preset", "demo", "--out"]
+    subprocess.run([*start, "whole"], cwd=tmp_path, check=True, capture_output=True)
+    with subprocess.Popen([*start, "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True) as running:
+        deadline = time.monotonic() + 120
+        while checkpoint.newest(tmp_path / "cut/checkpoints") is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+    assert not (tmp_path / "cut/result.json").exists()
+    subprocess.run([*fercore, "run", "--resume", "cut"], cwd=tmp_path, check=True, capture_output=True)
+    final = [checkpoint.load(tmp_path / name / "checkpoints/step_00000060")["model"] for name in ("whole", "cut")]
+    assert [key for key in final[0] if not torch.equal(final[0][key], final[1][key])] == []
+
+
+class Stages(Plugin):
+    """Two stages, the second with two phases; logs what it is asked."""
+
+    log: list = []
+
+    @hookimpl
+    def build_model(self, config, num_classes):
+        from fercore.builtin.supervised import SourceOnly
+
+        return SourceOnly("stages", None).build_model(config, num_classes)
+
+    @hookimpl
+    def request_views(self):
+        from fercore.schedule import ViewRequest
+
+        return [ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak")]
+
+    @hookimpl
+    def plan(self, config):
+        optimiser = OptimiserSpec(lr=0.01)
+        phases = (
+            Phase("encoder", (ParamGroup(("backbone.",)),), optimiser),
+            Phase("heads", (ParamGroup(("heads.",)),), optimiser),
+        )
+        return [single_stage(config, "pretrain"), Stage("adapt", 5, phases, steps_per_epoch=2)]
+
+    @hookimpl
+    def refresh(self, clock, encode_dataset):
+        target, source = encode_dataset("target"), encode_dataset("source")
+        self.log.append((clock.stage, clock.epoch, set(target.labels.tolist()), len(source.labels)))
+        return {"stages/count": 1}
+
+    @hookimpl
+    def build_sampler(self, dataset, side, clock):
+        if clock.stage == "adapt" and side == "target":
+            return torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=40)
+        return None
+
+    @hookimpl
+    def loss(self, batch, encoded, clock):
+        from fercore.types import LossTerm, Role
+
+        logits = encoded[("source", "weak")].logits["main"]
+        return [
+            LossTerm(
+                f"stages/{clock.phase}", Role.SUPERVISED, torch.nn.functional.cross_entropy(logits, batch.source.labels)
+            )
+        ]
+
+
+@pytest.fixture
+def staged(tiny):
+    from fercore.engine.setup import build_workshop
+
+    def make():
+        config = assemble(["source_only"], [tiny]).config.model_copy(update={"plugins": {}})
+        info = PluginInfo("stages", "tests:Stages", "tests", "0", "")
+        return build_workshop(Company(config, (Stages("stages", None),), (info,)))
+
+    Stages.log.clear()
+    return make
+
+
+def test_stages_phases_refresh_and_samplers(staged, tmp_path, listener):
+    heard = listener()
+    run(staged(), tmp_path / "run", heard)
+    assert [(r.stage, r.phase) for r in heard.reports[:6]] == [("pretrain", "main")] * 6
+    assert [(r.stage, r.phase) for r in heard.reports[6:10]] == [("adapt", "encoder"), ("adapt", "heads")] * 2
+    assert [entry[:2] for entry in Stages.log] == [
+        ("pretrain", 0),
+        ("pretrain", 1),
+        ("adapt", 0),
+        ("adapt", 1),
+        ("adapt", 2),
+    ]
+    assert all(labels == {-1} for _, _, labels, _ in Stages.log)
+
+
+@pytest.mark.parametrize("stop", [4, 7, 9, 11])
+def test_resume_inside_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop):
+    run(staged(), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(staged(), tmp_path / "cut", listener(stop_after=stop))
+    run(staged(), tmp_path / "cut", listener(), resume=True)
+    left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    assert [key for key in left["model"] if not torch.equal(left["model"][key], right["model"][key])] == []
+
+
+def test_a_damaged_checkpoint_is_one_clear_line(make_shop, tmp_path, listener):
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("source_only"), tmp_path / "run", listener(stop_after=4))
+    newest = checkpoint.newest(tmp_path / "run/checkpoints")
+    (newest / checkpoint.TENSORS).write_bytes(b"short")
+    with pytest.raises(UserInputError, match="damaged checkpoint"):
+        run(make_shop("source_only"), tmp_path / "run", listener(), resume=True)
+
+
+def test_bf16_runs(make_shop, tmp_path, listener):
+    record = run(
+        make_shop("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
+    )
+    assert record["target"]["n"] > 0

@@ -1,0 +1,184 @@
+"""The command line: exit codes, one clear line for every mistake, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from fercore.cli import main
+
+SMALL = [
+    "--set", "data.size=32", "--set", "data.source_batch=14", "--set", "data.target_batch=14",
+    "--set", "model.backbone_args.channels=[8,8,8,8]", "--set", "report.tensorboard=false", "--device", "cpu",
+]  # fmt: skip
+FACES = ["--source", "synthfer:studio?n=60", "--target", "synthfer:wild?n=60", "--preset", "demo"]
+
+
+@pytest.fixture
+def fercore(monkeypatch, capsys):
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        out = capsys.readouterr()
+        return stop.value.code or 0, out.out, out.err
+
+    return call
+
+
+def test_a_run_writes_its_folder_and_prints_its_scores(fercore, tmp_path):
+    out = tmp_path / "run"
+    code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--set", "train.steps=3", "--out", out)
+    assert code == 0
+    assert "accuracy" in text
+    assert {p.name for p in out.iterdir()} >= {
+        "config.toml",
+        "plugins.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "result.json",
+    }
+    record = json.loads((out / "result.json").read_text())
+    assert record["plugins"] == ["source_only"]
+    code, _, error = fercore("run", "--resume", out)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "that run is finished" in error
+
+
+def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--dry-run")
+    assert code == 0
+    assert "G MACs per image" in text
+    assert "hook chain" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "no plugin named"),
+        (["run", "--plugin", "source_onyl"], "unknown plugin 'source_onyl'"),
+        (["run", "--plugin", "source_only", "--plugin", "source_only"], "a plugin is named twice"),
+        (["run", "--plugin", "source_only", "--set", "data.sze=3"], "did you mean 'data.size'"),
+        (["run", "--plugin", "source_only", "--set", "source_only.smoothing=0"], "unknown setting 'source_only.smoothing'"),
+        (["run", "--plugin", "source_only", "--set", "train.steps=many"], "setting train.steps = 'many'"),
+        (["run", "--plugin", "source_only", "--preset", "demmo"], "unknown preset 'demmo' (--preset); did you mean 'demo'"),
+        (["run", "--plugin", "source_only", "--source", "synthfer:wild"], "--target is missing"),
+        (["run", "--plugin", "source_only", "--target", "synthfer:wild"], "--source is missing"),
+        (["run", "--plugin", "source_only", "--config", "nowhere.toml"], "settings file not found"),
+        (["run", "--plugin", "source_only", "--source", "nofmt:x", "--target", "synthfer:wild"], "nofmt"),
+        (["run", "--plugin", "source_only", "--source", "folder:/nowhere", "--target", "synthfer:wild"], "/nowhere"),
+        (["run", "--plugin", "source_only", *FACES, "--set", "data.target_batch=5000"], "5000"),
+        (["run", "--plugin", "source_only", *FACES, "--set", "data.source_batch=5000"], "5000"),
+        (["run", "--resume", "nowhere"], "no run to resume there"),
+        (["run", "--resume", "nowhere", "--seed", "3"], "--resume goes with no other setting"),
+        (["compare", "source_only", "--seeds", "a,b"], "cannot read seeds 'a,b'"),
+        (["compare", "a:source_only", "a:source_only"], "share a label"),
+        (["compare", "source_only", "x:source_onyl"], "unknown plugin"),
+        (["compare", " "], "empty method"),
+        (["data", "synthfer", "wildd", "--out", "x"], "wild"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_line_exit_2_and_nothing_written(fercore, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = fercore(*arguments)
+    assert code == 2
+    assert message in error
+    assert error.startswith("fercore: error: ")
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_folder_that_holds_a_run_is_left_alone(fercore, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.toml").write_text("kept")
+    code, _, error = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--out", out)
+    assert code == 2
+    assert "already holds a run" in error
+    assert (out / "config.toml").read_text() == "kept"
+    (out / "config.toml").rename(out / "other.txt")
+    code, _, error = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--out", out)
+    assert (code, "not empty" in error) == (2, True)
+
+
+def test_nan_names_the_term_and_keeps_the_last_checkpoint(fercore, tmp_path):
+    out = tmp_path / "run"
+    settings = ["--set", "optim.lr=1e30", "--set", "optim.name=sgd", "--set", "train.checkpoint_every=1"]
+    code, _, error = fercore("run", "--plugin", "source_only", *FACES, *SMALL, *settings, "--out", out)
+    assert code == 2
+    assert "loss term 'source_only/cross_entropy' is" in error
+    assert error.count("\n") == 1
+    assert list((out / "checkpoints").glob("step_*"))
+    assert not (out / "result.json").exists()
+
+
+def test_resume_refuses_other_versions(fercore, tmp_path, listener, make_shop):
+    from fercore.engine.run import run
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("source_only"), out, listener(stop_after=4))
+    text = (out / "plugins.json").read_text()
+    (out / "plugins.json").write_text(text.replace('"version": "', '"version": "0.0.'))
+    code, _, error = fercore("run", "--resume", out)
+    assert code == 2
+    assert "the run was started with source_only (fercore 0.0." in error
+    (out / "plugins.json").write_text(text)
+    code, printed, _ = fercore("run", "--resume", out)
+    assert code == 0
+    assert "resumed after 3 of 6 steps" in printed
+
+
+def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp_path):
+    rows = ["base:source_only", "smooth:source_only source_only.label_smoothing=0.2"]
+    arguments = ["compare", *rows, "--seeds", "0,1", *FACES, *SMALL, "--set", "train.steps=2", "--out", tmp_path / "c"]
+    code, text, _ = fercore(*arguments)
+    assert code == 0
+    assert "base" in text
+    summary = json.loads((tmp_path / "c/compare.json").read_text())
+    base, smooth = summary["rows"]
+    assert base["accuracy"]["difference"]["by_seed"] == [0.0, 0.0]
+    pairs = zip(smooth["accuracy"]["by_seed"], base["accuracy"]["by_seed"], strict=True)
+    assert smooth["accuracy"]["difference"]["by_seed"] == [a - b for a, b in pairs]
+    stamp = (tmp_path / "c/base-s0/result.json").stat().st_mtime_ns
+    assert fercore(*arguments)[0] == 0
+    assert (tmp_path / "c/base-s0/result.json").stat().st_mtime_ns == stamp
+    code, _, error = fercore(*arguments, "--set", "optim.lr=0.5")
+    assert (code, "holds a run with other settings" in error) == (2, True)
+
+
+def test_plugins_and_explain_and_doctor(fercore):
+    assert "source_only" in fercore("plugins")[1]
+    code, text, _ = fercore("plugins", "--explain", "--plugin", "source_only")
+    assert code == 0
+    assert "source_only implements" in text
+    code, text, _ = fercore("doctor")
+    assert code == 0
+    assert "kernel mmd" in text
+
+
+def test_data_synthfer_writes_a_dataset(fercore, tmp_path):
+    code, text, _ = fercore("data", "synthfer", "nir", "--n", "14", "--out", tmp_path / "faces")
+    assert code == 0
+    assert "14 images" in text
+    assert len(list((tmp_path / "faces").rglob("*.png"))) == 14
+    assert (tmp_path / "faces/manifest.csv").is_file()
+
+
+def test_a_programming_error_keeps_its_traceback_and_exits_1():
+    code = "from fercore import cli; cli.app = lambda **k: 1 / 0; cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+
+
+def test_version(fercore):
+    from fercore import __version__
+
+    assert fercore("--version")[1] == f"fercore {__version__}\n"
