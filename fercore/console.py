@@ -42,7 +42,8 @@ class ConsoleObserver(Observer):
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, transient=True)
-        self._progress.start()
+        if console.is_terminal:
+            self._progress.start()
         self._task = self._progress.add_task(self._label, total=total, completed=done, terms="")
 
     def step(self, report: StepReport, done: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -73,7 +72,7 @@ def build_workshop(company: Company) -> Workshop:
     views = plugins.request_views(config)
     _check_views(views)
     stages = plugins.plan(config, model)
-    model = cast("Model", fabric.setup_module(model, _reapply_compile=False))
+    model.run_through(fabric.setup_module)
     return Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 from torch import Tensor, nn
 
 from fercore.types import Encoded
+
+NamedTensors: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
+"""Features and logits by branch."""
 
 
 class Model(nn.Module):
@@ -38,9 +42,29 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
         self.parts = nn.ModuleDict()
         self.mean, self.std = mean, std
+        self.run_through(lambda network: network)
 
     def forward(self, images: Tensor) -> Encoded:
         """Encode images float[B,3,H,W] into features float[B,D] and logits float[B,K] per branch."""
-        shared = self.backbone(images)
-        features = {name: branch(shared) for name, branch in self.branches.items()}
-        return Encoded(features, {name: self.heads[name](feature) for name, feature in features.items()})
+        return Encoded(*self._network(images))
+
+    def run_through(self, wrap: Callable[[nn.Module], Callable[[Tensor], NamedTensors]]) -> None:
+        """Send every forward through `wrap(network)`, e.g. Lightning Fabric's module for device, precision and DDP.
+
+        The wrapped module lies beside the module tree, so names of parameters and state stay as they are.
+        """
+        self.__dict__["_network"] = wrap(_Network(self))
+
+
+class _Network(nn.Module):
+    """A model's forward on plain dictionaries, which wrappers can look into."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> NamedTensors:
+        model = self.model
+        shared = model.backbone(images)
+        features = {name: branch(shared) for name, branch in model.branches.items()}
+        return features, {name: model.heads[name](feature) for name, feature in features.items()}
