@@ -45,10 +45,17 @@ class ModelSettings(Settings):
     """The network under the method's own parts."""
 
     backbone: str = Field("resnet18", description="any timm model name")
-    backbone_args: dict[str, Any] = Field(default_factory=dict, description="keyword arguments for timm.create_model")
+    backbone_args: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="backbone name -> keyword arguments for timm.create_model"
+    )
     weights: str = Field("none", description="'none', 'timm' (hub download) or a local .safetensors/.pth file")
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The chosen backbone's keyword arguments."""
+        return self.backbone_args.get(self.backbone, {})
 
 
 class OptimSettings(Settings):

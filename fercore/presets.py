@@ -8,13 +8,13 @@ from typing import Any
 PRESETS: dict[str, Mapping[str, Any]] = {
     "demo": {
         "data": {"size": 64, "augment": "light", "source_batch": 48, "target_batch": 48},
-        "model": {"backbone": "resnet18", "backbone_args": {"channels": [24, 48, 96, 128]}},
+        "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [24, 48, 96, 128]}}},
         "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "schedule": "cosine", "warmup_steps": 20},
         "train": {"steps": 300},
     },
     "small": {
         "data": {"size": 64, "augment": "light", "source_batch": 64, "target_batch": 64},
-        "model": {"backbone": "resnet18", "backbone_args": {"channels": [32, 64, 128, 256]}},
+        "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [32, 64, 128, 256]}}},
         "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "warmup_steps": 50},
         "train": {"steps": 800},
     },

@@ -21,7 +21,7 @@ TINY: dict[str, Any] = {
         "eval_batch": 64,
         "augment": "light",
     },
-    "model": {"backbone": "resnet18", "backbone_args": {"channels": [8, 8, 8, 8]}},
+    "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [8, 8, 8, 8]}}},
     "train": {"steps": 6, "steps_per_epoch": 4, "checkpoint_every": 3, "log_every": 1, "threads": 1},
     "report": {"tensorboard": False},
 }

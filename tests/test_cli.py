@@ -12,7 +12,7 @@ from fercore.cli import main
 
 SMALL = [
     "--set", "data.size=32", "--set", "data.source_batch=14", "--set", "data.target_batch=14",
-    "--set", "model.backbone_args.channels=[8,8,8,8]", "--set", "report.tensorboard=false", "--device", "cpu",
+    "--set", "model.backbone_args.resnet18.channels=[8,8,8,8]", "--set", "report.tensorboard=false", "--device", "cpu",
 ]  # fmt: skip
 FACES = ["--source", "synthfer:studio?n=60", "--target", "synthfer:wild?n=60", "--preset", "demo"]
 

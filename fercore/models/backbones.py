@@ -87,9 +87,7 @@ def _create(settings: ModelSettings) -> Any:
         fix = did_you_mean(name, timm.list_models())
         raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=fix)
     try:
-        network = timm.create_model(
-            name, pretrained=settings.weights == "timm", num_classes=0, **settings.backbone_args
-        )
+        network = timm.create_model(name, pretrained=settings.weights == "timm", num_classes=0, **settings.arguments)
     except TypeError as error:
         raise UserInputError(f"backbone {name!r}: {error}", where="model.backbone_args") from None
     except (OSError, RuntimeError, ValueError) as error:
@@ -107,7 +105,7 @@ def _create(settings: ModelSettings) -> Any:
 def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> Any:
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     try:
-        return timm.create_model(settings.backbone, features_only=True, **chosen, **settings.backbone_args)
+        return timm.create_model(settings.backbone, features_only=True, **chosen, **settings.arguments)
     except (RuntimeError, AttributeError, TypeError) as error:
         fix = "take a convolutional backbone such as resnet18"
         raise UserInputError(f"backbone {settings.backbone!r} yields no feature maps ({error})", fix=fix) from None

@@ -78,7 +78,7 @@ def test_a_package_from_outside_runs_by_name(tmp_path):
     assert "entropy          fercore-entropy 0.3  Source cross-entropy plus target entropy" in listed
     run = ["run", "--plugin", "entropy", "--out", str(tmp_path / "out"), "--set", "entropy.strength=0.2"]
     small = "data.sources=['synthfer:studio?n=60'] data.target='synthfer:wild?n=60' data.size=32 train.steps=3"
-    small += " data.source_batch=14 data.target_batch=14 model.backbone_args.channels=[8,8,8,8]"
+    small += " data.source_batch=14 data.target_batch=14 model.backbone_args.resnet18.channels=[8,8,8,8]"
     for setting in small.split():
         run += ["--set", setting]
     done = subprocess.run([*fercore, *run], cwd=tmp_path, capture_output=True, text=True, check=False)

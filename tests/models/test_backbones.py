@@ -16,7 +16,7 @@ IMAGES = torch.randn(2, 3, 32, 32)
 
 
 def settings(**changes):
-    return ModelSettings(**{"backbone": "resnet18", "backbone_args": NARROW, **changes})
+    return ModelSettings(**{"backbone": "resnet18", "backbone_args": {"resnet18": NARROW}, **changes})
 
 
 @pytest.mark.parametrize(("reduction", "channels"), [(4, 8), (8, 8), (16, 16)])
@@ -70,7 +70,7 @@ def test_a_frozen_backbone_stays_as_it_was_loaded():
     ("changes", "message"),
     [
         ({"backbone": "resnet81"}, "unknown backbone 'resnet81'.*did you mean 'resnet18'"),
-        ({"backbone_args": {"chanels": 3}}, "unexpected keyword argument 'chanels'.*model.backbone_args"),
+        ({"backbone_args": {"resnet18": {"chanels": 3}}}, "unexpected keyword argument 'chanels'.*model.backbone_args"),
         ({"weights": "/nowhere/w.pth"}, "weights file not found"),
         ({"backbone": "vit_tiny_patch16_224", "backbone_args": {}}, "no stage of stride 8"),
     ],
