@@ -1,0 +1,167 @@
+"""Augmentations of a whole batch at once, with each sample's own parameters. Images are float[B,3,H,W] in [0, 1].
+
+Formulas are those of torchvision.transforms.v2.functional. Each image comes out the same whatever else is in the batch
+and however many threads there are: products and sums stay separate operations, and means are taken in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as V2
+
+ORDERS = torch.tensor([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
+"""Orders of brightness (0), contrast (1), saturation (2)."""
+
+
+def per_sample(values: Tensor) -> Tensor:
+    """Return [B] as [B,1,1,1]."""
+    return values.view(-1, 1, 1, 1)
+
+
+def grey(x: Tensor) -> Tensor:
+    """Return luma, [B,1,H,W]."""
+    return x[:, 0:1] * 0.2989 + x[:, 1:2] * 0.587 + x[:, 2:3] * 0.114
+
+
+def mean_grey(x: Tensor) -> Tensor:
+    """Return each image's mean luma, [B,1,1,1]."""
+    flat = grey(x).flatten(1).numpy()
+    return per_sample(torch.from_numpy(flat.mean(axis=1, dtype="float64")).to(x.dtype))
+
+
+def blend(x: Tensor, base: Tensor, factor: Tensor) -> Tensor:
+    """Return factor * x + (1 - factor) * base, clamped; factor [B,1,1,1]."""
+    return (x * factor).add_(base * (1 - factor)).clamp_(0, 1)
+
+
+def colour_jitter(x: Tensor, order: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, contrast and saturation, in an order of each sample's own.
+
+    Args:
+        x: images. order: int64[B], row of ORDERS. factors: float[B,3] of brightness, contrast, saturation.
+    """
+    for kind in ORDERS[order].unbind(1):
+        luma = grey(x)
+        flat = torch.from_numpy(luma.flatten(1).numpy().mean(axis=1, dtype="float64")).to(x.dtype)
+        base = luma * per_sample(kind == 2) + per_sample(flat * (kind == 1))
+        x = blend(x, base, per_sample(factors.gather(1, kind[:, None])))
+    return x
+
+
+def maybe_grey(x: Tensor, chosen: Tensor) -> Tensor:
+    """Return the images with those that are chosen (bool[B]) in grey."""
+    at = chosen.nonzero().flatten()
+    if len(at):
+        x = x.clone()
+        x[at] = grey(x[at]).expand(-1, 3, -1, -1)
+    return x
+
+
+def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) -> Tensor:
+    """Return float[B,2,3] maps from output to input places for: flip, then scale, turn and shift about the middle.
+
+    Args:
+        angle: [B] radians, clockwise. shift: [B,2] as a share of width and height. scale: [B]. flip: bool[B].
+    """
+    cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
+    x0, y0 = (2 * shift).unbind(1)
+    sign = 1 - 2 * flip.to(angle.dtype)
+    first = torch.stack([cos, sin, -(cos * x0 + sin * y0)], 1) * sign[:, None]
+    second = torch.stack([-sin, cos, sin * x0 - cos * y0], 1)
+    return torch.stack([first, second], 1)
+
+
+def warp(x: Tensor, theta: Tensor) -> Tensor:
+    """Sample square images at the places `theta` float[B,2,3] says, bilinearly; what lies outside is black."""
+    size = x.shape[-1]
+    axis = (torch.arange(size, dtype=x.dtype) * 2 + 1) / size - 1
+    along_x = theta[:, :, 0, None, None] * axis
+    along_y = theta[:, :, 1, None, None] * axis[:, None] + theta[:, :, 2, None, None]
+    grid = (along_x + along_y).permute(0, 2, 3, 1)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def cutout(x: Tensor, centre: Tensor, side: Tensor) -> Tensor:
+    """Fill a square with grey; centre float[B,2] (x, y) and side float[B] as shares of the width."""
+    axis = (torch.arange(x.shape[-1], dtype=x.dtype) + 0.5) / x.shape[-1]
+    near = (axis - centre[:, :, None]).abs() <= side[:, None, None] / 2
+    hole = near[:, 1, :, None] & near[:, 0, None, :]
+    return x.masked_fill(hole[:, None], 0.5)
+
+
+def _matrix(m: Tensor, entry: tuple[int, int], value: Tensor) -> Tensor:
+    theta = torch.eye(2, 3).repeat(len(m), 1, 1)
+    theta[:, entry[0], entry[1]] = value
+    return theta
+
+
+def _turn(x: Tensor, m: Tensor) -> Tensor:
+    zero = torch.zeros(len(m))
+    angle = torch.deg2rad(m)
+    return warp(x, inverse_affine(angle, torch.zeros(len(m), 2), zero + 1, zero > 0))
+
+
+def _auto_contrast(x: Tensor, m: Tensor) -> Tensor:
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (x - low) / span.clamp_min(1e-6), x)
+
+
+def _equalize(x: Tensor, m: Tensor) -> Tensor:
+    return V2.equalize((x * 255).round().to(torch.uint8)).to(x.dtype) / 255
+
+
+def _posterize(x: Tensor, m: Tensor) -> Tensor:
+    step = per_sample(torch.exp2(8 - m.floor()))
+    return ((x * 255).round() / step).floor() * step / 255
+
+
+def _sharpness(x: Tensor, m: Tensor) -> Tensor:
+    smooth = x.clone()
+    smooth[:, :, 1:-1, 1:-1] = (F.avg_pool2d(x, 3, 1) * 9 + x[:, :, 1:-1, 1:-1] * 4) / 13
+    return blend(x, smooth, per_sample(m))
+
+
+def _solarize(x: Tensor, m: Tensor) -> Tensor:
+    return torch.where(x * 255 >= per_sample(m), 1 - x, x)
+
+
+Operation: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+RAND_OPS: tuple[tuple[str, Operation, float, float], ...] = (
+    ("auto_contrast", _auto_contrast, 0, 1),
+    ("brightness", lambda x, m: x * per_sample(m), 0.05, 0.95),
+    ("colour", lambda x, m: blend(x, grey(x), per_sample(m)), 0.05, 0.95),
+    ("contrast", lambda x, m: blend(x, mean_grey(x), per_sample(m)), 0.05, 0.95),
+    ("equalize", _equalize, 0, 1),
+    ("identity", lambda x, m: x, 0, 1),
+    ("posterize", _posterize, 4, 8),
+    ("rotate", _turn, -30, 30),
+    ("sharpness", _sharpness, 0.05, 0.95),
+    ("shear_x", lambda x, m: warp(x, _matrix(m, (0, 1), m)), -0.3, 0.3),
+    ("shear_y", lambda x, m: warp(x, _matrix(m, (1, 0), m)), -0.3, 0.3),
+    ("solarize", _solarize, 0, 256),
+    ("translate_x", lambda x, m: warp(x, _matrix(m, (0, 2), 2 * m)), -0.3, 0.3),
+    ("translate_y", lambda x, m: warp(x, _matrix(m, (1, 2), 2 * m)), -0.3, 0.3),
+)
+"""RandAugment's operations: name, function of (images, magnitude[B]), and the range magnitudes are uniform in."""
+
+
+def rand_augment(x: Tensor, choice: Tensor, strength: Tensor) -> Tensor:
+    """Apply several operations of RAND_OPS to each sample, one after another.
+
+    Args:
+        x: images. choice: int64[B,n], which operations. strength: float[B,n] in [0, 1), where in their ranges.
+    """
+    x = x.clone()
+    for place in range(choice.shape[1]):
+        for number, (_, operation, low, high) in enumerate(RAND_OPS):
+            at = (choice[:, place] == number).nonzero().flatten()
+            if len(at):
+                x[at] = operation(x[at], low + (high - low) * strength[at, place])
+    return x

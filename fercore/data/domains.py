@@ -1,0 +1,268 @@
+"""Opening a run's domains: read, check, choose classes, keep target labels away from training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from fercore.config import DataSettings
+from fercore.data.formats import FORMATS
+from fercore.data.formats.scan import Scan, listed
+from fercore.data.labels import CANONICAL, canonical_label
+from fercore.data.noise import permutation
+from fercore.data.parts import choose_split, limited, target_parts, training_part
+from fercore.data.preflight import Preflight, inspect
+from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """The data of a run.
+
+    Attributes:
+        classes: names of the run's classes; every label below is an index into them.
+        sources: training part of each source, in the order of the settings.
+        adaptation: what training may see of the target: no label, opaque keys, order shuffled.
+        test: the target's test part with its labels; for the evaluator alone.
+        transductive: whether `adaptation` and `test` are the same images.
+        report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
+    """
+
+    classes: tuple[str, ...]
+    sources: tuple[Table, ...]
+    adaptation: Table
+    test: Table
+    transductive: bool
+    report: dict[str, Any]
+
+
+@dataclass
+class Opened:
+    """A domain that has been read and checked; labels are canonical."""
+
+    spec: DomainSpec
+    table: Table
+    preflight: Preflight
+    report: dict[str, Any]
+
+
+def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
+    """Read the domains that settings name, and decide classes and parts by the rules of the command line's SPEC.
+
+    Args:
+        settings: sources, target, classes, and the share of unusable images that is let pass.
+        seed: of the half-and-half division and of `limit`, where a spec has no seed of its own.
+
+    Raises:
+        UserInputError: for whatever is wrong with a spec, a file or the set of classes. Nothing is written.
+    """
+    if not settings.sources:
+        raise UserInputError("no source domain", where="data.sources", fix="give --source FORMAT:PATH")
+    specs = [parse_spec(text) for text in settings.sources]
+    target_spec = parse_spec(settings.target)
+    for spec in specs:
+        if spec.flag("transductive"):
+            fix = "only a target adapts; remove it"
+            raise UserInputError("option transductive on a source", where=spec.where, fix=fix)
+    sources = [_open(spec, settings, seed, target=False) for spec in specs]
+    target = _open(target_spec, settings, seed, target=True)
+    classes = _choose_classes(settings, sources, target)
+    tables = [_labelled(source, classes) for source in sources]
+    adaptation, test = _target(target, classes, _seed(target_spec, seed))
+    report = {
+        "classes": list(classes),
+        "class_rule": "shared by all domains" if settings.classes is None else "listed in data.classes",
+        "sources": [source.report for source in sources],
+        "target": target.report,
+    }
+    return DomainSet(classes, tuple(tables), adaptation, test, target_spec.flag("transductive"), report)
+
+
+def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
+    """Return all samples of a dataset, labels canonical, and what its format says of the rest.
+
+    Raises:
+        UserInputError: as the format's `scan`.
+    """
+    scan: Scan = import_module(f"fercore.data.formats.{FORMATS[spec.format].module}").scan(spec)
+    rows, n = scan.rows, len(scan.rows.keys)
+    stem = PurePath(spec.path.replace("\\", "/")).stem or spec.format
+    table = Table(
+        name=spec.options.get("name", stem),
+        spec=spec.text,
+        keys=tuple(rows.keys),
+        labels=np.array(rows.labels, dtype=np.int64),
+        subjects=tuple(rows.subjects),
+        sequences=tuple(rows.sequences),
+        split=tuple(rows.split),
+        reader=scan.reader,
+        rows=np.arange(n),
+        domain=np.zeros(n, dtype=np.int64),
+        extras=scan.extras,
+    )
+    return table, scan
+
+
+def _seed(spec: DomainSpec, seed: int) -> int:
+    return seed if spec.format == "synthfer" else spec.integer("seed", seed)
+
+
+def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool) -> Opened:
+    whole, scan = read_domain(spec)
+    table = choose_split(whole, spec)
+    if not target:
+        table = limited(training_part(table, spec), spec, _seed(spec, seed))
+        table = table.subset(np.flatnonzero(table.labels >= 0))
+        if not len(table):
+            raise UserInputError("source without a labelled image", where=spec.where)
+    elif "limit" in spec.options:
+        table = _limit_parts(table, spec, _seed(spec, seed))
+    preflight = inspect(table)
+    report = {
+        "spec": spec.text,
+        "name": table.name,
+        "format": spec.format,
+        "found": len(whole),
+        "classes": {},
+        "dropped_classes": {},
+        "unknown_labels": dict(scan.rows.unknown),
+        "missing_files": len(scan.rows.missing),
+        "first_missing": scan.rows.missing[:5],
+        "left_out": dict(scan.rows.left_out),
+        "preflight": preflight.report(),
+    }
+    _refuse_if_bad(spec, scan, preflight, settings.max_bad_share)
+    return Opened(spec, table, preflight, report)
+
+
+def _limit_parts(table: Table, spec: DomainSpec, seed: int) -> Table:
+    """Return a target with at most `limit` samples in each of its parts."""
+    parts = np.array(table.split, dtype=object) if "split" not in spec.options else np.full(len(table), "")
+    kept = [limited(table.subset(np.flatnonzero(parts == part)), spec, seed) for part in sorted(set(parts.tolist()))]
+    rows = np.sort(np.concatenate([part.rows for part in kept]))
+    return table.subset(np.searchsorted(table.rows, rows))
+
+
+def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: float) -> None:
+    unknown, missing = scan.rows.unknown, scan.rows.missing
+    bad = sum(unknown.values()) + len(missing) + len(preflight.unusable)
+    total = preflight.n + sum(unknown.values()) + len(missing)
+    if bad <= most * total:
+        return
+    kinds = []
+    if preflight.unusable:
+        key, reason = preflight.unusable[0]
+        kinds.append(f"{len(preflight.unusable)} unusable images, first {key}: {reason}")
+    if missing:
+        kinds.append(f"{len(missing)} missing files, first {missing[0]}")
+    if unknown:
+        kinds.append(f"{sum(unknown.values())} with labels outside the map: {listed(unknown)}")
+    fix = "remove or mend them, or raise data.max_bad_share"
+    what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)
+    raise UserInputError(what, where=spec.where, fix=fix)
+
+
+def _choose_classes(settings: DataSettings, sources: Sequence[Opened], target: Opened) -> tuple[str, ...]:
+    have = [set(opened.table.counts(CANONICAL)) for opened in (*sources, target)]
+    if settings.classes is not None:
+        return _listed_classes(settings.classes, have[:-1])
+    if not have[-1]:
+        fix = "a target needs labels on its test part, which only the evaluator sees"
+        raise UserInputError("target without a labelled image", where=target.spec.where, fix=fix)
+    shared = set.intersection(*have)
+    if len(shared) < 2:
+        names = [f"{o.spec.text}: {', '.join(c for c in CANONICAL if c in h)}" for o, h in
+                 zip((*sources, target), have, strict=True)]  # fmt: skip
+        what = "no class in common" if not shared else f"only one class in common ({next(iter(shared))})"
+        raise UserInputError(what, where="; ".join(names), fix="check label names and codes (?labels=)")
+    return tuple(name for name in CANONICAL if name in shared)
+
+
+def _listed_classes(names: Sequence[str], sources: Sequence[set[str]]) -> tuple[str, ...]:
+    labels = [canonical_label(name, where="data.classes") for name in names]
+    classes = tuple(CANONICAL[label] for label in labels)
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        raise UserInputError("at least two different classes are needed", where="data.classes")
+    unseen = [name for name in classes if not any(name in have for have in sources)]
+    if unseen:
+        raise UserInputError(f"no source has the class {unseen[0]!r}", where="data.classes", fix="leave it out")
+    return classes
+
+
+def _remapped(table: Table, classes: Sequence[str]) -> tuple[Table, np.ndarray]:
+    """Return the table with labels of the run, and a mask of the samples whose known class is not in the run."""
+    lookup = np.full(len(CANONICAL) + 1, -1, dtype=np.int64)
+    for i, name in enumerate(classes):
+        lookup[CANONICAL.index(name)] = i
+    labels = lookup[table.labels]
+    return table.with_labels(labels), (labels < 0) & (table.labels >= 0)
+
+
+def _dropped(table: Table, outside: np.ndarray) -> dict[str, int]:
+    return table.subset(np.flatnonzero(outside)).counts(CANONICAL)
+
+
+def _labelled(opened: Opened, classes: Sequence[str]) -> Table:
+    table, outside = _remapped(opened.table, classes)
+    keep = np.zeros(len(table), dtype=bool)
+    keep[opened.preflight.usable] = True
+    # Of copies with different labels nobody knows which is right, so none of them teaches.
+    keep[opened.preflight.conflicting] = False
+    report = opened.report
+    report["dropped_classes"] = _dropped(opened.table, outside)
+    report["mislabelled_dropped"] = len(opened.preflight.conflicting)
+    result = table.subset(np.flatnonzero(keep & ~outside))
+    report["classes"], report["n"] = result.counts(classes), len(result)
+    if not len(result):
+        raise UserInputError("source without a usable image of the run's classes", where=opened.spec.where)
+    return result
+
+
+def _target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[Table, Table]:
+    """Return (adaptation part without labels, test part with labels)."""
+    table, report = opened.table.subset(opened.preflight.usable), opened.report
+    digests = np.array([opened.preflight.digests[i] for i in opened.preflight.usable], dtype=object)
+    train, test, rule = target_parts(table, opened.spec, seed)
+    mapped, outside = _remapped(table, classes)
+    removed = {"same_file": 0, "same_content": 0}
+    if rule != "transductive":
+        train, removed = _without_test_images(table, digests, train, test)
+    filtered = int(outside[train].sum())
+    report["dropped_classes"] = _dropped(table, outside)
+    train, unlabelled = train[~outside[train]], int((mapped.labels[test] < 0).sum() - outside[test].sum())
+    test = test[mapped.labels[test] >= 0]
+    if not len(train) or not len(test):
+        missing = "unlabelled training image" if not len(train) else "labelled test image"
+        raise UserInputError(f"target without an {missing} of the run's classes", where=opened.spec.where)
+    tested = mapped.subset(test)
+    report |= {
+        "classes": tested.counts(classes),
+        "n_adaptation": len(train),
+        "n_test": len(test),
+        "transductive": rule == "transductive",
+        "division": rule,
+        "adaptation_filtered_by_label": filtered,
+        "removed_from_adaptation": removed,
+        "test_without_label": unlabelled,
+    }
+    # Files come sorted by class folder: shuffled, a sample's place says nothing about its class.
+    shuffled = train[permutation(len(train), "adaptation", len(train))]
+    return mapped.subset(shuffled).without_labels(), tested
+
+
+def _without_test_images(
+    table: Table, digests: np.ndarray, train: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the training positions whose file and content are not in the test part, and how many went."""
+    keys, contents = {table.keys[i] for i in test}, {digests[i] for i in test}
+    same_key = np.array([table.keys[i] in keys for i in train], dtype=bool)
+    same_content = np.array([digests[i] in contents for i in train], dtype=bool) & ~same_key
+    counts = {"same_file": int(same_key.sum()), "same_content": int(same_content.sum())}
+    return train[~(same_key | same_content)], counts

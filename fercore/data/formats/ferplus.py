@@ -1,0 +1,107 @@
+"""`ferplus`: FER+ votes, with the pixels of fer2013.csv or the images of the FER+ folders.
+
+A folder is given: either it holds fer2013new.csv (or give that file) and the pixels are in fer2013.csv beside it
+(or `images=FILE`), or it holds FER2013Train/, FER2013Valid/ and FER2013Test/, each with label.csv and images.
+`rule=majority` (the default) sets votes of one or less aside and takes the class with more than half of the rest;
+`rule=argmax` takes the class with most votes. Faces voted "unknown" or "not a face", or without a majority, are left
+out and counted.
+"""
+
+from __future__ import annotations
+
+import csv
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from fercore.data.formats.codes import CODES
+from fercore.data.formats.fer2013 import csv_file, native_rows, parse_pixels
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.tables import csv_rows
+from fercore.data.labels import CANONICAL
+from fercore.data.readers import ArrayReader, FileReader
+from fercore.data.spec import DomainSpec
+from fercore.errors import UserInputError
+
+VOTES = (*CODES["ferplus"].values(), "unknown", "nf")
+FOLDERS: dict[str, str] = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
+SPLITS: dict[str, str] = {"training": "train", "publictest": "val", "privatetest": "test"}
+
+
+def scan(spec: DomainSpec) -> Scan:
+    """Read FER+.
+
+    Raises:
+        UserInputError: for a missing file, a bad row (by line), or vote and pixel files of different length.
+    """
+    rule = spec.choice("rule", ("majority", "argmax"), "majority")
+    root = Path(spec.path).expanduser()
+    folders = [name for name in FOLDERS if (root / name / "label.csv").is_file()]
+    return _scan_folders(root, folders, rule) if folders else _scan_csv(spec, rule)
+
+
+def vote(counts: list[int], rule: str) -> int | None:
+    """Return the canonical label ten vote counts stand for, or None if they stand for no expression."""
+    votes = np.array(counts)
+    if rule == "majority":
+        votes[votes <= 1] = 0
+        if votes.max() <= 0.5 * votes.sum():
+            return None
+    winner = int(votes.argmax())
+    if winner not in CODES["ferplus"] or votes[winner] == 0:
+        return None
+    return CANONICAL.index(CODES["ferplus"][winner])
+
+
+def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
+    path = csv_file(spec.path, "fer2013new.csv", spec.where)
+    pixels = csv_file(spec.options.get("images", str(path.parent)), "fer2013.csv", spec.where)
+    rows, images = Rows(), []
+    for voted, native in zip_longest(csv_rows(path, ["usage", "image name", *VOTES]), native_rows(pixels)):
+        if voted is None or native is None:
+            what = f"{path.name} and {pixels.name} have different numbers of rows"
+            raise UserInputError(what, where=str(path.parent), fix="they must belong to one release")
+        number, row = voted
+        where = f"{path}, line {number}"
+        if row["usage"].lower() != native[3]:
+            what = f"usage {row['usage']!r} here, {native[3]!r} in line {native[0]} of {pixels.name}"
+            raise UserInputError(what, where=where, fix="the two files must have one order")
+        counts = _counts([row[name] for name in VOTES], where)
+        label = vote(counts, rule)
+        if not row["image name"] or label is None:
+            rows.left_out["no majority" if row["image name"] else "no face"] += 1
+        else:
+            rows.add(f"{pixels.name}#{native[0]}", label, split=SPLITS[native[3]])
+            images.append(parse_pixels(native[2], f"{pixels}, line {native[0]}"))
+    not_empty(rows, str(path), "check the vote columns")
+    return Scan(rows, ArrayReader(np.stack(images)))
+
+
+def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
+    rows = Rows()
+    for folder in folders:
+        path = existing(str(root / folder / "label.csv"), folder=False, where=str(root))
+        for number, cells in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+            where = f"{path}, line {number}"
+            if not cells:
+                continue
+            if len(cells) != 2 + len(VOTES):
+                raise UserInputError(f"row with {len(cells)} cells instead of {2 + len(VOTES)}", where=where)
+            label = vote(_counts(cells[2:], where), rule)
+            if label is None:
+                rows.left_out["no majority"] += 1
+            else:
+                image = safe_path(cells[0], path.parent, trusted=False, where=where)
+                rows.add_file(image, label, split=FOLDERS[folder])
+    not_empty(rows, str(root), "check the label.csv files")
+    return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def _counts(cells: list[str], where: str) -> list[int]:
+    counts = []
+    for name, cell in zip(VOTES, map(str.strip, cells), strict=True):
+        if not (cell.isascii() and cell.isdecimal() and len(cell) < 4):
+            raise UserInputError(f"votes for {name} are {cell!r}, not a count", where=where)
+        counts.append(int(cell))
+    return counts

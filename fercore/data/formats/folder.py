@@ -1,0 +1,103 @@
+"""`folder`: an ImageFolder tree, CLASS/*.png, or train|adapt/CLASS and test|val/CLASS.
+
+Class folders are matched by name or alias in any case; images may stand in folders below them. Numbered class folders
+need `labels=` (rafdb, fer2013, affectnet, ...). A part without class folders is unlabelled.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fercore.data.formats.codes import CODES, find_code, set_aside
+from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, listed, not_empty
+from fercore.data.labels import CANONICAL, find_label
+from fercore.data.readers import FileReader
+from fercore.data.spec import DomainSpec
+from fercore.errors import UserInputError, did_you_mean
+
+PARTS: dict[str, str] = {
+    "train": "train", "training": "train", "adapt": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""Lower-case name of a part's folder -> the part."""
+
+FIX = f"name class folders after expressions ({', '.join(CANONICAL)}) or give ?labels="
+
+
+def scan(spec: DomainSpec) -> Scan:
+    """Read a tree of class folders.
+
+    Raises:
+        UserInputError: if the folder is missing, or a class folder is empty (named), or no class folder is found.
+    """
+    root = existing(spec.path, folder=True, where=spec.where)
+    coding = spec.choice("labels", tuple(CODES), "canonical") if "labels" in spec.options else ""
+    rows = Rows()
+    parts = [child for child in subfolders(root) if child.name.lower() in PARTS]
+    for part in parts:
+        add_part(rows, part, PARTS[part.name.lower()], coding)
+    if not parts:
+        _add_classes(rows, root, "", coding)
+    fix = FIX
+    if rows.unknown:
+        fix = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL) + "; " + FIX
+    not_empty(rows, str(root), fix)
+    return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, by name.
+
+    Raises:
+        UserInputError: if it cannot be listed.
+    """
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+    except OSError as error:
+        raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
+
+
+def images_below(folder: Path) -> list[str]:
+    """Return the image files of a folder and the folders in it, sorted; links to folders are not followed."""
+    found = []
+    for where, inner, files in os.walk(folder):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [os.path.join(where, name) for name in sorted(files) if _is_image(name)]
+    return found
+
+
+def add_part(rows: Rows, part: Path, split: str, coding: str) -> None:
+    """Add the class folders of train/, val/ or test/, or its loose images as unlabelled ones."""
+    if subfolders(part):
+        _add_classes(rows, part, split, coding)
+        return
+    images = images_below(part)
+    if not images:
+        raise UserInputError("empty folder", where=str(part), fix="put class folders with images there, or remove it")
+    for image in images:
+        rows.add(image, -1, split=split)
+
+
+def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> None:
+    empty = []
+    for folder in subfolders(root):
+        label = find_code(folder.name, coding) if coding else find_label(folder.name)
+        images = images_below(folder)
+        if label is None:
+            rows_left = rows.left_out if coding and set_aside(folder.name, coding) else rows.unknown
+            rows_left[folder.name] += len(images)
+            continue
+        if not images:
+            empty.append(folder)
+        for image in images:
+            rows.add(image, label, split=split)
+    if empty:
+        what = "empty class folder" + ("s" if len(empty) > 1 else "")
+        where = str(empty[0]) if len(empty) == 1 else listed([str(path) for path in empty])
+        raise UserInputError(what, where=where, fix="put images there, or remove it")
+
+
+def _is_image(name: str) -> bool:
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

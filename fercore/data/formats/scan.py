@@ -1,0 +1,146 @@
+"""What a format finds in a dataset, before classes are chosen and images are checked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fercore.data.readers import Reader
+from fercore.errors import UserInputError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+
+
+@dataclass
+class Rows:
+    """Columns of a dataset while a format collects them, one entry a usable sample.
+
+    Attributes:
+        keys: file path, or "file.csv#row".
+        labels: canonical label, -1 = unlabelled.
+        subjects, sequences: "" = unknown.
+        split: "train", "val", "test" or "".
+        unknown: name of a label outside the map -> samples dropped for it.
+        missing: files that are listed but absent.
+        left_out: reason -> samples the dataset's own protocol leaves out.
+    """
+
+    keys: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    subjects: list[str] = field(default_factory=list)
+    sequences: list[str] = field(default_factory=list)
+    split: list[str] = field(default_factory=list)
+    unknown: Counter[str] = field(default_factory=Counter)
+    missing: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+    def add(self, key: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
+        """Append one sample."""
+        self.keys.append(key)
+        self.labels.append(label)
+        self.split.append(split)
+        self.subjects.append(subject)
+        self.sequences.append(sequence)
+
+    def add_file(self, path: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
+        """Append one image file, or count it as missing if it is not there."""
+        if Path(path).is_file():
+            self.add(path, label, split=split, subject=subject, sequence=sequence)
+        else:
+            self.missing.append(path)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A dataset as a format found it: columns and a reader of its pixels, row by row."""
+
+    rows: Rows
+    reader: Reader
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def existing(path: str, *, folder: bool, where: str) -> Path:
+    """Return a path that exists and is a folder, or a file.
+
+    Raises:
+        UserInputError: if it does not exist or is the other kind.
+    """
+    found = Path(path).expanduser()
+    try:
+        exists, is_folder = found.exists(), found.is_dir()
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot open {path!r}: {error}", where=where) from None
+    if not exists:
+        raise UserInputError(f"path not found: {path}", where=where, fix="check the spec")
+    if is_folder != folder:
+        kind = "folder" if folder else "file"
+        raise UserInputError(f"not a {kind}: {path}", where=where, fix=f"give the path of a {kind}")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """Return a text file's contents (UTF-8, with or without a byte order mark).
+
+    Raises:
+        UserInputError: if it cannot be read as text.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserInputError(f"cannot read as UTF-8 text: {error}", where=str(path)) from None
+    if "\0" in text:
+        raise UserInputError("not a text file: it holds NUL characters", where=str(path))
+    return text
+
+
+def safe_path(text: str, base: Path, *, trusted: bool, where: str) -> str:
+    r"""Return a listed path under `base`; backslashes count as separators.
+
+    A list is data from elsewhere: an absolute path, or one that leaves its folder by "..", is refused unless the
+    user has said `root=`, which states both where the images are and that the list is trusted.
+
+    Raises:
+        UserInputError: for a path that leaves `base` while not trusted, or an empty one.
+    """
+    path = text.strip().replace("\\", "/")
+    if not path or "\0" in path:
+        raise UserInputError("empty path", where=where)
+    drive = len(path) > 1 and path[1] == ":" and path[0].isalpha()
+    if (drive or path.startswith("/") or ".." in path.split("/")) and not trusted:
+        fix = "add ?root=FOLDER to the spec to say that you trust it"
+        raise UserInputError(f"path {path!r} leads out of the dataset's folder", where=where, fix=fix)
+    return path if drive else str(base / path)
+
+
+def root_folder(root: str | None, default: Path, where: str) -> tuple[Path, bool]:
+    """Return (folder that listed paths start from, whether the user named it)."""
+    if root is None:
+        return default, False
+    return existing(root, folder=True, where=where), True
+
+
+def not_empty(rows: Rows, where: str, fix: str) -> None:
+    """Refuse a dataset without a single sample.
+
+    Raises:
+        UserInputError: naming what was dropped, if anything was.
+    """
+    if rows.keys:
+        return
+    why = ""
+    if rows.unknown:
+        why = f": labels {listed(rows.unknown)} are no expressions"
+    elif rows.missing:
+        why = f": {len(rows.missing)} listed files are missing, the first is {rows.missing[0]}"
+    raise UserInputError(f"no usable sample{why}", where=where, fix=fix)
+
+
+def listed(names: Sequence[str] | Counter[str], most: int = 5) -> str:
+    """Return names in quotes, the first few of them."""
+    all_names = list(names)
+    text = ", ".join(repr(name) for name in all_names[:most])
+    return text + (f" and {len(all_names) - most} more" if len(all_names) > most else "")

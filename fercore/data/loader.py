@@ -1,0 +1,263 @@
+"""Loaders: paired training batches, and tables in order for evaluation."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fercore.config import DataSettings
+from fercore.data.cache import fetch, reserve
+from fercore.data.domains import DomainSet
+from fercore.data.order import ClassOrder, GivenOrder, PoolOrder, SideOrder, drawn_from
+from fercore.data.table import Table, join
+from fercore.data.views import Views
+from fercore.errors import UserInputError
+from fercore.schedule import ViewRequest
+from fercore.types import SIDES, Batch, DomainBatch, Side
+
+
+def side_table(domains: DomainSet, side: Side) -> Table:
+    """Return all samples of a side as one table: the joined sources, or the label-blind adaptation part.
+
+    `DomainBatch.index`, and the indices of samplers, are positions in it.
+    """
+    return join(domains.sources) if side == "source" else domains.adaptation
+
+
+def eval_batches(
+    table: Table, settings: DataSettings, *, mean: Sequence[float], std: Sequence[float]
+) -> Iterator[DomainBatch]:
+    """Yield a whole table in order as batches of settings.eval_batch with the one view "none".
+
+    Args:
+        table: any table; its labels go into the batches as they are.
+        settings: image size, batch size, cache.
+        mean, std: per channel.
+    """
+    views = Views([ViewRequest("source", "none", "none")], "source", seed=0, policy="none", mean=mean, std=std)
+    reserve([table], settings)
+    for start in range(0, len(table), settings.eval_batch):
+        at = np.arange(start, min(start + settings.eval_batch, len(table)))
+        yield _make(table, at, at, views, settings)
+
+
+def _make(table: Table, at: np.ndarray, draws: np.ndarray, views: Views, settings: DataSettings) -> DomainBatch:
+    images = views.make(fetch(table, at, settings), draws) if views.transforms else {}
+    return DomainBatch(
+        images=images,
+        labels=torch.from_numpy(table.labels[at]),
+        domain=torch.from_numpy(table.domain[at]),
+        index=torch.from_numpy(at.copy()),
+        extras={name: torch.from_numpy(np.ascontiguousarray(values[at])) for name, values in table.extras.items()},
+    )
+
+
+Plan = tuple[int, np.ndarray, np.ndarray]
+"""A step's number and the samples of its source and target sides."""
+
+
+@dataclass
+class StepDataset(Dataset[Batch | str]):
+    """Turns plans into batches, here or in a worker; an unusable image comes back as its message."""
+
+    tables: tuple[Table, Table]
+    views: tuple[Views, Views]
+    settings: DataSettings
+
+    def __getitem__(self, plan: Plan) -> Batch | str:
+        step, *drawn = plan
+        try:
+            sides = [
+                _make(table, at, step * len(at) + np.arange(len(at)), views, self.settings)
+                for table, at, views in zip(self.tables, drawn, self.views, strict=True)
+            ]
+        except UserInputError as error:
+            return str(error)
+        return Batch(*sides)
+
+
+class StepLoader:
+    """Endless iterator of training batches; two sides that cycle independently.
+
+    Each domain is reshuffled when it no longer holds a full share of a batch. Which samples a step draws, and how they
+    are augmented, depends on the seed and the step's number alone: workers and resuming change no bit.
+
+    Args:
+        domains: sources and the adaptation part; the test part is never touched.
+        views: what to make of each sample.
+        settings: batch sizes, sampling, augmentation, workers, cache.
+        seed: the run's.
+        mean, std: per channel.
+
+    Raises:
+        UserInputError: if a batch is larger than a domain, or too small to hold every source domain.
+    """
+
+    def __init__(
+        self,
+        domains: DomainSet,
+        views: Sequence[ViewRequest],
+        settings: DataSettings,
+        *,
+        seed: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
+        policy = settings.augment
+        made = tuple(Views(views, side, seed=seed, policy=policy, mean=mean, std=std) for side in SIDES)
+        self._tables: dict[Side, Table] = dict(zip(SIDES, tables, strict=True))
+        self._settings = settings
+        self._built_in: dict[Side, SideOrder] = {
+            "source": source_order(tables[0], [table.name for table in domains.sources], settings, seed),
+            "target": target_order(tables[1], settings, seed),
+        }
+        self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
+        self._dataset = StepDataset(tables, (made[0], made[1]), settings)
+        self._step = 0
+        self._batches: Iterator[Batch | str] | None = None
+        reserve(tables, settings)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the side that lasts longer; a side lasts as long as its shortest domain."""
+        return max(order.steps for order in self._built_in.values())
+
+    def __iter__(self) -> StepLoader:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = self._start()
+        batch = next(self._batches)
+        if isinstance(batch, str):
+            raise UserInputError(batch)
+        self._step += 1
+        return batch
+
+    def set_sampler(self, side: Side, sampler: Iterable[int] | None) -> None:
+        """Let a sampler choose a side's samples from the next batch on; None = the built-in order.
+
+        The sampler is run through once, now: what it draws from torch's global generator it draws here. If the steps
+        outlast it, its order begins again. One without a length is cut off after an epoch.
+
+        Raises:
+            ValueError: if it gives fewer indices than a batch, or one outside the side.
+        """
+        if sampler is None and self._given[side] is None:
+            return
+        built_in = self._built_in[side]
+        n, batch = len(self._tables[side]), built_in.batch
+        most = max(n, self.steps_per_epoch * batch)
+        self._given[side] = None if sampler is None else drawn_from(sampler, n, batch, self._step, most)
+        self._batches = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the loader stands: numbers, and the orders that samplers gave as int64 tensors."""
+        orders: dict[str, dict[str, Any] | None] = {}
+        for side in SIDES:
+            given = self._given[side]
+            orders[side] = given and {"start": given.start, "order": torch.from_numpy(given.indices)}
+        return {"step": self._step, "sizes": self._sizes(), "orders": orders}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another loader of the same data stood.
+
+        Raises:
+            UserInputError: if domains or batches have other sizes.
+        """
+        if list(state["sizes"]) != self._sizes():
+            what = f"the data has changed: sides and batches of {list(state['sizes'])} then, {self._sizes()} now"
+            raise UserInputError(what, where="resume", fix="start a new run")
+        for side in SIDES:
+            saved = state["orders"][side]
+            self._given[side] = None if saved is None else self._restored(side, saved)
+        self._step = int(state["step"])
+        self._batches = None
+
+    def _restored(self, side: Side, saved: Mapping[str, Any]) -> GivenOrder:
+        order: Tensor = torch.as_tensor(saved["order"], dtype=torch.int64)
+        return GivenOrder(order.numpy().copy(), self._built_in[side].batch, int(saved["start"]))
+
+    def _sizes(self) -> list[int]:
+        return [size for side in SIDES for size in (len(self._tables[side]), self._built_in[side].batch)]
+
+    def _plans(self) -> Iterator[Plan]:
+        source, target = (self._given[side] or self._built_in[side] for side in SIDES)
+        step = self._step
+        while True:
+            yield step, source.take(step), target.take(step)
+            step += 1
+
+    def _start(self) -> Iterator[Batch | str]:
+        if not self._settings.workers:
+            return map(self._dataset.__getitem__, self._plans())
+        forks = "fork" in multiprocessing.get_all_start_methods()
+        loader: DataLoader[Batch | str] = DataLoader(
+            self._dataset,
+            sampler=_Endless(self._plans()),
+            batch_size=None,
+            num_workers=self._settings.workers,
+            # Forked workers share the image cache; a generator of its own leaves torch's global one alone.
+            multiprocessing_context="fork" if forks else None,
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+
+@dataclass
+class _Endless:
+    plans: Iterator[Plan]
+
+    def __iter__(self) -> Iterator[Plan]:
+        return self.plans
+
+
+def source_order(table: Table, names: Sequence[str], settings: DataSettings, seed: int) -> SideOrder:
+    """Return the built-in order of the source side.
+
+    Raises:
+        UserInputError: if a batch does not fit the domains.
+    """
+    whole = np.arange(len(table))
+    if settings.source_sampling == "proportional":
+        pools = [(whole, settings.source_batch, "the sources together")]
+    else:
+        share = settings.source_batch // len(names)
+        if not share:
+            what = f"source_batch = {settings.source_batch} is less than one sample for each of {len(names)} sources"
+            raise UserInputError(what, where="data.source_batch", fix="raise it")
+        pools = [(whole[table.domain == d], share, f"source {name!r}") for d, name in enumerate(names)]
+    orders: list[PoolOrder | ClassOrder] = []
+    for number, (members, batch, name) in enumerate(pools):
+        _check_batch(len(members), batch, name, "data.source_batch")
+        purpose = (seed, "source", number)
+        if settings.class_balanced:
+            orders.append(ClassOrder(members, table.labels[members], batch, purpose))
+        else:
+            orders.append(PoolOrder(members, batch, purpose))
+    return SideOrder(orders, table.domain)
+
+
+def target_order(table: Table, settings: DataSettings, seed: int) -> SideOrder:
+    """Return the built-in order of the target side; classes are unknown there.
+
+    Raises:
+        UserInputError: if the batch is larger than the adaptation part.
+    """
+    _check_batch(len(table), settings.target_batch, f"target {table.name!r}", "data.target_batch")
+    order = PoolOrder(np.arange(len(table)), settings.target_batch, (seed, "target", 0))
+    return SideOrder([order], table.domain)
+
+
+def _check_batch(n: int, batch: int, name: str, setting: str) -> None:
+    if batch > n:
+        what = f"batch larger than a domain: {batch} samples a step from {name}, which has {n} for training"
+        raise UserInputError(what, where=setting, fix="lower it or give more images")

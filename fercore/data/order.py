@@ -1,0 +1,122 @@
+"""Which samples a step draws, as a pure function of the step's number: nothing to remember, nothing to go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from itertools import islice
+
+import numpy as np
+
+from fercore.data.noise import key, permutation, uniforms
+
+
+class PoolOrder:
+    """Draws `batch` samples a step from one pool; reshuffles when a full batch is no longer left.
+
+    Args:
+        members: int64[n] positions in the side's table.
+        batch: samples a step, at most n.
+        purpose: what the random numbers belong to, (seed, side, pool).
+    """
+
+    def __init__(self, members: np.ndarray, batch: int, purpose: tuple[object, ...]) -> None:
+        self.members, self.batch, self.purpose = members, batch, purpose
+        self.steps = len(members) // batch
+        self._kept: tuple[int, np.ndarray] = (-1, members)
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[batch] positions for a step."""
+        cycle, k = divmod(step, self.steps)
+        if self._kept[0] != cycle:
+            self._kept = (cycle, permutation(len(self.members), *self.purpose, cycle))
+        return self.members[self._kept[1][k * self.batch : (k + 1) * self.batch]]
+
+
+class ClassOrder:
+    """Draws from one pool with equal probability for each class, each class without replacement inside its cycle.
+
+    Classes come in blocks: every K draws hold each of the pool's K classes once, in random order.
+
+    Args:
+        members, batch, purpose: as for `PoolOrder`.
+        labels: int64[n] labels of the members.
+    """
+
+    def __init__(self, members: np.ndarray, labels: np.ndarray, batch: int, purpose: tuple[object, ...]) -> None:
+        self.batch, self.purpose = batch, purpose
+        self.steps = len(members) // batch
+        self.classes = [members[labels == label] for label in np.unique(labels)]
+        self._stream = key(*purpose, "classes")
+        self._kept: dict[int, tuple[int, np.ndarray]] = {}
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[batch] positions for a step."""
+        draws = np.arange(step * self.batch, (step + 1) * self.batch)
+        blocks, inside = np.divmod(draws, len(self.classes))
+        chosen = np.argsort(uniforms(self._stream, blocks, len(self.classes)), axis=1)[np.arange(self.batch), inside]
+        return np.array([self._member(int(c), int(n)) for c, n in zip(chosen, blocks, strict=True)], dtype=np.int64)
+
+    def _member(self, c: int, draw: int) -> int:
+        members = self.classes[c]
+        cycle, k = divmod(draw, len(members))
+        if c not in self._kept or self._kept[c][0] != cycle:
+            self._kept[c] = (cycle, permutation(len(members), *self.purpose, c, cycle))
+        return int(members[self._kept[c][1][k]])
+
+
+class SideOrder:
+    """The orders of a side's pools, one after another in a batch.
+
+    Args:
+        pools: one for each domain, or one for all.
+        domain: int64[n] domain of each of the side's samples; a batch is sorted by it.
+    """
+
+    def __init__(self, pools: Iterable[PoolOrder | ClassOrder], domain: np.ndarray) -> None:
+        self.pools, self.domain = tuple(pools), domain
+        self.batch = sum(pool.batch for pool in self.pools)
+        self.steps = min(pool.steps for pool in self.pools)
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[batch] positions for a step, sorted by domain."""
+        drawn = np.concatenate([pool.take(step) for pool in self.pools])
+        return drawn[np.argsort(self.domain[drawn], kind="stable")]
+
+
+class GivenOrder:
+    """Indices a sampler gave, cut into batches; a tail shorter than a batch is dropped, and the end leads to the start.
+
+    Args:
+        indices: int64[m], m >= batch.
+        batch: samples a step.
+        start: the step its first batch belongs to.
+    """
+
+    def __init__(self, indices: np.ndarray, batch: int, start: int) -> None:
+        self.indices, self.batch, self.start = indices, batch, start
+        self.steps = len(indices) // batch
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[batch] positions for a step, in the sampler's order."""
+        k = (step - self.start) % self.steps
+        return self.indices[k * self.batch : (k + 1) * self.batch]
+
+
+def drawn_from(sampler: Iterable[int], n: int, batch: int, start: int, most: int) -> GivenOrder:
+    """Run through a sampler once and keep its order.
+
+    Args:
+        sampler: yields indices into the side's table; one without end is cut off after `most`.
+        n: samples in the table. batch: samples a step. start: the step the order begins at.
+        most: indices taken from a sampler without a length.
+
+    Raises:
+        ValueError: if it yields fewer indices than a batch, or one outside the table.
+    """
+    limit = len(sampler) if isinstance(sampler, Sized) else most
+    indices = np.fromiter((int(i) for i in islice(iter(sampler), limit)), dtype=np.int64)
+    if len(indices) < batch:
+        raise ValueError(f"sampler gave {len(indices)} indices, a batch needs {batch}")
+    if indices.min() < 0 or indices.max() >= n:
+        raise ValueError(f"sampler gave index {indices.max()} for a side of {n} samples")
+    return GivenOrder(indices, batch, start)

@@ -1,0 +1,106 @@
+"""The preflight: look at every image of a table before training and name those that cannot or should not be used."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fercore.data.readers import Reader, Unusable
+from fercore.data.table import Table
+
+NAMED = 20
+"""Files of a kind that a report names; the rest is counted."""
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What is wrong with a table's images.
+
+    Attributes:
+        n: images looked at.
+        unusable: (key, reason) of images that cannot be read: empty, truncated, not an image, too large.
+        duplicates: groups of keys with one content and one label.
+        mislabelled: groups of keys with one content and several labels.
+        usable: positions in the table of images that can be read.
+        conflicting: positions in the table of all images in a `mislabelled` group.
+        digests: position -> hash of the content, "" where unusable.
+    """
+
+    n: int
+    unusable: tuple[tuple[str, str], ...] = ()
+    duplicates: tuple[tuple[str, ...], ...] = ()
+    mislabelled: tuple[tuple[str, ...], ...] = ()
+    usable: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    conflicting: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    digests: tuple[str, ...] = ()
+
+    def report(self) -> dict[str, Any]:
+        """Return counts and the first few names of each kind, as JSON values."""
+        return {
+            "checked": self.n,
+            "unusable": len(self.unusable),
+            "unusable_files": [list(item) for item in self.unusable[:NAMED]],
+            "duplicate_groups": len(self.duplicates),
+            "duplicate_files": [list(group) for group in self.duplicates[:NAMED]],
+            "mislabelled_groups": len(self.mislabelled),
+            "mislabelled_files": [list(group) for group in self.mislabelled[:NAMED]],
+        }
+
+
+def inspect(table: Table) -> Preflight:
+    """Decode and hash every image of a table.
+
+    Files are decoded to the last pixel, except that a header which claims too many pixels is refused unread.
+    Generated images are taken as they are.
+
+    Returns:
+        what was found; nothing is written, and the table stays as it is.
+    """
+    n = len(table)
+    if table.reader.checked:
+        return Preflight(n, usable=np.arange(n), digests=tuple(f"{id(table.reader)}#{row}" for row in table.rows))
+    found = _digest_all(table.reader, table.rows.tolist())
+    unusable = tuple((table.keys[i], fault) for i, (_, fault) in enumerate(found) if fault)
+    usable = np.array([i for i, (_, fault) in enumerate(found) if not fault], dtype=np.int64)
+    same, differing = _group(table, [digest for digest, _ in found], usable)
+    return Preflight(
+        n=n,
+        unusable=unusable,
+        duplicates=tuple(tuple(table.keys[i] for i in group) for group in same),
+        mislabelled=tuple(tuple(table.keys[i] for i in group) for group in differing),
+        usable=usable,
+        conflicting=np.array(sorted(i for group in differing for i in group), dtype=np.int64),
+        digests=tuple(digest for digest, _ in found),
+    )
+
+
+def _digest_all(reader: Reader, rows: list[int]) -> list[tuple[str, str]]:
+    def look(row: int) -> tuple[str, str]:
+        try:
+            return reader.digest(row), ""
+        except Unusable as error:
+            return "", str(error)
+
+    workers = min(8, os.cpu_count() or 1)
+    if len(rows) < 64 or workers == 1:
+        return [look(row) for row in rows]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(look, rows, chunksize=32))
+
+
+def _group(table: Table, digests: list[str], usable: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
+    """Return groups of positions with one content: (with one label, with several labels)."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for i in usable.tolist():
+        groups[digests[i]].append(i)
+    same, differing = [], []
+    for group in groups.values():
+        if len(group) > 1:
+            labels = {int(table.labels[i]) for i in group} - {-1}
+            (differing if len(labels) > 1 else same).append(group)
+    return same, differing

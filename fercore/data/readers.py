@@ -1,0 +1,174 @@
+"""Readers: where the pixels of a domain come from, row by row."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fercore.errors import UserInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_SIDE = 8192
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 * 2**20
+
+
+class Unusable(Exception):
+    """An image cannot be used; the message says why in a few words ("truncated", "too large: ...")."""
+
+
+class Reader(Protocol):
+    """Pixels of a domain. `checked` = made in memory, so that a preflight has nothing to find."""
+
+    @property
+    def checked(self) -> bool:
+        """Return whether the preflight may skip this reader."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def read(self, row: int) -> np.ndarray:
+        """Return uint8[H,W,3], RGB."""
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the images of several rows, in order."""
+
+    def digest(self, row: int) -> str:
+        """Return a hash of a row's content; raise Unusable if it cannot be used."""
+
+
+@dataclass(frozen=True, eq=False)
+class FileReader:
+    """Image files."""
+
+    paths: tuple[str, ...]
+    checked: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return uint8[H,W,3], RGB.
+
+        Raises:
+            UserInputError: if the file has become unreadable since it was checked; names it.
+        """
+        try:
+            return decode(file_bytes(self.paths[row]))
+        except Unusable as error:
+            raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the images of several rows, in order."""
+        for row in rows:
+            yield self.read(row)
+
+    def digest(self, row: int) -> str:
+        """Return a hash of the file; raise Unusable if it does not decode to the last pixel."""
+        content = file_bytes(self.paths[row])
+        with_pixels(content).close()
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayReader:
+    """Images held as one array, uint8[n,H,W] (grey) or uint8[n,H,W,3]."""
+
+    pixels: np.ndarray
+    checked: bool = False
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return uint8[H,W,3], RGB."""
+        image = self.pixels[row]
+        return np.repeat(image[:, :, None], 3, axis=2) if image.ndim == 2 else image
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the images of several rows, in order."""
+        for row in rows:
+            yield self.read(row)
+
+    def digest(self, row: int) -> str:
+        """Return a hash of the pixels."""
+        return hashlib.blake2b(self.pixels[row].tobytes(), digest_size=16).hexdigest()
+
+
+def file_bytes(path: str) -> bytes:
+    """Return a file's contents.
+
+    Raises:
+        Unusable: if it is empty, unreadable or larger than an image can be.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise Unusable(f"too large: {size} bytes")
+            content = file.read(MAX_BYTES)
+    except OSError as error:
+        raise Unusable(f"cannot be opened: {error.strerror or error}") from None
+    if not content:
+        raise Unusable("empty file")
+    return content
+
+
+def decode(content: bytes) -> np.ndarray:
+    """Return the pixels of an encoded image as uint8[H,W,3]; grey is repeated, 16-bit and float are scaled to 8 bits.
+
+    Raises:
+        Unusable: if the image cannot be decoded to its last pixel, or its header claims more than MAX_PIXELS.
+    """
+    image = with_pixels(content)
+    try:
+        return np.asarray(_to_rgb(image), dtype=np.uint8)
+    except (OSError, ValueError) as error:
+        raise Unusable(f"cannot be converted: {error}") from None
+
+
+def with_pixels(content: bytes) -> Image:
+    """Return a PIL image whose pixels are loaded, its header having been checked first.
+
+    Raises:
+        Unusable: as for `decode`.
+    """
+    from PIL import Image
+
+    try:
+        image = Image.open(io.BytesIO(content))
+        if max(image.size) > MAX_SIDE or image.size[0] * image.size[1] > MAX_PIXELS:
+            raise Unusable(f"too large: {image.size[0]}x{image.size[1]} pixels")
+        image.load()
+    except Unusable:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Unusable(f"too large: more than {MAX_PIXELS} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise Unusable("not an image") from None
+    except Exception as error:  # decoders of a dozen formats raise whatever they like on broken files
+        kind = "truncated" if "truncated" in str(error) else "cannot be decoded"
+        raise Unusable(f"{kind}: {error}") from None
+    return image
+
+
+def _to_rgb(image: Image) -> Image:
+    from PIL import Image, ImageOps
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        low, high = float(values.min()), float(values.max())
+        image = Image.fromarray(((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8))
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    if image.getexif().get(0x0112, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    return image if image.mode == "RGB" else image.convert("RGB")

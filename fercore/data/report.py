@@ -1,0 +1,70 @@
+"""The data report in words: which classes the domains do not share, what was dropped, what is wrong with files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return lines for people; none if all domains agree and nothing was dropped.
+
+    Args:
+        report: `DomainSet.report`.
+    """
+    lines = []
+    for domain in [*report["sources"], report["target"]]:
+        name = domain["name"]
+        lines += [f"{name}: {line}" for line in (*_classes(domain, report["classes"]), *_faults(domain))]
+    target = report["target"]
+    filtered = target["adaptation_filtered_by_label"]
+    if filtered:
+        text = f"{filtered} unlabelled images left out because their class is not in the run (this uses their labels)"
+        lines.append(f"{target['name']}: {text}")
+    removed = sum(target["removed_from_adaptation"].values())
+    if removed:
+        lines.append(f"{target['name']}: {removed} training images left out because they are test images too")
+    if target["test_without_label"]:
+        lines.append(f"{target['name']}: {target['test_without_label']} test images without a label are not scored")
+    return lines
+
+
+def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
+    lines = []
+    if domain["dropped_classes"]:
+        lines.append("classes outside the run dropped: " + _counts(domain["dropped_classes"]))
+    if domain["unknown_labels"]:
+        lines.append("labels outside the map dropped: " + _counts(domain["unknown_labels"]))
+    if domain["left_out"]:
+        lines.append("left out by the dataset's own protocol: " + _counts(domain["left_out"]))
+    absent = [name for name in classes if name not in domain["classes"]]
+    if absent:
+        lines.append("no sample of " + ", ".join(absent))
+    return lines
+
+
+def _faults(domain: Mapping[str, Any]) -> list[str]:
+    found = domain["preflight"]
+    lines = []
+    if domain["missing_files"]:
+        lines.append(f"{domain['missing_files']} listed files are missing, first {domain['first_missing'][0]}")
+    if found["unusable"]:
+        key, reason = found["unusable_files"][0]
+        lines.append(f"{found['unusable']} unusable images skipped, first {key}: {reason}")
+    if found["duplicate_groups"]:
+        lines.append(
+            f"{found['duplicate_groups']} images stand there more than once, as {_group(found['duplicate_files'])}"
+        )
+    if found["mislabelled_groups"]:
+        dropped = "; all copies dropped" if domain.get("mislabelled_dropped") else ""
+        text = f"{found['mislabelled_groups']} images stand there under different labels, as "
+        lines.append(text + _group(found["mislabelled_files"]) + dropped)
+    return lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _group(groups: list[list[str]]) -> str:
+    return " = ".join(groups[0][:2])

@@ -1,0 +1,135 @@
+"""Domain specs: FORMAT:PATH[?key=value&...], the text that names a dataset on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fercore.data.formats import FORMATS
+from fercore.errors import UserInputError, did_you_mean
+
+COMMON_OPTIONS: tuple[str, ...] = ("split", "transductive", "name", "limit", "seed")
+"""Options every format takes: see `parse_spec`."""
+
+SPLITS: tuple[str, ...] = ("train", "test", "all")
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """A parsed spec.
+
+    Attributes:
+        format: a key of `fercore.data.formats.FORMATS`.
+        path: file or folder (the style, for synthfer).
+        options: option -> value, names checked.
+        text: the spec as it was written.
+    """
+
+    format: str
+    path: str
+    options: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def where(self) -> str:
+        """Return what an error message calls this spec."""
+        return f"spec {self.text!r}"
+
+    def integer(self, option: str, default: int, *, least: int = 0) -> int:
+        """Return an option as an integer of at least `least`.
+
+        Raises:
+            UserInputError: if it is not one.
+        """
+        text = self.options.get(option)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdecimal() and len(text) <= 12) or int(text) < least:
+            fix = f"give a whole number from {least} up"
+            raise UserInputError(f"option {option}={text!r} is not a count", where=self.where, fix=fix)
+        return int(text)
+
+    def choice(self, option: str, known: Sequence[str], default: str) -> str:
+        """Return an option that must be one of `known` (any case).
+
+        Raises:
+            UserInputError: if it is none of them; names the nearest.
+        """
+        value = self.options.get(option, default).lower()
+        if value not in known:
+            fix = did_you_mean(value, known)
+            raise UserInputError(f"option {option}={value!r} is unknown", where=self.where, fix=fix)
+        return value
+
+    def flag(self, option: str) -> bool:
+        """Return a true/false option; left out means false.
+
+        Raises:
+            UserInputError: if it is neither.
+        """
+        return self.choice(option, ("true", "false"), "false") == "true"
+
+
+def parse_spec(text: str) -> DomainSpec:
+    r"""Read FORMAT:PATH[?key=value&...]; Windows paths such as `folder:C:\faces` are fine.
+
+    Options of every format:
+        split: "train", "test" or "all": take only that part of the dataset; it then counts as undivided.
+        transductive: "true" = a target adapts and is tested on the same images (targets only).
+        name: what reports call the domain.
+        limit: keep this many samples of each part, drawn at random by `seed`.
+        seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
+
+    Raises:
+        UserInputError: for a missing or unknown format, a missing path, or an option the format does not have.
+    """
+    form, colon, rest = text.strip().partition(":")
+    _check_format(text, form, bool(colon))
+    path, mark, tail = rest.rpartition("?")
+    if not mark:
+        path, tail = rest, ""
+    spec = DomainSpec(form.lower(), path.strip(), _options(text, form.lower(), tail) if mark else {}, text.strip())
+    if not spec.path:
+        raise UserInputError("spec without a path", where=spec.where, fix=f"write {spec.format}:PATH")
+    if "\0" in spec.path:
+        raise UserInputError("path with a NUL character", where=f"spec {text!r}")
+    _check_common(spec)
+    return spec
+
+
+def _check_format(text: str, form: str, colon: bool) -> None:
+    looks_like_path = len(form) == 1 or any(c in form for c in "/\\.~ ?")
+    if not colon or looks_like_path:
+        example = "folder:" + (text.strip() or "PATH")
+        fix = f"write FORMAT:PATH, as in {example!r}; formats: {', '.join(FORMATS)}"
+        raise UserInputError("spec without a format", where=f"spec {text!r}", fix=fix)
+    if form.lower() not in FORMATS:
+        raise UserInputError(f"unknown format {form!r}", where=f"spec {text!r}", fix=did_you_mean(form, FORMATS))
+
+
+def _options(text: str, form: str, tail: str) -> dict[str, str]:
+    known = [*COMMON_OPTIONS, *FORMATS[form].options]
+    options: dict[str, str] = {}
+    for pair in filter(None, tail.split("&")):
+        key, equals, value = pair.partition("=")
+        if not equals or not value:
+            raise UserInputError(
+                f"cannot read option {pair!r}", where=f"spec {text!r}", fix="write ?key=value&key=value"
+            )
+        if key not in known:
+            fix = did_you_mean(key, known)
+            raise UserInputError(f"format {form} has no option {key!r}", where=f"spec {text!r}", fix=fix)
+        if key in options:
+            raise UserInputError(f"option {key!r} given twice", where=f"spec {text!r}")
+        options[key] = value
+    return options
+
+
+def _check_common(spec: DomainSpec) -> None:
+    spec.choice("split", SPLITS, "all")
+    spec.flag("transductive")
+    spec.integer("limit", 1, least=1)
+    spec.integer("seed", 0)

@@ -1,0 +1,116 @@
+"""Views: the augmentation policies behind ViewRequest.transform.
+
+- "none": resized only.
+- "weak", by data.augment: "none"; "light" = flip, shift up to 5 %, brightness up to 10 %; "standard" = brightness,
+  contrast and saturation up to 20 %, grey with probability 0.2, flip, turn up to 15 degrees, shift up to 5 %,
+  scale 0.9 to 1.05, black outside.
+- "strong": three operations of RandAugment's fourteen, CutOut up to half the width, then flip and shift up to 5 %.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fercore.data import augment
+from fercore.data.augment import RAND_OPS
+from fercore.data.noise import key, uniforms
+from fercore.errors import UserInputError
+from fercore.schedule import ViewRequest
+from fercore.types import Side
+
+
+class Views:
+    """Makes the views of a side's samples.
+
+    A view is a pure function of the seed, the side, the view's name, the number of the draw, and the image.
+
+    Args:
+        requests: views of this side; equal ones are made once.
+        side: "source" or "target". seed: the run's. policy: data.augment. mean, std: per channel.
+
+    Raises:
+        UserInputError: if one name is asked for with two transforms.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[ViewRequest],
+        side: Side,
+        *,
+        seed: int,
+        policy: str,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.transforms: dict[str, str] = {}
+        self.policy = policy
+        self.mean, self.std = (torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
+        for request in requests:
+            if request.side != side:
+                continue
+            known = self.transforms.setdefault(request.name, request.transform)
+            if known != request.transform:
+                what = f"{side} view {request.name!r} is asked for as {known!r} and as {request.transform!r}"
+                raise UserInputError(what, where="request_views", fix="give the views different names")
+        self.streams = {name: key(seed, side, "view", name) for name in self.transforms}
+
+    def make(self, pixels: np.ndarray, draws: np.ndarray) -> Mapping[str, Tensor]:
+        """Return view name -> float32[B,3,S,S], normalised.
+
+        Args:
+            pixels: uint8[B,3,S,S]. draws: int64[B], number of each draw.
+        """
+        if not self.transforms:
+            return {}
+        x = torch.from_numpy(pixels).to(torch.float32) / 255
+        return {name: self._normalised(self._view(name, x, draws)) for name in self.transforms}
+
+    def _view(self, name: str, x: Tensor, draws: np.ndarray) -> Tensor:
+        transform = self.transforms[name]
+        if transform == "none":
+            return x
+        u = torch.from_numpy(uniforms(self.streams[name], draws, 16))
+        return strong(x, u) if transform == "strong" else weak(x, u, self.policy)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        return (x - self.mean).div_(self.std)
+
+
+def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:
+    """Return the weak view.
+
+    Args:
+        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers. policy: "none", "light" or "standard".
+    """
+    if policy == "none":
+        return x
+    if policy == "light":
+        x = (x * augment.per_sample(0.9 + 0.2 * u[:, 4])).clamp_(0, 1)
+        return flip_and_shift(x, u)
+    x = augment.colour_jitter(x, (u[:, 3] * 6).long(), 0.8 + 0.4 * u[:, 4:7])
+    x = augment.maybe_grey(x, u[:, 7] < 0.2)
+    angle = (u[:, 8] * 2 - 1) * (15 * math.pi / 180)
+    scale = 0.9 + 0.15 * u[:, 9]
+    return augment.warp(x, augment.inverse_affine(angle, (u[:, 1:3] - 0.5) * 0.1, scale, u[:, 0] < 0.5))
+
+
+def strong(x: Tensor, u: Tensor) -> Tensor:
+    """Return the strong view.
+
+    Args:
+        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers.
+    """
+    x = augment.rand_augment(x, (u[:, 3:6] * len(RAND_OPS)).long(), u[:, 6:9])
+    x = augment.cutout(x, u[:, 9:11], u[:, 11] / 2)
+    return flip_and_shift(x, u)
+
+
+def flip_and_shift(x: Tensor, u: Tensor) -> Tensor:
+    """Flip half of the images and shift each by up to 5 % of its side."""
+    zero = torch.zeros(len(x))
+    return augment.warp(x, augment.inverse_affine(zero, (u[:, 1:3] - 0.5) * 0.1, zero + 1, u[:, 0] < 0.5))
