@@ -190,10 +190,10 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
         UserInputError: if the folder cannot be used, or a loss term is not finite.
     """
     folder = RunFolder(path)
+    trainer = Trainer(shop, folder, observer)
     if not resume:
         folder.refuse_if_taken()
         folder.create(shop.company, shop.plugins, shop.domains.report)
-    trainer = Trainer(shop, folder, observer)
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     if latest is not None:
         trainer.restore(checkpoint.load(latest))
