@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as V2
+from torchvision.transforms.v2 import functional as V2  # type: ignore[import-untyped]
 
 ORDERS = torch.tensor([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
 """Orders of brightness (0), contrast (1), saturation (2)."""
@@ -113,7 +113,8 @@ def _auto_contrast(x: Tensor, m: Tensor) -> Tensor:
 
 
 def _equalize(x: Tensor, m: Tensor) -> Tensor:
-    return V2.equalize((x * 255).round().to(torch.uint8)).to(x.dtype) / 255
+    flat: Tensor = V2.equalize((x * 255).round().to(torch.uint8))
+    return flat.to(x.dtype) / 255
 
 
 def _posterize(x: Tensor, m: Tensor) -> Tensor:

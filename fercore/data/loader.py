@@ -164,7 +164,7 @@ class StepLoader:
         orders: dict[str, dict[str, Any] | None] = {}
         for side in SIDES:
             given = self._given[side]
-            orders[side] = given and {"start": given.start, "order": torch.from_numpy(given.indices)}
+            orders[side] = None if given is None else {"start": given.start, "order": torch.from_numpy(given.indices)}
         return {"step": self._step, "sizes": self._sizes(), "orders": orders}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

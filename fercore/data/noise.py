@@ -28,11 +28,13 @@ def uniforms(stream: int, draws: np.ndarray, count: int) -> np.ndarray:
     """
     with np.errstate(over="ignore"):
         counter = np.asarray(draws).astype(np.uint64)[:, None] * STRIDE + np.arange(1, count + 1, dtype=np.uint64)
-        z = np.uint64(stream) + counter * GOLDEN
+        z: np.ndarray = np.uint64(stream) + counter * GOLDEN
         z = (z ^ (z >> np.uint64(30))) * MIX1
         z = (z ^ (z >> np.uint64(27))) * MIX2
         z ^= z >> np.uint64(31)
-    return (z >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    top: np.ndarray = (z >> np.uint64(40)).astype(np.float32)
+    top *= np.float32(2.0**-24)
+    return top
 
 
 def permutation(n: int, *parts: object) -> np.ndarray:

@@ -29,7 +29,8 @@ class PoolOrder:
         cycle, k = divmod(step, self.steps)
         if self._kept[0] != cycle:
             self._kept = (cycle, permutation(len(self.members), *self.purpose, cycle))
-        return self.members[self._kept[1][k * self.batch : (k + 1) * self.batch]]
+        drawn: np.ndarray = self.members[self._kept[1][k * self.batch : (k + 1) * self.batch]]
+        return drawn
 
 
 class ClassOrder:

@@ -98,7 +98,8 @@ def _group(table: Table, digests: list[str], usable: np.ndarray) -> tuple[list[l
     groups: dict[str, list[int]] = defaultdict(list)
     for i in usable.tolist():
         groups[digests[i]].append(i)
-    same, differing = [], []
+    same: list[list[int]] = []
+    differing: list[list[int]] = []
     for group in groups.values():
         if len(group) > 1:
             labels = {int(table.labels[i]) for i in group} - {-1}

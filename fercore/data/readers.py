@@ -141,7 +141,7 @@ def with_pixels(content: bytes) -> Image:
     Raises:
         Unusable: as for `decode`.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         image = Image.open(io.BytesIO(content))
@@ -152,7 +152,7 @@ def with_pixels(content: bytes) -> Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unusable(f"too large: more than {MAX_PIXELS} pixels") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise Unusable("not an image") from None
     except Exception as error:  # decoders of a dozen formats raise whatever they like on broken files
         kind = "truncated" if "truncated" in str(error) else "cannot be decoded"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,14 +57,17 @@ class Table:
         """
         return self.reader.read(int(self.rows[i]))
 
-    def read_many(self, indices: Sequence[int]) -> Iterable[np.ndarray]:
+    def read_many(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield several images, in order."""
         return self.reader.read_many([int(self.rows[i]) for i in indices])
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Table:
         """Return a table of some of the samples, in the order given."""
         at = np.asarray(indices, dtype=np.int64).reshape(-1)
-        pick = lambda column: tuple(column[i] for i in at.tolist())  # noqa: E731
+
+        def pick(column: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(column[i] for i in at.tolist())
+
         return replace(
             self,
             keys=pick(self.keys),
@@ -128,7 +131,7 @@ class JoinedReader:
         reader, inner = self.locate(row)
         return reader.read(inner)
 
-    def read_many(self, rows: Sequence[int]) -> Iterable[np.ndarray]:
+    def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the images of several rows, in order."""
         for row in rows:
             yield self.read(row)

@@ -6,12 +6,13 @@ Training is the training part; `test=` says what the test part is: private (Priv
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, user_path
 from fercore.data.labels import CANONICAL
 from fercore.data.readers import ArrayReader
 from fercore.data.spec import DomainSpec
@@ -36,7 +37,7 @@ def scan(spec: DomainSpec) -> Scan:
     """
     path = csv_file(spec.path, "fer2013.csv", spec.where)
     tests = TESTS[spec.choice("test", tuple(TESTS), "private")]
-    rows, images = Rows(), []
+    rows, images = Rows(), bytearray()
     for number, emotion, pixels, usage in native_rows(path):
         split = "train" if usage == "training" else "test" if usage in tests else ""
         if not split:
@@ -45,9 +46,9 @@ def scan(spec: DomainSpec) -> Scan:
             rows.unknown[str(emotion)] += 1
         else:
             rows.add(f"{path.name}#{number}", emotion, split=split)
-            images.append(parse_pixels(pixels, f"{path}, line {number}"))
+            images += parse_pixels(pixels, f"{path}, line {number}").tobytes()
     not_empty(rows, str(path), "check its Usage column, and ?test=")
-    return Scan(rows, ArrayReader(np.stack(images)))
+    return Scan(rows, ArrayReader(np.frombuffer(images, dtype=np.uint8).reshape(-1, SIDE, SIDE)))
 
 
 def csv_file(text: str, name: str, where: str) -> Path:
@@ -56,8 +57,8 @@ def csv_file(text: str, name: str, where: str) -> Path:
     Raises:
         UserInputError: if it is not there.
     """
-    path = Path(text).expanduser()
-    return existing(str(path / name) if path.is_dir() else text, folder=False, where=where)
+    path = user_path(text)
+    return existing(str(path / name) if os.path.isdir(path) else text, folder=False, where=where)
 
 
 def native_rows(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
@@ -99,7 +100,8 @@ def parse_pixels(text: bytes, where: str) -> np.ndarray:
     value = digits[end - 1] + 10 * (size > 1) * digits[end - 2] + 100 * (size > 2) * digits[np.maximum(end - 3, 0)]
     if wrong.any() or size.max() > 3 or value.max() > 255:
         raise UserInputError("pixels are not numbers from 0 to 255", where=where)
-    return value.astype(np.uint8).reshape(SIDE, SIDE)
+    image: np.ndarray = value.astype(np.uint8)
+    return image.reshape(SIDE, SIDE)
 
 
 def _cells(line: bytes) -> list[bytes]:

@@ -10,14 +10,15 @@ out and counted.
 from __future__ import annotations
 
 import csv
+import os
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
 from fercore.data.formats.codes import CODES
-from fercore.data.formats.fer2013 import csv_file, native_rows, parse_pixels
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.fer2013 import SIDE, csv_file, native_rows, parse_pixels
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path, user_path
 from fercore.data.formats.tables import csv_rows
 from fercore.data.labels import CANONICAL
 from fercore.data.readers import ArrayReader, FileReader
@@ -36,8 +37,8 @@ def scan(spec: DomainSpec) -> Scan:
         UserInputError: for a missing file, a bad row (by line), or vote and pixel files of different length.
     """
     rule = spec.choice("rule", ("majority", "argmax"), "majority")
-    root = Path(spec.path).expanduser()
-    folders = [name for name in FOLDERS if (root / name / "label.csv").is_file()]
+    root = user_path(spec.path)
+    folders = [name for name in FOLDERS if os.path.isfile(root / name / "label.csv")]
     return _scan_folders(root, folders, rule) if folders else _scan_csv(spec, rule)
 
 
@@ -57,7 +58,7 @@ def vote(counts: list[int], rule: str) -> int | None:
 def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
     path = csv_file(spec.path, "fer2013new.csv", spec.where)
     pixels = csv_file(spec.options.get("images", str(path.parent)), "fer2013.csv", spec.where)
-    rows, images = Rows(), []
+    rows, images = Rows(), bytearray()
     for voted, native in zip_longest(csv_rows(path, ["usage", "image name", *VOTES]), native_rows(pixels)):
         if voted is None or native is None:
             what = f"{path.name} and {pixels.name} have different numbers of rows"
@@ -73,9 +74,9 @@ def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
             rows.left_out["no majority" if row["image name"] else "no face"] += 1
         else:
             rows.add(f"{pixels.name}#{native[0]}", label, split=SPLITS[native[3]])
-            images.append(parse_pixels(native[2], f"{pixels}, line {native[0]}"))
+            images += parse_pixels(native[2], f"{pixels}, line {native[0]}").tobytes()
     not_empty(rows, str(path), "check the vote columns")
-    return Scan(rows, ArrayReader(np.stack(images)))
+    return Scan(rows, ArrayReader(np.frombuffer(images, dtype=np.uint8).reshape(-1, SIDE, SIDE)))
 
 
 def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class Rows:
 
     def add_file(self, path: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
         """Append one image file, or count it as missing if it is not there."""
-        if Path(path).is_file():
+        if os.path.isfile(path):
             self.add(path, label, split=split, subject=subject, sequence=sequence)
         else:
             self.missing.append(path)
@@ -63,13 +64,18 @@ class Scan:
     extras: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+def user_path(text: str) -> Path:
+    """Return a path with a leading ~ replaced by the home folder."""
+    return Path(os.path.expanduser(text))
+
+
 def existing(path: str, *, folder: bool, where: str) -> Path:
     """Return a path that exists and is a folder, or a file.
 
     Raises:
         UserInputError: if it does not exist or is the other kind.
     """
-    found = Path(path).expanduser()
+    found = user_path(path)
     try:
         exists, is_folder = found.exists(), found.is_dir()
     except (OSError, ValueError) as error:

@@ -42,7 +42,7 @@ class SynthReader:
     def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the images of several rows, in order."""
         for start in range(0, len(rows), CHUNK):
-            yield from np.asarray(self.faces.render(np.asarray(rows[start : start + CHUNK], dtype=np.int64)))
+            yield from np.asarray(self.faces.render(list(rows[start : start + CHUNK])))
 
     def digest(self, row: int) -> str:
         """Return a name for the row: every face is another."""

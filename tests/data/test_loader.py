@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import RandomSampler
+
+from fercore.config import DataSettings
+from fercore.data import DomainSet, StepLoader, eval_batches, open_domains, side_table
+from fercore.data.cache import fetch, fitted
+from fercore.errors import UserInputError
+from fercore.schedule import ViewRequest
+from fercore.types import Batch
+
+Opened = Callable[..., tuple[DomainSet, DataSettings]]
+HALF = (0.5, 0.5, 0.5)
+VIEWS = (
+    ViewRequest("source", "weak", "weak"),
+    ViewRequest("target", "weak", "weak"),
+    ViewRequest("target", "weak2", "weak"),
+    ViewRequest("target", "strong", "strong"),
+    ViewRequest("target", "plain", "none"),
+)
+
+
+def make(domains: DomainSet, data: DataSettings, views: Sequence[ViewRequest] = VIEWS, seed: int = 0) -> StepLoader:
+    return StepLoader(domains, views, data, seed=seed, mean=HALF, std=HALF)
+
+
+def take(loader: StepLoader, n: int) -> list[Batch]:
+    return [next(loader) for _ in range(n)]
+
+
+def same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
+    def tensors(batch: Batch) -> list[torch.Tensor]:
+        sides = (batch.source, batch.target)
+        return [t for s in sides for t in (s.labels, s.domain, s.index, *s.images.values(), *s.extras.values())]
+
+    pairs = zip(first, second, strict=True)
+    return all(torch.equal(x, y) for a, b in pairs for x, y in zip(tensors(a), tensors(b), strict=True))
+
+
+def test_shape_of_a_batch(opened: Opened):
+    domains, data = opened()
+    batch = next(make(domains, data))
+    assert batch.source.images["weak"].shape == (12, 3, 16, 16)
+    assert set(batch.target.images) == {"weak", "weak2", "strong", "plain"}
+    assert batch.source.domain.tolist() == [0] * 6 + [1] * 6
+    assert batch.target.domain.tolist() == [0] * 6
+    assert batch.source.images["weak"].dtype == torch.float32
+    assert not torch.equal(batch.target.images["weak"], batch.target.images["weak2"])
+
+
+def test_batches_agree_with_the_side_tables(opened: Opened):
+    domains, data = opened()
+    batch = next(make(domains, data))
+    source, target = side_table(domains, "source"), side_table(domains, "target")
+    at = batch.source.index.numpy()
+    assert batch.source.labels.tolist() == source.labels[at].tolist()
+    assert batch.source.domain.tolist() == source.domain[at].tolist()
+    pixels = torch.from_numpy(fetch(target, batch.target.index.numpy(), data)) / 255
+    torch.testing.assert_close(batch.target.images["plain"] * 0.5 + 0.5, pixels)
+
+
+def test_no_target_label_in_any_batch(opened: Opened):
+    domains, data = opened()
+    assert all(set(batch.target.labels.tolist()) == {-1} for batch in take(make(domains, data), 6))
+    assert set(side_table(domains, "target").labels.tolist()) == {-1}
+    leaky = DomainSet(domains.classes, domains.sources, domains.test, domains.test, True, {})
+    assert set(next(make(leaky, data)).target.labels.tolist()) == {-1}
+
+
+def test_the_seed_decides(opened: Opened):
+    domains, data = opened()
+    assert same(take(make(domains, data), 7), take(make(domains, data), 7))
+    assert not same(take(make(domains, data), 1), take(make(domains, data, seed=1), 1))
+
+
+@pytest.mark.parametrize("cache_mb", [0, 64])
+def test_workers_change_nothing(opened: Opened, cache_mb: int):
+    domains, data = opened(cache_mb=cache_mb)
+    alone = take(make(domains, data), 6)
+    loader = make(domains, data.model_copy(update={"workers": 2}))
+    before = torch.get_rng_state()
+    helped = take(loader, 4)
+    loader.set_sampler("source", RandomSampler(range(42), generator=torch.Generator().manual_seed(1)))
+    loader.set_sampler("source", None)
+    assert same(alone, helped + take(loader, 2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("settings", [{}, {"class_balanced": True}, {"source_sampling": "proportional"}])
+def test_resume_in_the_middle_of_an_epoch(opened: Opened, settings: dict[str, Any]):
+    domains, data = opened(**settings)
+    loader = make(domains, data)
+    take(loader, 5)
+    state = loader.state_dict()
+    expected = take(loader, 5)
+    fresh = make(domains, data)
+    fresh.load_state_dict(state)
+    assert same(expected, take(fresh, 5))
+
+
+def test_resume_with_a_sampler(opened: Opened):
+    domains, data = opened()
+    loader = make(domains, data)
+    take(loader, 2)
+    loader.set_sampler("target", RandomSampler(range(15)))
+    take(loader, 1)
+    state = loader.state_dict()
+    expected = take(loader, 4)
+    fresh = make(domains, data)
+    fresh.load_state_dict(state)
+    assert same(expected, take(fresh, 4))
+
+
+def test_resume_on_other_data_is_refused(opened: Opened):
+    domains, data = opened()
+    state = make(domains, data).state_dict()
+    with pytest.raises(UserInputError, match="the data has changed"):
+        make(domains, data.model_copy(update={"target_batch": 5})).load_state_dict(state)
+
+
+def test_each_cycle_holds_each_sample_once(opened: Opened):
+    domains, data = opened(source_batch=6, target_batch=5)
+    batches = take(make(domains, data), 6)
+    drawn = torch.cat([batch.target.index for batch in batches]).tolist()
+    assert sorted(drawn[:15]) == sorted(drawn[15:]) == list(range(15))
+    assert drawn[:15] != drawn[15:]
+    second = torch.cat([batch.source.index[batch.source.domain == 1] for batch in batches]).tolist()
+    assert sorted(second) == list(range(24, 42))
+
+
+def test_steps_of_an_epoch(opened: Opened):
+    domains, data = opened()
+    assert make(domains, data).steps_per_epoch == 3
+    assert make(domains, data.model_copy(update={"target_batch": 2})).steps_per_epoch == 7
+
+
+def test_proportional_sampling_draws_by_size(opened: Opened):
+    domains, data = opened(source_sampling="proportional", source_batch=14)
+    batches = take(make(domains, data), 3)
+    assert sum(int((batch.source.domain == 0).sum()) for batch in batches) == 24
+    assert all(batch.source.domain.tolist() == sorted(batch.source.domain.tolist()) for batch in batches)
+
+
+def test_class_balance_inside_each_domain(opened: Opened):
+    domains, data = opened(class_balanced=True)
+    batches = take(make(domains, data), 60)
+    for domain in (0, 1):
+        labels = torch.cat([batch.source.labels[batch.source.domain == domain] for batch in batches])
+        assert torch.bincount(labels).tolist() == [120, 120, 120]
+    index = torch.cat([batch.source.index for batch in batches])
+    counts = torch.bincount(index, minlength=42)[:24]
+    assert counts[:12].max() - counts[:12].min() <= 1
+    assert counts[19:24].max() - counts[19:24].min() <= 1
+    batches = take(make(domains, data.model_copy(update={"class_balanced": False})), 60)
+    labels = torch.cat([batch.source.labels[batch.source.domain == 0] for batch in batches])
+    assert torch.bincount(labels).tolist() == [180, 105, 75]
+
+
+def test_a_sampler_of_a_plugin(opened: Opened):
+    domains, data = opened()
+    loader = make(domains, data)
+    loader.set_sampler("target", range(14, -1, -1))
+    assert [batch.target.index.tolist() for batch in take(loader, 3)] == [
+        [14, 13, 12, 11, 10, 9],
+        [8, 7, 6, 5, 4, 3],
+        [14, 13, 12, 11, 10, 9],
+    ]
+    with pytest.raises(ValueError, match="sampler gave 3 indices, a batch needs 6"):
+        loader.set_sampler("target", range(3))
+    with pytest.raises(ValueError, match="sampler gave index 15 for a side of 15 samples"):
+        loader.set_sampler("target", range(16))
+
+    def endless():
+        while True:
+            yield 1
+
+    loader.set_sampler("target", endless())
+    assert next(loader).target.index.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source_batch": 40}, "batch larger than a domain: 20 samples a step from source 'b', which has 18"),
+        ({"target_batch": 16}, "batch larger than a domain: 16 samples a step from target 't', which has 15"),
+        ({"source_batch": 1}, "source_batch = 1 is less than one sample for each of 2 sources (data.source_batch)"),
+        (
+            {"source_batch": 43, "source_sampling": "proportional"},
+            "batch larger than a domain: 43 samples a step from the sources together, which has 42",
+        ),
+    ],
+)
+def test_batches_that_do_not_fit(opened: Opened, settings: dict[str, Any], message: str):
+    domains, data = opened(**settings)
+    with pytest.raises(UserInputError) as caught:
+        make(domains, data)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_vanishes_is_named(opened: Opened, tmp_path, workers: int):
+    domains, data = opened(workers=workers)
+    for path in (tmp_path / "a").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(UserInputError, match=r"^unusable image: cannot be opened: No such file .*\.png\)$"):
+        next(make(domains, data))
+
+
+def test_evaluation_batches_are_in_order(opened: Opened):
+    domains, data = opened(eval_batch=7)
+    batches = list(eval_batches(domains.test, data, mean=HALF, std=HALF))
+    assert [len(batch) for batch in batches] == [7, 7, 1]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == domains.test.labels.tolist()
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(15))
+    assert set(batches[0].images) == {"none"}
+    joined = side_table(domains, "source")
+    domain = torch.cat([batch.domain for batch in eval_batches(joined, data, mean=HALF, std=HALF)])
+    assert domain.tolist() == [0] * 24 + [1] * 18
+
+
+def test_a_small_cache_gives_the_same_pixels(opened: Opened):
+    domains, data = opened()
+    table = side_table(domains, "source")
+    at = np.arange(len(table))
+    expected = fetch(table, at, data.model_copy(update={"cache_mb": 0}))
+    assert (np.stack([fitted(table.read(i), 16, "stretch") for i in at]) == expected).all()
+    loader = make(domains, data)
+    take(loader, 6)
+    assert (fetch(table, at, data) == expected).all()
+
+
+def test_extras_travel_with_their_samples():
+    sources = ("synthfer:studio?n=28", "synthfer:web?n=28&seed=1")
+    data = DataSettings(sources=sources, target="synthfer:wild?n=28&seed=2", size=32, source_batch=8, target_batch=4)
+    domains = open_domains(data, seed=0)
+    batch = next(make(domains, data))
+    table = side_table(domains, "source")
+    scores = batch.source.extras["au_scores"].numpy()
+    assert (scores == table.extras["au_scores"][batch.source.index.numpy()]).all()
+    assert set(batch.target.extras) == {"au_scores"}

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as V2
+
+from fercore.data import augment
+from fercore.data.cache import fitted
+from fercore.data.noise import key, permutation, uniforms
+from fercore.data.views import Views, strong, weak
+from fercore.errors import UserInputError
+from fercore.schedule import ViewRequest
+
+
+@pytest.fixture
+def faces() -> torch.Tensor:
+    return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def draws(n: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(uniforms(key(seed), np.arange(n), 16))
+
+
+def test_random_numbers_are_uniform_and_belong_to_their_draw():
+    u = uniforms(key(0, "weak"), np.arange(20_000), 16)
+    assert (u >= 0).all()
+    assert (u < 1).all()
+    assert np.abs(u.mean(0) - 0.5).max() < 0.01
+    assert np.abs(np.corrcoef(u.T) - np.eye(16)).max() < 0.03
+    assert np.abs(np.corrcoef(u[:-1, 0], u[1:, 0])[0, 1]) < 0.03
+    assert (uniforms(key(0, "weak"), np.array([17, 3]), 16) == u[[17, 3]]).all()
+    assert not (uniforms(key(0, "weak2"), np.arange(5), 16) == u[:5]).any()
+    assert sorted(permutation(50, 1).tolist()) == list(range(50))
+
+
+def test_colour_jitter_is_that_of_torchvision(faces: torch.Tensor):
+    factors = 0.8 + 0.4 * torch.rand(5, 3, generator=torch.Generator().manual_seed(1))
+    adjust = (V2.adjust_brightness, V2.adjust_contrast, V2.adjust_saturation)
+    order = torch.tensor([0, 1, 2, 3, 5])
+    ours = augment.colour_jitter(faces, order, factors)
+    for i, face in enumerate(faces):
+        expected = face
+        for kind in augment.ORDERS[order[i]].tolist():
+            expected = adjust[kind](expected, float(factors[i, kind]))
+        torch.testing.assert_close(ours[i], expected, atol=1e-5, rtol=0)
+
+
+def test_affine_is_that_of_torchvision(faces: torch.Tensor):
+    angle, scale = torch.tensor([-14.0, 3, 0, 9, 15]), torch.tensor([0.9, 1.05, 1, 0.95, 1])
+    shift = torch.tensor([[0, 0], [2, -1], [-3, 1], [1, 1], [0, 2]]) / 32
+    flip = torch.tensor([False, True, True, False, True])
+    ours = augment.warp(faces, augment.inverse_affine(torch.deg2rad(angle), shift, scale, flip))
+    for i, face in enumerate(faces):
+        image = V2.horizontal_flip(face) if flip[i] else face
+        expected = V2.affine(
+            image, float(angle[i]), (shift[i] * 32).tolist(), float(scale[i]), [0.0, 0.0], InterpolationMode.BILINEAR
+        )
+        inner = (slice(None), slice(6, -6), slice(6, -6))
+        torch.testing.assert_close(ours[i][inner], expected[inner], atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "magnitude", "expected"),
+    [
+        ("auto_contrast", 0.0, V2.autocontrast),
+        ("brightness", 0.4, lambda x: V2.adjust_brightness(x, 0.4)),
+        ("colour", 0.3, lambda x: V2.adjust_saturation(x, 0.3)),
+        ("contrast", 0.3, lambda x: V2.adjust_contrast(x, 0.3)),
+        ("identity", 0.5, lambda x: x),
+        ("posterize", 5.7, lambda x: V2.posterize((x * 255).round().to(torch.uint8), 5) / 255),
+        ("sharpness", 0.4, lambda x: V2.adjust_sharpness(x, 0.4)),
+        ("solarize", 128.0, lambda x: V2.solarize(x, 128 / 255)),
+    ],
+)
+def test_operations_are_those_of_torchvision(faces: torch.Tensor, name: str, magnitude: float, expected):
+    operation = {row[0]: row[1] for row in augment.RAND_OPS}[name]
+    ours = operation(faces, torch.full((5,), magnitude))
+    torch.testing.assert_close(ours, expected(faces), atol=2e-5, rtol=0)
+
+
+def test_every_operation_keeps_shape_and_range(faces: torch.Tensor):
+    assert len(augment.RAND_OPS) == 14
+    for name, operation, low, high in augment.RAND_OPS:
+        for share in (0.0, 0.5, 0.999):
+            out = operation(faces.clone(), torch.full((5,), low + (high - low) * share))
+            assert out.shape == faces.shape, name
+            assert out.min() >= -1e-6, name
+            assert out.max() <= 1 + 1e-6, name
+
+
+def test_cutout_is_a_grey_square():
+    out = augment.cutout(torch.zeros(1, 3, 32, 32), torch.tensor([[0.25, 0.75]]), torch.tensor([0.25]))
+    rows, columns = np.nonzero(out[0, 0].numpy())
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 27, 4, 11)
+
+
+@pytest.mark.parametrize("policy", ["none", "light", "standard"])
+def test_a_sample_does_not_depend_on_its_batch(faces: torch.Tensor, policy: str):
+    u = draws(5)
+    for make in (lambda x, v: weak(x, v, policy), strong):
+        whole = make(faces, u)
+        alone = torch.cat([make(faces[i : i + 1], u[i : i + 1]) for i in range(5)])
+        torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
+
+
+def test_threads_change_no_bit(faces: torch.Tensor):
+    x, u = faces.repeat(13, 1, 1, 1), draws(65)
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append((weak(x, u, "standard"), strong(x, u)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_how_often_and_how_far(faces: torch.Tensor):
+    u = draws(4000)
+    assert abs(float((u[:, 0] < 0.5).float().mean()) - 0.5) < 0.03
+    x = faces[:1].expand(4000, -1, -1, -1)
+    seen = weak(x, u, "standard")
+    is_grey = ((seen[:, 0] - seen[:, 1]).abs().amax((1, 2)) < 1e-5).float().mean()
+    assert abs(float(is_grey) - 0.2) < 0.03
+    assert torch.equal(weak(faces, u[:5], "none"), faces)
+
+
+def test_one_name_with_two_transforms_is_refused():
+    requests = [ViewRequest("source", "v", "weak"), ViewRequest("source", "v", "strong")]
+    with pytest.raises(UserInputError, match="source view 'v' is asked for as 'weak' and as 'strong'"):
+        Views(requests, "source", seed=0, policy="light", mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def test_fitting_to_a_square():
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    image[:, 10:30] = 255
+    assert fitted(image, 16, "crop").min() == 255
+    assert fitted(image, 16, "stretch").shape == (3, 16, 16)
+    assert fitted(image, 16, "stretch").min() == 0
