@@ -11,15 +11,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fercore.config import merge, parse_assignment
+from fercore.engine.files import without_none, write_json
 from fercore.engine.observer import Observer
-from fercore.engine.record import CONFIG, RunFolder, check_resume, without_none, write_json
-from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
-from fercore.hooks.assemble import Company, assemble
+
+if TYPE_CHECKING:
+    from fercore.hooks.assemble import Company
 
 METRICS = ("accuracy", "balanced_accuracy")
 
@@ -106,8 +106,6 @@ def compare(
         for seed in seeds
         for entry in entries
     ]
-    for task in tasks:
-        _check(task)
     results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
     for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
         results[task.entry.label].append(record)
@@ -117,19 +115,31 @@ def compare(
 
 
 def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[dict[str, Any]]:
+    """Check every task before the first is trained, then run them; several at a time stay out of this process."""
     if jobs == 1:
+        for task in tasks:
+            _check(task)
         yield from (_run_once(task, observe) for task in tasks)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_run_once, task, observe) for task in tasks]
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["fercore.engine.run"])  # imported once, its memory shared by every process
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         try:
-            yield from (future.result() for future in futures)
+            list(pool.map(_check_quietly, tasks))
+            yield from pool.map(_run_once, tasks, [observe] * len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
+def _check_quietly(task: Task) -> None:
+    _check(task)
+
+
 def _check(task: Task) -> Company:
-    """Resolve a task's settings, refusing a folder that holds another run, before anything is trained."""
+    """Resolve a task's settings, refusing a folder that holds another run."""
+    from fercore.engine.record import CONFIG, RunFolder, check_resume
+    from fercore.hooks.assemble import assemble
+
     company = assemble(task.entry.plugins, task.layers, preset=task.preset)
     if (task.folder / CONFIG).is_file():
         found = RunFolder(task.folder).config_layers()
@@ -142,6 +152,10 @@ def _check(task: Task) -> Company:
 
 
 def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
+    from fercore.engine.record import CONFIG, RunFolder
+    from fercore.engine.run import run
+    from fercore.engine.setup import build_workshop
+
     company = _check(task)
     folder = RunFolder(task.folder)
     resume = (task.folder / CONFIG).is_file()

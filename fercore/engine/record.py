@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -13,6 +12,7 @@ from typing import Any
 import tomli_w
 
 from fercore.config import RunConfig, build_config, read_toml
+from fercore.engine.files import without_none, write_json, write_whole
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
@@ -115,28 +115,6 @@ class RunFolder:
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages results depend on."""
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
-
-
-def without_none(tree: Any) -> Any:
-    """Return nested tables without None values, which TOML cannot hold; None is every such setting's default."""
-    if isinstance(tree, Mapping):
-        return {key: without_none(value) for key, value in tree.items() if value is not None}
-    return tree
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there completely or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    part.replace(path)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON so that it is there completely or not at all."""
-    write_whole(path, json.dumps(values, indent=2) + "\n")
 
 
 def check_resume(folder: RunFolder, company: Company) -> None:

@@ -12,7 +12,8 @@ import torch
 from fercore import ops
 from fercore.data import side_table
 from fercore.engine.evaluate import feature_distances, score
-from fercore.engine.record import RunFolder, versions, write_json
+from fercore.engine.files import write_json
+from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
 from fercore.types import Clock
 
