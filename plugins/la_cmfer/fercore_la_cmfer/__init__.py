@@ -1,0 +1,1 @@
+"""LA-CMFER for fercore (Yang et al., "Learning with Alignments", ACM MM 2024)."""

@@ -1,0 +1,217 @@
+"""The two branches of LA-CMFER (section 4.1 and supplement; layer list of the released `models/LA-CMFER.py`).
+
+The attention inside the blocks is timm's CBAM with a 7x7 spatial gate. The released code's block comes from another
+library; what is known of it is said in the README.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from timm.layers.cbam import CbamModule
+from torch import Tensor, nn
+
+from fercore_la_cmfer.settings import LaCmferSettings
+
+STATE = "state"
+_BRANCH = re.compile(r"(?:global|local|fused)(?:_(\d+))?")
+
+
+class Team(NamedTuple):
+    """Branches that look at the same samples.
+
+    Attributes:
+        branches: ("global", "local"), or one name. source: the only source they serve; None = all.
+    """
+
+    branches: tuple[str, ...]
+    source: int | None
+
+
+def teams_of(names: Iterable[str]) -> tuple[Team, ...]:
+    """Group a model's branch names by the source they serve, in order; names of other plugins are left out."""
+    found: dict[int | None, tuple[str, ...]] = {}
+    for name in names:
+        match = _BRANCH.fullmatch(name)
+        if match:
+            source = None if match[1] is None else int(match[1])
+            found[source] = (*found.get(source, ()), name)
+    return tuple(Team(branches, source) for source, branches in found.items())
+
+
+class Block(nn.Module):
+    """Residual block of two 3x3 convolutions, with CBAM before the sum where asked.
+
+    Args:
+        inputs, outputs: channels. stride: of the first convolution.
+        reduction: bottleneck of the channel attention; None = no attention.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, reduction: int | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.attention = nn.Identity() if reduction is None else CbamModule(outputs, rd_ratio=1.0 / reduction)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,inputs,H,W] to f[B,outputs,ceil(H/stride),ceil(W/stride)]."""
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.attention(self.bn2(self.conv2(out)))
+        return torch.relu(out + self.shortcut(x))
+
+
+def stack(inputs: int, outputs: int, depth: int, reduction: int | None) -> nn.Sequential:
+    """Return `depth` blocks; the first one halves the map."""
+    later = [Block(outputs, outputs, 1, reduction) for _ in range(depth - 1)]
+    return nn.Sequential(Block(inputs, outputs, 2, reduction), *later)
+
+
+class GlobalBranch(nn.Module):
+    """A_G: attention stages over the whole map, then global average pooling.
+
+    Args:
+        inputs: channels of the encoder's map.
+        settings: widths, depths and attention of the stages.
+
+    Attributes:
+        width: D of the features.
+    """
+
+    def __init__(self, inputs: int, settings: LaCmferSettings) -> None:
+        super().__init__()
+        net = settings.network
+        widths = (inputs, *net.widths)
+        self.stages = nn.Sequential(
+            *(stack(a, b, d, net.cbam_reduction) for a, b, d in zip(widths, net.widths, net.depths, strict=False))
+        )
+        self.width = net.widths[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,C,H,W] to features f[B,D]."""
+        pooled: Tensor = self.stages(x).mean((2, 3))
+        return pooled
+
+
+class LocalBranch(nn.Module):
+    """A_L: the map's four quarters, each through a stack and pooled, then concatenated.
+
+    Args:
+        inputs: channels of the encoder's map.
+        settings: width, depth and blocks of the stacks, and which quarters share one.
+
+    Attributes:
+        width: D of the features, four times the width of a quarter.
+    """
+
+    def __init__(self, inputs: int, settings: LaCmferSettings) -> None:
+        super().__init__()
+        net = settings.network
+        reduction = net.cbam_reduction if settings.local.block == "cbam" else None
+        self.stack_of: tuple[int, ...] = (0, 1, 2, 3) if settings.local.share == "none" else (0, 1, 0, 1)
+        self.stacks = nn.ModuleList(
+            stack(inputs, net.local_width, net.local_depth, reduction) for _ in range(max(self.stack_of) + 1)
+        )
+        self.width = 4 * net.local_width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,C,H,W], H and W at least 2, to features f[B,4*width]."""
+        features = [
+            self.stacks[number](part).mean((2, 3)) for number, part in zip(self.stack_of, quarters(x), strict=True)
+        ]
+        return torch.cat(features, 1)
+
+
+def quarters(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cut f[B,C,H,W] at H//2 and W//2: top left, top right, bottom left, bottom right.
+
+    Raises:
+        ValueError: if the map is less than 2 high or wide.
+    """
+    h, w = x.shape[2] // 2, x.shape[3] // 2
+    if not h or not w:
+        raise ValueError(f"a map of {x.shape[2]}x{x.shape[3]} cannot be cut into quarters")
+    return x[:, :, :h, :w], x[:, :, :h, w:], x[:, :, h:, :w], x[:, :, h:, w:]
+
+
+class FusedBranch(nn.Module):
+    """Global and local features side by side, for one classifier (Figure 4, "DF Design")."""
+
+    def __init__(self, inputs: int, settings: LaCmferSettings) -> None:
+        super().__init__()
+        whole, parts = GlobalBranch(inputs, settings), LocalBranch(inputs, settings)
+        self.views = nn.ModuleList([whole, parts])
+        self.width = whole.width + parts.width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,C,H,W] to features f[B,Dg+Dl]."""
+        return torch.cat([view(x) for view in self.views], 1)
+
+
+def build_branches(
+    inputs: int, settings: LaCmferSettings, num_sources: int
+) -> dict[str, GlobalBranch | LocalBranch | FusedBranch]:
+    """Build the branches of an architecture (Figure 4).
+
+    Args:
+        inputs: channels of the encoder's map.
+        settings: of the plugin.
+        num_sources: N; "ds" builds a pair for each.
+    """
+    if settings.architecture == "df":
+        return {"fused": FusedBranch(inputs, settings)}
+    suffixes = [f"_{n}" for n in range(num_sources)] if settings.architecture == "ds" else [""]
+    branches: dict[str, GlobalBranch | LocalBranch | FusedBranch] = {}
+    for suffix in suffixes:
+        if settings.architecture != "local":
+            branches[f"global{suffix}"] = GlobalBranch(inputs, settings)
+        if settings.architecture != "global":
+            branches[f"local{suffix}"] = LocalBranch(inputs, settings)
+    return branches
+
+
+def build_head(width: int, num_classes: int, dropout: float) -> nn.Module:
+    """Build a classifier float[B,D] -> float[B,K]."""
+    head = nn.Linear(width, num_classes)
+    return nn.Sequential(nn.Dropout(dropout), head) if dropout else head
+
+
+def build_discriminator(width: int, hidden: int) -> nn.Module:
+    """Build a domain discriminator float[B,D] -> float[B,1] (Table 3, "Adv variant")."""
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+
+class RunState(nn.Module):
+    """What a run of la_cmfer keeps: the resolved alpha, and counts of an epoch.
+
+    Attributes:
+        alpha: weight of the inter-domain terms.
+        counts: int64[5] buffer, in the order of `NAMES`.
+    """
+
+    NAMES = ("groups", "groups_without_reliable", "groups_without_pairs", "targets", "voted")
+
+    counts: Tensor
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+        self.register_buffer("counts", torch.zeros(len(self.NAMES), dtype=torch.int64))
+
+    def add(self, **numbers: Tensor | int) -> None:
+        """Add to the counts by name, without waiting for the device."""
+        for name, number in numbers.items():
+            self.counts[self.NAMES.index(name)] += number
+
+    def take(self) -> dict[str, float]:
+        """Return the counts since the last call and begin again."""
+        values = self.counts.tolist()
+        self.counts.zero_()
+        return {name: float(value) for name, value in zip(self.NAMES, values, strict=True)}

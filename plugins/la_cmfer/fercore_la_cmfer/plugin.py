@@ -1,0 +1,203 @@
+"""LA-CMFER: Yang et al., "Learning with Alignments: Tackling the Inter- and Intra-domain Shifts for Cross-multidomain
+Facial Expression Recognition", ACM MM 2024. Written from the paper; where the authors' released code
+(YYX-future/LA-CMFER) differs, a setting chooses, and `variant = "official"` chooses for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fercore.config import RunConfig, Settings
+from fercore.errors import UserInputError
+from fercore.hooks import Plugin, hookimpl
+from fercore.losses import (
+    domain_adversarial,
+    domain_mean,
+    mean_absolute,
+    mean_squared,
+    mutual_consistency,
+    ramp,
+    symmetric_kl,
+    vote,
+    voted_cross_entropy,
+)
+from fercore.models import Model, build_trunk
+from fercore.schedule import ViewRequest
+from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role
+from fercore_la_cmfer.alignment import align_domains
+from fercore_la_cmfer.inference import combine
+from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, teams_of
+from fercore_la_cmfer.presets import PRESETS
+from fercore_la_cmfer.settings import LaCmferSettings
+
+VIEW = "weak"
+HARD_TARGETS = ("fer2013", "affectnet")
+DISTANCES = {"kl": symmetric_kl, "l1": mean_absolute, "mse": mean_squared}
+
+
+class LaCmfer(Plugin):
+    """Adapts from one or several labelled sources to an unlabelled target through a global and a local branch."""
+
+    Settings: ClassVar[type[Settings]] = LaCmferSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    settings: LaCmferSettings
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+        """Build shared encoder, branches, classifiers, and discriminators where they are asked for."""
+        reduction = self.settings.network.reduction
+        if config.data.size < 2 * reduction:
+            fix = f"take data.size of at least {2 * reduction}, or a smaller {self.name}.network.reduction"
+            raise UserInputError(f"images of {config.data.size} px are too small", where="data.size", fix=fix)
+        trunk = build_trunk(config.model, reduction=reduction)
+        branches = build_branches(trunk.channels, self.settings, len(config.data.sources))
+        heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
+        model = Model(trunk.module, branches, heads, trunk.mean, trunk.std)
+        model.parts[self._part("state")] = RunState(resolve_alpha(self.settings, config.data.target))
+        if self.settings.align.kind == "adversarial":
+            for name, branch in branches.items():
+                part = self._part(f"discriminator_{name}")
+                model.parts[part] = build_discriminator(branch.width, self.settings.align.hidden)
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for one weakly augmented view of each side."""
+        return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", VIEW, "weak")]
+
+    @hookimpl
+    def pseudo_label(self, encoded: Forward) -> PseudoLabels | None:
+        """Vote on the target's labels (Eq 12); with scheme "separate", take what either branch alone is sure of."""
+        if self.settings.pseudo_label.scheme == "none":
+            return None
+        views = _views(encoded[("target", VIEW)])
+        pseudo = vote(views[0], views[-1], self.settings.tau)
+        if self.settings.pseudo_label.scheme == "vote":
+            return pseudo
+        sure = torch.stack([view.amax(-1) > self.settings.tau for view in views]).any(0)
+        return PseudoLabels(pseudo.labels, sure.to(pseudo.weight.dtype), pseudo.probs)
+
+    @hookimpl
+    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> Sequence[LossTerm]:
+        """Return alpha * L_inter (Eq 9) in two terms, or the adversarial term that Table 3 puts in its place."""
+        source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
+        if self.settings.align.kind == "none":
+            return []
+        with torch.autocast(batch.source.domain.device.type, enabled=False):
+            if self.settings.align.kind == "adversarial":
+                return [self._adversarial(model, batch.source, source, target, clock)]
+            return self._inter_domain(model, batch.source, source, target)
+
+    @hookimpl
+    def loss(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Sequence[LossTerm]:
+        """Return L_sup (Eq 13), beta * L_mcc (Eq 11) and gamma * L_mvv (Eq 12)."""
+        source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
+        terms = [LossTerm(f"{self.name}/supervised", Role.SUPERVISED, self._supervised(batch.source, source))]
+        pairs = [team.branches for team in teams_of(target.logits) if len(team.branches) > 1]
+        if self.settings.consistency != "none" and pairs:
+            values = [self._distance(*(target.logits[branch] for branch in pair)) for pair in pairs]
+            value = torch.stack(values).mean()
+            terms.append(LossTerm(f"{self.name}/consistency", Role.CONSISTENCY, value, self.settings.beta))
+        if pseudo is not None and self.settings.pseudo_label.scheme != "none":
+            self._state(model).add(targets=len(pseudo.weight), voted=(pseudo.weight > 0).sum())
+            value = self._voting(target, pseudo)
+            terms.append(LossTerm(f"{self.name}/voting", Role.CONSISTENCY, value, self.settings.gamma))
+        return terms
+
+    @hookimpl
+    def refresh(self, model: Model) -> dict[str, float] | None:
+        """Report the last epoch's counts: aligned groups, those left out, target samples seen and voted for."""
+        counts = self._state(model).take()
+        return {f"{self.name}/{name}": value for name, value in counts.items()} if any(counts.values()) else None
+
+    @hookimpl
+    def predict(self, encoded: Encoded) -> Tensor:
+        """Combine the branches by `infer`."""
+        return combine(self.settings.infer, encoded.logits)
+
+    def _part(self, name: str) -> str:
+        return f"{self.name}/{name}"
+
+    def _state(self, model: Model) -> RunState:
+        state = model.parts[self._part("state")]
+        assert isinstance(state, RunState)
+        return state
+
+    def _inter_domain(self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded) -> Sequence[LossTerm]:
+        state = self._state(model)
+        found = align_domains(source, target, batch, self.settings)
+        state.add(groups=found.groups, groups_without_reliable=found.empty, groups_without_pairs=found.unpaired)
+        alpha = state.alpha / (found.sources if self.settings.inter_reduce == "mean" else 1)
+        terms = [LossTerm(f"{self.name}/sample_mmd", Role.ALIGNMENT, found.sample, alpha)]
+        if self.settings.cid.enabled:
+            weight = alpha * self.settings.lambda_
+            terms.append(LossTerm(f"{self.name}/cluster_mmd", Role.ALIGNMENT, found.cluster, weight))
+        return terms
+
+    def _adversarial(
+        self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded, clock: Clock
+    ) -> LossTerm:
+        strength = ramp(clock.progress)
+        values = []
+        for team in teams_of(source.features):
+            rows = slice(None) if team.source is None else batch.domain == team.source
+            for branch in team.branches:
+                sides = (source.features[branch][rows].float(), target.features[branch].float())
+                if all(len(side) for side in sides):
+                    discriminator = model.parts[self._part(f"discriminator_{branch}")]
+                    values.append(domain_adversarial(discriminator, *sides, strength))
+        value = torch.stack(values).sum()
+        return LossTerm(f"{self.name}/adversarial", Role.ADVERSARIAL, value, self._state(model).alpha)
+
+    def _supervised(self, batch: DomainBatch, source: Encoded) -> Tensor:
+        values = torch.zeros(len(batch), device=batch.labels.device)
+        for team in teams_of(source.logits):
+            served = 1.0 if team.source is None else batch.domain == team.source
+            for branch in team.branches:
+                values = values + served * F.cross_entropy(
+                    source.logits[branch], batch.labels, reduction="none", label_smoothing=self.settings.label_smoothing
+                )
+        return values.mean() if self.settings.source_batch == "mixed" else domain_mean(values, batch.domain)
+
+    def _distance(self, first: Tensor, second: Tensor) -> Tensor:
+        if self.settings.consistency != "mcc":
+            return DISTANCES[self.settings.consistency](first, second)
+        mcc = self.settings.mcc
+        with torch.autocast(first.device.type, enabled=False):
+            return mutual_consistency(first.float(), second.float(), inputs=mcc.input, form=mcc.form)
+
+    def _voting(self, target: Encoded, pseudo: PseudoLabels) -> Tensor:
+        teams = teams_of(target.logits)
+        logits = [target.logits[branch] for team in teams for branch in team.branches]
+        norm = self.settings.mvv.norm
+        if self.settings.pseudo_label.scheme == "vote":
+            return voted_cross_entropy(logits, pseudo.labels, pseudo.weight, norm=norm) / len(teams)
+        alone = []
+        for z in logits:
+            probs = z.detach().softmax(-1)
+            weight = (probs.amax(-1) > self.settings.tau).to(pseudo.weight.dtype)
+            alone.append(voted_cross_entropy([z], probs.argmax(-1), weight, norm=norm))
+        return torch.stack(alone).sum() / len(teams)
+
+
+def _views(target: Encoded) -> list[Tensor]:
+    """Return the probabilities f[B,K] of the global and the local view, each the mean over per-source branches."""
+    teams = teams_of(target.logits)
+    sides = zip(*(team.branches for team in teams), strict=True)
+    return [torch.stack([target.logits[b].float().softmax(-1) for b in side]).mean(0) for side in sides]
+
+
+def resolve_alpha(settings: LaCmferSettings, target: str) -> float:
+    """Return alpha; "auto" is 0.4 for FER-2013 and AffectNet as the target and 0.1 for any other (section 4.1).
+
+    Args:
+        settings: of the plugin. target: the target's spec, "FORMAT:PATH".
+    """
+    if settings.alpha != "auto":
+        return float(settings.alpha)
+    return 0.4 if target.partition(":")[0].strip().lower() in HARD_TARGETS else 0.1
