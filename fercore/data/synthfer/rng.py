@@ -1,0 +1,76 @@
+"""Counter-based random numbers: a value depends on its keys alone, never on how many were drawn before it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Keys = NDArray[np.uint64]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX2 = np.uint64(0x94D049BB133111EB)
+
+
+def mix(x: Keys) -> Keys:
+    """Return the splitmix64 hash of each key, u64[...]."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(30))) * _MIX1
+        x = (x ^ (x >> np.uint64(27))) * _MIX2
+    return x ^ (x >> np.uint64(31))
+
+
+def _key(part: int | str | NDArray[np.int64]) -> Keys:
+    if isinstance(part, str):
+        part = zlib.crc32(part.encode())
+    if isinstance(part, int):
+        part %= 2**64
+    return np.asarray(part).astype(np.uint64)
+
+
+class Draw:
+    """Random streams for N items; each named draw is a function of the item's keys and the name.
+
+    Args:
+        parts: what identifies an item: integers, strings, or i64[N] arrays (at least one array).
+    """
+
+    def __init__(self, *parts: int | str | NDArray[np.int64]) -> None:
+        key = np.zeros(1, dtype=np.uint64)
+        with np.errstate(over="ignore"):
+            for part in parts:
+                key = mix(key * np.uint64(3) + _key(part) * np.uint64(2) + _GOLDEN)
+        self.keys: Keys = key
+
+    def bits(self, name: str) -> Keys:
+        """Return 64 random bits per item, u64[N]."""
+        with np.errstate(over="ignore"):
+            return mix(mix(self.keys ^ _key(name)) + _GOLDEN)
+
+    def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> Array:
+        """Return uniform values in [low, high), f64[N]."""
+        unit = (self.bits(name) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        return low + (high - low) * unit
+
+    def normal(self, name: str, scale: float = 1.0) -> Array:
+        """Return a bell-shaped value per item (twelve-uniform sum, |z| < 6), f64[N]."""
+        total = np.full(self.keys.shape, -6.0)
+        for word in range(3):
+            bits = self.bits(f"{name}/{word}")
+            for shift in (0, 16, 32, 48):
+                total = total + ((bits >> np.uint64(shift)) & np.uint64(0xFFFF)).astype(np.float64) / 65536.0
+        return scale * total
+
+    def chance(self, name: str, probability: float) -> Array:
+        """Return 1.0 with the probability given, else 0.0, f64[N]."""
+        return (self.uniform(name) < probability).astype(np.float64)
+
+    def choice(self, name: str, weights: Sequence[float]) -> NDArray[np.int64]:
+        """Return an index drawn by weight, i64[N]."""
+        edges = np.cumsum(np.asarray(weights, dtype=np.float64))
+        picked = np.searchsorted(edges / edges[-1], self.uniform(name), side="right")
+        return np.minimum(picked, len(edges) - 1).astype(np.int64)
