@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import PurePath
 from typing import Any
@@ -52,6 +53,11 @@ class Opened:
     preflight: Preflight
     report: dict[str, Any]
 
+    @cached_property
+    def content(self) -> dict[int, str]:
+        """Row of the reader -> hash of its content."""
+        return dict(zip(self.table.rows.tolist(), self.preflight.digests, strict=True))
+
 
 def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
     """Read the domains that settings name, and decide classes and parts by the rules of the command line's SPEC.
@@ -76,6 +82,7 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
     classes = _choose_classes(settings, sources, target)
     tables = [_labelled(source, classes) for source in sources]
     adaptation, test = _target(target, classes, _seed(target_spec, seed))
+    target.report["test_images_in_sources"] = _overlap(sources, tables, target, test)
     report = {
         "classes": list(classes),
         "class_rule": "shared by all domains" if settings.classes is None else "listed in data.classes",
@@ -255,6 +262,13 @@ def _target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[Table, T
     # Files come sorted by class folder: shuffled, a sample's place says nothing about its class.
     shuffled = train[permutation(len(train), "adaptation", len(train))]
     return mapped.subset(shuffled).without_labels(), tested
+
+
+def _overlap(sources: Sequence[Opened], tables: Sequence[Table], target: Opened, test: Table) -> int:
+    """Return how many source images that training sees with their labels are images of the target's test part."""
+    tested = {target.content[row] for row in test.rows.tolist()}
+    pairs = zip(sources, tables, strict=True)
+    return sum(source.content[row] in tested for source, table in pairs for row in table.rows.tolist())
 
 
 def _without_test_images(

@@ -63,7 +63,7 @@ def inspect(table: Table) -> Preflight:
     """
     n = len(table)
     if table.reader.checked:
-        return Preflight(n, usable=np.arange(n), digests=tuple(f"{id(table.reader)}#{row}" for row in table.rows))
+        return Preflight(n, usable=np.arange(n), digests=tuple(map(table.reader.digest, table.rows.tolist())))
     found = _digest_all(table.reader, table.rows.tolist())
     unusable = tuple((table.keys[i], fault) for i, (_, fault) in enumerate(found) if fault)
     usable = np.array([i for i, (_, fault) in enumerate(found) if not fault], dtype=np.int64)

@@ -24,6 +24,9 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     removed = sum(target["removed_from_adaptation"].values())
     if removed:
         lines.append(f"{target['name']}: {removed} training images left out because they are test images too")
+    if target["test_images_in_sources"]:
+        seen = f"{target['test_images_in_sources']} labelled source images are images of the target's test part"
+        lines.append(f"{target['name']}: {seen}: the score will be too good")
     if target["test_without_label"]:
         lines.append(f"{target['name']}: {target['test_without_label']} test images without a label are not scored")
     return lines

@@ -10,7 +10,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -67,8 +68,9 @@ class Views:
         """
         if not self.transforms:
             return {}
-        x = torch.from_numpy(pixels).to(torch.float32) / 255
-        return {name: self._normalised(self._view(name, x, draws)) for name in self.transforms}
+        with one_thread():
+            x = torch.from_numpy(pixels).to(torch.float32) / 255
+            return {name: self._normalised(self._view(name, x, draws)) for name in self.transforms}
 
     def _view(self, name: str, x: Tensor, draws: np.ndarray) -> Tensor:
         transform = self.transforms[name]
@@ -79,6 +81,17 @@ class Views:
 
     def _normalised(self, x: Tensor) -> Tensor:
         return (x - self.mean).div_(self.std)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep torch to one CPU thread: a view is a hundred small operations, which threads slow down on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:

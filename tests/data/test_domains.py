@@ -219,3 +219,27 @@ def test_an_unlabelled_training_part_needs_no_labels(tree: Tree):
     unlabelled = tree("u", {"train": 6, "test": 3}, 200)
     assert message_of(tree("s", {}), unlabelled).startswith("target without a labelled image")
     assert message_of(unlabelled, target).startswith("source without a labelled image")
+
+
+def test_sources_that_hold_the_test_images_are_reported(tree: Tree):
+    source = tree("s", {"anger": 6, "sad": 6})
+    domains = open_pair(source, source)
+    assert domains.report["target"]["test_images_in_sources"] == 6
+    assert any("the score will be too good" in line for line in mismatch_lines(domains.report))
+    data = DataSettings(sources=("synthfer:wild?n=28&seed=1",), target="synthfer:wild?n=28&seed=1&name=w", size=32)
+    assert open_domains(data, seed=0).report["target"]["test_images_in_sources"] == 14
+
+
+def test_test_images_without_a_label_are_not_scored(tmp_path: Path, tree: Tree, image: Callable[..., Path]):
+    rows = ["path,label,split"]
+    for i in range(12):
+        image(tmp_path / "m" / f"{i}.png", i)
+        rows.append(f"{i}.png,{('anger', 'sad', '')[i % 3]},{('train', 'test')[i // 6]}")
+    (tmp_path / "m" / "m.csv").write_text("\n".join([*rows, "gone.png,sad,train"]))
+    source = tree("s", {"anger": 3, "sad": 3}, 500)
+    data = DataSettings(sources=(f"folder:{source}",), target=f"manifest:{tmp_path}/m/m.csv", max_bad_share=0.1)
+    domains = open_domains(data, seed=0)
+    assert (len(domains.adaptation), len(domains.test)) == (6, 4)
+    lines = mismatch_lines(domains.report)
+    assert "m: 2 test images without a label are not scored" in lines
+    assert f"m: 1 listed files are missing, first {tmp_path}/m/gone.png" in lines

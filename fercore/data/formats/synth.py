@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Rows, Scan
 from fercore.data.labels import CANONICAL, canonical_label
 from fercore.data.spec import DomainSpec
@@ -30,6 +31,7 @@ class SynthReader:
 
     faces: SynthFER
     n: int
+    identity: str
     checked: bool = True
 
     def __len__(self) -> int:
@@ -45,8 +47,8 @@ class SynthReader:
             yield from np.asarray(self.faces.render(list(rows[start : start + CHUNK])))
 
     def digest(self, row: int) -> str:
-        """Return a name for the row: every face is another."""
-        return f"{id(self.faces)}#{row}"
+        """Return a name for the row: every face is another, and the same options give the same faces."""
+        return f"{self.identity}#{row}"
 
 
 def scan(spec: DomainSpec) -> Scan:
@@ -75,8 +77,10 @@ def scan(spec: DomainSpec) -> Scan:
     rows = Rows()
     for i, (label, subject) in enumerate(zip(canonical[faces.labels].tolist(), faces.subjects, strict=True)):
         rows.add(f"{spec.path}#{i}", label, subject=str(subject))
+    options = {name: spec.options.get(name, "") for name in FORMATS["synthfer"].options}
+    identity = f"synthfer:{spec.path} n={n} seed={spec.integer('seed', 0)} {options}"
     extras = {"au_scores": np.asarray(faces.au_scores), "au_intensity": np.asarray(faces.au_intensity)}
-    return Scan(rows, SynthReader(faces, n), extras)
+    return Scan(rows, SynthReader(faces, n, identity), extras)
 
 
 def _classes(spec: DomainSpec) -> tuple[str, ...]:
