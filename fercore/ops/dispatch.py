@@ -1,36 +1,129 @@
-"""Chooses between the compiled kernels and the plain-torch reference."""
+"""Chooses between the compiled kernels and the plain-torch reference, once a process and device type.
+
+A library that is there already is loaded on import; otherwise the first call compiles it. FERCORE_REQUIRE_EXT=1 turns
+the fallback to the reference into an error; FERCORE_KERNELS=reference asks for the reference.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fercore.ops import reference
+from fercore.ops import build, reference
 
 
 class ExtensionRequiredError(RuntimeError):
     """FERCORE_REQUIRE_EXT=1 is set and the compiled kernels cannot be used."""
 
 
-def _refuse_fallback() -> None:
+@dataclass
+class State:
+    """What became of one library in this process."""
+
+    tried: bool = False
+    loaded: bool = False
+    problem: str | None = None
+    info: dict[str, Any] | None = None
+
+
+_states: dict[str, State] = {"cpu": State(), "cuda": State()}
+
+
+def state(kind: str) -> State:
+    """Return what became of the library "cpu" or "cuda" in this process."""
+    return _states[kind]
+
+
+def _wanted() -> bool:
+    return os.environ.get("FERCORE_KERNELS") != "reference"
+
+
+def _load(kind: build.Kind, *, compile_missing: bool) -> None:
+    state = _states[kind]
+    if state.tried or not _wanted():
+        return
+    try:
+        path = build.find(kind)
+        if path is None and not compile_missing:
+            return
+        state.tried = True
+        if path is None:
+            sys.stderr.write(f"fercore: compiling its {kind} kernels, once, into {build.cache_path(kind).parent}\n")
+            path = build.build(kind)
+        module = build.load(kind, path)
+        if kind == "cpu":
+            import fercore.ops.extension  # noqa: F401  # registers fake kernels and autograd
+        state.info = dict(module.build_info()) if module is not None else None
+        state.loaded = True
+    except (OSError, ImportError, RuntimeError) as error:
+        state.tried, state.problem = True, str(error)
+        sys.stderr.write(
+            f"fercore: no compiled {kind} kernels, plain torch runs instead: {str(error).splitlines()[0]}\n"
+        )
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _load_now(device: str) -> None:
+    _load("cpu", compile_missing=True)
+    if device == "cuda" and _states["cpu"].loaded:
+        _load("cuda", compile_missing=True)
+
+
+def compiled(device: str) -> bool:
+    """Return whether ops on this device type run compiled; compiles on the first question.
+
+    Raises:
+        ExtensionRequiredError: they do not, and FERCORE_REQUIRE_EXT=1.
+    """
+    state = _states.get(device)
+    if state is not None and state.loaded and _wanted():
+        return True
+    if state is not None and not state.tried and _wanted():
+        _load_now(device)
+        if state.loaded:
+            return True
     if os.environ.get("FERCORE_REQUIRE_EXT") == "1":
-        raise ExtensionRequiredError("FERCORE_REQUIRE_EXT=1, but the compiled kernels are not available")
+        why = (
+            state.problem if state is not None else None
+        ) or "FERCORE_KERNELS=reference, or no kernels for the device"
+        raise ExtensionRequiredError(f"FERCORE_REQUIRE_EXT=1, but there are no compiled {device} kernels: {why}")
+    return False
 
 
 def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
     """Sample- and class-level MMD; the arguments are those of `reference.alignment`."""
-    _refuse_fallback()
-    return reference.alignment(x, y, *rest)
+    if not compiled(x.device.type):
+        return reference.alignment(x, y, *rest)
+    keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
+    sample, value, valid, _, _ = torch.ops.fercore.mmd(x, y, *rest, keep)
+    return reference.Alignment(sample, value, valid)
 
 
 def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
     """Mutual prediction consistency; the arguments are those of `reference.mpc`."""
-    _refuse_fallback()
-    return reference.mpc(p, q, offdiag)
+    if not compiled(p.device.type):
+        return reference.mpc(p, q, offdiag)
+    value: Tensor = torch.ops.fercore.mpc(p, q, offdiag)[0]
+    return value
 
 
-def kernels() -> dict[str, str]:
-    """Return which form each family of ops runs in here: "cpu", "cuda" or "reference"."""
-    return {"mmd": "reference", "mpc": "reference"}
+def kernels(device: str | torch.device | None = None) -> dict[str, str]:
+    """Return which form each family of ops runs in on a device: "cpu", "cuda" or "reference".
+
+    Args:
+        device: default: the GPU where there is one, else the CPU.
+    """
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    name = default if device is None else torch.device(device).type
+    form = name if compiled(name) else "reference"
+    return {"mmd": form, "mpc": form}
+
+
+_load("cpu", compile_missing=False)
+if _states["cpu"].loaded and torch.cuda.is_available():
+    _load("cuda", compile_missing=False)

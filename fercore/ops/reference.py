@@ -134,7 +134,7 @@ def alignment(
         weights = torch.cat([wx, -wy], 1).to(x.dtype).detach()
         sample = _sample_level(distances, weights, bandwidth, num_kernels, multiplier)
     if x_labels is None or y_labels is None:
-        empty = x.new_zeros(groups, 0, 0)
+        empty = distances[:, :0, :0]
         return Alignment(sample, empty, empty.bool())
     source = class_weights(x_labels, None if cx is None else cx.detach().to(x.dtype), num_classes, x.dtype)
     target = class_weights(y_labels, None if cy is None else cy.detach().to(x.dtype), num_classes, x.dtype)

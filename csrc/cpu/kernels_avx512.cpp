@@ -1,0 +1,6 @@
+// Compiled with the machine flags of its name; entered only where the processor has them (select.cpp).
+#if defined(__x86_64__)
+#define FERCORE_LEVEL avx512
+#define FERCORE_BYTES 64
+#include "kernels.inl"
+#endif

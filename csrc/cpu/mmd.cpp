@@ -1,0 +1,114 @@
+// The MMD ops on the CPU: checks, outputs, and the choice between kept and streamed distances.
+#include "mmd.h"
+
+#include <torch/csrc/stable/library.h>
+
+namespace fercore {
+namespace {
+
+MaybeTensor dense_copy(const MaybeTensor& tensor) {
+  return tensor.has_value() ? MaybeTensor(torch::stable::contiguous(*tensor)) : tensor;
+}
+
+template <class T>
+const T* data(const MaybeTensor& tensor) {
+  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+}
+
+// The arguments, made contiguous and kept alive for the call.
+struct Arguments {
+  Problem p;
+  Tensor x, y;
+  MaybeTensor wx, wy, cx, cy, x_labels, y_labels;
+  int64_t num_kernels;
+  double multiplier;
+
+  template <class T>
+  Inputs<T> inputs() const {
+    return {p, data<T>(x), data<T>(y), data<T>(wx), data<T>(wy), data<T>(cx), data<T>(cy), data<int64_t>(x_labels),
+            data<int64_t>(y_labels), num_kernels, multiplier};
+  }
+};
+
+Arguments arguments(const Tensor& x, const Tensor& y, const MaybeTensor& wx, const MaybeTensor& wy, const MaybeTensor& cx,
+                    const MaybeTensor& cy, const MaybeTensor& x_labels, const MaybeTensor& y_labels, int64_t num_classes,
+                    int64_t num_kernels, double multiplier) {
+  const Problem p = check_mmd(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
+  return {p, torch::stable::contiguous(x), torch::stable::contiguous(y), dense_copy(wx), dense_copy(wy), dense_copy(cx),
+          dense_copy(cy), dense_copy(x_labels), dense_copy(y_labels), num_kernels, multiplier};
+}
+
+template <class F>
+auto by_type(const Tensor& x, const F& f) {
+  return x.scalar_type() == ScalarType::Float ? f(float{}) : f(double{});
+}
+
+int64_t memo_size(const Problem& p, bool keep) {
+  if (!keep || p.groups == 0) return 0;
+  if (p.dense()) return p.kept_distances();
+  return p.by_class ? 0 : p.groups * p.rows() * p.width;
+}
+
+using Results = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Results mmd(const Tensor& x, const Tensor& y, const MaybeTensor& wx, const MaybeTensor& wy, const MaybeTensor& cx,
+            const MaybeTensor& cy, const MaybeTensor& x_labels, const MaybeTensor& y_labels, const MaybeTensor& bandwidth,
+            const MaybeTensor& class_bandwidth, int64_t num_classes, int64_t num_kernels, double multiplier, bool keep) {
+  const Arguments a = arguments(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
+  const Problem& p = a.p;
+  const int64_t pairs = p.classes * p.classes;
+  check_bandwidth(bandwidth, "bandwidth", x.scalar_type(), p.groups);
+  check_bandwidth(class_bandwidth, "class_bandwidth", x.scalar_type(), p.groups * num_classes * num_classes);
+  const MaybeTensor band = dense_copy(bandwidth), class_band = p.by_class ? dense_copy(class_bandwidth) : MaybeTensor();
+  Tensor sample = torch::stable::new_empty(x, {p.groups});
+  Tensor value = torch::stable::new_empty(x, {p.groups, p.classes, p.classes});
+  Tensor valid = torch::stable::new_empty(x, {p.groups, p.classes, p.classes}, ScalarType::Bool);
+  Tensor bands = torch::stable::new_empty(x, {p.groups, 1 + pairs}, ScalarType::Double);
+  Tensor memo = torch::stable::new_empty(x, {memo_size(p, keep)});
+  if (p.groups > 0)
+    by_type(x, [&](auto type) {
+      using T = decltype(type);
+      const Forward<T> out{data<T>(band), data<T>(class_band), static_cast<T*>(sample.mutable_data_ptr()),
+                           static_cast<T*>(value.mutable_data_ptr()), static_cast<bool*>(valid.mutable_data_ptr()),
+                           static_cast<double*>(bands.mutable_data_ptr()),
+                           memo.numel() > 0 ? static_cast<T*>(memo.mutable_data_ptr()) : nullptr};
+      p.dense() ? dense_forward(a.inputs<T>(), out) : stream_forward(a.inputs<T>(), out);
+    });
+  return {sample, value, valid, bands, memo};
+}
+
+std::tuple<Tensor, Tensor> mmd_backward(const Tensor& grad_sample, const Tensor& grad_value, const Tensor& x,
+                                        const Tensor& y, const MaybeTensor& wx, const MaybeTensor& wy,
+                                        const MaybeTensor& cx, const MaybeTensor& cy, const MaybeTensor& x_labels,
+                                        const MaybeTensor& y_labels, const Tensor& bands, const Tensor& memo,
+                                        int64_t num_classes, int64_t num_kernels, double multiplier) {
+  const Arguments a = arguments(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
+  const Problem& p = a.p;
+  const int64_t pairs = p.classes * p.classes;
+  STD_TORCH_CHECK(grad_sample.numel() == p.groups, "grad_sample must be [G]");
+  STD_TORCH_CHECK(grad_value.numel() == p.groups * pairs, "grad_value must be [G,K,K]");
+  STD_TORCH_CHECK(bands.numel() == p.groups * (1 + pairs) && bands.scalar_type() == ScalarType::Double && bands.is_contiguous(),
+                  "bands must be those of the forward");
+  STD_TORCH_CHECK(memo.numel() == memo_size(p, true), "memo must be that of a forward called with keep");
+  check_type(MaybeTensor(memo), "memo", x.scalar_type());
+  const Tensor sample = torch::stable::contiguous(grad_sample), value = torch::stable::contiguous(grad_value);
+  Tensor grad_x = torch::stable::new_zeros(x, {p.groups, p.n, p.width});
+  Tensor grad_y = torch::stable::new_zeros(x, {p.targets, p.m, p.width});
+  if (p.groups > 0)
+    by_type(x, [&](auto type) {
+      using T = decltype(type);
+      const Backward<T> out{data<T>(sample), data<T>(value), data<double>(bands), memo.numel() > 0 ? data<T>(memo) : nullptr,
+                            static_cast<T*>(grad_x.mutable_data_ptr()), static_cast<T*>(grad_y.mutable_data_ptr())};
+      p.dense() ? dense_backward(a.inputs<T>(), out) : stream_backward(a.inputs<T>(), out);
+    });
+  return {grad_x, grad_y};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(fercore, CPU, m) {
+  m.impl("mmd", TORCH_BOX(&mmd));
+  m.impl("mmd_backward", TORCH_BOX(&mmd_backward));
+}
+
+}  // namespace fercore

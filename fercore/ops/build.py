@@ -1,0 +1,272 @@
+"""Find the compiled kernels, or compile them once on first use into the user's cache.
+
+Two libraries: `cpu` (schemas, CPU kernels, and a small Python module with build information) and
+`cuda` (CUDA kernels only).
+`setup.py` builds ahead of time through this same file, which therefore imports nothing of fercore. Environment:
+
+    FERCORE_CACHE          where first-use builds go (default: ~/.cache/fercore)
+    FERCORE_CUDA_ARCHS     "80;90;100" by default
+    FERCORE_CXXFLAGS       further compiler and linker flags, e.g. "-fsanitize=address -g"
+    CXX, CUDACXX           the compilers
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["cpu", "cuda"]
+HERE = Path(__file__).resolve().parent
+AHEAD = HERE / "_lib"
+COMMON = ["-std=c++20", "-O3", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+CXX_FLAGS = [
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wall",
+    "-Wno-psabi",
+]
+NVCC_FLAGS = ["--expt-relaxed-constexpr", "-Xcompiler=-fPIC,-fvisibility=hidden", "-DUSE_CUDA"]
+MACHINE_FLAGS = {
+    "kernels_avx2": ["-mavx2", "-mfma"],
+    "kernels_avx512": [
+        "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512",
+    ],
+}  # fmt: skip
+
+
+class BuildError(RuntimeError):
+    """The kernels could not be compiled; the message holds the compiler's last lines."""
+
+
+def source_dir() -> Path | None:
+    """Return the folder of the C++ sources: beside this file in a wheel, at the top of a checkout."""
+    for folder in (HERE / "csrc", HERE.parent.parent / "csrc"):
+        if (folder / "library.cpp").is_file():
+            return folder
+    return None
+
+
+def sources(kind: Kind) -> list[Path]:
+    """Return the sources of a library, sorted; the Python module only where Python's and pybind11's headers are."""
+    folder = source_dir()
+    if folder is None:
+        raise BuildError("the C++ sources are not installed")
+    if kind == "cuda":
+        return sorted((folder / "cuda").glob("*.cu"))
+    native = [folder / "native.cpp"] if _python_includes() else []
+    return [folder / "library.cpp", *native, *sorted((folder / "cpu").glob("*.cpp"))]
+
+
+def cuda_archs() -> list[str]:
+    """Return the compute capabilities the CUDA library is compiled for."""
+    return [arch for arch in os.environ.get("FERCORE_CUDA_ARCHS", "80;90;100").split(";") if arch]
+
+
+def find_compiler(kind: Kind) -> str | None:
+    """Return the compiler's path, or None."""
+    if kind == "cpu":
+        names = [os.environ.get("CXX", ""), "c++", "g++", "clang++"]
+    else:
+        home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+        names = [os.environ.get("CUDACXX", ""), "nvcc", str(Path(home) / "bin" / "nvcc")]
+    return next((path for name in names if name and (path := shutil.which(name))), None)
+
+
+def key(kind: Kind) -> str:
+    """Return the hash of everything a build depends on, the installed torch aside."""
+    folder = source_dir()
+    digest = hashlib.sha256()
+    if folder is not None:
+        for path in sorted(p for p in folder.rglob("*") if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}):
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    facts: list[Any] = [
+        kind,
+        COMMON,
+        CXX_FLAGS,
+        MACHINE_FLAGS,
+        os.environ.get("FERCORE_CXXFLAGS", ""),
+        platform.machine(),
+    ]
+    facts += [sys.implementation.cache_tag, bool(_python_includes())] if kind == "cpu" else [NVCC_FLAGS, cuda_archs()]
+    digest.update(repr(facts).encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_path(kind: Kind) -> Path:
+    """Return where a first-use build goes: one folder for each hash of sources and torch version."""
+    import torch
+
+    base = os.environ.get("FERCORE_CACHE") or os.path.join(
+        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "fercore"
+    )
+    return Path(base) / f"{key(kind)}-torch{torch.__version__}" / f"fercore_{kind}.so"
+
+
+def ahead_path(kind: Kind) -> Path:
+    """Return where `setup.py` puts the library: in the package, named by its hash: no stale one loads."""
+    return AHEAD / f"fercore_{kind}-{key(kind)}.so"
+
+
+def find(kind: Kind) -> Path | None:
+    """Return the library that is there already: built ahead, or in the cache."""
+    return next((path for path in (ahead_path(kind), cache_path(kind)) if path.is_file()), None)
+
+
+def build(kind: Kind, target: Path | None = None) -> Path:
+    """Compile a library, safe under several processes: one compiles, the others wait and find it.
+
+    Args:
+        kind: "cpu" or "cuda". CUDA needs nvcc and no GPU.
+        target: where to put it; default: the cache.
+
+    Returns:
+        The library's path.
+
+    Raises:
+        BuildError: no compiler, no sources, or the compiler failed.
+    """
+    path = cache_path(kind) if target is None else target
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+                fresh = _compile(kind, Path(folder))
+                os.replace(fresh, path)
+    return path
+
+
+def load(kind: Kind, path: Path) -> ModuleType | None:
+    """Load a library into torch; return its Python module if it has one."""
+    import torch
+
+    if kind == "cpu" and _python_includes():
+        loader = importlib.machinery.ExtensionFileLoader("_native", str(path))
+        spec = importlib.util.spec_from_file_location("_native", str(path), loader=loader)
+        if spec is not None:
+            module = importlib.util.module_from_spec(spec)
+            loader.exec_module(module)
+            return module
+    torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
+    return None
+
+
+def report() -> dict[str, dict[str, Any]]:
+    """Return what `fercore doctor` shows: for each library its state, path, compiler, and what it was built for."""
+    from fercore.ops import dispatch
+
+    facts: dict[str, dict[str, Any]] = {}
+    for kind in ("cpu", "cuda"):
+        state = dispatch.state(kind)
+        path = find(kind) if source_dir() is not None else None
+        origin = "missing" if path is None else "ahead of time" if path.parent == AHEAD else "first use"
+        facts[kind] = {
+            "loaded": state.loaded,
+            "library": None if path is None else str(path),
+            "built": origin,
+            "compiler": find_compiler(kind),
+            "problem": state.problem,
+            **(state.info or {}),
+        }
+    facts["cuda"]["archs"] = [f"sm_{arch}" for arch in cuda_archs()]
+    return facts
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    import fcntl
+
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _python_includes() -> list[str]:
+    pybind11 = importlib.util.find_spec("pybind11")
+    folder = sysconfig.get_paths()["include"]
+    if pybind11 is None or pybind11.origin is None or not Path(folder, "Python.h").is_file():
+        return []
+    return [folder, str(Path(pybind11.origin).parent / "include")]
+
+
+def _torch_folder() -> Path:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        raise BuildError("torch is not installed")
+    return Path(spec.origin).parent
+
+
+def _compile(kind: Kind, folder: Path) -> Path:
+    compiler = find_compiler(kind)
+    if compiler is None:
+        raise BuildError("no C++ compiler (set CXX)" if kind == "cpu" else "no nvcc (set CUDACXX or CUDA_HOME)")
+    include, libraries = _torch_folder() / "include", _torch_folder() / "lib"
+    extra = os.environ.get("FERCORE_CXXFLAGS", "").split()
+    files = sources(kind)
+    if not files:
+        raise BuildError(f"there are no {kind} sources")
+    commands = [
+        [compiler, *_flags(kind, source, include), *extra, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
+        for source in files
+    ]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(_run, commands))
+    target = folder / f"fercore_{kind}.so"
+    torch_libraries = ["-ltorch", "-ltorch_cpu", "-lc10"] + (["-ltorch_cuda"] if kind == "cuda" else [])
+    objects = [command[-1] for command in commands]
+    archs = _arch_flags() if kind == "cuda" else []
+    _run([compiler, "-shared", *archs, *objects, *extra, f"-L{libraries}", *torch_libraries, "-o", str(target)])
+    return target
+
+
+def _flags(kind: Kind, source: Path, include: Path) -> list[str]:
+    if kind == "cuda":
+        return [*COMMON, *NVCC_FLAGS, *_arch_flags(), "-isystem", str(include)]
+    machine = MACHINE_FLAGS.get(source.stem, []) if platform.machine() in {"x86_64", "AMD64"} else []
+    python = [flag for path in _python_includes() for flag in ("-isystem", path)] if source.stem == "native" else []
+    return [*COMMON, *CXX_FLAGS, *machine, "-isystem", str(include), *python]
+
+
+def _arch_flags() -> list[str]:
+    archs = cuda_archs()
+    flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"] if archs else []
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise BuildError("\n".join([f"{Path(command[0]).name} failed on {command[-3]}:", *lines[-20:]]))
+
+
+def main(arguments: list[str]) -> int:
+    """Build the libraries named ("cpu", "cuda"; default both) and print where they are."""
+    for kind in arguments or ["cpu", "cuda"]:
+        if kind not in {"cpu", "cuda"}:
+            sys.stderr.write(f"unknown library {kind!r}; known: cpu, cuda\n")
+            return 2
+        sys.stdout.write(f"{kind}: {build(kind)}\n")  # type: ignore[arg-type]
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
