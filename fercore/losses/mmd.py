@@ -88,7 +88,7 @@ def plain_mmd(x: Tensor, y: Tensor, *, num_kernels: int = 5, multiplier: float =
     Returns:
         f[G] or a scalar.
     """
-    wx, wy = (torch.full(rows.shape[:-1], 1.0 / rows.shape[-2], device=rows.device) for rows in (x, y))
+    wx, wy = (torch.full_like(rows[..., 0].detach(), 1.0 / rows.shape[-2], dtype=_wide(rows)) for rows in (x, y))
     return weighted_mmd(x, y, wx, wy, num_kernels=num_kernels, multiplier=multiplier)
 
 
@@ -170,6 +170,10 @@ def rest_mmd(
     ).view(left.shape[:2])
     valid = (left.sum(-1) > 0) & (right.sum(-1) > 0)
     return value * valid.to(value.dtype), valid
+
+
+def _wide(rows: Tensor) -> torch.dtype:
+    return torch.promote_types(rows.dtype, torch.float32)
 
 
 def _bandwidth(rows: Tensor, member: Tensor) -> Tensor:

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def paper():
+    """LA-CMFER's equations in literal NumPy."""
+    spec = importlib.util.spec_from_file_location("la_cmfer_paper", Path(__file__).parent / "paper.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
