@@ -93,7 +93,9 @@ def test_a_vote_needs_agreement_and_one_sure_view():
     assert losses.vote(unsure, unsure, 0.9).weight.item() == 0
     split = losses.vote(sure, other, 0.9)
     assert (split.weight.item(), split.labels.item()) == (0, 1)
-    assert losses.vote(torch.tensor([[0.75, 0.25]]), unsure, 0.75).weight.item() == 0, "the threshold itself is not enough"
+    assert losses.vote(torch.tensor([[0.75, 0.25]]), unsure, 0.75).weight.item() == 0, (
+        "the threshold itself is not enough"
+    )
     assert not split.probs.requires_grad
 
 

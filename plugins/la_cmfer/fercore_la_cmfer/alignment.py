@@ -21,7 +21,7 @@ from fercore.losses import (
 )
 from fercore.ops import alignment_mmd, weighted_mmd
 from fercore.types import DomainBatch, Encoded
-from fercore_la_cmfer.modules import Team, teams_of
+from fercore_la_cmfer.modules import Team, full, teams_of
 from fercore_la_cmfer.settings import LaCmferSettings
 
 
@@ -216,10 +216,10 @@ def _groups(
         heard = list(teams[0].branches) if shared else [branch for _, branch in pairs]
         left = Rows(
             torch.stack([_wide(source.features[b][rows[s]], width) for s, b in pairs]),
-            torch.stack([_full(source.logits[b][rows[s]]) for s, b in pairs]),
+            torch.stack([full(source.logits[b][rows[s]]) for s, b in pairs]),
             torch.stack([batch.labels[rows[s]] for s, _ in pairs]),
         )
-        logits = torch.stack([_full(target.logits[b]) for b in heard])
+        logits = torch.stack([full(target.logits[b]) for b in heard])
         features = torch.stack([_wide(target.features[b], width) for b in heard])
         yield left, Rows(features, logits, logits.argmax(-1)), len(domains)
 
@@ -244,10 +244,6 @@ def _by_domain(domain: Tensor, *, mixed: bool) -> list[tuple[list[int], Tensor]]
     return [([n for n, _ in found], torch.stack([rows for _, rows in found])) for found in by_size.values()]
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 def _wide(features: Tensor, width: int) -> Tensor:
     """Pad features with zeros, which changes no distance, so that branches of other widths share one call."""
-    return F.pad(_full(features), (0, width - features.shape[1]))
+    return F.pad(full(features), (0, width - features.shape[1]))

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from fercore_la_cmfer.settings import LaCmferSettings
 
-STATE = "state"
 _BRANCH = re.compile(r"(?:global|local|fused)(?:_(\d+))?")
 
 
@@ -40,6 +39,11 @@ def teams_of(names: Iterable[str]) -> tuple[Team, ...]:
             source = None if match[1] is None else int(match[1])
             found[source] = (*found.get(source, ()), name)
     return tuple(Team(branches, source) for source, branches in found.items())
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or as it is in float64: distances and matrices of predictions need the digits."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class Block(nn.Module):

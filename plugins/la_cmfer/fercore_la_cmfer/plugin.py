@@ -31,7 +31,7 @@ from fercore.schedule import ViewRequest
 from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role
 from fercore_la_cmfer.alignment import align_domains
 from fercore_la_cmfer.inference import combine
-from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, teams_of
+from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, full, teams_of
 from fercore_la_cmfer.presets import PRESETS
 from fercore_la_cmfer.settings import LaCmferSettings
 
@@ -147,7 +147,7 @@ class LaCmfer(Plugin):
         for team in teams_of(source.features):
             rows = slice(None) if team.source is None else batch.domain == team.source
             for branch in team.branches:
-                sides = (source.features[branch][rows].float(), target.features[branch].float())
+                sides = (full(source.features[branch][rows]), full(target.features[branch]))
                 if all(len(side) for side in sides):
                     discriminator = model.parts[self._part(f"discriminator_{branch}")]
                     values.append(domain_adversarial(discriminator, *sides, strength))
@@ -169,7 +169,7 @@ class LaCmfer(Plugin):
             return DISTANCES[self.settings.consistency](first, second)
         mcc = self.settings.mcc
         with torch.autocast(first.device.type, enabled=False):
-            return mutual_consistency(first.float(), second.float(), inputs=mcc.input, form=mcc.form)
+            return mutual_consistency(full(first), full(second), inputs=mcc.input, form=mcc.form)
 
     def _voting(self, target: Encoded, pseudo: PseudoLabels) -> Tensor:
         teams = teams_of(target.logits)
@@ -189,7 +189,7 @@ def _views(target: Encoded) -> list[Tensor]:
     """Return the probabilities f[B,K] of the global and the local view, each the mean over per-source branches."""
     teams = teams_of(target.logits)
     sides = zip(*(team.branches for team in teams), strict=True)
-    return [torch.stack([target.logits[b].float().softmax(-1) for b in side]).mean(0) for side in sides]
+    return [torch.stack([full(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 
 def resolve_alpha(settings: LaCmferSettings, target: str) -> float:

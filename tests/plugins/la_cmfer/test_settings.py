@@ -1,0 +1,123 @@
+"""Every switch is accepted, refuses nonsense, and changes what it should."""
+
+from __future__ import annotations
+
+import pytest
+from fercore_la_cmfer.plugin import LaCmfer, resolve_alpha
+from fercore_la_cmfer.settings import LaCmferSettings
+
+from fercore.config import build_config, check_settings
+from fercore.errors import UserInputError
+from fercore.presets import PRESETS
+
+LOSS_SWITCHES = [
+    {"variant": "official"},
+    {"align": {"kind": "none"}},
+    {"align": {"num_kernels": 3}},
+    {"align": {"multiplier": 3.0}},
+    {"hardness": {"enabled": False}},
+    {"hardness": {"measure": "logit_ms"}},
+    {"hardness": {"require_match": True}},
+    {"hardness": {"inv_batch": True}},
+    {"cid": {"enabled": False}},
+    {"cid": {"weighted": False}},
+    {"cid": {"pairs": "one_vs_rest"}},
+    {"mcc": {"input": "logit"}},
+    {"mcc": {"form": "offdiag"}},
+    {"consistency": "kl"},
+    {"consistency": "l1"},
+    {"consistency": "mse"},
+    {"consistency": "none"},
+    {"pseudo_label": {"scheme": "separate"}},
+    {"pseudo_label": {"scheme": "none"}},
+    {"mvv": {"norm": "selected"}},
+    {"label_smoothing": 0.1},
+    {"source_batch": "mixed"},
+    {"inter_reduce": "mean"},
+    {"alpha": 0.7},
+    {"beta": 0.9},
+    {"gamma": 0.9},
+    {"lambda": 0.5},
+    {"eps": 0.6},
+    {"tau": 0.5},
+]
+
+
+@pytest.mark.parametrize("switch", LOSS_SWITCHES, ids=str)
+def test_every_switch_changes_the_loss(scene, step, switch):
+    def total(**settings):
+        world = scene((0, 0, 0, 1, 1, 1, 1), target=7, classes=4, seed=4)
+        terms = step(world, **{"tau": 0.7, **settings})
+        return sum(term.weight * term.value.item() for term in terms.values())
+
+    assert abs(total(**switch) - total()) > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("target", "alpha"),
+    [("fer2013:/d/fer2013.csv", 0.4), ("affectnet:/d", 0.4), ("rafdb:/d", 0.1), ("folder:/fer2013", 0.1)],
+)
+def test_alpha_follows_the_format_of_the_target(target, alpha):
+    assert resolve_alpha(LaCmferSettings(), target) == alpha
+    assert resolve_alpha(LaCmferSettings(alpha=0.25), target) == 0.25
+    assert resolve_alpha(LaCmferSettings(variant="official"), target) == 0.4
+
+
+def test_the_official_variant_sets_defaults_only():
+    official = LaCmferSettings.model_validate({"variant": "official", "alpha": "auto", "mcc": {"input": "prob"}})
+    assert (official.alpha, official.mcc.input, official.mcc.form) == ("auto", "prob", "offdiag")
+    assert (official.label_smoothing, official.source_batch, official.infer) == (0.1, "mixed", "max_logit")
+    assert (official.hardness.measure, official.hardness.require_match) == ("logit_ms", True)
+    assert (official.cid.weighted, official.mvv.norm) == (False, "selected")
+    assert (official.local.block, official.local.share) == ("cbam", "column")
+    plain = LaCmferSettings()
+    assert (plain.mcc.input, plain.mcc.form, plain.hardness.measure) == ("prob", "abs", "prob_l2")
+
+
+def test_settings_survive_being_written_down():
+    settings = LaCmferSettings.model_validate({"variant": "official", "lambda": 0.04, "mvv": {"norm": "batch"}})
+    written = settings.model_dump(mode="json")
+    assert written["lambda"] == 0.04
+    assert LaCmferSettings.model_validate(written) == settings
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lamda": 0.1}, "unknown setting 'la_cmfer.lamda'.*did you mean 'lambda"),
+        ({"mcc": {"inputs": "prob"}}, "unknown setting 'la_cmfer.mcc.inputs'.*did you mean 'mcc.input'"),
+        ({"consistency": "mcd"}, "la_cmfer.consistency = 'mcd'"),
+        ({"infer": "best_of_six"}, "best_of_six picks a rule by the target's test labels"),
+        ({"alpha": -1}, "alpha must be 'auto' or at least 0"),
+        ({"eps": 1.5}, "la_cmfer.eps = 1.5"),
+        ({"network": {"widths": [8], "depths": [1, 1]}}, "one positive number for each stage"),
+    ],
+)
+def test_wrong_settings_are_one_clear_line(values, message):
+    with pytest.raises(UserInputError, match=message):
+        check_settings(LaCmferSettings, values, prefix="la_cmfer")
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_presets_are_layers_of_settings(preset):
+    config = build_config([PRESETS[preset], LaCmfer.presets[preset]], ["la_cmfer"])
+    check_settings(LaCmferSettings, config.plugins.get("la_cmfer", {}), prefix="la_cmfer")
+
+
+def test_the_paper_preset_is_the_published_schedule():
+    config = build_config([PRESETS["paper"], LaCmfer.presets["paper"]], ["la_cmfer"])
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.backbone_multiplier, optim.momentum, optim.nesterov) == (
+        "sgd",
+        0.01,
+        0.1,
+        0.9,
+        True,
+    )
+    assert (optim.weight_decay, optim.schedule, optim.schedule_steps, optim.warmup_steps) == (
+        1e-4,
+        "inverse_decay",
+        10000,
+        0,
+    )
+    assert (config.train.steps, config.data.size, config.data.target_batch) == (20000, 224, 128)
