@@ -112,8 +112,9 @@ def contact_sheet(style: str, out_png: Path, seed: int = 0) -> None:
 
 
 def _save_small(picture: Any, path: Path) -> None:
-    """Save a picture as PNG with as many colours (at most 256) as fit in _SHEET_BYTES."""
-    for colors in (256, 128, 64, 32, 16):
-        picture.quantize(colors).save(path, optimize=True)
+    """Save a picture as PNG, with fewer colours where it would be larger than _SHEET_BYTES."""
+    picture.save(path, optimize=True)
+    for colors in (128, 64, 32, 16):
         if path.stat().st_size <= _SHEET_BYTES:
             return
+        picture.quantize(colors, kmeans=1).save(path, optimize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -36,6 +37,13 @@ class Face:
     size: int
     spectrum: str
 
+    @cached_property
+    def _axes(self) -> tuple[Array, Array, Array, Array]:
+        """Return x and y, each f64[N] pixels, of one half-width to the face's right, then of one downwards."""
+        across, down = self.unit * np.cos(self.pose.yaw), self.unit * np.cos(self.pose.pitch)
+        c, s = np.cos(self.pose.roll), np.sin(self.pose.roll)
+        return c * across, s * across, -s * down, c * down
+
     def au(self, name: str, side: int | None = None) -> Array:
         """Return a unit's activity f64[N] in [0,1] on one half, or the mean of both."""
         both = self.action[:, AU_INDEX[name]]
@@ -43,11 +51,11 @@ class Face:
 
     def near(self, index: int, dx: Array | float, dy: Array | float) -> Array:
         """Return the pixels f64[N,2] of a place (dx, dy) face half-widths from a point, turned with the head."""
-        dx = np.asarray(dx) * np.cos(self.pose.yaw)
-        dy = np.asarray(dy) * np.cos(self.pose.pitch)
-        c, s = np.cos(self.pose.roll), np.sin(self.pose.roll)
-        offset = np.stack([c * dx - s * dy, s * dx + c * dy], axis=1)
-        return self.points[:, index] + self.unit[:, None] * offset
+        xx, xy, yx, yy = self._axes
+        place = self.points[:, index].copy()
+        place[:, 0] += xx * dx + yx * dy
+        place[:, 1] += xy * dx + yy * dy
+        return place
 
     def path(self, index: int, steps: list[tuple[Array | float, Array | float]]) -> Array:
         """Return the pixels f64[N,M,2] of several places around a point."""

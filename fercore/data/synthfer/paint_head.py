@@ -95,7 +95,7 @@ def _beard(scene: Scene, face: Face) -> None:
     back = np.stack([face.near(54, 0.08, 0.02), face.between(13, 54), p[:, 14]], axis=1)
     outline = np.concatenate([upper, back, p[:, 3:14][:, ::-1]], axis=1)
     scene.fill(outline, tint.beard, 0.9 * who.beard, clip=SKIN)
-    scene.fill(outline, face.dark(0.45), 0.6 * who.stubble, clip=SKIN, mode=MULTIPLY)
+    scene.fill(outline, face.dark(0.45), 0.35 * who.stubble, clip=SKIN, mode=MULTIPLY)
     lip = np.stack([face.near(48, 0.0, -0.06), face.between(50, 32, 0.28), face.between(51, 33, 0.3),
                     face.between(52, 34, 0.28), face.near(54, 0.0, -0.06)], axis=1)  # fmt: skip
     thick = np.asarray([0.02, 0.04, 0.032, 0.04, 0.02])

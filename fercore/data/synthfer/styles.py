@@ -81,7 +81,7 @@ TABLE: dict[str, Style] = {
     "wild": Style(
         yaw=9, pitch=5, roll=4, zoom=(1.2, 1.55), shift=0.045, strength=(0.7, 1.15), stray=0.06, label_noise=0.04,
         detector=0.6, side_light=(0.1, 0.8), diffuse=(0.3, 0.6), occlusion=0.15, clutter=0.6, glasses=0.2,
-        blur=(0.004, 0.014), noise=(0.004, 0.025), gain=(0.6, 1.15), gamma=(0.8, 1.35), contrast=(0.6, 1.1),
+        blur=(0.004, 0.014), noise=(0.004, 0.025), gain=(0.7, 1.25), gamma=(0.75, 1.25), contrast=(0.6, 1.1),
         cast=0.2, vignette=(0.0, 0.3), jpeg=(0.0, 0.03), grey=False,
     ),
     "nir": Style(
