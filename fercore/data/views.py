@@ -25,6 +25,10 @@ from fercore.schedule import ViewRequest
 from fercore.types import Side
 
 
+CHUNK = 2**20
+"""Numbers that are augmented together: few enough to stay in a core's cache."""
+
+
 class Views:
     """Makes the views of a side's samples.
 
@@ -68,9 +72,15 @@ class Views:
         """
         if not self.transforms:
             return {}
+        made = {name: torch.empty(pixels.shape, dtype=torch.float32) for name in self.transforms}
+        chunk = max(1, CHUNK // pixels[0].size) if len(pixels) else 1
         with one_thread():
-            x = torch.from_numpy(pixels).to(torch.float32) / 255
-            return {name: self._normalised(self._view(name, x, draws)) for name in self.transforms}
+            for start in range(0, len(pixels), chunk):
+                part = slice(start, start + chunk)
+                x = torch.from_numpy(pixels[part]).to(torch.float32) / 255
+                for name, out in made.items():
+                    torch.sub(self._view(name, x, draws[part]), self.mean, out=out[part]).div_(self.std)
+        return made
 
     def _view(self, name: str, x: Tensor, draws: np.ndarray) -> Tensor:
         transform = self.transforms[name]
@@ -78,9 +88,6 @@ class Views:
             return x
         u = torch.from_numpy(uniforms(self.streams[name], draws, 16))
         return strong(x, u) if transform == "strong" else weak(x, u, self.policy)
-
-    def _normalised(self, x: Tensor) -> Tensor:
-        return (x - self.mean).div_(self.std)
 
 
 @contextmanager
