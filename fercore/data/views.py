@@ -24,7 +24,6 @@ from fercore.errors import UserInputError
 from fercore.schedule import ViewRequest
 from fercore.types import Side
 
-
 CHUNK = 2**20
 """Numbers that are augmented together: few enough to stay in a core's cache."""
 
