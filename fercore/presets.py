@@ -13,10 +13,10 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "train": {"steps": 300},
     },
     "small": {
-        "data": {"size": 64, "augment": "light", "source_batch": 64, "target_batch": 64},
+        "data": {"size": 64, "augment": "light", "source_batch": 48, "target_batch": 48},
         "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [32, 64, 128, 256]}}},
-        "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "warmup_steps": 50},
-        "train": {"steps": 800},
+        "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-2, "schedule": "cosine", "warmup_steps": 20},
+        "train": {"steps": 300},
     },
     "paper": {
         "data": {"size": 224, "augment": "standard", "source_batch": 128, "target_batch": 128, "workers": 4},
