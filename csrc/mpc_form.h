@@ -46,14 +46,14 @@ FERCORE_BOTH double mpc_entry(double entry, bool diagonal, double row, double co
 
 // What the sums of row or column k take back: sum over its entries of slope * ratio / sum, 0 where the sum is clamped.
 FERCORE_BOTH double mpc_pull(const double* joint, int64_t classes, int64_t k, bool by_row, double sum, bool offdiag) {
-  const double divisor = mpc_clamp(sum);
-  if (divisor != sum) return 0;
+  if (mpc_clamp(sum) != sum) return 0;
+  const double inverse = 1 / sum;
   double pull = 0;
   for (int64_t l = 0; l < classes; ++l) {
-    const double ratio = joint[by_row ? k * classes + l : l * classes + k] / divisor;
+    const double ratio = joint[by_row ? k * classes + l : l * classes + k] * inverse;
     pull += mpc_share_slope(ratio, k == l, offdiag) * ratio;
   }
-  return pull / divisor;
+  return pull * inverse;
 }
 
 // d value / d C times factor.
@@ -63,11 +63,11 @@ FERCORE_BOTH void mpc_slopes(const double* joint, int64_t classes, const double*
   for (int64_t k = 0; k < classes; ++k) {
     const double pull_row = mpc_pull(joint, classes, k, true, row[k], offdiag);
     const double pull_column = mpc_pull(joint, classes, k, false, column[k], offdiag);
+    const double inverse_row = 1 / mpc_clamp(row[k]), inverse_column = 1 / mpc_clamp(column[k]);
     for (int64_t l = 0; l < classes; ++l) {
-      const double by_row = joint[k * classes + l] / mpc_clamp(row[k]);
-      const double by_column = joint[l * classes + k] / mpc_clamp(column[k]);
-      slope[k * classes + l] += factor * (mpc_share_slope(by_row, k == l, offdiag) / mpc_clamp(row[k]) - pull_row);
-      slope[l * classes + k] += factor * (mpc_share_slope(by_column, k == l, offdiag) / mpc_clamp(column[k]) - pull_column);
+      const double by_row = joint[k * classes + l] * inverse_row, by_column = joint[l * classes + k] * inverse_column;
+      slope[k * classes + l] += factor * (mpc_share_slope(by_row, k == l, offdiag) * inverse_row - pull_row);
+      slope[l * classes + k] += factor * (mpc_share_slope(by_column, k == l, offdiag) * inverse_column - pull_column);
     }
   }
 }

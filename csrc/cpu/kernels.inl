@@ -19,6 +19,7 @@ struct F32 {
   typedef int32_t I __attribute__((vector_size(FERCORE_BYTES)));
   typedef float U __attribute__((vector_size(FERCORE_BYTES), aligned(4), may_alias));
   typedef int32_t UI __attribute__((vector_size(FERCORE_BYTES), aligned(4), may_alias));
+  typedef float Few __attribute__((vector_size(32), aligned(4), may_alias));
   static constexpr int W = FERCORE_BYTES / 4;
   static constexpr int mantissa = 23;
   static constexpr T magic = 12582912.0f, lowest = -87.0f, noise = 16 * 1.1920929e-7f;
@@ -33,6 +34,7 @@ struct F64 {
   typedef int64_t I __attribute__((vector_size(FERCORE_BYTES)));
   typedef double U __attribute__((vector_size(FERCORE_BYTES), aligned(8), may_alias));
   typedef int64_t UI __attribute__((vector_size(FERCORE_BYTES), aligned(8), may_alias));
+  typedef double Few __attribute__((vector_size(64), aligned(8), may_alias));
   static constexpr int W = FERCORE_BYTES / 8;
   static constexpr int mantissa = 52;
   static constexpr T magic = 6755399441055744.0, lowest = -708.0, noise = 16 * 2.220446049250313e-16;
@@ -355,13 +357,73 @@ void add(typename S::T* out, const typename S::T* row, int64_t n) {
   for (; j < n; ++j) out[j] += row[j];
 }
 
+// Eight numbers whatever the level: the compiler splits what is wider than the machine.
+typedef double Eight __attribute__((vector_size(64)));
+
+template <class S>
+using FewOf = typename S::Few;
+
+template <class S>
+FERCORE_INLINE Eight load_eight(const typename S::T* p, int64_t count) {
+  if (count >= 8) return __builtin_convertvector(*reinterpret_cast<const FewOf<S>*>(p), Eight);
+  Eight out{};
+  for (int64_t i = 0; i < count; ++i) out[i] = p[i];
+  return out;
+}
+
+// Rows of at most 8 numbers read as 8; what the next row adds is cleared, and the last rows are read by count.
+template <class S>
+FERCORE_INLINE Eight load_row(const typename S::T* p, int64_t row, int64_t batch, int64_t classes, Eight keep) {
+  const int64_t left = (batch - row) * classes;
+  return load_eight<S>(p + row * classes, left >= 8 ? 8 : left) * keep;
+}
+
+FERCORE_INLINE Eight first_classes(int64_t classes) {
+  Eight keep{};
+  for (int64_t i = 0; i < classes; ++i) keep[i] = 1;
+  return keep;
+}
+
+template <class S>
+void outer(const typename S::T* p, const typename S::T* q, int64_t batch, int64_t classes, double (*sums)[8]) {
+  const Eight keep = first_classes(classes);
+  Eight sum[8] = {};
+  for (int64_t b = 0; b < batch; ++b) {
+    const Eight right = load_row<S>(q, b, batch, classes, keep);
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k)
+      if (k < classes) sum[k] += static_cast<double>(p[b * classes + k]) * right;
+  }
+  for (int k = 0; k < 8; ++k)
+    for (int l = 0; l < 8; ++l) sums[k][l] = sum[k][l];
+}
+
+template <class S>
+void apply(const typename S::T* p, const double (*matrix)[8], int64_t batch, int64_t classes, typename S::T* out) {
+  Eight rows[8];
+  for (int k = 0; k < 8; ++k)
+    for (int l = 0; l < 8; ++l) rows[k][l] = matrix[k][l];
+  for (int64_t b = 0; b < batch; ++b) {
+    Eight sum{};
+#pragma GCC unroll 8
+    for (int k = 0; k < 8; ++k)
+      if (k < classes) sum += static_cast<double>(p[b * classes + k]) * rows[k];
+    // Eight at once where they fit: the next row overwrites what is too much.
+    typename S::T* target = out + b * classes;
+    if ((batch - b) * classes >= 8)
+      *reinterpret_cast<FewOf<S>*>(target) = __builtin_convertvector(sum, FewOf<S>);
+    else
+      for (int64_t l = 0; l < classes; ++l) target[l] = static_cast<typename S::T>(sum[l]);
+  }
+}
+
 #define FERCORE_TEXT(x) #x
 #define FERCORE_NAME(x) FERCORE_TEXT(x)
 
 template <class S>
 constexpr Kernels<typename S::T> table() {
   return {FERCORE_NAME(FERCORE_LEVEL), S::W, gram<S>, product<S>, distances<S>, row_sum<S>, row_slope<S>, row_both<S>,
-          centre<S>, plain_sum<S>, add<S>};
+          centre<S>, plain_sum<S>, outer<S>, apply<S>, add<S>};
 }
 
 }  // namespace

@@ -6,43 +6,69 @@
 #include <vector>
 
 #include "../mpc_form.h"
+#include "kernels.h"
 
 namespace fercore {
 namespace {
 
+constexpr int64_t kFew = 8;  // classes up to which the vector kernels serve
+
+// sums [K*K] = p^T q in double precision.
 template <class T>
-void forward_group(const T* p, const T* q, int64_t batch, int64_t classes, bool offdiag, T* joint, T* value) {
-  std::vector<double> sums(classes * classes);
+void joint_sums(const T* p, const T* q, int64_t batch, int64_t classes, double* sums) {
+  if (classes <= kFew) {
+    double padded[kFew][kFew];
+    kernels<T>().outer(p, q, batch, classes, padded);
+    for (int64_t i = 0; i < classes * classes; ++i) sums[i] = padded[i / classes][i % classes];
+    return;
+  }
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t k = 0; k < classes; ++k)
       for (int64_t l = 0; l < classes; ++l)
         sums[k * classes + l] += static_cast<double>(p[b * classes + k]) * q[b * classes + l];
+}
+
+// out [B,K] = p [B,K] matrix [K,K].
+template <class T>
+void rows_times(const T* p, const double* matrix, int64_t batch, int64_t classes, T* out) {
+  if (classes <= kFew) {
+    double padded[kFew][kFew] = {};
+    for (int64_t i = 0; i < classes * classes; ++i) padded[i / classes][i % classes] = matrix[i];
+    kernels<T>().apply(p, padded, batch, classes, out);
+    return;
+  }
+  for (int64_t b = 0; b < batch; ++b)
+    for (int64_t l = 0; l < classes; ++l) {
+      double sum = 0;
+      for (int64_t k = 0; k < classes; ++k) sum += p[b * classes + k] * matrix[k * classes + l];
+      out[b * classes + l] = static_cast<T>(sum);
+    }
+}
+
+template <class T>
+void forward_group(const T* p, const T* q, int64_t batch, int64_t classes, bool offdiag, T* joint, T* value) {
+  std::vector<double> sums(classes * classes), row(classes), column(classes);
+  joint_sums(p, q, batch, classes, sums.data());
   for (int64_t i = 0; i < classes * classes; ++i) joint[i] = static_cast<T>(sums[i]);
-  std::vector<double> row(classes), column(classes);
   mpc_sums(sums.data(), classes, row.data(), column.data());
   double total = 0;
-  for (int64_t i = 0; i < classes * classes; ++i)
-    total += mpc_entry(sums[i], i / classes == i % classes, row[i / classes], column[i % classes], offdiag);
+  for (int64_t k = 0; k < classes; ++k)
+    for (int64_t l = 0; l < classes; ++l) total += mpc_entry(sums[k * classes + l], k == l, row[k], column[l], offdiag);
   *value = static_cast<T>(total / (2.0 * static_cast<double>(classes > 0 ? classes : 1)));
 }
 
 template <class T>
 void backward_group(T grad, const T* p, const T* q, const T* joint, int64_t batch, int64_t classes, bool offdiag, T* grad_p,
                     T* grad_q) {
-  std::vector<double> sums(joint, joint + classes * classes), row(classes), column(classes), slope(classes * classes);
+  const int64_t pairs = classes * classes;
+  std::vector<double> sums(joint, joint + pairs), row(classes), column(classes), slope(pairs), turned(pairs);
   mpc_sums(sums.data(), classes, row.data(), column.data());
   mpc_slopes(sums.data(), classes, row.data(), column.data(), offdiag, grad / (2.0 * static_cast<double>(classes)),
              slope.data());
-  for (int64_t b = 0; b < batch; ++b)
-    for (int64_t k = 0; k < classes; ++k) {
-      double left = 0, right = 0;
-      for (int64_t l = 0; l < classes; ++l) {
-        left += slope[k * classes + l] * q[b * classes + l];
-        right += slope[l * classes + k] * p[b * classes + l];
-      }
-      grad_p[b * classes + k] = static_cast<T>(left);
-      grad_q[b * classes + k] = static_cast<T>(right);
-    }
+  for (int64_t k = 0; k < classes; ++k)
+    for (int64_t l = 0; l < classes; ++l) turned[l * classes + k] = slope[k * classes + l];
+  rows_times(q, turned.data(), batch, classes, grad_p);
+  rows_times(p, slope.data(), batch, classes, grad_q);
 }
 
 template <class T>

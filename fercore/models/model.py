@@ -46,7 +46,8 @@ class Model(nn.Module):
 
     def forward(self, images: Tensor) -> Encoded:
         """Encode images float[B,3,H,W] into features float[B,D] and logits float[B,K] per branch."""
-        return Encoded(*self._network(images))
+        network: Callable[[Tensor], NamedTensors] = self.__dict__["_network"]
+        return Encoded(*network(images))
 
     def run_through(self, wrap: Callable[[nn.Module], Callable[[Tensor], NamedTensors]]) -> None:
         """Send every forward through `wrap(network)`, e.g. Lightning Fabric's module for device, precision and DDP.

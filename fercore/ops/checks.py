@@ -20,13 +20,12 @@ def expect(condition: bool, message: str) -> None:
 
 def compute_type(*tensors: Tensor) -> torch.dtype:
     """Return the type to compute in: the common float type of the tensors, float32 for half and bfloat16."""
-    expect(
-        all(t.is_floating_point() for t in tensors),
-        f"features must be floating point, got {[t.dtype for t in tensors]}",
-    )
     common = tensors[0].dtype
-    for tensor in tensors[1:]:
-        common = torch.promote_types(common, tensor.dtype)
+    for tensor in tensors:
+        if not tensor.is_floating_point():
+            raise OpArgumentError(f"features must be floating point, got {tensor.dtype}")
+        if tensor.dtype != common:
+            common = torch.promote_types(common, tensor.dtype)
     return torch.float32 if common in HALF else common
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ def state(kind: str) -> State:
     return _states[kind]
 
 
+def _extension() -> ModuleType:
+    """Return the module that registers fake kernels and autograd; it can only be imported with the library loaded."""
+    from fercore.ops import extension
+
+    return extension
+
+
 def _wanted() -> bool:
     return os.environ.get("FERCORE_KERNELS") != "reference"
 
@@ -57,7 +65,7 @@ def _load(kind: build.Kind, *, compile_missing: bool) -> None:
             path = build.build(kind)
         module = build.load(kind, path)
         if kind == "cpu":
-            import fercore.ops.extension  # noqa: F401  # registers fake kernels and autograd
+            _extension()
         state.info = dict(module.build_info()) if module is not None else None
         state.loaded = True
     except (OSError, ImportError, RuntimeError) as error:
@@ -81,7 +89,7 @@ def compiled(device: str) -> bool:
         ExtensionRequiredError: they do not, and FERCORE_REQUIRE_EXT=1.
     """
     state = _states.get(device)
-    if state is not None and state.loaded and _wanted():
+    if state is not None and state.loaded:
         return True
     if state is not None and not state.tried and _wanted():
         _load_now(device)
@@ -100,7 +108,7 @@ def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
     if not compiled(x.device.type):
         return reference.alignment(x, y, *rest)
     keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    sample, value, valid, _, _ = torch.ops.fercore.mmd(x, y, *rest, keep)
+    sample, value, valid, _, _ = _extension().mmd(x, y, *rest, keep)
     return reference.Alignment(sample, value, valid)
 
 
@@ -108,7 +116,7 @@ def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
     """Mutual prediction consistency; the arguments are those of `reference.mpc`."""
     if not compiled(p.device.type):
         return reference.mpc(p, q, offdiag)
-    value: Tensor = torch.ops.fercore.mpc(p, q, offdiag)[0]
+    value: Tensor = _extension().mpc(p, q, offdiag)
     return value
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from fercore.ops import dispatch
-from fercore.ops.checks import compute_type, expect
+from fercore.ops.checks import OpArgumentError, compute_type
 
 
 def mpc_consistency(p: Tensor, q: Tensor, *, form: Literal["abs", "offdiag"] = "abs") -> Tensor:
@@ -25,10 +25,12 @@ def mpc_consistency(p: Tensor, q: Tensor, *, form: Literal["abs", "offdiag"] = "
     Raises:
         OpArgumentError: the shapes differ or the form is unknown.
     """
-    expect(form in {"abs", "offdiag"}, f"form must be 'abs' or 'offdiag', got {form!r}")
-    expect(p.shape == q.shape, f"p and q must have one shape, got {list(p.shape)} and {list(q.shape)}")
-    expect(p.dim() in {2, 3}, f"p and q must be [G,B,K] or [B,K], got {list(p.shape)}")
-    expect(p.device == q.device, f"p and q must be on one device, got {p.device} and {q.device}")
+    if form not in {"abs", "offdiag"}:
+        raise OpArgumentError(f"form must be 'abs' or 'offdiag', got {form!r}")
+    if p.shape != q.shape or p.dim() not in {2, 3}:
+        raise OpArgumentError(f"p and q must both be [G,B,K] or [B,K], got {list(p.shape)} and {list(q.shape)}")
+    if p.device != q.device:
+        raise OpArgumentError(f"p and q must be on one device, got {p.device} and {q.device}")
     if p.dim() == 2:
         return mpc_consistency(p[None], q[None], form=form)[0]
     dtype = compute_type(p, q)

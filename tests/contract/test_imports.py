@@ -45,7 +45,9 @@ def test_one_file_calls_the_core_hooks():
     assert callers == {"step.py"}
 
 
-@pytest.mark.parametrize("module", ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.compare", "fercore.console"])
+@pytest.mark.parametrize(
+    "module", ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.compare", "fercore.console"]
+)
 def test_light_modules_leave_torch_alone(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
