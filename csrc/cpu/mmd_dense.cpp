@@ -37,14 +37,16 @@ struct Targets {
   }
 };
 
-// Products -> squared distances above the diagonal; the diagonal becomes 0.
+// Products -> squared distances above the diagonal, and 0 elsewhere, so that what is kept is the same every time.
 template <class T>
 void to_distances(const Kernels<T>& vec, T* matrix, int64_t rows, int64_t stride) {
   std::vector<T> squares(rows);
   for (int64_t i = 0; i < rows; ++i) squares[i] = matrix[i * stride + i];
   for (int64_t i = 0; i < rows; ++i) {
-    matrix[i * stride + i] = 0;
-    vec.distances(matrix + i * stride + i + 1, squares[i], squares.data() + i + 1, rows - i - 1);
+    T* row = matrix + i * stride;
+    std::fill(row, row + i + 1, T(0));
+    std::fill(row + rows, row + stride, T(0));
+    vec.distances(row + i + 1, squares[i], squares.data() + i + 1, rows - i - 1);
   }
 }
 
@@ -208,6 +210,7 @@ void dense_forward(const Inputs<T>& in, const Forward<T>& out) {
     const T* y = s.targets.rows_of(t);
     s.vec.gram(y, s.m, y, s.m, s.depth, s.ld, products + t * s.m * s.m, s.m, true);
   });
+  if (out.memo != nullptr) std::fill_n(out.memo + in.p.groups * s.rows * s.stride, kRowPadding, T(0));
   run_items(in.p.groups, [&](int64_t g) { forward_group(s, out, products + g % s.targets.count * s.m * s.m, g); });
 }
 
