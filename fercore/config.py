@@ -233,7 +233,8 @@ def dotted_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for key, info in model.model_fields.items():
         section = next((t for t in (info.annotation, *get_args(info.annotation)) if _is_section(t)), None)
-        names += dotted_names(section, f"{prefix}{key}.") if section else [f"{prefix}{key}"]
+        name = info.alias or key
+        names += dotted_names(section, f"{prefix}{name}.") if section else [f"{prefix}{name}"]
     return names
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import Field
 
 from fercore.config import (
     RunConfig,
@@ -84,6 +85,14 @@ def test_nested_names_are_suggested_in_full():
     assert dotted_names(Outer) == ["mcc.form"]
     with pytest.raises(UserInputError, match=r"unknown setting 'x.mcc.from'.*did you mean 'mcc.form'"):
         check_settings(Outer, {"mcc": {"from": 1}}, prefix="x")
+
+
+def test_an_alias_is_what_is_suggested():
+    class Weights(Settings):
+        lambda_: float = Field(0.02, alias="lambda")
+
+    assert dotted_names(Weights) == ["lambda"]
+    assert check_settings(Weights, {"lambda": 0.5}, prefix="x").lambda_ == 0.5
 
 
 def test_settings_are_frozen():
