@@ -96,7 +96,8 @@ def key(kind: Kind) -> str:
     folder = source_dir()
     digest = hashlib.sha256()
     if folder is not None:
-        for path in sorted(p for p in folder.rglob("*") if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}):
+        files = [*folder.glob("*"), *folder.joinpath(kind).glob("*")]
+        for path in sorted(p for p in files if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     facts: list[Any] = [
         kind,
@@ -256,17 +257,3 @@ def _run(command: list[str]) -> None:
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
         raise BuildError("\n".join([f"{Path(command[0]).name} failed on {command[-3]}:", *lines[-20:]]))
-
-
-def main(arguments: list[str]) -> int:
-    """Build the libraries named ("cpu", "cuda"; default both) and print where they are."""
-    for kind in arguments or ["cpu", "cuda"]:
-        if kind not in {"cpu", "cuda"}:
-            sys.stderr.write(f"unknown library {kind!r}; known: cpu, cuda\n")
-            return 2
-        sys.stdout.write(f"{kind}: {build(kind)}\n")  # type: ignore[arg-type]
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

@@ -18,6 +18,9 @@ from torch import Tensor
 from fercore.ops import build, reference
 
 
+CUDA_ROWS = 1024
+
+
 class ExtensionRequiredError(RuntimeError):
     """FERCORE_REQUIRE_EXT=1 is set and the compiled kernels cannot be used."""
 
@@ -104,8 +107,12 @@ def compiled(device: str) -> bool:
 
 
 def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
-    """Sample- and class-level MMD; the arguments are those of `reference.alignment`."""
-    if not compiled(x.device.type):
+    """Sample- and class-level MMD; the arguments are those of `reference.alignment`.
+
+    The CUDA kernels keep the distances and take groups of up to 1,024 rows; larger ones run in the reference there.
+    """
+    too_many = x.is_cuda and x.shape[1] + y.shape[1] > CUDA_ROWS
+    if not compiled(x.device.type) or too_many:
         return reference.alignment(x, y, *rest)
     keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     sample, value, valid, _, _ = _extension().mmd(x, y, *rest, keep)

@@ -1,0 +1,30 @@
+"""Compile the kernels now: `python -m fercore.ops [cpu] [cuda]`, or show what is in use: `python -m fercore.ops report`."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from fercore.ops import build
+
+
+def main(arguments: list[str]) -> int:
+    """Build the libraries named (default: both) and print where they are; CUDA needs nvcc and no GPU."""
+    if arguments == ["report"]:
+        sys.stdout.write(json.dumps(build.report(), indent=2) + "\n")
+        return 0
+    for kind in arguments or ["cpu", "cuda"]:
+        if kind != "cpu" and kind != "cuda":
+            sys.stderr.write(f"unknown library {kind!r}; known: cpu, cuda\n")
+            return 2
+        try:
+            path = build.build(kind)
+        except build.BuildError as error:
+            sys.stderr.write(f"{kind}: {error}\n")
+            return 1
+        sys.stdout.write(f"{kind}: {path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
