@@ -1,4 +1,4 @@
-"""Compile the kernels now: `python -m fercore.ops [cpu] [cuda]`, or show what is in use: `python -m fercore.ops report`."""
+"""`python -m fercore.ops [cpu] [cuda]` compiles the kernels now, `python -m fercore.ops report` shows what is in use."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ def main(arguments: list[str]) -> int:
     if arguments == ["report"]:
         sys.stdout.write(json.dumps(build.report(), indent=2) + "\n")
         return 0
-    for kind in arguments or ["cpu", "cuda"]:
-        if kind != "cpu" and kind != "cuda":
-            sys.stderr.write(f"unknown library {kind!r}; known: cpu, cuda\n")
+    kinds: dict[str, build.Kind] = {"cpu": "cpu", "cuda": "cuda"}
+    for name in arguments or kinds:
+        kind = kinds.get(name)
+        if kind is None:
+            sys.stderr.write(f"unknown library {name!r}; known: {', '.join(kinds)}\n")
             return 2
         try:
             path = build.build(kind)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fercore.ops import build, reference
 
-
 CUDA_ROWS = 1024
 
 

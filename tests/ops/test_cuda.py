@@ -1,4 +1,4 @@
-"""The CUDA twins: equal to the CPU, deterministic, without host synchronisation, under streams, graphs and torch.compile."""
+"""The CUDA twins: equal to the CPU, deterministic, never waiting, under streams, graphs and torch.compile."""
 
 from __future__ import annotations
 
