@@ -1,8 +1,8 @@
 """The forms that the ops are measured against, each written for the benchmark.
 
 `released` follows the formulation of the released LA-CMFER code (loss/mmd_1.py): an [n,n,D] tensor of differences, one
-loss a class pair with a loop of its own, `.item()` bandwidths. `floor` is the two matrix products that the maths cannot do
-without.
+loss a class pair with a loop of its own, `.item()` bandwidths. `floor` is the two matrix products that the maths
+cannot do without.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -42,19 +44,18 @@ def large(device: str, full: bool) -> list[dict]:
     rows = []
     for n in (512, 2048, 8192) if full else (512, 2048):
         s = forms.step(n, width=512, groups=1, targets=1, classes=0, device=device)
-        times = interleaved(
-            {
-                k: partial(f, s)
-                for k, f in (("floor", forms.floor), ("fused", forms.fused), ("forward", forms.fused_forward))
-            },
-            5 if n < 8192 else 1,
-            device,
-        )
-        del s
-        s = forms.step(n, width=512, groups=1, targets=1, classes=0, device=device, floor=False)
-        memory = peak_memory(partial(forms.fused, s), device)
-        rows.append({"rows": n, **_ratios(times), "peak_mb": round(memory, 1)})
+        candidates = {"floor": forms.floor, "fused": forms.fused, "fused_forward": forms.fused_forward}
+        times = interleaved({k: partial(f, s) for k, f in candidates.items()}, 7 if n < 8192 else 2, device)
+        rows.append({"rows": n, **_ratios(times), "fused_peak_mb": peak_of("fused", n, device)})
+    if full:
+        rows.append({"rows": 32768, "fused_forward_peak_mb": peak_of("fused_forward", 32768, device)})
     return rows
+
+
+def peak_of(name: str, rows: int, device: str) -> float:
+    """Return by how many MB a call raises the memory of a fresh process."""
+    command = [sys.executable, "-m", "bench.ops.measure", name, str(rows), device]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
 def mpc(device: str, full: bool) -> list[dict]:

@@ -1,4 +1,4 @@
-"""`python -m fercore.ops [cpu] [cuda]` compiles the kernels now, `python -m fercore.ops report` shows what is in use."""
+"""`python -m fercore.ops [cpu] [cuda]` compiles the kernels, `python -m fercore.ops report` shows what is in use."""
 
 from __future__ import annotations
 
