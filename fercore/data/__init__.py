@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fercore.data.loader import StepLoader, eval_batches, side_table
     from fercore.data.preflight import Preflight, inspect
     from fercore.data.report import mismatch_lines
+    from fercore.data.side import SideInfo, side_info
     from fercore.data.spec import DomainSpec, parse_spec
     from fercore.data.table import Table
 
@@ -25,6 +26,8 @@ _HOMES = {
     "Preflight": "preflight",
     "inspect": "preflight",
     "mismatch_lines": "report",
+    "SideInfo": "side",
+    "side_info": "side",
     "DomainSpec": "spec",
     "parse_spec": "spec",
     "Table": "table",
@@ -34,6 +37,7 @@ __all__ = [
     "DomainSet",
     "DomainSpec",
     "Preflight",
+    "SideInfo",
     "StepLoader",
     "Table",
     "eval_batches",
@@ -41,6 +45,7 @@ __all__ = [
     "mismatch_lines",
     "open_domains",
     "parse_spec",
+    "side_info",
     "side_table",
 ]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import PurePath
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fercore.config import DataSettings
+from fercore.data.fingerprint import part_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Scan, listed
 from fercore.data.labels import CANONICAL, canonical_label
@@ -22,6 +24,9 @@ from fercore.data.spec import DomainSpec, parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
+UNLABELLED = "unlabelled"
+"""Why samples of a source that have no label are left out, in report["sources"][i]["left_out"]."""
+
 
 @dataclass(frozen=True)
 class DomainSet:
@@ -31,9 +36,10 @@ class DomainSet:
         classes: names of the run's classes; every label below is an index into them.
         sources: training part of each source, in the order of the settings.
         adaptation: what training may see of the target: no label, opaque keys, order shuffled.
-        test: the target's test part with its labels; for the evaluator alone.
+        test: the target's test part, for the evaluator alone; labels where they are known, else -1.
         transductive: whether `adaptation` and `test` are the same images.
         report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
+        prints: part -> its fingerprint; see `fingerprint`.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +48,15 @@ class DomainSet:
     test: Table
     transductive: bool
     report: dict[str, Any]
+    prints: Mapping[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this data from any other, as JSON values.
+
+        {"classes": [...], "sources": [{"n": ..., "sha256": ...}, ...], "adaptation": {...}, "test": {...}}: equal for
+        equal data, wherever it lies; different if a file's content, a label or the set of files is another.
+        """
+        return {"classes": list(self.classes), **deepcopy(dict(self.prints))}
 
 
 @dataclass
@@ -52,11 +67,21 @@ class Opened:
     table: Table
     preflight: Preflight
     report: dict[str, Any]
+    resolved: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether any sample has a label."""
+        return bool((self.table.labels >= 0).any())
 
     @cached_property
     def content(self) -> dict[int, str]:
         """Row of the reader -> hash of its content."""
         return dict(zip(self.table.rows.tolist(), self.preflight.digests, strict=True))
+
+    def fingerprint(self, part: Table) -> dict[str, Any]:
+        """Return the fingerprint of a part of this domain."""
+        return part_fingerprint(part, self.content, self.resolved)
 
 
 def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
@@ -82,14 +107,21 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
     classes = _choose_classes(settings, sources, target)
     tables = [_labelled(source, classes) for source in sources]
     adaptation, test = _target(target, classes, _seed(target_spec, seed))
-    target.report["test_images_in_sources"] = _overlap(sources, tables, target, test)
+    shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     report = {
         "classes": list(classes),
-        "class_rule": "shared by all domains" if settings.classes is None else "listed in data.classes",
+        "class_rule": shared if settings.classes is None else "listed in data.classes",
         "sources": [source.report for source in sources],
         "target": target.report,
+        "test_images_in_sources": _overlap(sources, tables, target, test),
     }
-    return DomainSet(classes, tuple(tables), adaptation, test, target_spec.flag("transductive"), report)
+    prints = {
+        "sources": [source.fingerprint(table) for source, table in zip(sources, tables, strict=True)],
+        "adaptation": target.fingerprint(adaptation),
+        "test": target.fingerprint(test),
+    }
+    transductive = target_spec.flag("transductive")
+    return DomainSet(classes, tuple(tables), adaptation.without_labels(), test, transductive, report, prints)
 
 
 def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
@@ -125,10 +157,7 @@ def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool) 
     whole, scan = read_domain(spec)
     table = choose_split(whole, spec)
     if not target:
-        table = limited(training_part(table, spec), spec, _seed(spec, seed))
-        table = table.subset(np.flatnonzero(table.labels >= 0))
-        if not len(table):
-            raise UserInputError("source without a labelled image", where=spec.where)
+        table = limited(_with_labels(training_part(table, spec), spec, scan), spec, _seed(spec, seed))
     elif "limit" in spec.options:
         table = _limit_parts(table, spec, _seed(spec, seed))
     preflight = inspect(table)
@@ -146,7 +175,18 @@ def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool) 
         "preflight": preflight.report(),
     }
     _refuse_if_bad(spec, scan, preflight, settings.max_bad_share)
-    return Opened(spec, table, preflight, report)
+    return Opened(spec, table, preflight, report, scan.resolved)
+
+
+def _with_labels(table: Table, spec: DomainSpec, scan: Scan) -> Table:
+    """Return the labelled samples of a source; the others are counted."""
+    labelled = np.flatnonzero(table.labels >= 0)
+    if not len(labelled):
+        fix = "a source needs class folders or a label column; without labels it can be a target"
+        raise UserInputError("source without a labelled image", where=spec.where, fix=fix)
+    if len(labelled) < len(table):
+        scan.rows.left_out[UNLABELLED] += len(table) - len(labelled)
+    return table.subset(labelled)
 
 
 def _limit_parts(table: Table, spec: DomainSpec, seed: int) -> Table:
@@ -177,16 +217,15 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
 
 
 def _choose_classes(settings: DataSettings, sources: Sequence[Opened], target: Opened) -> tuple[str, ...]:
-    have = [set(opened.table.counts(CANONICAL)) for opened in (*sources, target)]
     if settings.classes is not None:
-        return _listed_classes(settings.classes, have[:-1])
-    if not have[-1]:
-        fix = "a target needs labels on its test part, which only the evaluator sees"
-        raise UserInputError("target without a labelled image", where=target.spec.where, fix=fix)
+        return _listed_classes(settings.classes, [set(source.table.counts(CANONICAL)) for source in sources])
+    # A target without labels has no say in the classes.
+    voters = [opened for opened in (*sources, target) if opened.labelled]
+    have = [set(opened.table.counts(CANONICAL)) for opened in voters]
     shared = set.intersection(*have)
     if len(shared) < 2:
         names = [f"{o.spec.text}: {', '.join(c for c in CANONICAL if c in h)}" for o, h in
-                 zip((*sources, target), have, strict=True)]  # fmt: skip
+                 zip(voters, have, strict=True)]  # fmt: skip
         what = "no class in common" if not shared else f"only one class in common ({next(iter(shared))})"
         raise UserInputError(what, where="; ".join(names), fix="check label names and codes (?labels=)")
     return tuple(name for name in CANONICAL if name in shared)
@@ -233,7 +272,7 @@ def _labelled(opened: Opened, classes: Sequence[str]) -> Table:
 
 
 def _target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[Table, Table]:
-    """Return (adaptation part without labels, test part with labels)."""
+    """Return (adaptation part, still with the labels that are known, test part)."""
     table, report = opened.table.subset(opened.preflight.usable), opened.report
     digests = np.array([opened.preflight.digests[i] for i in opened.preflight.usable], dtype=object)
     train, test, rule = target_parts(table, opened.spec, seed)
@@ -243,12 +282,12 @@ def _target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[Table, T
         train, removed = _without_test_images(table, digests, train, test)
     filtered = int(outside[train].sum())
     report["dropped_classes"] = _dropped(table, outside)
-    train, unlabelled = train[~outside[train]], int((mapped.labels[test] < 0).sum() - outside[test].sum())
-    test = test[mapped.labels[test] >= 0]
+    train, test = train[~outside[train]], test[~outside[test]]
     if not len(train) or not len(test):
-        missing = "unlabelled training image" if not len(train) else "labelled test image"
-        raise UserInputError(f"target without an {missing} of the run's classes", where=opened.spec.where)
+        missing = "an unlabelled training image" if not len(train) else "a test image"
+        raise UserInputError(f"target without {missing} of the run's classes", where=opened.spec.where)
     tested = mapped.subset(test)
+    labelled = int((tested.labels >= 0).sum())
     report |= {
         "classes": tested.counts(classes),
         "n_adaptation": len(train),
@@ -257,11 +296,12 @@ def _target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[Table, T
         "division": rule,
         "adaptation_filtered_by_label": filtered,
         "removed_from_adaptation": removed,
-        "test_without_label": unlabelled,
+        "labelled_test": labelled,
+        "test_without_label": len(test) - labelled,
     }
     # Files come sorted by class folder: shuffled, a sample's place says nothing about its class.
     shuffled = train[permutation(len(train), "adaptation", len(train))]
-    return mapped.subset(shuffled).without_labels(), tested
+    return mapped.subset(shuffled), tested
 
 
 def _overlap(sources: Sequence[Opened], tables: Sequence[Table], target: Opened, test: Table) -> int:

@@ -60,8 +60,8 @@ def limited(table: Table, spec: DomainSpec, seed: int) -> Table:
 def target_parts(table: Table, spec: DomainSpec, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
     """Return positions of a target's adaptation and test parts, and how they came about.
 
-    The rule is "transductive", "parts", "by subject" (each subject on one side, classes as even as that allows) or
-    "by class" (half of each class on either side).
+    The rule is "transductive", "parts", "by subject" (each subject on one side, classes as even as that allows),
+    "by class" (half of each class on either side) or, without labels, "by seed".
 
     Raises:
         UserInputError: if one part would be empty.
@@ -76,7 +76,7 @@ def target_parts(table: Table, spec: DomainSpec, seed: int) -> tuple[np.ndarray,
         rule = "by subject"
     else:
         train, test = _halves_by_class(table, seed)
-        rule = "by class"
+        rule = "by class" if (table.labels >= 0).any() else "by seed"
     if not len(train) or not len(test):
         missing = "training" if not len(train) else "test"
         fix = "add ?transductive=true to adapt and test on the same images, or ?split=all to divide them"

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fercore.data.domains import UNLABELLED
+from fercore.data.formats.folder import LOOSE
+
 
 def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     """Return lines for people; none if all domains agree and nothing was dropped.
@@ -24,10 +27,12 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     removed = sum(target["removed_from_adaptation"].values())
     if removed:
         lines.append(f"{target['name']}: {removed} training images left out because they are test images too")
-    if target["test_images_in_sources"]:
-        seen = f"{target['test_images_in_sources']} labelled source images are images of the target's test part"
+    if report["test_images_in_sources"]:
+        seen = f"{report['test_images_in_sources']} labelled source images are images of the target's test part"
         lines.append(f"{target['name']}: {seen}: the score will be too good")
-    if target["test_without_label"]:
+    if not target["labelled_test"]:
+        lines.append(f"{target['name']}: no test image has a label: predictions, but no score")
+    elif target["test_without_label"]:
         lines.append(f"{target['name']}: {target['test_without_label']} test images without a label are not scored")
     return lines
 
@@ -38,10 +43,15 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
         lines.append("classes outside the run dropped: " + _counts(domain["dropped_classes"]))
     if domain["unknown_labels"]:
         lines.append("labels outside the map dropped: " + _counts(domain["unknown_labels"]))
-    if domain["left_out"]:
-        lines.append("left out by the dataset's own protocol: " + _counts(domain["left_out"]))
+    left_out = dict(domain["left_out"])
+    if unlabelled := left_out.pop(UNLABELLED, 0):
+        lines.append(f"{unlabelled} samples without a label left out: a source needs labels")
+    if loose := left_out.pop(LOOSE, 0):
+        lines.append(f"{loose} loose images left out: they stand beside class folders or parts")
+    if left_out:
+        lines.append("left out by the dataset's own protocol: " + _counts(left_out))
     absent = [name for name in classes if name not in domain["classes"]]
-    if absent:
+    if absent and domain["classes"]:
         lines.append("no sample of " + ", ".join(absent))
     return lines
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, mismatch_lines, open_domains
+from fercore.data import DomainSet, mismatch_lines, open_domains, parse_spec
+from fercore.data.domains import read_domain
 from fercore.errors import UserInputError
 
 Tree = Callable[..., Path]
@@ -217,17 +218,43 @@ def test_an_unlabelled_training_part_needs_no_labels(tree: Tree):
     domains = open_pair(tree("s", {"anger": 3, "sad": 3}), target)
     assert (len(domains.adaptation), len(domains.test)) == (6, 6)
     unlabelled = tree("u", {"train": 6, "test": 3}, 200)
-    assert message_of(tree("s", {}), unlabelled).startswith("target without a labelled image")
     assert message_of(unlabelled, target).startswith("source without a labelled image")
 
 
 def test_sources_that_hold_the_test_images_are_reported(tree: Tree):
     source = tree("s", {"anger": 6, "sad": 6})
     domains = open_pair(source, source)
-    assert domains.report["target"]["test_images_in_sources"] == 6
+    assert domains.report["test_images_in_sources"] == 6
+    assert domains.report["target"]["adaptation_filtered_by_label"] == 0
     assert any("the score will be too good" in line for line in mismatch_lines(domains.report))
-    data = DataSettings(sources=("synthfer:wild?n=28&seed=1",), target="synthfer:wild?n=28&seed=1&name=w", size=32)
-    assert open_domains(data, seed=0).report["target"]["test_images_in_sources"] == 14
+
+
+@pytest.mark.parametrize(
+    ("source", "seen"),
+    [
+        ("wild?n=28&seed=3", True),
+        ("wild?n=70&seed=3", True),
+        ("wild?seed=3&n=28&size=64&classes=anger,disgust,fear,joy,sad,surprise,neutral&prior=balanced", True),
+        ("wild?n=28&seed=3&size=96", True),
+        ("wild?n=28&seed=4", False),
+        ("dark?n=28&seed=3", False),
+    ],
+)
+def test_generated_faces_are_known_again_however_their_spec_is_written(source: str, seen: bool):
+    data = DataSettings(sources=(f"synthfer:{source}",), target="synthfer:wild?n=28&seed=3&name=w", size=32)
+    report = open_domains(data, seed=0).report
+    assert report["test_images_in_sources"] == seen * report["target"]["n_test"]
+    assert report["target"]["adaptation_filtered_by_label"] == 0
+
+
+def test_faces_have_one_name_exactly_if_they_are_equal():
+    options = ("", "&prior=natural", "&classes=anger,fear,sadness,contempt")
+    readers = [read_domain(parse_spec(f"synthfer:web?n=40&seed=5{text}"))[0].reader for text in options]
+    pixels = [list(reader.read_many(range(40))) for reader in readers]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        equal = [bool((x == y).all()) for x, y in zip(pixels[a], pixels[b], strict=True)]
+        assert equal == [readers[a].digest(i) == readers[b].digest(i) for i in range(40)]
+        assert 0 < sum(equal) < 40
 
 
 def test_test_images_without_a_label_are_not_scored(tmp_path: Path, tree: Tree, image: Callable[..., Path]):
@@ -239,7 +266,10 @@ def test_test_images_without_a_label_are_not_scored(tmp_path: Path, tree: Tree, 
     source = tree("s", {"anger": 3, "sad": 3}, 500)
     data = DataSettings(sources=(f"folder:{source}",), target=f"manifest:{tmp_path}/m/m.csv", max_bad_share=0.1)
     domains = open_domains(data, seed=0)
-    assert (len(domains.adaptation), len(domains.test)) == (6, 4)
+    assert (len(domains.adaptation), len(domains.test)) == (6, 6)
+    assert sorted(domains.test.labels.tolist()) == [-1, -1, 0, 0, 1, 1]
+    report = domains.report["target"]
+    assert (report["n_test"], report["labelled_test"], report["test_without_label"]) == (6, 4, 2)
     lines = mismatch_lines(domains.report)
     assert "m: 2 test images without a label are not scored" in lines
     assert f"m: 1 listed files are missing, first {tmp_path}/m/gone.png" in lines

@@ -57,6 +57,19 @@ def test_folder_with_parts_and_an_unlabelled_one(tree: Callable[..., Path]):
     assert sorted(names(table)) == ["?", "?", "?", "anger", "fear", "fear"]
 
 
+def test_a_folder_of_loose_images_is_unlabelled(tree: Callable[..., Path], image: Image):
+    root = tree("f", {".": 3})
+    assert names(read(f"folder:{root}")) == ["?"] * 3
+    image(root / "anger" / "0.png", 9)
+    table, scan = read_domain(parse_spec(f"folder:{root}"))
+    assert names(table) == ["anger"]
+    assert scan.rows.left_out == {"loose images": 3}
+    parts = tree("g", {".": 1, "adapt": 2, "test": 4, "test/sad": 1})
+    table, scan = read_domain(parse_spec(f"folder:{parts}"))
+    assert (names(table), table.split) == (["?", "?", "sadness"], ("train", "train", "test"))
+    assert scan.rows.left_out == {"loose images": 5}
+
+
 def test_folder_with_numbered_classes(tree: Callable[..., Path]):
     root = tree("f", {"train/1": 1, "train/7": 1, "test/4": 1})
     assert sorted(names(read(f"folder:{root}?labels=rafdb"))) == ["happiness", "neutral", "surprise"]
@@ -107,8 +120,6 @@ def test_root_says_that_a_list_is_trusted(tmp_path: Path, image: Image):
 def test_list_faults(tmp_path: Path, image: Image):
     image(tmp_path / "0.png", 0)
     file = tmp_path / "l.txt"
-    file.write_text("0.png anger\n0.png\n")
-    assert error_of(f"list:{file}") == f'line without a label ({file}, line 2); write "path label"'
     file.write_bytes(b"\xff\xfe\x00")
     assert error_of(f"list:{file}").startswith("cannot read as UTF-8 text")
     file.write_text("")
@@ -116,6 +127,15 @@ def test_list_faults(tmp_path: Path, image: Image):
     file.write_text("gone.png anger\n")
     assert "no usable sample: 1 listed files are missing, the first is" in error_of(f"list:{file}")
     assert "option labels='rafdbb' is unknown" in error_of(f"list:{file}?labels=rafdbb")
+
+
+def test_a_list_of_paths_alone_is_unlabelled(tmp_path: Path, image: Image):
+    for name in ("0.png", "my face.png", "2.PNG", "3.png"):
+        image(tmp_path / name, 1)
+    (tmp_path / "l.txt").write_text("0.png\nmy face.png\n2.PNG fear\n  3.png  \n")
+    table = read(f"list:{tmp_path}/l.txt")
+    assert names(table) == ["?", "?", "fear", "?"]
+    assert [Path(key).name for key in table.keys] == ["0.png", "my face.png", "2.PNG", "3.png"]
 
 
 def test_affectnet_codes_without_expression_are_left_out(tmp_path: Path, image: Image):
@@ -131,7 +151,7 @@ def test_manifest_columns(tmp_path: Path, image: Image):
         image(tmp_path / "x" / f"{i}.png", i)
     (tmp_path / "m.csv").write_text(
         "﻿Path,label,domain,split,subject,sequence,age\n"
-        'x/0.png,Happy,vis,train,s1,q1,3\n"x/1.png",,vis,val,s2,,4\nx/2.png,2,ir,test,s3\n\nx/3.png,Wut,ir,,\n'
+        'x/0.png,Happy,vis,train,s1,q1,3\n"x/1.png",,vis,val,s2,,4\nx/2.png,2,ir,test,s3,,\n\nx/3.png,Wut,ir,,,,\n'
     )
     table = read(f"manifest:{tmp_path}/m.csv")
     assert names(table) == ["happiness", "?", "fear"]
@@ -147,6 +167,11 @@ def test_manifest_columns(tmp_path: Path, image: Image):
     [
         ("label\nanger\n", "no column 'path' ({file}, line 1); the first line must name the columns path"),
         ("path,label\na,anger,x\n", "row with 3 cells under 2 columns ({file}, line 2); quote cells that hold commas"),
+        (
+            "path,label,split\na,anger,train\nb,anger\n",
+            "row with 2 cells under 3 columns ({file}, line 3); "
+            "write every cell; an unknown one stays empty between its commas",
+        ),
         ("path,split\na,tarin\n", "unknown split 'tarin' ({file}, line 2); did you mean 'train'?"),
         ("path,label\n,anger\n", "empty path ({file}, line 2)"),
         ('path,label\n"a,anger\n', "not valid CSV: unexpected end of data ({file}, line 2)"),

@@ -25,8 +25,10 @@ class Format:
 
 FORMATS: dict[str, Format] = {
     "synthfer": Format("synth", ("n", "size", "classes", "prior"), "generated faces: synthfer:STYLE?n=1000"),
-    "folder": Format("folder", ("labels",), "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS"),
-    "list": Format("pathlist", ("labels", "root"), 'text file of lines "path label"'),
+    "folder": Format(
+        "folder", ("labels",), "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images"
+    ),
+    "list": Format("pathlist", ("labels", "root"), 'text file of lines "path label"; a target may be paths alone'),
     "manifest": Format("manifest", ("root", "domain"), "CSV path,label,domain,split,subject,sequence"),
     "fer2013": Format("fer2013", ("test",), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),

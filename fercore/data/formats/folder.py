@@ -1,7 +1,8 @@
 """`folder`: an ImageFolder tree, CLASS/*.png, or train|adapt/CLASS and test|val/CLASS.
 
 Class folders are matched by name or alias in any case; images may stand in folders below them. Numbered class folders
-need `labels=` (rafdb, fer2013, affectnet, ...). A part without class folders is unlabelled.
+need `labels=` (rafdb, fer2013, affectnet, ...). A part without class folders, or the whole folder, is unlabelled: its
+loose images are what a target may adapt to and be predicted on. Beside class folders loose images are left out.
 """
 
 from __future__ import annotations
@@ -23,14 +24,17 @@ PARTS: dict[str, str] = {
 }  # fmt: skip
 """Lower-case name of a part's folder -> the part."""
 
+LOOSE = "loose images"
+"""Why images that stand beside class folders or parts are left out."""
+
 FIX = f"name class folders after expressions ({', '.join(CANONICAL)}) or give ?labels="
 
 
 def scan(spec: DomainSpec) -> Scan:
-    """Read a tree of class folders.
+    """Read a tree of class folders, or loose images as unlabelled ones.
 
     Raises:
-        UserInputError: if the folder is missing, or a class folder is empty (named), or no class folder is found.
+        UserInputError: if the folder is missing, or a class folder is empty (named), or no image is found.
     """
     root = existing(spec.path, folder=True, where=spec.where)
     coding = spec.choice("labels", tuple(CODES), "canonical") if "labels" in spec.options else ""
@@ -39,7 +43,9 @@ def scan(spec: DomainSpec) -> Scan:
     for part in parts:
         add_part(rows, part, PARTS[part.name.lower()], coding)
     if not parts:
-        _add_classes(rows, root, "", coding)
+        _add_images(rows, root, "", coding)
+    elif loose := loose_images(root):
+        rows.left_out[LOOSE] += len(loose)
     fix = FIX
     if rows.unknown:
         fix = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL) + "; " + FIX
@@ -68,20 +74,38 @@ def images_below(folder: Path) -> list[str]:
     return found
 
 
+def loose_images(folder: Path) -> list[str]:
+    """Return the image files that stand directly in a folder, sorted.
+
+    Raises:
+        UserInputError: if it cannot be listed.
+    """
+    try:
+        return sorted(str(child) for child in folder.iterdir() if _is_image(child.name) and child.is_file())
+    except OSError as error:
+        raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
+
+
 def add_part(rows: Rows, part: Path, split: str, coding: str) -> None:
     """Add the class folders of train/, val/ or test/, or its loose images as unlabelled ones."""
-    if subfolders(part):
-        _add_classes(rows, part, split, coding)
-        return
-    images = images_below(part)
-    if not images:
+    if not subfolders(part) and not loose_images(part):
         raise UserInputError("empty folder", where=str(part), fix="put class folders with images there, or remove it")
-    for image in images:
-        rows.add(image, -1, split=split)
+    _add_images(rows, part, split, coding)
 
 
-def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> None:
-    empty = []
+def _add_images(rows: Rows, root: Path, split: str, coding: str) -> None:
+    labelled = _add_classes(rows, root, split, coding)
+    loose = loose_images(root)
+    if labelled and loose:
+        rows.left_out[LOOSE] += len(loose)
+    elif not labelled:
+        for image in loose:
+            rows.add(image, -1, split=split)
+
+
+def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> bool:
+    """Add the images of the class folders; return whether there is such a folder."""
+    empty, labelled = [], False
     for folder in subfolders(root):
         label = find_code(folder.name, coding) if coding else find_label(folder.name)
         images = images_below(folder)
@@ -89,6 +113,7 @@ def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> None:
             rows_left = rows.left_out if coding and set_aside(folder.name, coding) else rows.unknown
             rows_left[folder.name] += len(images)
             continue
+        labelled = True
         if not images:
             empty.append(folder)
         for image in images:
@@ -97,6 +122,7 @@ def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> None:
         what = "empty class folder" + ("s" if len(empty) > 1 else "")
         where = str(empty[0]) if len(empty) == 1 else listed([str(path) for path in empty])
         raise UserInputError(what, where=where, fix="put images there, or remove it")
+    return labelled
 
 
 def _is_image(name: str) -> bool:

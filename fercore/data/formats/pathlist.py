@@ -1,24 +1,25 @@
-"""`list`: a text file with one "path label" a line.
+"""`list`: a text file with one "path label" a line, or one path where the label is unknown.
 
 A label is an expression's name or alias, or a number of the coding named by `labels=` (default: canonical). Paths start
 from the list's own folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given. Lines that
-are empty or start with # are skipped.
+are empty or start with # are skipped. A line of one word, or one that ends like an image file, is a path without label.
 """
 
 from __future__ import annotations
 
+import os
+
 from fercore.data.formats.codes import CODES, find_code, set_aside
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
+from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
-from fercore.errors import UserInputError
 
 
 def scan(spec: DomainSpec) -> Scan:
-    """Read a list of labelled paths.
+    """Read a list of paths, labelled or not.
 
     Raises:
-        UserInputError: for a missing file, a line without a label, or a path that leads out of the folder.
+        UserInputError: for a missing file, or a path that leads out of the folder.
     """
     path = existing(spec.path, folder=False, where=spec.where)
     coding = spec.choice("labels", tuple(CODES), "canonical")
@@ -28,13 +29,19 @@ def scan(spec: DomainSpec) -> Scan:
         if not line.strip() or line.startswith("#"):
             continue
         where = f"{path}, line {number}"
-        words = line.rsplit(None, 1)
-        if len(words) != 2:
-            raise UserInputError("line without a label", where=where, fix='write "path label"')
-        label = find_code(words[1], coding)
+        name, native = _parts(line)
+        label = find_code(native, coding) if native else -1
         if label is None:
-            (rows.left_out if set_aside(words[1], coding) else rows.unknown)[words[1]] += 1
+            (rows.left_out if set_aside(native, coding) else rows.unknown)[native] += 1
             continue
-        rows.add_file(safe_path(words[0], base, trusted=trusted, where=where), label)
+        rows.add_file(safe_path(name, base, trusted=trusted, where=where), label)
     not_empty(rows, str(path), 'write lines "path label", and see ?labels= and ?root=')
     return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def _parts(line: str) -> tuple[str, str]:
+    """Return a line's path and label, the latter "" if there is none."""
+    words = line.rsplit(None, 1)
+    if len(words) == 1 or os.path.splitext(words[1])[1].lower() in IMAGE_SUFFIXES:
+        return line.strip(), ""
+    return words[0], words[1]

@@ -57,11 +57,19 @@ class Rows:
 
 @dataclass(frozen=True)
 class Scan:
-    """A dataset as a format found it: columns and a reader of its pixels, row by row."""
+    """A dataset as a format found it.
+
+    Attributes:
+        rows: its columns.
+        reader: its pixels, row by row.
+        extras: name -> array[n,...].
+        resolved: for generated data, the options that decide the pixels beside the row; "" = they are in files.
+    """
 
     rows: Rows
     reader: Reader
     extras: dict[str, np.ndarray] = field(default_factory=dict)
+    resolved: str = ""
 
 
 def user_path(text: str) -> Path:

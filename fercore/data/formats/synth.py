@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Rows, Scan
 from fercore.data.labels import CANONICAL, canonical_label
 from fercore.data.spec import DomainSpec
@@ -31,7 +30,7 @@ class SynthReader:
 
     faces: SynthFER
     n: int
-    identity: str
+    names: tuple[str, ...]
     checked: bool = True
 
     def __len__(self) -> int:
@@ -47,8 +46,8 @@ class SynthReader:
             yield from np.asarray(self.faces.render(list(rows[start : start + CHUNK])))
 
     def digest(self, row: int) -> str:
-        """Return a name for the row: every face is another, and the same options give the same faces."""
-        return f"{self.identity}#{row}"
+        """Return a name for the face: equal for equal faces, however their specs are written, at whatever size."""
+        return self.names[row]
 
 
 def scan(spec: DomainSpec) -> Scan:
@@ -77,10 +76,18 @@ def scan(spec: DomainSpec) -> Scan:
     rows = Rows()
     for i, (label, subject) in enumerate(zip(canonical[faces.labels].tolist(), faces.subjects, strict=True)):
         rows.add(f"{spec.path}#{i}", label, subject=str(subject))
-    options = {name: spec.options.get(name, "") for name in FORMATS["synthfer"].options}
-    identity = f"synthfer:{spec.path} n={n} seed={spec.integer('seed', 0)} {options}"
     extras = {"au_scores": np.asarray(faces.au_scores), "au_intensity": np.asarray(faces.au_intensity)}
-    return Scan(rows, SynthReader(faces, n, identity), extras)
+    resolved = f"synthfer {spec.path} seed={faces.seed} size={faces.size} prior={faces.prior} {','.join(classes)}"
+    return Scan(rows, SynthReader(faces, n, _face_names(faces, canonical)), extras, resolved)
+
+
+def _face_names(faces: SynthFER, canonical: np.ndarray) -> tuple[str, ...]:
+    """Return what each picture follows from but for its size: style, seed, number and the expression shown.
+
+    Prior and classes only choose that expression: where two of them choose the same one, the face is the same.
+    """
+    shown = [CANONICAL[label] for label in canonical[faces.true_labels].tolist()]
+    return tuple(f"synthfer {faces.style} seed={faces.seed} {name}#{i}" for i, name in enumerate(shown))
 
 
 def _classes(spec: DomainSpec) -> tuple[str, ...]:

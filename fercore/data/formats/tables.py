@@ -12,10 +12,10 @@ from fercore.errors import UserInputError
 
 
 def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, row) of a CSV file; column names are lower-cased and stripped, missing cells are "".
+    """Yield (line number, row) of a CSV file; column names are lower-cased and stripped.
 
     Raises:
-        UserInputError: if a needed column is missing, a row has more cells than columns, or a quote is never closed.
+        UserInputError: if a needed column is missing, a row has more or fewer cells, or a quote is never closed.
     """
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
@@ -32,9 +32,9 @@ def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str,
 
 
 def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
-    if len(cells) > len(header):
-        what = f"row with {len(cells)} cells under {len(header)} columns"
-        raise UserInputError(what, where=where, fix="quote cells that hold commas")
-    row = dict.fromkeys(header, "")
-    row.update((name, cell.strip()) for name, cell in zip(header, cells, strict=False))
-    return row
+    if len(cells) != len(header):
+        what = f"row with {len(cells)} cell{'s' * (len(cells) != 1)} under {len(header)} columns"
+        more = "quote cells that hold commas"
+        fix = more if len(cells) > len(header) else "write every cell; an unknown one stays empty between its commas"
+        raise UserInputError(what, where=where, fix=fix)
+    return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}

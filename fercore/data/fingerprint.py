@@ -1,0 +1,36 @@
+"""Fingerprints of a run's data: has anything changed since the run began?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fercore.data.table import Table
+
+
+def part_fingerprint(table: Table, content: Mapping[int, str], resolved: str = "") -> dict[str, Any]:
+    """Return {"n": samples, "sha256": hash of names, contents, labels and subjects, in their order}.
+
+    Args:
+        table: one part of a domain, with its own keys and labels. What all keys begin with does not count: a dataset
+            that has been moved is the same data.
+        content: row of the reader -> hash of its content.
+        resolved: for generated data, the options that decide the pixels.
+    """
+    start = len(_common_folder(table.keys))
+    found = hashlib.sha256(resolved.encode())
+    columns = (table.keys, table.rows.tolist(), table.labels.tolist(), table.subjects)
+    for key, row, label, subject in zip(*columns, strict=True):
+        found.update(json.dumps([key[start:], content[row], label, subject]).encode())
+    return {"n": len(table), "sha256": found.hexdigest()}
+
+
+def _common_folder(keys: tuple[str, ...]) -> str:
+    """Return the folder that all keys begin with, its last separator included, or ""."""
+    if not keys:
+        return ""
+    first, last = min(keys), max(keys)
+    shared = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(min(first, last)))
+    return first[: max(first.rfind(mark, 0, shared) for mark in "/\\") + 1]
