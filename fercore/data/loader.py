@@ -97,7 +97,7 @@ class StepLoader:
         mean, std: per channel.
 
     Raises:
-        UserInputError: if a batch is larger than a domain, or too small to hold every source domain.
+        UserInputError: if a side that has views has a batch larger than a domain, or of less than two samples for one.
     """
 
     def __init__(
@@ -113,11 +113,12 @@ class StepLoader:
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
         policy = settings.augment
         made = tuple(Views(views, side, seed=seed, policy=policy, mean=mean, std=std) for side in SIDES)
+        names = [table.name for table in domains.sources]
         self._tables: dict[Side, Table] = dict(zip(SIDES, tables, strict=True))
         self._settings = settings
         self._built_in: dict[Side, SideOrder] = {
-            "source": source_order(tables[0], [table.name for table in domains.sources], settings, seed),
-            "target": target_order(tables[1], settings, seed),
+            "source": source_order(tables[0], names, settings, seed, trains=bool(made[0].transforms)),
+            "target": target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
         }
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
         self._dataset = StepDataset(tables, (made[0], made[1]), settings)
@@ -220,8 +221,14 @@ class _Endless:
         return self.plans
 
 
-def source_order(table: Table, names: Sequence[str], settings: DataSettings, seed: int) -> SideOrder:
+def source_order(
+    table: Table, names: Sequence[str], settings: DataSettings, seed: int, *, trains: bool = True
+) -> SideOrder:
     """Return the built-in order of the source side.
+
+    Args:
+        table: the joined sources. names: of the sources. settings: batch and sampling. seed: the run's.
+        trains: whether any view of this side is asked for; if not, batches fit, being cut to the domains.
 
     Raises:
         UserInputError: if a batch does not fit the domains.
@@ -231,13 +238,11 @@ def source_order(table: Table, names: Sequence[str], settings: DataSettings, see
         pools = [(whole, settings.source_batch, "the sources together")]
     else:
         share = settings.source_batch // len(names)
-        if not share:
-            what = f"source_batch = {settings.source_batch} is less than one sample for each of {len(names)} sources"
-            raise UserInputError(what, where="data.source_batch", fix="raise it")
         pools = [(whole[table.domain == d], share, f"source {name!r}") for d, name in enumerate(names)]
     orders: list[PoolOrder | ClassOrder] = []
-    for number, (members, batch, name) in enumerate(pools):
-        _check_batch(len(members), batch, name, "data.source_batch")
+    for number, (members, share, name) in enumerate(pools):
+        least = 2 * len(pools)
+        batch = _fitting(len(members), share, name, "data.source_batch", least=least, trains=trains)
         purpose = (seed, "source", number)
         if settings.class_balanced:
             orders.append(ClassOrder(members, table.labels[members], batch, purpose))
@@ -246,18 +251,34 @@ def source_order(table: Table, names: Sequence[str], settings: DataSettings, see
     return SideOrder(orders, table.domain)
 
 
-def target_order(table: Table, settings: DataSettings, seed: int) -> SideOrder:
+def target_order(table: Table, settings: DataSettings, seed: int, *, trains: bool = True) -> SideOrder:
     """Return the built-in order of the target side; classes are unknown there.
 
+    Args:
+        table: the adaptation part. settings, seed, trains: as for `source_order`.
+
     Raises:
-        UserInputError: if the batch is larger than the adaptation part.
+        UserInputError: if the batch does not fit the adaptation part.
     """
-    _check_batch(len(table), settings.target_batch, f"target {table.name!r}", "data.target_batch")
-    order = PoolOrder(np.arange(len(table)), settings.target_batch, (seed, "target", 0))
+    n, name = len(table), f"target {table.name!r}"
+    batch = _fitting(n, settings.target_batch, name, "data.target_batch", least=2, trains=trains)
+    order = PoolOrder(np.arange(n), batch, (seed, "target", 0))
     return SideOrder([order], table.domain)
 
 
-def _check_batch(n: int, batch: int, name: str, setting: str) -> None:
+def _fitting(n: int, batch: int, name: str, setting: str, *, least: int, trains: bool) -> int:
+    """Return the samples a step that a pool of n gives; for a side that does not train, as many as it can.
+
+    Args:
+        n: samples in the pool. batch: the share of a step. name: of the pool. setting: what sets the batch.
+        least: value of the setting that gives each pool two samples. trains: whether the side has views.
+    """
+    if not trains:
+        return max(1, min(batch, n))
+    if batch < 2:
+        what = f"batch too small: fewer than two samples a step from {name}, and batch normalisation needs two"
+        raise UserInputError(what, where=setting, fix=f"set it to {least} or more")
     if batch > n:
         what = f"batch larger than a domain: {batch} samples a step from {name}, which has {n} for training"
         raise UserInputError(what, where=setting, fix="lower it or give more images")
+    return batch

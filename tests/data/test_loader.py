@@ -189,7 +189,18 @@ def test_a_sampler_of_a_plugin(opened: Opened):
     [
         ({"source_batch": 40}, "batch larger than a domain: 20 samples a step from source 'b', which has 18"),
         ({"target_batch": 16}, "batch larger than a domain: 16 samples a step from target 't', which has 15"),
-        ({"source_batch": 1}, "source_batch = 1 is less than one sample for each of 2 sources (data.source_batch)"),
+        (
+            {"source_batch": 3},
+            "batch too small: fewer than two samples a step from source 'a', and batch normalisation needs two "
+            "(data.source_batch); set it to 4 or more",
+        ),
+        ({"source_batch": 1}, "batch too small: fewer than two samples a step from source 'a'"),
+        (
+            {"source_batch": 1, "source_sampling": "proportional"},
+            "batch too small: fewer than two samples a step from the sources together, and batch normalisation needs "
+            "two (data.source_batch); set it to 2 or more",
+        ),
+        ({"target_batch": 1}, "batch too small: fewer than two samples a step from target 't'"),
         (
             {"source_batch": 43, "source_sampling": "proportional"},
             "batch larger than a domain: 43 samples a step from the sources together, which has 42",
@@ -201,6 +212,17 @@ def test_batches_that_do_not_fit(opened: Opened, settings: dict[str, Any], messa
     with pytest.raises(UserInputError) as caught:
         make(domains, data)
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("batch", [1, 16, 1000])
+def test_batches_of_a_side_without_views_always_fit(opened: Opened, batch: int):
+    domains, data = opened(target_batch=batch)
+    loader = make(domains, data, [ViewRequest("source", "weak", "weak")])
+    drawn = take(loader, 3)
+    assert [(len(b.source), len(b.target), dict(b.target.images)) for b in drawn] == [(12, min(batch, 15), {})] * 3
+    domains, data = opened(source_batch=batch)
+    drawn = take(make(domains, data, [ViewRequest("target", "weak", "weak")]), 3)
+    assert {len(b.source) for b in drawn} <= {2, 16, 42}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
