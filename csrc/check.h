@@ -6,8 +6,11 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 
 namespace fercore {
@@ -19,6 +22,31 @@ using MaybeTensor = std::optional<Tensor>;
 constexpr double kMinBandwidth = 1e-12;
 constexpr int64_t kDenseRows = 1024;  // N+M up to which the distances are kept; above, tiles are streamed
 constexpr int64_t kRowPadding = 16;   // rows of kept distances start at multiples of this, and this much follows the last
+
+// A contiguous tensor of these sizes beside `like`, uninitialised. Straight through the C interface: calls by name through the
+// dispatcher cost microseconds, as much as a small op itself.
+inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  std::array<int64_t, 4> strides{};
+  int64_t step = 1;
+  for (size_t i = sizes.size(); i-- > 0;) {
+    strides[i] = step;
+    step *= std::max<int64_t>(sizes.begin()[i], 1);
+  }
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  AtenTensorHandle handle = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.begin(), strides.data(),
+                                                         to<int32_t>(from(type)), to<int32_t>(from(like.device().type())),
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
+}
+
+inline Tensor fresh(const Tensor& like, std::initializer_list<int64_t> sizes) {
+  return fresh(like, sizes, like.scalar_type());
+}
+
+inline Tensor dense(const Tensor& tensor) { return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor); }
+inline MaybeTensor dense(const MaybeTensor& tensor) { return tensor.has_value() ? MaybeTensor(dense(*tensor)) : tensor; }
 
 // Sizes of one call.
 struct Problem {

@@ -6,10 +6,6 @@
 namespace fercore {
 namespace {
 
-MaybeTensor dense_copy(const MaybeTensor& tensor) {
-  return tensor.has_value() ? MaybeTensor(torch::stable::contiguous(*tensor)) : tensor;
-}
-
 template <class T>
 const T* data(const MaybeTensor& tensor) {
   return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
@@ -34,8 +30,8 @@ Arguments arguments(const Tensor& x, const Tensor& y, const MaybeTensor& wx, con
                     const MaybeTensor& cy, const MaybeTensor& x_labels, const MaybeTensor& y_labels, int64_t num_classes,
                     int64_t num_kernels, double multiplier) {
   const Problem p = check_mmd(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
-  return {p, torch::stable::contiguous(x), torch::stable::contiguous(y), dense_copy(wx), dense_copy(wy), dense_copy(cx),
-          dense_copy(cy), dense_copy(x_labels), dense_copy(y_labels), num_kernels, multiplier};
+  return {p, dense(x), dense(y), dense(wx), dense(wy), dense(cx),
+          dense(cy), dense(x_labels), dense(y_labels), num_kernels, multiplier};
 }
 
 template <class F>
@@ -59,12 +55,12 @@ Results mmd(const Tensor& x, const Tensor& y, const MaybeTensor& wx, const Maybe
   const int64_t pairs = p.classes * p.classes;
   check_bandwidth(bandwidth, "bandwidth", x.scalar_type(), p.groups);
   check_bandwidth(class_bandwidth, "class_bandwidth", x.scalar_type(), p.groups * num_classes * num_classes);
-  const MaybeTensor band = dense_copy(bandwidth), class_band = p.by_class ? dense_copy(class_bandwidth) : MaybeTensor();
-  Tensor sample = torch::stable::new_empty(x, {p.groups});
-  Tensor value = torch::stable::new_empty(x, {p.groups, p.classes, p.classes});
-  Tensor valid = torch::stable::new_empty(x, {p.groups, p.classes, p.classes}, ScalarType::Bool);
-  Tensor bands = torch::stable::new_empty(x, {p.groups, 1 + pairs}, ScalarType::Double);
-  Tensor memo = torch::stable::new_empty(x, {memo_size(p, keep)});
+  const MaybeTensor band = dense(bandwidth), class_band = p.by_class ? dense(class_bandwidth) : MaybeTensor();
+  Tensor sample = fresh(x, {p.groups});
+  Tensor value = fresh(x, {p.groups, p.classes, p.classes});
+  Tensor valid = fresh(x, {p.groups, p.classes, p.classes}, ScalarType::Bool);
+  Tensor bands = fresh(x, {p.groups, 1 + pairs}, ScalarType::Double);
+  Tensor memo = fresh(x, {memo_size(p, keep)});
   if (p.groups > 0)
     by_type(x, [&](auto type) {
       using T = decltype(type);
@@ -91,9 +87,11 @@ std::tuple<Tensor, Tensor> mmd_backward(const Tensor& grad_sample, const Tensor&
                   "bands must be those of the forward");
   STD_TORCH_CHECK(memo.numel() == memo_size(p, true), "memo must be that of a forward called with keep");
   check_type(MaybeTensor(memo), "memo", x.scalar_type());
-  const Tensor sample = torch::stable::contiguous(grad_sample), value = torch::stable::contiguous(grad_value);
-  Tensor grad_x = torch::stable::new_zeros(x, {p.groups, p.n, p.width});
-  Tensor grad_y = torch::stable::new_zeros(x, {p.targets, p.m, p.width});
+  const Tensor sample = dense(grad_sample), value = dense(grad_value);
+  // Streamed gradients are added up tile by tile; dense ones are written once.
+  const bool written = p.dense() && p.groups > 0;
+  Tensor grad_x = written ? fresh(x, {p.groups, p.n, p.width}) : torch::stable::new_zeros(x, {p.groups, p.n, p.width});
+  Tensor grad_y = written ? fresh(x, {p.targets, p.m, p.width}) : torch::stable::new_zeros(x, {p.targets, p.m, p.width});
   if (p.groups > 0)
     by_type(x, [&](auto type) {
       using T = decltype(type);

@@ -55,7 +55,7 @@ struct Backward {
   const T *grad_sample, *grad_value;
   const double* bands;
   const T* memo;
-  T *grad_x, *grad_y;  // zeroed
+  T *grad_x, *grad_y;  // zeroed for the streamed form
 
   void take_bands(Group<T>& group, int64_t g) const {
     const int64_t pairs = group.classes * group.classes;

@@ -148,7 +148,7 @@ struct Products {
     const T* row = matrix(g) + first * s.stride;
     s.vec.product(block, count, s.depth, row, s.stride, 1, rows_of_x(g), s.n, s.ld);
     s.vec.product(block, count, s.depth, row + s.n, s.stride, 1, s.targets.rows_of(g), s.m, s.ld);
-    scatter(block, order_x[g], first, count, out.grad_x + g * s.n * s.in.p.width);
+    scatter(block, order_x[g], first, count, out.grad_x + g * s.n * s.in.p.width, false);
   }
 
   void target(int64_t t, int64_t first, int64_t count) const {
@@ -161,7 +161,8 @@ struct Products {
       for (int64_t r = 0; r < count; ++r) s.vec.add(within + r * s.m, row + r * s.stride + s.n, s.m);
     }
     s.vec.product(block, count, s.depth, within, s.m, 1, s.targets.rows_of(t), s.m, s.ld);
-    scatter(block, s.targets.order_of(t), first, count, out.grad_y + t % s.in.p.targets * s.m * s.in.p.width);
+    T* grad = out.grad_y + t % s.in.p.targets * s.m * s.in.p.width;
+    scatter(block, s.targets.order_of(t), first, count, grad, t >= s.in.p.targets);
   }
 
  private:
@@ -171,9 +172,12 @@ struct Products {
     return block;
   }
 
-  void scatter(const T* block, const Order& order, int64_t first, int64_t count, T* to) const {
+  void scatter(const T* block, const Order& order, int64_t first, int64_t count, T* to, bool add) const {
     const int64_t width = s.in.p.width;
-    for (int64_t r = 0; r < count; ++r) s.vec.add(to + order.row[first + r] * width, block + r * s.ld, width);
+    for (int64_t r = 0; r < count; ++r) {
+      T* row = to + order.row[first + r] * width;
+      add ? s.vec.add(row, block + r * s.ld, width) : void(std::copy_n(block + r * s.ld, width, row));
+    }
   }
 };
 

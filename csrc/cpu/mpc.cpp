@@ -97,10 +97,10 @@ void by_type(const Tensor& p, const F& f) {
 
 std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offdiag) {
   check_mpc(p_in, q_in);
-  const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
+  const Tensor p = dense(p_in), q = dense(q_in);
   const int64_t batch = p.size(1), classes = p.size(2), size = batch * classes;
-  Tensor value = torch::stable::new_empty(p, {p.size(0)});
-  Tensor joint = torch::stable::new_empty(p, {p.size(0), classes, classes});
+  Tensor value = fresh(p, {p.size(0)});
+  Tensor joint = fresh(p, {p.size(0), classes, classes});
   by_type(p, [&](auto type) {
     using T = decltype(type);
     each_group(p, [&](int64_t g) {
@@ -116,11 +116,11 @@ std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_i
   check_mpc(p_in, q_in);
   STD_TORCH_CHECK(grad_in.numel() == p_in.size(0), "grad must be [G]");
   STD_TORCH_CHECK(joint_in.numel() == p_in.size(0) * p_in.size(2) * p_in.size(2), "joint must be [G,K,K]");
-  const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
-  const Tensor grad = torch::stable::contiguous(grad_in), joint = torch::stable::contiguous(joint_in);
+  const Tensor p = dense(p_in), q = dense(q_in);
+  const Tensor grad = dense(grad_in), joint = dense(joint_in);
   const int64_t batch = p.size(1), classes = p.size(2), size = batch * classes;
-  Tensor grad_p = torch::stable::new_empty(p, {p.size(0), batch, classes});
-  Tensor grad_q = torch::stable::new_empty(p, {p.size(0), batch, classes});
+  Tensor grad_p = fresh(p, {p.size(0), batch, classes});
+  Tensor grad_q = fresh(p, {p.size(0), batch, classes});
   by_type(p, [&](auto type) {
     using T = decltype(type);
     each_group(p, [&](int64_t g) {

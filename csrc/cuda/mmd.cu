@@ -8,10 +8,6 @@
 namespace fercore {
 namespace {
 
-MaybeTensor dense_copy(const MaybeTensor& tensor) {
-  return tensor.has_value() ? MaybeTensor(torch::stable::contiguous(*tensor)) : tensor;
-}
-
 template <class F>
 void by_type(const Tensor& x, const F& f) {
   x.scalar_type() == ScalarType::Float ? f(float{}) : f(double{});
@@ -39,20 +35,20 @@ Results mmd(const Tensor& x_in, const Tensor& y_in, const MaybeTensor& wx_in, co
   check_bandwidth(class_bandwidth, "class_bandwidth", x_in.scalar_type(), p.groups * num_classes * num_classes);
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device_index());
   const cudaStream_t stream = current_stream(x_in);
-  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
-  const MaybeTensor wx = dense_copy(wx_in), wy = dense_copy(wy_in), cx = dense_copy(cx_in), cy = dense_copy(cy_in);
-  const MaybeTensor x_labels = dense_copy(x_labels_in), y_labels = dense_copy(y_labels_in);
-  const MaybeTensor band = dense_copy(bandwidth), class_band = p.by_class ? dense_copy(class_bandwidth) : MaybeTensor();
+  const Tensor x = dense(x_in), y = dense(y_in);
+  const MaybeTensor wx = dense(wx_in), wy = dense(wy_in), cx = dense(cx_in), cy = dense(cy_in);
+  const MaybeTensor x_labels = dense(x_labels_in), y_labels = dense(y_labels_in);
+  const MaybeTensor band = dense(bandwidth), class_band = p.by_class ? dense(class_bandwidth) : MaybeTensor();
   const int64_t pairs = p.classes * p.classes;
   Tensor sample = torch::stable::new_zeros(x, {p.groups});
-  Tensor value = torch::stable::new_empty(x, {p.groups, p.classes, p.classes});
-  Tensor valid = torch::stable::new_empty(x, {p.groups, p.classes, p.classes}, ScalarType::Bool);
-  Tensor bands = torch::stable::new_empty(x, {p.groups, 1 + pairs}, ScalarType::Double);
+  Tensor value = fresh(x, {p.groups, p.classes, p.classes});
+  Tensor valid = fresh(x, {p.groups, p.classes, p.classes}, ScalarType::Bool);
+  Tensor bands = fresh(x, {p.groups, 1 + pairs}, ScalarType::Double);
   Tensor memo = torch::stable::new_zeros(x, {keep && p.groups > 0 ? p.kept_distances() : 0});
   if (p.groups == 0) return {sample, value, valid, bands, memo};
-  const Tensor distances = keep ? memo : torch::stable::new_empty(x, {p.kept_distances()});
+  const Tensor distances = keep ? memo : fresh(x, {p.kept_distances()});
   const int64_t part_count = p.groups * p.rows() * row_size(p.classes);
-  Tensor parts = torch::stable::new_empty(x, {part_count + p.groups}, ScalarType::Double);  // two counters of 4 bytes a group
+  Tensor parts = fresh(x, {part_count + p.groups}, ScalarType::Double);  // two counters of 4 bytes a group
   double* part = static_cast<double*>(parts.mutable_data_ptr());
   auto* counters = reinterpret_cast<unsigned int*>(part + part_count);
   STD_CUDA_CHECK(cudaMemsetAsync(counters, 0, sizeof(double) * p.groups, stream));
@@ -96,14 +92,15 @@ std::tuple<Tensor, Tensor> mmd_backward(const Tensor& grad_sample, const Tensor&
   STD_TORCH_CHECK(memo.numel() == (p.groups > 0 ? p.kept_distances() : 0), "memo must be that of a forward called with keep");
   const torch::stable::accelerator::DeviceGuard guard(x_in.get_device_index());
   const cudaStream_t stream = current_stream(x_in);
-  const Tensor x = torch::stable::contiguous(x_in), y = torch::stable::contiguous(y_in);
-  const MaybeTensor wx = dense_copy(wx_in), wy = dense_copy(wy_in), cx = dense_copy(cx_in), cy = dense_copy(cy_in);
-  const MaybeTensor x_labels = dense_copy(x_labels_in), y_labels = dense_copy(y_labels_in);
-  const Tensor sample = torch::stable::contiguous(grad_sample), value = torch::stable::contiguous(grad_value);
-  Tensor grad_x = torch::stable::new_empty(x, {p.groups, p.n, p.width});
-  Tensor grad_y = torch::stable::new_empty(x, {p.targets, p.m, p.width});
-  if (p.groups == 0 || p.rows() == 0 || p.width == 0) return {grad_x, grad_y};
-  Tensor matrices = torch::stable::new_empty(x, {p.groups * p.rows() * p.stride()});
+  const Tensor x = dense(x_in), y = dense(y_in);
+  const MaybeTensor wx = dense(wx_in), wy = dense(wy_in), cx = dense(cx_in), cy = dense(cy_in);
+  const MaybeTensor x_labels = dense(x_labels_in), y_labels = dense(y_labels_in);
+  const Tensor sample = dense(grad_sample), value = dense(grad_value);
+  if (p.groups == 0 || p.rows() == 0 || p.width == 0)
+    return {torch::stable::new_zeros(x, {p.groups, p.n, p.width}), torch::stable::new_zeros(x, {p.targets, p.m, p.width})};
+  Tensor grad_x = fresh(x, {p.groups, p.n, p.width});
+  Tensor grad_y = fresh(x, {p.targets, p.m, p.width});
+  Tensor matrices = fresh(x, {p.groups * p.rows() * p.stride()});
   by_type(x, [&](auto type) {
     using T = decltype(type);
     const Call<T> call = call_of<T>(p, num_kernels, multiplier, x, y, wx, wy, cx, cy, x_labels, y_labels);

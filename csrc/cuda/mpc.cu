@@ -104,10 +104,10 @@ std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offd
   check_classes(p_in);
   const torch::stable::accelerator::DeviceGuard guard(p_in.get_device_index());
   const cudaStream_t stream = current_stream(p_in);
-  const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
+  const Tensor p = dense(p_in), q = dense(q_in);
   const int64_t groups = p.size(0), classes = p.size(2);
-  Tensor value = torch::stable::new_empty(p, {groups});
-  Tensor joint = torch::stable::new_empty(p, {groups, classes, classes});
+  Tensor value = fresh(p, {groups});
+  Tensor joint = fresh(p, {groups, classes, classes});
   if (groups == 0) return {value, joint};
   by_type(p, [&](auto type) {
     using T = decltype(type);
@@ -128,11 +128,11 @@ std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_i
   STD_TORCH_CHECK(joint_in.numel() == p_in.size(0) * p_in.size(2) * p_in.size(2), "joint must be [G,K,K]");
   const torch::stable::accelerator::DeviceGuard guard(p_in.get_device_index());
   const cudaStream_t stream = current_stream(p_in);
-  const Tensor p = torch::stable::contiguous(p_in), q = torch::stable::contiguous(q_in);
-  const Tensor grad = torch::stable::contiguous(grad_in), joint = torch::stable::contiguous(joint_in);
+  const Tensor p = dense(p_in), q = dense(q_in);
+  const Tensor grad = dense(grad_in), joint = dense(joint_in);
   const int64_t groups = p.size(0), classes = p.size(2);
-  Tensor grad_p = torch::stable::new_empty(p, {groups, p.size(1), classes});
-  Tensor grad_q = torch::stable::new_empty(p, {groups, p.size(1), classes});
+  Tensor grad_p = fresh(p, {groups, p.size(1), classes});
+  Tensor grad_q = fresh(p, {groups, p.size(1), classes});
   if (groups == 0) return {grad_p, grad_q};
   by_type(p, [&](auto type) {
     using T = decltype(type);

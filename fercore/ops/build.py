@@ -147,7 +147,7 @@ def build(kind: Kind, target: Path | None = None) -> Path:
     """
     path = cache_path(kind) if target is None else target
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_suffix(".lock")):
+    with _locked(path):
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 fresh = _compile(kind, Path(folder))
@@ -192,10 +192,11 @@ def report() -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(target: Path) -> Iterator[None]:
     import fcntl
 
-    with path.open("w") as handle:
+    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
+    with Path(tempfile.gettempdir(), f"fercore-build-{name}.lock").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
