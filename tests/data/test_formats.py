@@ -84,6 +84,7 @@ def test_folder_faults(tree: Callable[..., Path], tmp_path: Path):
     wrong = tree("g", {"angr": 2})
     assert "no usable sample: labels 'angr' are no expressions" in error_of(f"folder:{wrong}")
     assert "did you mean 'anger'?" in error_of(f"folder:{wrong}")
+    assert error_of(f"folder:{wrong}").endswith("or put unlabelled images loose")
     (tmp_path / "h" / "train").mkdir(parents=True)
     assert error_of(f"folder:{tmp_path}/h").startswith(f"empty folder ({tmp_path}/h/train)")
 

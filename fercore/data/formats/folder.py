@@ -27,7 +27,7 @@ PARTS: dict[str, str] = {
 LOOSE = "loose images"
 """Why images that stand beside class folders or parts are left out."""
 
-FIX = f"name class folders after expressions ({', '.join(CANONICAL)}) or give ?labels="
+FIX = f"name class folders after expressions ({', '.join(CANONICAL)}), give ?labels=, or put unlabelled images loose"
 
 
 def scan(spec: DomainSpec) -> Scan:
