@@ -31,11 +31,11 @@ def small(device: str, full: bool) -> list[dict]:
         for groups, targets in ((10, 10), (10, 2), (1, 1)):
             s = forms.step(n, groups=groups, targets=targets, device=device)
             candidates = {"floor": forms.floor, "fused": forms.fused, "plain_torch": forms.plain_torch}
-            if full and groups == 1:
-                candidates["released"] = forms.released
-            rounds = max(5, 640 // n) if "released" not in candidates else 3
-            times = interleaved({k: partial(f, s) for k, f in candidates.items()}, rounds, device)
+            times = interleaved({k: partial(f, s) for k, f in candidates.items()}, max(5, 640 // n), device)
             rows.append({"rows": n, "groups": groups, "targets": targets, **_ratios(times)})
+        if full:  # apart: its hundreds of MB would cool the caches of the others
+            times = interleaved({k: partial(getattr(forms, k), s) for k in ("floor", "released")}, 3, device)
+            rows[-1] |= {"released_ratio": _ratios(times)["released_ratio"]}
     return rows
 
 

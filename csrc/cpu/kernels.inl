@@ -400,20 +400,22 @@ void outer(const typename S::T* p, const typename S::T* q, int64_t batch, int64_
 
 template <class S>
 void apply(const typename S::T* p, const double (*matrix)[8], int64_t batch, int64_t classes, typename S::T* out) {
-  Eight rows[8];
+  using T = typename S::T;
+  typedef T Row __attribute__((vector_size(8 * sizeof(T))));
+  Row rows[8];
   for (int k = 0; k < 8; ++k)
-    for (int l = 0; l < 8; ++l) rows[k][l] = matrix[k][l];
+    for (int l = 0; l < 8; ++l) rows[k][l] = static_cast<T>(matrix[k][l]);
   for (int64_t b = 0; b < batch; ++b) {
-    Eight sum{};
+    Row sum{};
 #pragma GCC unroll 8
     for (int k = 0; k < 8; ++k)
-      if (k < classes) sum += static_cast<double>(p[b * classes + k]) * rows[k];
+      if (k < classes) sum += p[b * classes + k] * rows[k];
     // Eight at once where they fit: the next row overwrites what is too much.
-    typename S::T* target = out + b * classes;
+    T* target = out + b * classes;
     if ((batch - b) * classes >= 8)
-      *reinterpret_cast<FewOf<S>*>(target) = __builtin_convertvector(sum, FewOf<S>);
+      *reinterpret_cast<FewOf<S>*>(target) = sum;
     else
-      for (int64_t l = 0; l < classes; ++l) target[l] = static_cast<typename S::T>(sum[l]);
+      for (int64_t l = 0; l < classes; ++l) target[l] = sum[l];
   }
 }
 

@@ -6,10 +6,10 @@ the fallback to the reference into an error; FERCORE_KERNELS=reference asks for 
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -34,19 +34,13 @@ class State:
     info: dict[str, Any] | None = None
 
 
+_extension: Any = None  # registers fake kernels and autograd; importable once the library is loaded
 _states: dict[str, State] = {"cpu": State(), "cuda": State()}
 
 
 def state(kind: str) -> State:
     """Return what became of the library "cpu" or "cuda" in this process."""
     return _states[kind]
-
-
-def _extension() -> ModuleType:
-    """Return the module that registers fake kernels and autograd; it can only be imported with the library loaded."""
-    from fercore.ops import extension
-
-    return extension
 
 
 def _wanted() -> bool:
@@ -67,7 +61,8 @@ def _load(kind: build.Kind, *, compile_missing: bool) -> None:
             path = build.build(kind)
         module = build.load(kind, path)
         if kind == "cpu":
-            _extension()
+            global _extension  # noqa: PLW0603  # a process has one library
+            _extension = importlib.import_module("fercore.ops.extension")
         state.info = dict(module.build_info()) if module is not None else None
         state.loaded = True
     except (OSError, ImportError, RuntimeError) as error:
@@ -114,7 +109,7 @@ def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
     if not compiled(x.device.type) or too_many:
         return reference.alignment(x, y, *rest)
     keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
-    sample, value, valid, _, _ = _extension().mmd(x, y, *rest, keep)
+    sample, value, valid, _, _ = _extension.mmd(x, y, *rest, keep)
     return reference.Alignment(sample, value, valid)
 
 
@@ -122,7 +117,7 @@ def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
     """Mutual prediction consistency; the arguments are those of `reference.mpc`."""
     if not compiled(p.device.type):
         return reference.mpc(p, q, offdiag)
-    value: Tensor = _extension().mpc(p, q, offdiag)
+    value: Tensor = _extension.mpc(p, q, offdiag)
     return value
 
 

@@ -15,6 +15,10 @@ from fercore.ops import reference
 
 DENSE_ROWS = 1024
 ROW_PADDING = 16
+_MMD = torch.ops.fercore.mmd.default
+_MMD_BACKWARD = torch.ops.fercore.mmd_backward.default
+_MPC = torch.ops.fercore.mpc.default
+_MPC_BACKWARD = torch.ops.fercore.mpc_backward.default
 
 
 def memo_size(x: Tensor, y: Tensor, by_class: bool) -> int:
@@ -75,7 +79,7 @@ def _mmd_backward(
         grad_sample = x.new_zeros(x.shape[0])
     if grad_value is None:
         grad_value = x.new_zeros(x.shape[0], classes, classes)
-    grads = torch.ops.fercore.mmd_backward.default(grad_sample, grad_value, *inputs, bands, memo, *ctx.options)
+    grads = _MMD_BACKWARD(grad_sample, grad_value, *inputs, bands, memo, *ctx.options)
     return (*grads, *[None] * 12)
 
 
@@ -116,7 +120,7 @@ def _mpc_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tens
     if grad is None:
         return None, None, None
     p, q, joint = ctx.saved_tensors
-    return (*torch.ops.fercore.mpc_backward.default(grad, p, q, joint, ctx.offdiag), None)
+    return (*_MPC_BACKWARD(grad, p, q, joint, ctx.offdiag), None)
 
 
 def _save_mpc_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -139,7 +143,7 @@ class _Mmd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         """Run the op and save what its registered form saves."""
-        output = torch.ops.fercore.mmd.default(*inputs)
+        output = _MMD(*inputs)
         _save_mmd(ctx, inputs, output)
         ctx.set_materialize_grads(False)
         return tuple(output)
@@ -153,7 +157,7 @@ class _Mpc(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         """Run the op and save what its registered form saves."""
-        output = torch.ops.fercore.mpc.default(*inputs)
+        output = _MPC(*inputs)
         _save_mpc(ctx, inputs, output)
         ctx.set_materialize_grads(False)
         return tuple(output)
@@ -164,7 +168,7 @@ class _Mpc(torch.autograd.Function):
 def mmd(*inputs: Any) -> tuple[Tensor, ...]:
     """Call fercore::mmd by the cheapest way that the caller can differentiate."""
     if torch.compiler.is_compiling() or not inputs[-1]:
-        return tuple(torch.ops.fercore.mmd(*inputs))
+        return tuple(_MMD(*inputs))
     return cast("tuple[Tensor, ...]", _Mmd.apply(*inputs))
 
 
@@ -172,7 +176,7 @@ def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
     """Call fercore::mpc by the cheapest way that the caller can differentiate."""
     differentiable = torch.is_grad_enabled() and (p.requires_grad or q.requires_grad)
     if torch.compiler.is_compiling() or not differentiable:
-        return cast("Tensor", torch.ops.fercore.mpc(p, q, offdiag)[0])
+        return cast("Tensor", _MPC(p, q, offdiag)[0])
     return cast("Tensor", _Mpc.apply(p, q, offdiag)[0])
 
 

@@ -34,4 +34,6 @@ def mpc_consistency(p: Tensor, q: Tensor, *, form: Literal["abs", "offdiag"] = "
     if p.dim() == 2:
         return mpc_consistency(p[None], q[None], form=form)[0]
     dtype = compute_type(p, q)
-    return dispatch.mpc(p.to(dtype), q.to(dtype), form == "offdiag")
+    if p.dtype != dtype or q.dtype != dtype:
+        p, q = p.to(dtype), q.to(dtype)
+    return dispatch.mpc(p, q, form == "offdiag")
