@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -59,22 +59,25 @@ def run(
     """Train a method, score the adapted model on the target, write a run folder."""
     from fercore import console
     from fercore.engine.describe import describe
+    from fercore.engine.record import RunFolder
     from fercore.engine.run import run as train
     from fercore.engine.setup import build_workshop
 
     if resume is not None:
-        if plugin or source or target or preset or config or set_ or seed is not None or out is not None:
+        if any((plugin, source, target, preset, config, set_, device, out)) or seed is not None or dry_run:
             fix = "give --resume alone; the settings are the run's own"
             raise UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
         company = _reopen(resume)
     else:
         layers, chosen = _layers(source, target, preset, config, set_, seed=seed, device=device)
         company = _assemble(plugin, layers, chosen)
+    folder = resume or out or _new_folder(plugin)
+    if not resume:
+        RunFolder(folder).refuse_if_taken()
     shop = build_workshop(company)
     console.print_lines(describe(shop, complexity=dry_run))
     if dry_run:
         return
-    folder = resume or out or _new_folder(plugin)
     console.print_lines([f"run folder: {folder}"])
     record = train(shop, folder, console.ConsoleObserver("+".join(shop.plugins.names)), resume=resume is not None)
     console.print_result(record)
@@ -170,17 +173,30 @@ def _layers(
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     data = {key: value for key, value in (("sources", source), ("target", target)) if value}
     if len(data) == 1:
-        missing = "--target" if source else "--source"
-        raise UserInputError(f"{missing} is missing", where="fercore", fix="give both, or neither for bundled faces")
+        _refuse_half(data)
     layers += [parse_assignment(text) for text in assignments or []] + [merge(flags, {"data": data} if data else {})]
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
-    own_data = bool({"sources", "target"} & set(merged.get("data", {})))
-    chosen = preset or merged.get("preset") or ("paper" if own_data else "demo")
+    own = _own_data(merged.get("data"))
+    if len(own) == 1:
+        _refuse_half(own)
+    chosen = str(preset or merged.get("preset") or ("paper" if own else "demo"))
     if chosen not in PRESETS:
-        raise UserInputError(f"unknown preset {chosen!r}", where="--preset", fix=did_you_mean(str(chosen), PRESETS))
-    return [{key: value for key, value in layer.items() if key != "preset"} for layer in layers], str(chosen)
+        raise UserInputError(f"unknown preset {chosen!r}", where="--preset", fix=did_you_mean(chosen, PRESETS))
+    return [{key: value for key, value in layer.items() if key != "preset"} for layer in layers], chosen
+
+
+def _own_data(data: object) -> dict[str, Any]:
+    """Return the settings of sources and target if any of them is data of the user's, not synthetic."""
+    given = {key: data[key] for key in ("sources", "target") if data.get(key)} if isinstance(data, dict) else {}
+    specs = [str(spec) for value in given.values() for spec in (value if isinstance(value, list) else [value])]
+    return given if any(not spec.startswith("synthfer:") for spec in specs) else {}
+
+
+def _refuse_half(data: dict[str, Any]) -> None:
+    missing = "--target" if "sources" in data else "--source"
+    raise UserInputError(f"{missing} is missing", where="fercore", fix="give both, or neither for bundled faces")
 
 
 def _assemble(names: list[str], layers: list[dict[str, Any]], preset: str) -> Company:
@@ -227,10 +243,18 @@ def _target_of(summary: dict[str, Any], layers: list[dict[str, Any]]) -> str:
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False)
     except UserInputError as error:
-        typer.echo(f"fercore: error: {error}", err=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("fercore: interrupted; go on with --resume and the run folder", err=True)
-        sys.exit(1)
+        _fail(str(error), 2)
+    except typer.Abort:
+        _fail("interrupted; go on with --resume and the run folder", 1)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own usage errors have one
+            raise
+        _fail(error.format_message(), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"fercore: error: {message}", err=True)
+    sys.exit(code)

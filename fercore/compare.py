@@ -8,6 +8,7 @@ import re
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fercore.hooks.assemble import Company
 
 METRICS = ("accuracy", "balanced_accuracy")
+LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,15 @@ def parse_entry(text: str) -> Entry:
     Raises:
         UserInputError: if no plugin is named or an assignment cannot be read.
     """
-    words = text.split()
+    label, colon, rest = text.partition(":") if LABELLED.match(text) else ("", "", text)
+    words = rest.split()
     if not words:
         raise UserInputError("empty method", where="compare", fix='write "label:plugin key=value ..."')
-    label, colon, names = words[0].rpartition(":")
+    names = words[0]
     settings: dict[str, Any] = {}
     for word in words[1:]:
         settings = merge(settings, parse_assignment(word))
-    return Entry(label if colon else " ".join(words), tuple(names.split("+")), settings)
+    return Entry(label.strip() if colon else " ".join(words), tuple(names.split("+")), settings)
 
 
 @dataclass(frozen=True)
@@ -91,14 +94,15 @@ def compare(
     Raises:
         UserInputError: for wrong input, or a folder that holds a run with other settings.
     """
-    if len({entry.label for entry in entries}) < len(entries):
+    if len({_slug(entry.label) for entry in entries}) < len(entries):
         fix = 'write "label:plugin ..."'
         raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
-    share = {"train": {"threads": max(1, (os.cpu_count() or 1) // jobs)}} if jobs > 1 else {}
+    if len(set(seeds)) < len(seeds):
+        raise UserInputError(f"a seed is given twice: {list(seeds)}", where="--seeds", fix="one run a seed and row")
     tasks = [
         Task(
             entry,
-            (share, *layers, entry.settings, {"seed": seed}),
+            (*layers, entry.settings, {"seed": seed}),
             preset,
             out / f"{_slug(entry.label)}-s{seed}",
             f"{entry.label} seed {seed}",
@@ -123,24 +127,35 @@ def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: in
         return
     context = get_context("forkserver")
     context.set_forkserver_preload(["fercore.engine.run"])  # imported once, its memory shared by every process
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_limit_threads, initargs=(threads,), max_tasks_per_child=1
+    ) as pool:
         try:
-            list(pool.map(_check_quietly, tasks))
+            list(pool.map(_check, tasks))
             yield from pool.map(_run_once, tasks, [observe] * len(tasks))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _check_quietly(task: Task) -> None:
-    _check(task)
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
 
 
-def _check(task: Task) -> Company:
+def _check(task: Task) -> None:
     """Resolve a task's settings, refusing a folder that holds another run."""
+    with _named(task):
+        _company(task)
+
+
+def _company(task: Task) -> Company:
     from fercore.engine.record import CONFIG, RunFolder, check_resume
+    from fercore.engine.setup import resolve_device
     from fercore.hooks.assemble import assemble
 
-    company = assemble(task.entry.plugins, task.layers, preset=task.preset)
+    company = resolve_device(assemble(task.entry.plugins, task.layers, preset=task.preset))
     if (task.folder / CONFIG).is_file():
         found = RunFolder(task.folder).config_layers()
         wanted = without_none(company.config.model_dump(mode="json"))
@@ -151,17 +166,27 @@ def _check(task: Task) -> Company:
     return company
 
 
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """Say which row and seed the user's mistake belongs to."""
+    try:
+        yield
+    except UserInputError as error:
+        raise UserInputError(f"{task.label}: {error.what}", where=error.where, fix=error.fix) from error
+
+
 def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
     from fercore.engine.record import CONFIG, RunFolder
     from fercore.engine.run import run
     from fercore.engine.setup import build_workshop
 
-    company = _check(task)
-    folder = RunFolder(task.folder)
-    resume = (task.folder / CONFIG).is_file()
-    if resume and folder.finished:
-        return folder.result()
-    return run(build_workshop(company), task.folder, observe(task.label), resume=resume)
+    with _named(task):
+        company = _company(task)
+        folder = RunFolder(task.folder)
+        resume = (task.folder / CONFIG).is_file()
+        if resume and folder.finished:
+            return folder.result()
+        return run(build_workshop(company), task.folder, observe(task.label), resume=resume)
 
 
 def _slug(label: str) -> str:
@@ -172,6 +197,9 @@ def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
     rows: list[dict[str, Any]] = []
     for label, records in results.items():
+        if any(record["target"]["accuracy"] is None for record in records):
+            fix = "give a target with a labelled test part"
+            raise UserInputError("the target has no labels to compare on", where="compare", fix=fix)
         row: dict[str, Any] = {"label": label, "n": records[0]["target"]["n"]}
         for metric in METRICS:
             scores = [float(record["target"][metric]) for record in records]

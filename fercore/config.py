@@ -7,15 +7,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from fercore.errors import UserInputError, did_you_mean
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    return {annotation, *get_args(annotation)}
 
 
 class Settings(BaseModel):
     """Base of every settings section: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_number_is_true(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _kinds(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError("input should be a number, not true or false")
+        return value
 
 
 class DataSettings(Settings):
@@ -123,11 +135,14 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the keys of `over` laid on top, tables merged key by key."""
+    """Return `base` with the keys of `over` laid on top, tables merged key by key; an empty table empties."""
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
-        result[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
+            result[key] = merge(old, value)
+        else:
+            result[key] = value
     return result
 
 
@@ -185,10 +200,10 @@ def split_plugin_tables(layer: Mapping[str, Any], plugin_names: Iterable[str]) -
     """Move top-level tables named after plugins under "plugins", refusing keys that belong to nobody."""
     names = set(plugin_names)
     core: dict[str, Any] = {}
-    tables: dict[str, Any] = dict(layer.get("plugins", {}))
+    tables: dict[str, Any] = dict(_table("plugins", layer.get("plugins", {})))
     for key, value in layer.items():
-        if key in names and isinstance(value, Mapping):
-            tables = merge(tables, {key: value})
+        if key in names:
+            tables = merge(tables, {key: _table(key, value)})
         elif key in SECTIONS:
             core[key] = value
         elif key != "plugins":
@@ -196,7 +211,13 @@ def split_plugin_tables(layer: Mapping[str, Any], plugin_names: Iterable[str]) -
     for key in tables:
         if key not in names:
             raise UserInputError(f"settings for plugin {key!r}, which is not in this run", fix=did_you_mean(key, names))
-    return {**core, "plugins": tables}
+    return {**core, "plugins": tables} if tables else core
+
+
+def _table(name: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserInputError(f"setting {name} = {value!r} is no table", fix=f"write {name}.key=value")
+    return value
 
 
 def check_settings(model: type[SettingsT], values: Mapping[str, Any], *, prefix: str) -> SettingsT:

@@ -56,6 +56,9 @@ class ConsoleObserver(Observer):
 
     def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
         """Print the target's accuracy."""
+        if scores["accuracy"] is None:
+            self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
+            return
         accuracy = f"accuracy {scores['accuracy']:.4f} balanced {scores['balanced_accuracy']:.4f}"
         self.message(f"{self._label} after {done} steps: target {accuracy} (n={scores['n']})")
 
@@ -100,6 +103,9 @@ def print_result(record: Mapping[str, Any]) -> None:
     """Print a finished run's scores on the target."""
     target = record["target"]
     head = ("target", "n", "accuracy", "balanced", "macro F1")
+    if target["accuracy"] is None:
+        print_lines(["the target has no labels: its predictions are in predictions.csv"])
+        return
     scores = [f"{target[name]:.4f}" for name in ("accuracy", "balanced_accuracy", "macro_f1")]
     title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
     print_table(title, head, [(target["spec"], str(target["n"]), *scores)])

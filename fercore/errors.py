@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserInputError(ValueError):
@@ -19,6 +20,13 @@ class UserInputError(ValueError):
         self.what, self.where, self.fix = what, where, fix
         text = what + (f" ({where})" if where else "") + (f"; {fix}" if fix else "")
         super().__init__(" ".join(text.split()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _rebuild(kind: type[UserInputError], what: str, where: str, fix: str) -> UserInputError:
+    return kind(what, where=where, fix=fix)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

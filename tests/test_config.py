@@ -21,6 +21,10 @@ def test_later_layers_win_and_tables_merge():
     assert (config.data.size, config.data.workers) == (96, 1)
 
 
+def test_an_empty_table_empties():
+    assert merge({"a": {"b": {"c": 1}, "d": 2}}, {"a": {"b": {}}}) == {"a": {"b": {}, "d": 2}}
+
+
 def test_merge_leaves_its_inputs_alone():
     base = {"a": {"b": 1}}
     assert merge(base, {"a": {"c": 2}}) == {"a": {"b": 1, "c": 2}}

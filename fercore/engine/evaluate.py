@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.metrics import f1_score
 
 from fercore.config import DataSettings
 from fercore.data import Table, eval_batches
+from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.types import UNKNOWN_LABEL, Clock, Encoded, EncodedDataset
+from fercore.types import Clock, Encoded, EncodedDataset
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,11 @@ class Evaluator:
         model.eval()
         parts: list[Encoded] = []
         kept = []
-        for batch in eval_batches(table, self._data, mean=model.mean, std=model.std):
-            hidden = replace(batch, labels=torch.full_like(batch.labels, UNKNOWN_LABEL))
+        shown = table if with_labels else table.without_labels()
+        for batch in eval_batches(shown, self._data, mean=model.mean, std=model.std):
             with self._fabric.autocast():
-                parts.append(self._plugins.encode(model, hidden.to(self._fabric.device), "none", clock))
-            kept.append(batch if with_labels else hidden)
+                parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
+            kept.append(batch)
         model.train(training)
         return EncodedDataset(
             features=_join([part.features for part in parts]),
@@ -70,9 +71,11 @@ class Evaluator:
 
     @torch.no_grad()
     def predict(self, model: Model, table: Table, clock: Clock) -> Predictions:
-        """Return predictions for a whole table, with the labels the table knows."""
+        """Return predictions for a whole table, with the labels the table knows; draws no random number of the run."""
+        state = random_state()
         encoded = self.encode(model, table, clock, with_labels=False)
         probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
+        restore_random_state(state)
         return Predictions(
             probs=probs.float().cpu().numpy(),
             features={name: tensor.float().cpu().numpy() for name, tensor in encoded.features.items()},
@@ -88,26 +91,30 @@ def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
 def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Return n, accuracy, balanced accuracy, macro F1, recall per class and the confusion matrix (rows = truth).
 
-    Classes without a sample are reported as None and left out of balanced accuracy and macro F1.
+    Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced
+    accuracy and macro F1; without any labelled sample every score is None.
     """
-    truth, guess = predictions.labels, predictions.probs.argmax(axis=1)
+    known = predictions.labels >= 0
+    truth, guess = predictions.labels[known], predictions.probs[known].argmax(axis=1)
     names = range(len(classes))
-    confusion = confusion_matrix(truth, guess, labels=list(names))
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (truth, guess), 1)
     support = confusion.sum(axis=1)
     present = [k for k in names if support[k]]
     recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
+    some = bool(present)
     return {
         "n": len(truth),
         "classes": list(classes),
-        "accuracy": float((truth == guess).mean()),
-        "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])),
-        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)),
+        "accuracy": float((truth == guess).mean()) if some else None,
+        "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])) if some else None,
+        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)) if some else None,
         "per_class_recall": recall,
         "confusion": confusion.tolist(),
     }
 
 
-def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
     """Return intra-L2, intra-var, inter-L2 and their ratio r of L2-normalised features (LA-CMFER, Table 4).
 
     Args:
@@ -115,13 +122,15 @@ def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
     Returns:
         intra_l2: mean distance to the own class centre; intra_var: mean variance per dimension inside classes;
-        inter_l2: mean distance between class centres; r = inter_l2 / intra_l2. NaN where fewer than two classes.
+        inter_l2: mean distance between class centres; r = inter_l2 / intra_l2. inter_l2 and r are None
+        where there are fewer than two classes.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     groups = [unit[labels == k] for k in np.unique(labels[labels >= 0])]
     centres = np.array([group.mean(axis=0) for group in groups])
     intra = float(np.mean([np.linalg.norm(g - c, axis=1).mean() for g, c in zip(groups, centres, strict=True)]))
     pairs = [(i, j) for i in range(len(centres)) for j in range(i)]
-    inter = float(np.mean([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])) if pairs else float("nan")
+    inter = float(np.mean([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])) if pairs else None
+    ratio = None if inter is None else inter / max(intra, 1e-12)
     variance = float(np.mean([group.var(axis=0).mean() for group in groups]))
-    return {"intra_l2": intra, "intra_var": variance, "inter_l2": inter, "r": inter / max(intra, 1e-12)}
+    return {"intra_l2": intra, "intra_var": variance, "inter_l2": inter, "r": ratio}

@@ -10,7 +10,7 @@ from typing import Any
 
 
 def without_none(tree: Any) -> Any:
-    """Return nested tables without None values, which TOML cannot hold; None is every such setting's default."""
+    """Return nested tables without None values, which TOML cannot hold; None always means "not given"."""
     if isinstance(tree, Mapping):
         return {key: without_none(value) for key, value in tree.items() if value is not None}
     return tree

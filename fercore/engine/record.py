@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import tomli_w
 
-from fercore.config import RunConfig, build_config, read_toml
+from fercore.config import read_toml
 from fercore.engine.files import without_none, write_json, write_whole
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
@@ -25,7 +27,7 @@ class RunFolder:
     """A run's folder on disk.
 
     Args:
-        path: the folder; `create` makes it, `reopen` expects it.
+        path: the folder; `create` makes it, every other method expects it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -45,23 +47,41 @@ class RunFolder:
             raise UserInputError("output folder is not empty", where=str(self.path), fix="choose another --out")
 
     def create(self, company: Company, plugins: Plugins, data_report: Mapping[str, Any]) -> None:
-        """Write what is known before the first step."""
-        try:
-            self.checkpoints.mkdir(parents=True)
-        except OSError as error:
-            raise UserInputError(
-                f"cannot write there: {error.strerror}", where=str(self.path), fix="choose another --out"
-            ) from None
+        """Write what is known before the first step; the folder appears whole or not at all."""
+        part = self.path.with_name(f".{self.path.name}.part")
         settings = without_none(company.config.model_dump(mode="json"))
-        write_whole(self.path / CONFIG, tomli_w.dumps(settings))
         chain = {hook: [vars(link) for link in links] for hook, links in plugins.chain().items()}
         infos = [vars(info) for info in company.infos]
-        write_json(self.path / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
-        write_json(self.path / DATA, data_report)
+        try:
+            shutil.rmtree(part, ignore_errors=True)
+            (part / self.checkpoints.name).mkdir(parents=True)
+            write_whole(part / CONFIG, tomli_w.dumps(settings))
+            write_json(part / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
+            write_json(part / DATA, data_report)
+            part.rename(self.path)
+        except OSError as error:
+            fix = "choose another --out"
+            raise UserInputError(f"cannot write there: {error.strerror}", where=str(self.path), fix=fix) from None
 
     def plugin_versions(self) -> dict[str, str]:
         """Return plugin name -> "distribution version" as the run was started."""
-        return {p["name"]: f"{p['distribution']} {p['version']}" for p in self._read(PLUGINS)["plugins"]}
+        return {p["name"]: f"{p['distribution']} {p['version']}" for p in self.started()["plugins"]}
+
+    def started(self) -> dict[str, Any]:
+        """Return the contents of plugins.json.
+
+        Raises:
+            UserInputError: if it cannot be read or is not what a run writes.
+        """
+        found = self._read(PLUGINS)
+        if not isinstance(found, dict) or not {"plugins", "versions"} <= found.keys():
+            raise UserInputError(f"{PLUGINS} is damaged", where=str(self.path), fix="start the run again")
+        return found
+
+    def data_report(self) -> dict[str, Any]:
+        """Return the contents of data.json as the run was started."""
+        report: dict[str, Any] = self._read(DATA)
+        return report
 
     def config_layers(self) -> dict[str, Any]:
         """Return the settings the run was started with.
@@ -94,18 +114,15 @@ class RunFolder:
         with (self.path / METRICS).open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(values) + "\n")
 
-    def rewind_log(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl that came after `step`, and a last line cut short."""
+    def log_size(self) -> int:
+        """Return the length of metrics.jsonl in bytes."""
         path = self.path / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                kept += [line] if json.loads(line)["done"] <= step else []
-            except (ValueError, KeyError):
-                continue
-        write_whole(path, "".join(line + "\n" for line in kept))
+        return path.stat().st_size if path.exists() else 0
+
+    def rewind_log(self, size: int) -> None:
+        """Cut metrics.jsonl back to the length it had at a checkpoint."""
+        if self.log_size() > size:
+            os.truncate(self.path / METRICS, size)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write result.json, whole."""
@@ -118,27 +135,29 @@ def versions() -> dict[str, str]:
 
 
 def check_resume(folder: RunFolder, company: Company) -> None:
-    """Refuse to go on with other plugins or versions than the run was started with.
+    """Refuse to go on with other plugins or versions than the run was started with; the bits would differ.
 
     Raises:
-        UserInputError: naming the plugin and both versions, or the setting that differs.
+        UserInputError: naming what differs, and both versions.
     """
     started, now = folder.plugin_versions(), company.versions
-    if started != now:
-        changed = sorted(set(started.items()) ^ set(now.items()))
-        raise UserInputError(
-            f"the run was started with {_say(started)}, now there is {_say(now)}",
-            where=str(folder.path),
-            fix=f"install the versions it was started with ({changed[0][0]} differs)",
-        )
+    before = {**folder.started()["versions"], **started}
+    after = {**versions(), **now}
+    for name in sorted(before.keys() | after.keys()):
+        was, here = before.get(name, "absent"), after.get(name, "absent")
+        if was != here:
+            what = f"the run was started with {name} ({was}), now there is {name} ({here})"
+            raise UserInputError(what, where=str(folder.path), fix=f"install {name} as it was, or start anew")
 
 
-def _say(plugins: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({package})" for name, package in sorted(plugins.items()))
+def check_same_data(folder: RunFolder, fingerprint: Mapping[str, Any]) -> None:
+    """Refuse to go on with other data than the run was started with.
 
-
-def stored_config(folder: RunFolder) -> tuple[RunConfig, tuple[str, ...]]:
-    """Return the settings and the plugin names of a run folder."""
-    layers = folder.config_layers()
-    names = tuple(folder.plugin_versions())
-    return build_config([layers], names), names
+    Raises:
+        UserInputError: naming the part that differs.
+    """
+    started = folder.data_report().get("fingerprint", {})
+    for part in sorted(started.keys() | fingerprint.keys()):
+        if started.get(part) != fingerprint.get(part):
+            fix = "bring the data back as it was, or start anew"
+            raise UserInputError(f"the data of {part!r} changed since the run began", where=str(folder.path), fix=fix)

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fercore.data import side_table
+import torch
+
+from fercore.data import side_info, side_table
 from fercore.engine import checkpoint, results
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner
-from fercore.engine.record import RunFolder
+from fercore.engine.record import RunFolder, check_same_data
 from fercore.engine.setup import Workshop
-from fercore.engine.step import train_step
+from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.schedule import RunResult, Stage, StepReport
 from fercore.types import SIDES, Clock, EncodedDataset, Side
@@ -95,8 +97,8 @@ class Trainer:
                 {"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics}
             )
         for side in SIDES:
-            table = side_table(shop.domains, side)
-            sampler = shop.plugins.build_sampler(shop.config, shop.model, table, side, clock)
+            info = side_info(shop.domains, side)
+            sampler = shop.plugins.build_sampler(shop.config, shop.model, info, side, clock)
             self.loader.set_sampler(side, sampler)
 
     def _train_batch(self, stage: Stage, clock: Clock) -> list[StepReport]:
@@ -133,6 +135,8 @@ class Trainer:
         scores = results.evaluate_target(shop, clock)
         self.observer.evaluated(scores, self.done)
         summary = {key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+        if scores["accuracy"] is None:
+            return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
         self.board.scalars("target", summary, self.done)
         if oracle and (self.oracle is None or scores["accuracy"] > self.oracle["accuracy"]):
@@ -143,7 +147,10 @@ class Trainer:
         """Write a checkpoint of everything that decides how training goes on."""
         if self._saved_at == self.done:
             return
+        self._check_weights()
         state = {
+            "log_size": self.folder.log_size(),
+            "precision": dict(self.shop.fabric.strategy.precision.state_dict()),
             "stage_index": self.stage_index,
             "step": self.step,
             "seconds": self.seconds,
@@ -153,11 +160,17 @@ class Trainer:
             "runners": [runner.state_dict() for runner in self.runners],
             "loader": self.loader.state_dict(),
             "random": checkpoint.random_state(),
-            "plugins": self.shop.company.versions,
         }
         checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
         checkpoint.prune(self.folder.checkpoints, self.shop.config.train.keep_checkpoints)
         self._saved_at = self.done
+
+    def _check_weights(self) -> None:
+        for name, tensor in self.shop.model.state_dict().items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                where = f"after {self.done} steps"
+                fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
+                raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Put the run back where a checkpoint left it."""
@@ -170,8 +183,9 @@ class Trainer:
                 runner.load_state_dict(saved)
         self.loader.load_state_dict(state["loader"])
         checkpoint.restore_random_state(state["random"])
+        self.shop.fabric.strategy.precision.load_state_dict(state["precision"])
         self._saved_at = self.done
-        self.folder.rewind_log(self.done)
+        self.folder.rewind_log(state["log_size"])
 
 
 def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
@@ -191,11 +205,16 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
     """
     folder = RunFolder(path)
     trainer = Trainer(shop, folder, observer)
-    if not resume:
+    results.reset_peak_memory(shop.fabric.device)
+    if resume:
+        check_same_data(folder, shop.domains.fingerprint())
+    else:
         folder.refuse_if_taken()
-        folder.create(shop.company, shop.plugins, shop.domains.report)
+        folder.create(shop.company, shop.plugins, {**shop.domains.report, "fingerprint": shop.domains.fingerprint()})
     latest = checkpoint.newest(folder.checkpoints) if resume else None
-    if latest is not None:
+    if latest is None:
+        folder.rewind_log(0)
+    else:
         trainer.restore(checkpoint.load(latest))
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
     trainer.train()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning_fabric import Fabric
@@ -62,6 +63,7 @@ def build_workshop(company: Company) -> Workshop:
     Raises:
         UserInputError: for data, settings or a device that cannot be used; nothing has been written then.
     """
+    company = resolve_device(company)
     config = company.config
     plugins = build_plugins(company)
     fabric = build_fabric(config)
@@ -69,6 +71,7 @@ def build_workshop(company: Company) -> Workshop:
     seed_everything(config.seed)
     model = plugins.build_model(config, len(domains.classes))
     _set_statistics(model, config)
+    _try_backbone(model, config)
     views = plugins.request_views(config)
     _check_views(views)
     stages = plugins.plan(config, model)
@@ -76,21 +79,42 @@ def build_workshop(company: Company) -> Workshop:
     return Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
 
 
-def build_fabric(config: RunConfig) -> Fabric:
-    """Choose device and precision.
+def resolve_device(company: Company) -> Company:
+    """Replace the device "auto" by the one in use here, so that a run goes on where it began.
 
     Raises:
         UserInputError: if CUDA is asked for and not there.
     """
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
+    usable, device = torch.cuda.is_available(), company.config.device
+    if device == "cuda" and not usable:
         raise UserInputError("no CUDA device is usable here", where="--device cuda", fix="run with --device cpu")
+    if device == "auto":
+        device = "cuda" if usable else "cpu"
+    return replace(company, config=company.config.model_copy(update={"device": device}))
+
+
+def build_fabric(config: RunConfig) -> Fabric:
+    """Prepare device, precision, threads and determinism; the device must be resolved."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
+    if config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
-    return Fabric(accelerator=device, devices=1, precision=config.train.precision)
+    return Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+
+
+@torch.no_grad()
+def _try_backbone(model: Model, config: RunConfig) -> None:
+    """Refuse a backbone that does not take images of this size, before anything is written."""
+    size, training = config.data.size, model.training
+    model.eval()
+    try:
+        model.backbone(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        what = f"backbone {config.model.backbone!r} does not take {size} px images: {reason}"
+        raise UserInputError(what, where="model.backbone, data.size", fix="change one of them") from error
+    model.train(training)
 
 
 def _set_statistics(model: Model, config: RunConfig) -> None:

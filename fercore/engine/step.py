@@ -69,5 +69,5 @@ def _check_finite(values: dict[str, float], clock: Clock) -> None:
     for name, value in values.items():
         if not torch.isfinite(torch.tensor(value)):
             where = f"stage {clock.stage}, step {clock.step}"
-            fix = "lower optim.lr or set optim.clip_grad_norm=1.0; the last checkpoint is intact"
+            fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; checkpoints so far are kept"
             raise NonFiniteLoss(f"loss term {name!r} is {value}", where=where, fix=fix)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HOOKS: tuple[str, ...] = tuple(name for name, item in vars(specs).items() if hasattr(item, f"{PROJECT}_spec"))
 FIRST_RESULT: tuple[str, ...] = tuple(name for name in HOOKS if getattr(specs, name).fercore_spec["firstresult"])
 T = TypeVar("T")
+BUILTIN = "builtin:"
 SIDES = ("source", "target")
 TRANSFORMS = ("none", "weak", "strong")
 
@@ -86,7 +87,7 @@ def check_owners(manager: pluggy.PluginManager) -> None:
     """
     for hook in FIRST_RESULT:
         impls = getattr(manager.hook, hook).get_hookimpls()
-        owners = [impl.plugin_name for impl in impls if not impl.wrapper and not impl.trylast]
+        owners = [impl.plugin_name for impl in impls if not impl.wrapper and not impl.plugin_name.startswith(BUILTIN)]
         if len(owners) > 1:
             what = f"two plugins own hook {hook!r}: {' and '.join(owners)}"
             raise UserInputError(what, where="--plugin", fix="one of them must wrap it (hookimpl(wrapper=True))")

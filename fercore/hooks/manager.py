@@ -15,6 +15,7 @@ from torch.utils.data import Sampler
 from fercore.errors import UserInputError
 from fercore.hooks import specs
 from fercore.hooks.checks import (
+    BUILTIN,
     HOOKS,
     SIDES,
     TRANSFORMS,
@@ -61,7 +62,7 @@ class Plugins:
         self._versions = dict(versions)
         self.names = tuple(plugin.name for plugin in plugins)
         for item in builtin:
-            self._manager.register(item, name=f"builtin:{type(item).__name__}")
+            self._manager.register(item, name=f"{BUILTIN}{type(item).__name__}")
         for plugin in plugins:
             check_class(type(plugin), plugin.name)
             self._register(plugin)
@@ -82,7 +83,7 @@ class Plugins:
 
     @staticmethod
     def _link(impl: pluggy.HookImpl) -> Link:
-        builtin = impl.plugin_name.startswith("builtin:")
+        builtin = impl.plugin_name.startswith(BUILTIN)
         return Link(impl.plugin_name, "wraps" if impl.wrapper else "default" if builtin else "implements")
 
     @contextmanager

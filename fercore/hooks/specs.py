@@ -69,7 +69,8 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
     """Choose the order in which a side's samples are drawn; called at the start of every epoch. First result.
 
     Args:
-        dataset: the side's samples without pixels: `len()`, `labels` int64[N] (-1 on the target), `domain` int64[N].
+        dataset: the side's samples without pixels or paths: `len()`, `labels` int64[N] (-1 on the target), `domain`
+            int64[N], `subjects`.
         side: "source" or "target".
 
     Returns:

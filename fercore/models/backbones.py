@@ -86,19 +86,25 @@ def _create(settings: ModelSettings) -> Any:
     if name not in timm.list_models():
         fix = did_you_mean(name, timm.list_models())
         raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=fix)
+    for other in set(settings.backbone_args) - set(timm.list_models()):
+        fix = did_you_mean(other, timm.list_models())
+        raise UserInputError(f"arguments for unknown backbone {other!r}", where="model.backbone_args", fix=fix)
+    hub = settings.weights == "timm"
     try:
-        network = timm.create_model(name, pretrained=settings.weights == "timm", num_classes=0, **settings.arguments)
-    except TypeError as error:
-        raise UserInputError(f"backbone {name!r}: {error}", where="model.backbone_args") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        if settings.weights != "timm":
-            raise
-        fix = "download the weights elsewhere and give the file: --set model.weights=/path/to/weights.safetensors"
-        what = f"cannot fetch weights of {name!r} ({type(error).__name__})"
-        raise UserInputError(what, where="model.weights", fix=fix) from None
+        network = timm.create_model(name, pretrained=hub, **{"num_classes": 0, **settings.arguments})
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        if hub and isinstance(error, OSError):
+            what, where = f"cannot fetch weights of {name!r} ({type(error).__name__})", "model.weights"
+            fix = "download them elsewhere and give the file: --set model.weights=/path/to/weights.safetensors"
+        else:
+            what, where = f"backbone {name!r} cannot be built: {reason}", "model.backbone_args"
+            fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults"
+        raise UserInputError(what, where=where, fix=fix) from error
     if settings.weights not in ("none", "timm"):
         path = Path(settings.weights)
-        network.load_state_dict(fit_weights(read_weights(path), network.state_dict(), where=str(path)))
+        hint = f"; or --set model.backbone_args.{name}={{}} for timm's own shapes" if settings.arguments else ""
+        network.load_state_dict(fit_weights(read_weights(path), network.state_dict(), where=str(path), hint=hint))
     return network
 
 
@@ -106,7 +112,7 @@ def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> 
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     try:
         return timm.create_model(settings.backbone, features_only=True, **chosen, **settings.arguments)
-    except (RuntimeError, AttributeError, TypeError) as error:
+    except Exception as error:
         fix = "take a convolutional backbone such as resnet18"
         raise UserInputError(f"backbone {settings.backbone!r} yields no feature maps ({error})", fix=fix) from None
 

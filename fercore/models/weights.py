@@ -17,6 +17,7 @@ from fercore.errors import UserInputError
 log = logging.getLogger(__name__)
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
 
 
@@ -43,7 +44,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def fit_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str) -> dict[str, Tensor]:
+def fit_weights(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str, hint: str = ""
+) -> dict[str, Tensor]:
     """Match a checkpoint's tensors to a network's, by name, or by position where all shapes agree in order.
 
     Classifier tensors that the network does not have are left out; nothing else may be missing or left over.
@@ -57,22 +60,24 @@ def fit_weights(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, wh
         for key, tensor in wanted.items():
             if body[key].shape != tensor.shape:
                 shapes = f"{tuple(body[key].shape)} in the file, {tuple(tensor.shape)} in the network"
-                raise UserInputError(f"weights do not fit: {key} is {shapes}", where=where)
+                raise UserInputError(f"weights do not fit: {key} is {shapes}", where=where, fix=ANOTHER + hint)
         return dict(body)
-    return _fit_by_position(list(found.items()), wanted, where)
+    return _fit_by_position(list(found.items()), wanted, where, hint)
 
 
-def _fit_by_position(found: list[tuple[str, Tensor]], wanted: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _fit_by_position(
+    found: list[tuple[str, Tensor]], wanted: Mapping[str, Tensor], where: str, hint: str
+) -> dict[str, Tensor]:
     fitted: dict[str, Tensor] = {}
     for (key, target), (name, tensor) in zip(wanted.items(), found, strict=False):
         if tensor.shape != target.shape:
             what = f"weights do not fit: {key} {tuple(target.shape)} meets {name} {tuple(tensor.shape)}"
-            raise UserInputError(what, where=where, fix="choose the backbone these weights were trained for")
+            raise UserInputError(what, where=where, fix=ANOTHER + hint)
         fitted[key] = tensor
     extra = [name for name, _ in found[len(wanted) :]]
     if len(fitted) < len(wanted) or len(extra) > 2:
         what = f"weights do not fit: {len(found)} tensors in the file, {len(wanted)} in the network"
-        raise UserInputError(what, where=where, fix="choose the backbone these weights were trained for")
+        raise UserInputError(what, where=where, fix=ANOTHER + hint)
     log.warning("weights of %s matched by position, every shape equal (%d tensors)", where, len(fitted))
     return fitted
 

@@ -34,4 +34,4 @@ def test_a_hook_says_when_it_is_called_and_has_a_typed_method(hook):
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_hook_is_exercised(hook):
-    assert re.search(rf"\b{hook}\b", TESTS)
+    assert re.search(rf"\.{hook}\(", TESTS)

@@ -76,7 +76,17 @@ def test_a_package_from_outside_runs_by_name(tmp_path):
     fercore = [str(python), "-c", "from fercore.cli import main; main()"]
     listed = subprocess.run([*fercore, "plugins"], check=True, capture_output=True, text=True).stdout
     assert "entropy          fercore-entropy 0.3  Source cross-entropy plus target entropy" in listed
-    run = ["run", "--plugin", "entropy", "--preset", "demo", "--out", str(tmp_path / "out"), "--set", "entropy.strength=0.2"]
+    run = [
+        "run",
+        "--plugin",
+        "entropy",
+        "--preset",
+        "demo",
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        "entropy.strength=0.2",
+    ]
     small = "data.sources=['synthfer:studio?n=60'] data.target='synthfer:wild?n=60' data.size=32 train.steps=3"
     small += " data.source_batch=14 data.target_batch=14 model.backbone_args.resnet18.channels=[8,8,8,8]"
     for setting in small.split():

@@ -44,18 +44,6 @@ def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, ma
 
 
 @pytest.mark.parametrize("names", COMPANIES, ids="+".join)
-def test_no_target_label_reaches_a_plugin(names, make_shop, tmp_path, listener):
-    shop = make_shop(*names)
-    assert (shop.domains.adaptation.labels == -1).all()
-    loader = shop.loader()
-    for _ in range(3):
-        batch = next(loader)
-        assert (batch.target.labels == -1).all()
-        assert (batch.source.labels >= 0).all()
-        assert not any("label" in name for name in batch.target.extras)
-
-
-@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])
 def test_every_preset_resolves(names, preset):
     from fercore.hooks.assemble import assemble

@@ -94,6 +94,39 @@ def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
+def test_evaluation_draws_nothing_from_the_run(make_shop, tmp_path, listener, weights_of, monkeypatch):
+    from fercore.builtin.defaults import Defaults
+
+    def encode(self, model, batch, view):
+        if view == "none":
+            torch.rand(3)
+        return model(batch.images[view])
+
+    monkeypatch.setattr(Defaults, "encode", hookimpl(encode, trylast=True))
+    for name, every in (("often", 1), ("never", 0)):
+        run(make_shop("source_only", layers=({"train": {"eval_every": every}},)), tmp_path / name, listener())
+    left, right = weights_of(tmp_path / "often"), weights_of(tmp_path / "never")
+    assert torch.equal(left["random"]["torch"], right["random"]["torch"])
+
+
+def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, capsys):
+    from PIL import Image
+
+    from fercore.engine.setup import build_workshop
+
+    (tmp_path / "clinic").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"clinic/{number}.png")
+    data = {**tiny["data"], "target": f"folder:{tmp_path / 'clinic'}"}
+    shop = build_workshop(assemble(["source_only"], [{**tiny, "data": data}]))
+    record = run(shop, tmp_path / "run", listener())
+    assert record["target"]["accuracy"] is None
+    lines = (tmp_path / "run/predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + len(shop.domains.test)
+    assert lines[0] == "image,prediction,anger,disgust,fear,happiness,sadness,surprise,neutral"
+
+
 @pytest.mark.slow
 def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny):
     import tomli_w
