@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint bench clean
+.PHONY: venv demo test lint bench sanitize clean
 
 venv: $(READY)
 
@@ -28,6 +28,10 @@ lint: venv
 
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only
+	$(BIN)/python -m bench.ops.ratios
+
+sanitize: venv
+	csrc/sanitize $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info plugins/*/*.egg-info

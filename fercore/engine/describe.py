@@ -16,6 +16,7 @@ from fercore.engine.setup import Workshop
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.ops import build
 from fercore.types import UNKNOWN_LABEL, Clock, DomainBatch
 
 
@@ -32,7 +33,7 @@ def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
     flag = " (transductive: the same images)" if domains.transductive else ""
     lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
     lines += mismatch_lines(domains.report)
-    lines.append(f"device {shop.fabric.device}, kernels {ops.kernels()}")
+    lines.append(f"device {shop.fabric.device}, kernels {ops.kernels(shop.fabric.device)}")
     lines += network_lines(shop, macs=complexity)
     return lines + chain_lines(shop.plugins)
 
@@ -93,6 +94,8 @@ def doctor_lines() -> list[str]:
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
     lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
+    for name, found in build.report().items():
+        lines.append(f"library {name:<8} " + ", ".join(f"{key} {value}" for key, value in found.items()))
     lines.append(f"plugins          {', '.join(installed_plugins())}")
     return lines
 
