@@ -182,6 +182,23 @@ def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp
     assert (code, "holds a run with other settings" in error) == (2, True)
 
 
+@pytest.mark.slow
+def test_runs_side_by_side_end_as_alone_and_name_the_row_that_fails(fercore, tmp_path):
+    rows = ["base:source_only", "smooth:source_only source_only.label_smoothing=0.2"]
+    shared = ["--seeds", "0", *FACES, *SMALL, "--set", "train.steps=2", "--set", "train.threads=1"]
+    scores = []
+    for jobs in ("1", "2"):
+        assert fercore("compare", *rows, *shared, "--jobs", jobs, "--out", tmp_path / jobs)[0] == 0
+        summary = json.loads((tmp_path / jobs / "compare.json").read_text())
+        scores.append([row["accuracy"]["by_seed"] for row in summary["rows"]])
+    assert scores[0] == scores[1]
+    broken = ["base:source_only", "broken:source_only data.source_batch=5000"]
+    code, _, error = fercore("compare", *broken, *shared, "--jobs", "2", "--out", tmp_path / "broken")
+    assert code == 2
+    assert "broken seed 0: " in error
+    assert "5000" in error
+
+
 def test_plugins_and_explain_and_doctor(fercore):
     assert "source_only" in fercore("plugins")[1]
     code, text, _ = fercore("plugins", "--explain", "--plugin", "source_only")
