@@ -50,7 +50,7 @@ class DataSettings(Settings):
     workers: int = Field(0, ge=0, le=64)
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unusable files above which the run refuses")
-    eval_batch: int = Field(256, ge=1)
+    eval_batch: int = Field(64, ge=1)
 
 
 class ModelSettings(Settings):
