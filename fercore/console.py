@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.table import Table
 from fercore.engine.observer import Observer
 from fercore.schedule import StepReport
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 132)
 
 
 class ConsoleObserver(Observer):
