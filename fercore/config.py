@@ -243,10 +243,11 @@ def _settings_error(model: type[Settings], error: ValidationError, prefix: str) 
     name = ".".join([prefix, *path] if prefix else path)
     if first["type"] == "extra_forbidden":
         known = dotted_names(model)
-        suggestion = did_you_mean(".".join(path), known)
+        suggestion = did_you_mean(name, [f"{prefix}.{key}" if prefix else key for key in known])
         return UserInputError(f"unknown setting {name!r}", where="--set or --config", fix=suggestion)
     message = first["msg"][0].lower() + first["msg"][1:]
-    return UserInputError(f"setting {name} = {first['input']!r}: {message}", where="--set or --config")
+    given = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
+    return UserInputError(f"setting {name}{given}: {message}", where="--set or --config")
 
 
 def dotted_names(model: type[BaseModel], prefix: str = "") -> list[str]:

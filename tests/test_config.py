@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fercore.config import (
     RunConfig,
@@ -87,7 +87,7 @@ def test_nested_names_are_suggested_in_full():
         mcc: Inner = Inner()
 
     assert dotted_names(Outer) == ["mcc.form"]
-    with pytest.raises(UserInputError, match=r"unknown setting 'x.mcc.from'.*did you mean 'mcc.form'"):
+    with pytest.raises(UserInputError, match=r"unknown setting 'x.mcc.from'.*did you mean 'x.mcc.form'"):
         check_settings(Outer, {"mcc": {"from": 1}}, prefix="x")
 
 
@@ -97,6 +97,18 @@ def test_an_alias_is_what_is_suggested():
 
     assert dotted_names(Weights) == ["lambda"]
     assert check_settings(Weights, {"lambda": 0.5}, prefix="x").lambda_ == 0.5
+
+
+def test_a_whole_table_is_not_read_back_to_the_user():
+    class Pair(Settings):
+        low: int = 0
+
+        @model_validator(mode="after")
+        def _never(self):
+            raise ValueError("low must be high")
+
+    with pytest.raises(UserInputError, match=r"^setting x: value error, low must be high \(--set or --config\)$"):
+        check_settings(Pair, {"low": 3}, prefix="x")
 
 
 def test_settings_are_frozen():
