@@ -84,8 +84,8 @@ def test_settings_survive_being_written_down():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lamda": 0.1}, "unknown setting 'la_cmfer.lamda'.*did you mean 'lambda"),
-        ({"mcc": {"inputs": "prob"}}, "unknown setting 'la_cmfer.mcc.inputs'.*did you mean 'mcc.input'"),
+        ({"lamda": 0.1}, "unknown setting 'la_cmfer.lamda'.*did you mean 'la_cmfer.lambda"),
+        ({"mcc": {"inputs": "prob"}}, "unknown setting 'la_cmfer.mcc.inputs'.*did you mean 'la_cmfer.mcc.input'"),
         ({"consistency": "mcd"}, "la_cmfer.consistency = 'mcd'"),
         ({"infer": "best_of_six"}, "best_of_six picks a rule by the target's test labels"),
         ({"alpha": -1}, "alpha must be 'auto' or at least 0"),
