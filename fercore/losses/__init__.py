@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fercore.losses.adversarial import domain_adversarial, ramp, reverse_gradient
 from fercore.losses.consistency import mean_absolute, mean_squared, mutual_consistency, symmetric_kl
+from fercore.losses.contrastive import info_nce, supcon, unit
 from fercore.losses.mmd import (
     domain_mean,
     hardness_weights,
@@ -15,26 +16,39 @@ from fercore.losses.mmd import (
     rest_mmd,
     sample_mmd,
 )
-from fercore.losses.thresholds import confident, vote, voted_cross_entropy
+from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
+from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
+from fercore.losses.thresholds import adaptive_thresholds, confident, vote, voted_cross_entropy
+from fercore.losses.triplet import triplet
 
 __all__ = [
+    "adaptive_thresholds",
+    "class_weights",
     "confident",
     "domain_adversarial",
     "domain_mean",
     "hardness_weights",
+    "info_nce",
     "logit_square",
+    "masked_cross_entropy",
     "mean_absolute",
     "mean_squared",
     "mutual_consistency",
     "normalise_weights",
     "pair_contrast",
     "plain_mmd",
+    "prototype_ce",
+    "prototype_domain_scores",
     "ramp",
     "remaining_norm",
     "rest_mmd",
     "reverse_gradient",
     "sample_mmd",
+    "soft_kl",
+    "supcon",
     "symmetric_kl",
+    "unit",
+    "triplet",
     "vote",
     "voted_cross_entropy",
 ]
