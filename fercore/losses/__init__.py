@@ -16,8 +16,8 @@ from fercore.losses.mmd import (
     rest_mmd,
     sample_mmd,
 )
-from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
+from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
 from fercore.losses.thresholds import adaptive_thresholds, confident, vote, voted_cross_entropy
 from fercore.losses.triplet import triplet
 
@@ -47,8 +47,8 @@ __all__ = [
     "soft_kl",
     "supcon",
     "symmetric_kl",
-    "unit",
     "triplet",
+    "unit",
     "vote",
     "voted_cross_entropy",
 ]

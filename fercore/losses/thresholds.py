@@ -1,4 +1,6 @@
-"""Which predictions are trusted: confidence masks, voting, and the loss on what was voted for (LA-CMFER Eqs 9, 12)."""
+"""Which predictions are trusted: confidence masks, voting and the loss on what was voted for (LA-CMFER Eqs 9, 12),
+and thresholds that adapt to each class (POCAN Eq 14).
+"""
 
 from __future__ import annotations
 
@@ -52,3 +54,26 @@ def voted_cross_entropy(
     total = weight.sum() if norm == "selected" else torch.full_like(weight.sum(), len(weight))
     share = weight / torch.where(total > 0, total, torch.ones_like(total))
     return torch.stack([(share * F.cross_entropy(z, labels, reduction="none")).sum() for z in logits]).sum()
+
+
+def adaptive_thresholds(confidence: Tensor, predicted: Tensor, num_classes: int, beta: float) -> Tensor:
+    """Threshold of each class from the confidences of what is predicted as it (POCAN Eq 14).
+
+    Args:
+        confidence: f[N] in [0,1], largest probability of each sample.
+        predicted: int64[N], the class it belongs to.
+        num_classes: K.
+        beta: > 0; a larger one is stricter.
+
+    Returns:
+        f[K], avg + (max - avg) (1 - avg^beta), never above the class's largest confidence, so that `>=` trusts that
+        sample at least; +inf for a class that is never predicted; detached.
+    """
+    exact = confidence.detach().double()
+    member = predicted[:, None] == torch.arange(num_classes, device=predicted.device)
+    count = member.sum(0)
+    none = exact.new_zeros(1, num_classes)
+    largest = torch.cat([torch.where(member, exact[:, None], none), none]).amax(0)
+    mean = torch.minimum((exact[:, None] * member).sum(0) / count.clamp_min(1), largest)
+    level = torch.minimum(mean + (largest - mean) * (1 - mean.pow(beta)), largest)
+    return torch.where(count > 0, level, torch.full_like(level, torch.inf)).to(confidence.dtype)

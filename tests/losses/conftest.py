@@ -13,3 +13,12 @@ def paper():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def pocan():
+    """POCAN's equations in literal NumPy."""
+    spec = importlib.util.spec_from_file_location("pocan_paper", Path(__file__).parent / "pocan_paper.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
