@@ -51,6 +51,10 @@ class DataSettings(Settings):
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unusable files above which the run refuses")
     eval_batch: int = Field(64, ge=1)
+    au: str | None = Field(
+        None, description="action units: 'synthfer', a CSV, a .safetensors network, or a detector's name"
+    )
+    au_threshold: float = Field(0.5, gt=0, le=1, description="a unit is present from this score on")
 
 
 class ModelSettings(Settings):

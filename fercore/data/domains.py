@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from fercore.config import DataSettings
-from fercore.data.fingerprint import part_fingerprint
+from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Scan, listed
 from fercore.data.labels import CANONICAL, canonical_label
@@ -39,6 +39,8 @@ class DomainSet:
         test: the target's test part, for the evaluator alone; labels where they are known, else -1.
         transductive: whether `adaptation` and `test` are the same images.
         report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
+        truth: int64[n] labels of `adaptation` where they are known, else -1; for the evaluator alone.
+        au_names: action units in the extras "au" and "au_code" of every part; empty without a provider.
         prints: part -> its fingerprint; see `fingerprint`.
     """
 
@@ -48,6 +50,8 @@ class DomainSet:
     test: Table
     transductive: bool
     report: dict[str, Any]
+    truth: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    au_names: tuple[str, ...] = ()
     prints: Mapping[str, Any] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -81,7 +85,9 @@ class Opened:
 
     def fingerprint(self, part: Table) -> dict[str, Any]:
         """Return the fingerprint of a part of this domain."""
-        return part_fingerprint(part, self.content, self.resolved)
+        found = part_fingerprint(part, self.content, self.resolved)
+        units = units_fingerprint(part)
+        return {**found, "au": units} if units else found
 
 
 def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
@@ -107,6 +113,7 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
     classes = _choose_classes(settings, sources, target)
     tables = [_labelled(source, classes) for source in sources]
     adaptation, test = _target(target, classes, _seed(target_spec, seed))
+    tables, adaptation, test, au_names, au_report = _with_units(settings, sources, target, tables, adaptation, test)
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     report = {
         "classes": list(classes),
@@ -114,14 +121,46 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
         "sources": [source.report for source in sources],
         "target": target.report,
         "test_images_in_sources": _overlap(sources, tables, target, test),
+        "au": au_report,
     }
     prints = {
         "sources": [source.fingerprint(table) for source, table in zip(sources, tables, strict=True)],
         "adaptation": target.fingerprint(adaptation),
         "test": target.fingerprint(test),
+        **({"au": list(au_names)} if au_names else {}),
     }
-    transductive = target_spec.flag("transductive")
-    return DomainSet(classes, tuple(tables), adaptation.without_labels(), test, transductive, report, prints)
+    return DomainSet(
+        classes,
+        tuple(tables),
+        adaptation.without_labels(),
+        test,
+        target_spec.flag("transductive"),
+        report,
+        truth=adaptation.labels,
+        au_names=au_names,
+        prints=prints,
+    )
+
+
+def _with_units(
+    settings: DataSettings,
+    sources: Sequence[Opened],
+    target: Opened,
+    tables: Sequence[Table],
+    adaptation: Table,
+    test: Table,
+) -> tuple[list[Table], Table, Table, tuple[str, ...], dict[str, Any] | None]:
+    """Return the parts with action units beside their samples, where the settings ask for them."""
+    from fercore.data.au.attach import Domain, add_units
+
+    taught = [Domain(o.spec, o.table.name, {"train": t}) for o, t in zip(sources, tables, strict=True)]
+    adapted = Domain(target.spec, target.table.name, {"adaptation": adaptation, "test": test}, fixed=("test",))
+    names, report = add_units([*taught, adapted], settings)
+    found = [domain.parts["train"] for domain in taught]
+    for opened, table in zip(sources, found, strict=True):
+        opened.report["n"] = len(table)
+    target.report["n_adaptation"] = len(adapted.parts["adaptation"])
+    return found, adapted.parts["adaptation"], adapted.parts["test"], names, report
 
 
 def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:

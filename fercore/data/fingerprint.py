@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from fercore.data.table import Table
 
 
@@ -19,7 +21,7 @@ def part_fingerprint(table: Table, content: Mapping[int, str], resolved: str = "
         content: row of the reader -> hash of its content.
         resolved: for generated data, the options that decide the pixels.
     """
-    start = len(_common_folder(table.keys))
+    start = len(common_folder(table.keys))
     found = hashlib.sha256(resolved.encode())
     columns = (table.keys, table.rows.tolist(), table.labels.tolist(), table.subjects)
     for key, row, label, subject in zip(*columns, strict=True):
@@ -27,7 +29,16 @@ def part_fingerprint(table: Table, content: Mapping[int, str], resolved: str = "
     return {"n": len(table), "sha256": found.hexdigest()}
 
 
-def _common_folder(keys: tuple[str, ...]) -> str:
+def units_fingerprint(table: Table) -> str:
+    """Return a hash of a part's action units (the extras "au" and "au_code"), or "" if it has none."""
+    if "au" not in table.extras:
+        return ""
+    found = hashlib.sha256(np.ascontiguousarray(table.extras["au"], dtype="<f4").tobytes())
+    found.update(np.ascontiguousarray(table.extras["au_code"], dtype=np.uint8).tobytes())
+    return found.hexdigest()
+
+
+def common_folder(keys: tuple[str, ...]) -> str:
     """Return the folder that all keys begin with, its last separator included, or ""."""
     if not keys:
         return ""

@@ -19,6 +19,7 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     for domain in [*report["sources"], report["target"]]:
         name = domain["name"]
         lines += [f"{name}: {line}" for line in (*_classes(domain, report["classes"]), *_faults(domain))]
+    lines += _unit_lines(report.get("au"))
     target = report["target"]
     filtered = target["adaptation_filtered_by_label"]
     if filtered:
@@ -53,6 +54,23 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
     absent = [name for name in classes if name not in domain["classes"]]
     if absent and domain["classes"]:
         lines.append("no sample of " + ", ".join(absent))
+    return lines
+
+
+def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what is to be said of the action units of a run, if it has any."""
+    if not found:
+        return []
+    lines = [f"action units: {', '.join(found['names'])} (present from {found['threshold']:g})"]
+    if found["unshared"]:
+        lines.append(f"action units of some domains only, left out: {', '.join(found['unshared'])}")
+    for domain in found["domains"]:
+        name, left_out = domain["name"], sum(domain["left_out"].values())
+        if domain["without_row"]:
+            text = f"{domain['without_row']} images without a row of action units, {left_out} left out of training"
+            lines.append(f"{name}: {text}")
+        if domain["rows_of_no_image"]:
+            lines.append(f"{name}: {domain['rows_of_no_image']} rows of action units are of none of its images")
     return lines
 
 

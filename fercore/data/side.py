@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,11 +22,13 @@ class SideInfo:
         labels: int64[n] of the run's classes; -1 throughout on the target.
         domain: int64[n] number of the source; 0 on the target.
         subjects: "" = unknown; on the target "t0", "t1", ...: who is the same person, and no more.
+        extras: name -> array[n,...], those of `DomainBatch.extras`; none of the target's holds an annotation.
     """
 
     labels: np.ndarray
     domain: np.ndarray
     subjects: tuple[str, ...]
+    extras: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -38,9 +41,13 @@ def side_info(domains: DomainSet, side: Side) -> SideInfo:
     """
     if side == "source":
         table = join(domains.sources)
-        return SideInfo(table.labels.copy(), table.domain.copy(), table.subjects)
-    table = domains.adaptation
-    return SideInfo(np.full(len(table), -1, dtype=np.int64), table.domain.copy(), _anonymous(table.subjects))
+        return SideInfo(table.labels.copy(), table.domain.copy(), table.subjects, _copied(table.extras))
+    table = domains.adaptation.without_labels()
+    return SideInfo(table.labels, table.domain.copy(), _anonymous(table.subjects), _copied(table.extras))
+
+
+def _copied(extras: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: values.copy() for name, values in extras.items()}
 
 
 def _anonymous(subjects: tuple[str, ...]) -> tuple[str, ...]:

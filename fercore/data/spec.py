@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from fercore.data.formats import FORMATS
 from fercore.errors import UserInputError, did_you_mean
 
-COMMON_OPTIONS: tuple[str, ...] = ("split", "transductive", "name", "limit", "seed")
+COMMON_OPTIONS: tuple[str, ...] = ("split", "transductive", "name", "limit", "seed", "au")
 """Options every format takes: see `parse_spec`."""
 
 SPLITS: tuple[str, ...] = ("train", "test", "all")
@@ -81,6 +81,7 @@ def parse_spec(text: str) -> DomainSpec:
         transductive: "true" = a target adapts and is tested on the same images (targets only).
         name: what reports call the domain.
         limit: keep this many samples of each part, drawn at random by `seed`.
+        au: who says which action units its images show, instead of `data.au`.
         seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
 
     Raises:

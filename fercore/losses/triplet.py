@@ -5,16 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SMALLEST_NORM = 1e-12
-"""Features shorter than this are divided by it instead of by their length."""
+from fercore.losses.contrastive import unit
 
 SMOOTHING = 1e-12
 """Added to squared distances under the root, so that the gradient at distance 0 is finite."""
-
-
-def unit(features: Tensor) -> Tensor:
-    """Return f[B,D] divided by their lengths, x / max(|x|, 1e-12)."""
-    return features / features.norm(dim=-1, keepdim=True).clamp_min(SMALLEST_NORM)
 
 
 def distance(first: Tensor, second: Tensor) -> Tensor:
@@ -26,7 +20,7 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float | 
     """Mean of max(0, margin - (|a - n| - |a - p|)) with Euclidean, not squared, distances (AdaFER Eq 4).
 
     Args:
-        anchor, positive, negative: f[B,D]; they are brought to unit length here.
+        anchor, positive, negative: f[B,D]; they are brought to unit length here, x / max(|x|, 1e-12).
         margin: what the negative must be farther away; a number or a scalar tensor.
 
     Returns:

@@ -1,0 +1,103 @@
+"""A small action-unit network: trained on SynthFER, kept as safetensors, used as a detector.
+
+It looks at 48x48 grey faces, each brought to zero mean and unit variance, so that exposure and colour do not matter. It
+learns the units that are drawn, so it is no measure of how well units are found in photographs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fercore.data.au.table import canonical_name
+from fercore.errors import UserInputError
+
+KIND = "fercore action-unit network 1"
+SIZE = 48
+WIDTHS = (24, 48, 96, 128)
+
+
+class AUNetwork(nn.Module):
+    """Scores of action units.
+
+    Args:
+        au_names: units it tells, "AU01", ...
+        widths: channels of its four blocks.
+    """
+
+    def __init__(self, au_names: Sequence[str], widths: Sequence[int] = WIDTHS) -> None:
+        super().__init__()
+        self.au_names, self.widths = tuple(au_names), tuple(widths)
+        layers: list[nn.Module] = []
+        for inputs, outputs in zip((1, *widths), widths, strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += [nn.MaxPool2d(2)]
+        self.blocks = nn.Sequential(*layers)
+        # The last 3x3 map is not pooled: where a unit acts says which one it is.
+        self.head = nn.Sequential(
+            nn.Dropout(0.2), nn.Linear(widths[-1] * (SIZE // 2 ** len(widths)) ** 2, len(au_names))
+        )
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Map images float[B,3,H,W] in [0,1] to logits float[B,A]."""
+        grey = images.float().mean(dim=1, keepdim=True)
+        if grey.shape[-2:] != (SIZE, SIZE):
+            grey = F.interpolate(grey, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
+        middle = grey.mean(dim=(2, 3), keepdim=True)
+        spread = grey.std(dim=(2, 3), keepdim=True).clamp_min(1e-3)
+        out: Tensor = self.head(self.blocks((grey - middle) / spread).flatten(1))
+        return out
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images float[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]."""
+        return self.logits(images).sigmoid()
+
+
+def save_network(network: AUNetwork, path: Path, report: dict[str, Any]) -> None:
+    """Write weights with what is needed to use them, and a report, as metadata."""
+    metadata = {
+        "kind": KIND,
+        "au_names": ",".join(network.au_names),
+        "widths": ",".join(map(str, network.widths)),
+        "report": json.dumps(report),
+    }
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
+    except (OSError, SafetensorError) as error:
+        raise UserInputError(f"cannot write there: {error}", where=str(path), fix="choose another --out") from None
+
+
+def load_network(path: Path) -> AUNetwork:
+    """Read a network that `save_network` wrote, in evaluation mode.
+
+    Raises:
+        UserInputError: if the file is missing or holds something else.
+    """
+    where, fix = str(path), "make one with `fercore au train --out FILE.safetensors`"
+    if not path.is_file():
+        raise UserInputError("action-unit network not found", where=where, fix=fix)
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+        if metadata.get("kind") != KIND:
+            raise UserInputError("the file holds no action-unit network", where=where, fix=fix)
+        names = metadata["au_names"].split(",")
+        network = AUNetwork(names, [int(width) for width in metadata["widths"].split(",")])
+        network.load_state_dict(state)
+    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, UserInputError):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise UserInputError(f"cannot read the action-unit network: {reason}", where=where, fix=fix) from None
+    if not all(canonical_name(name) == name for name in names):
+        raise UserInputError("the action-unit network names no units", where=where, fix=fix)
+    return network.eval()

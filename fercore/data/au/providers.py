@@ -1,0 +1,118 @@
+"""Who says which action units a domain's images show: their generator, a file, a network, or an installed detector.
+
+A provider is named by `data.au`, or for one domain by `?au=` in its SPEC:
+
+- `synthfer`: the scores that generated faces carry;
+- `PATH.csv`: a file, see `fercore.data.au.files`;
+- `PATH.safetensors`: a network that `fercore au train` wrote;
+- any other name: an entry point of the group `fercore.au_providers`: a callable with `au_names` that maps images
+  float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1], or a class of such callables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fercore.config import DataSettings
+from fercore.data.au.files import FORMATS_THAT_DO, read_au_file
+from fercore.data.au.match import match_rows
+from fercore.data.au.network import load_network
+from fercore.data.au.table import AUTable, canonical_name, from_scores
+from fercore.data.cache import fetch, reserve
+from fercore.data.formats.scan import user_path
+from fercore.data.synthfer.names import AU_NAMES
+from fercore.data.table import Table
+from fercore.errors import UserInputError, did_you_mean
+
+GROUP = "fercore.au_providers"
+GENERATED = "synthfer"
+DIGITS = 4
+"""Detectors' scores are rounded to this, so that the last bits of a sum do not make it other data."""
+
+
+class Detector(Protocol):
+    """Finds action units in images."""
+
+    @property
+    def au_names(self) -> Sequence[str]:
+        """Return the units, "AU01", ..., one for each column of the scores."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]."""
+
+
+def units_of(provider: str, table: Table, settings: DataSettings, where: str) -> tuple[AUTable, int]:
+    """Return the action units of a table's samples, and how many rows of the provider's file are of no sample.
+
+    Args:
+        provider: see the module. table: samples with their own keys. settings: image size and threshold.
+        where: the domain's spec, for messages.
+
+    Raises:
+        UserInputError: if the provider is unknown, or has nothing for this domain.
+    """
+    threshold = settings.au_threshold
+    if provider == GENERATED:
+        if "au_scores" not in table.extras:
+            fix = f"give ?au= or data.au a file ({FORMATS_THAT_DO}), a .safetensors network or a detector's name"
+            raise UserInputError("only generated faces carry action units of their own", where=where, fix=fix)
+        return from_scores(AU_NAMES, table.extras["au_scores"], threshold), 0
+    if provider.lower().endswith(".csv"):
+        file = read_au_file(user_path(provider), threshold)
+        rows = match_rows(table.keys, file.images, file.path)
+        if (rows < 0).all():
+            fix = f"the file names {file.images[0]!r}, the domain {table.keys[0]!r}"
+            raise UserInputError("no row of the action-unit file is of this domain", where=file.path, fix=fix)
+        found = file.table.take(file.table.names, rows)
+        return found, len(file.images) - len(np.unique(rows[rows >= 0]))
+    return detect(find_detector(provider), table, settings), 0
+
+
+def find_detector(provider: str) -> Detector:
+    """Return a network read from a file, or an installed detector.
+
+    Raises:
+        UserInputError: if there is none, or it is not what a detector is.
+    """
+    if provider.lower().endswith(".safetensors"):
+        return cast("Detector", load_network(user_path(provider)))
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if provider not in installed:
+        known = did_you_mean(provider, [GENERATED, *installed])
+        fix = f"{known} or give a file: {FORMATS_THAT_DO}"
+        raise UserInputError(f"unknown action-unit provider {provider!r}", where="data.au", fix=fix)
+    loaded = installed[provider].load()
+    detector = loaded() if isinstance(loaded, type) else loaded
+    names = getattr(detector, "au_names", ())
+    if not callable(detector) or not names or any(canonical_name(str(name)) is None for name in names):
+        fix = "it must be a callable whose au_names are AU01, AU02, ..."
+        raise UserInputError(f"action-unit provider {provider!r} is no detector", where="data.au", fix=fix)
+    return cast("Detector", detector)
+
+
+@torch.no_grad()
+def detect(detector: Detector, table: Table, settings: DataSettings) -> AUTable:
+    """Run a detector over a table's images, at the run's image size.
+
+    Raises:
+        UserInputError: if it returns another shape, or scores outside 0..1.
+    """
+    names = [cast("str", canonical_name(name)) for name in detector.au_names]
+    reserve([table], settings)
+    parts = []
+    for start in range(0, len(table), settings.eval_batch):
+        at = np.arange(start, min(start + settings.eval_batch, len(table)))
+        scores = detector(torch.from_numpy(fetch(table, at, settings)).float() / 255)
+        if tuple(scores.shape) != (len(at), len(names)):
+            what = f"the detector returned {tuple(scores.shape)} scores for {len(at)} images and {len(names)} units"
+            raise UserInputError(what, where="data.au")
+        if not bool(((scores >= 0) & (scores <= 1)).all()):
+            raise UserInputError("the detector returned scores outside 0..1", where="data.au")
+        parts.append(np.round(scores.float().cpu().numpy(), DIGITS))
+    return from_scores(names, np.concatenate(parts), settings.au_threshold)
