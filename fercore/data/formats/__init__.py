@@ -33,5 +33,18 @@ FORMATS: dict[str, Format] = {
     "fer2013": Format("fer2013", ("test",), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
     "rafdb": Format("rafdb", ("images",), "RAF-DB basic: EmoLabel/ and Image/"),
+    "affectnet": Format(
+        "affectnet", ("images", "crop", "per_class"), "AffectNet: training.csv, train_set/, or <split>/<0..7>/"
+    ),
+    "ckplus": Format("ckplus", ("neutral", "last_n", "contempt"), "CK+: cohn-kanade-images/ and Emotion/, or CK+48"),
+    "jaffe": Format("jaffe", (), "JAFFE: KA.AN1.39.tiff"),
+    "oulu": Format(
+        "oulu", ("spectrum", "light", "images", "neutral", "last_n"), "Oulu-CASIA: VL|NI/Strong|Weak|Dark/P001/Anger/"
+    ),
+    "sfew": Format("sfew", ("test",), "SFEW 2.0: Train|Val/Angry/*.png"),
+    "expw": Format("expw", ("images", "parts"), "ExpW: label.lst and data/image/origin/"),
+    "nvie": Format("nvie", ("root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"),
+    "lacmfer": Format("lacmfer", ("domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"),
+    "cdfer": Format("cdfer", ("dataset", "pad"), "the datasets as the CD-FER benchmark lists them"),
 }
 """Format name -> where and how it is read."""

@@ -15,6 +15,7 @@ CODES: dict[str, dict[int, str]] = {
     ),
     "ckplus": dict(enumerate(("neutral", "anger", "contempt", "disgust", "fear", "happiness", "sadness", "surprise"))),
     "pocan": dict(enumerate(("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise"))),
+    "afe": {3: "surprise", 6: "fear", 5: "disgust", 1: "happiness", 4: "sadness", 9: "anger", 0: "neutral"},
     "lacmfer": dict(enumerate(("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"))),
 }
 """Coding -> native number -> canonical name."""

@@ -32,7 +32,7 @@ def scan(spec: DomainSpec) -> Scan:
     for number, row in csv_rows(path, ["path"]):
         domains.add(row.get("domain", ""))
         if wanted is None or row.get("domain") == wanted:
-            _add(rows, row, base, trusted=trusted, where=f"{path}, line {number}")
+            add_row(rows, row, base, trusted=trusted, where=f"{path}, line {number}")
     if wanted is not None and wanted not in domains:
         raise UserInputError(
             f"no domain {wanted!r} in the manifest", where=str(path), fix=did_you_mean(wanted, domains)
@@ -41,7 +41,12 @@ def scan(spec: DomainSpec) -> Scan:
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def _add(rows: Rows, row: dict[str, str], base: Path, *, trusted: bool, where: str) -> None:
+def add_row(rows: Rows, row: dict[str, str], base: Path, *, trusted: bool, where: str) -> None:
+    """Add the sample of one row, or count it as missing or of an unknown label.
+
+    Raises:
+        UserInputError: for an unknown split, or a path that leads out of `base` while not trusted.
+    """
     name = row.get("label", "")
     label = find_code(name, "canonical") if name else -1
     split = row.get("split", "").lower()

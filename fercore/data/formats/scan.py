@@ -54,6 +54,12 @@ class Rows:
         else:
             self.missing.append(path)
 
+    def keep(self, at: Sequence[int]) -> None:
+        """Keep the samples at some positions, in that order."""
+        self.keys, self.labels = [self.keys[i] for i in at], [self.labels[i] for i in at]
+        self.subjects, self.sequences = [self.subjects[i] for i in at], [self.sequences[i] for i in at]
+        self.split = [self.split[i] for i in at]
+
 
 @dataclass(frozen=True)
 class Scan:

@@ -1,0 +1,83 @@
+"""Faces cut out of larger images: one row a box, several rows may share a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fercore.data.readers import Unusable, decode, file_bytes, with_pixels
+from fercore.errors import UserInputError
+
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels; right and bottom are the first column and row outside."""
+
+
+@dataclass(frozen=True, eq=False)
+class CropReader:
+    """Boxes of image files.
+
+    Args:
+        paths: file of each row.
+        boxes: box of each row, or None for the whole image.
+        pad: share of the box's width and height that is added on every side.
+    """
+
+    paths: tuple[str, ...]
+    boxes: tuple[Box | None, ...]
+    pad: float = 0.0
+    checked: bool = False
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> np.ndarray:
+        """Return uint8[H,W,3], RGB, of the box cut to the image.
+
+        Raises:
+            UserInputError: if the file has become unreadable since it was checked; names it.
+        """
+        try:
+            image = decode(file_bytes(self.paths[row]))
+            left, top, right, bottom = self.place(row, image.shape[1], image.shape[0])
+        except Unusable as error:
+            raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
+        return image[top:bottom, left:right]
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """Yield the images of several rows, in order."""
+        for row in rows:
+            yield self.read(row)
+
+    def digest(self, row: int) -> str:
+        """Return a hash of the file and the box; raise Unusable if it does not decode, or the box lies outside."""
+        content = file_bytes(self.paths[row])
+        image = with_pixels(content)
+        self.place(row, *image.size)
+        image.close()
+        found = hashlib.blake2b(content, digest_size=16)
+        found.update(self.identity(row).encode())
+        return found.hexdigest()
+
+    def identity(self, row: int) -> str:
+        """Return what a row shows of its file, as text; "" for all of it."""
+        box = self.boxes[row]
+        return "" if box is None else f"{box} {self.pad}"
+
+    def place(self, row: int, width: int, height: int) -> Box:
+        """Return the padded box of a row inside an image of this size.
+
+        Raises:
+            Unusable: if nothing of it lies inside.
+        """
+        box = self.boxes[row]
+        if box is None:
+            return 0, 0, width, height
+        left, top, right, bottom = box
+        across, down = int(self.pad * max(0, right - left)), int(self.pad * max(0, bottom - top))
+        placed = max(0, left - across), max(0, top - down), min(width, right + across), min(height, bottom + down)
+        if placed[2] - placed[0] < 1 or placed[3] - placed[1] < 1:
+            raise Unusable(f"face box {left},{top},{right},{bottom} outside the {width}x{height} image")
+        return placed

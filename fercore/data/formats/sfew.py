@@ -1,0 +1,63 @@
+"""`sfew`: SFEW 2.0, Train|Val/<Class>/*.png, or the aligned faces Train_Aligned_Faces/ and Val_Aligned_Faces/.
+
+The test images have no public labels: Test/ is left out, or with `test=unlabelled` becomes the test part without
+labels, whose predictions can be handed in.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fercore.data.formats.folder import images_below, subfolders
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty
+from fercore.data.labels import find_label
+from fercore.data.readers import FileReader
+from fercore.data.spec import DomainSpec
+from fercore.errors import UserInputError
+
+PARTS = {"train": "train", "val": "val", "test": "test"}
+FIX = "it must hold Train/Angry/*.png, Val/Angry/*.png and so on"
+
+
+def scan(spec: DomainSpec) -> Scan:
+    """Read SFEW 2.0.
+
+    Raises:
+        UserInputError: for a missing folder or part, or a class folder that is no expression.
+    """
+    root = existing(spec.path, folder=True, where=spec.where)
+    test = spec.choice("test", ("none", "unlabelled"), "none")
+    rows, found = Rows(), set()
+    for folder in subfolders(root):
+        part = PARTS.get(folder.name.lower().partition("_")[0])
+        if part in ("train", "val"):
+            _add_classes(rows, folder, part)
+            found.add(part)
+        elif part == "test":
+            _add_test(rows, folder, take=test == "unlabelled")
+    if missing := sorted({"train", "val"} - found):
+        raise UserInputError(f"no folder {missing[0].capitalize()}/", where=str(root), fix=FIX)
+    not_empty(rows, str(root), FIX)
+    return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def _add_classes(rows: Rows, part: Path, split: str) -> None:
+    folders = subfolders(part)
+    while len(folders) == 1 and find_label(folders[0].name) is None:
+        folders = subfolders(folders[0])
+    for folder in folders:
+        label = find_label(folder.name)
+        if label is None:
+            what = "folder that is no expression"
+            raise UserInputError(what, where=str(folder), fix="classes: Angry Disgust Fear Happy Neutral Sad Surprise")
+        for image in images_below(folder):
+            rows.add(image, label, split=split, sequence=Path(image).stem.rpartition("_")[0])
+
+
+def _add_test(rows: Rows, folder: Path, *, take: bool) -> None:
+    images = images_below(folder)
+    if not take:
+        rows.left_out["test part without labels"] += len(images)
+        return
+    for image in images:
+        rows.add(image, -1, split="test", sequence=Path(image).stem.rpartition("_")[0])
