@@ -1,0 +1,49 @@
+"""Writing a domain's action units to a CSV that `data.au` reads back."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from fercore.config import DataSettings
+from fercore.data.au.providers import DIGITS, detect, find_detector
+from fercore.data.domains import read_domain
+from fercore.data.preflight import inspect
+from fercore.data.spec import parse_spec
+from fercore.errors import UserInputError
+
+
+def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
+    """Run a detector over every usable image of a dataset and write path,AU01,... with scores in [0,1].
+
+    Args:
+        source: a SPEC. detector: a .safetensors network or the name of an installed one. out: a new CSV file.
+        size: side of the images that the detector is handed, in pixels.
+
+    Returns:
+        number of images written, and of images that cannot be read.
+
+    Raises:
+        UserInputError: for a wrong spec, detector or output file.
+    """
+    if out.exists():
+        raise UserInputError("output file exists", where=str(out), fix="choose another --out")
+    found = find_detector(detector)
+    table, _ = read_domain(parse_spec(source))
+    usable = inspect(table).usable
+    if not len(usable):
+        raise UserInputError("no usable image", where=f"spec {source!r}")
+    part = table.subset(usable)
+    units = detect(found, part, DataSettings(size=size, cache_mb=0))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("x", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(("path", *units.names))
+            for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
+                writer.writerow((key, *(f"{score:.{DIGITS}f}" for score in scores)))
+    except OSError as error:
+        raise UserInputError(f"cannot write there: {error.strerror}", where=str(out)) from None
+    return len(part), len(table) - len(part)
