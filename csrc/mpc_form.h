@@ -39,15 +39,15 @@ FERCORE_BOTH double mpc_share_slope(double ratio, bool diagonal, bool offdiag) {
   return deviation > 0 ? 1.0 : deviation < 0 ? -1.0 : 0.0;
 }
 
-// Both ratios of one entry: by its row in R, by its column in R'.
-FERCORE_BOTH double mpc_entry(double entry, bool diagonal, double row, double column, bool offdiag) {
-  return mpc_share(entry / mpc_clamp(row), diagonal, offdiag) + mpc_share(entry / mpc_clamp(column), diagonal, offdiag);
+// Both ratios of one entry: by its row in R, by its column in R'. The inverses are those of the clamped sums.
+FERCORE_BOTH double mpc_entry(double entry, bool diagonal, double inverse_row, double inverse_column, bool offdiag) {
+  return mpc_share(entry * inverse_row, diagonal, offdiag) + mpc_share(entry * inverse_column, diagonal, offdiag);
 }
 
 // What the sums of row or column k take back: sum over its entries of slope * ratio / sum, 0 where the sum is clamped.
-FERCORE_BOTH double mpc_pull(const double* joint, int64_t classes, int64_t k, bool by_row, double sum, bool offdiag) {
+FERCORE_BOTH double mpc_pull(const double* joint, int64_t classes, int64_t k, bool by_row, double sum, double inverse,
+                             bool offdiag) {
   if (mpc_clamp(sum) != sum) return 0;
-  const double inverse = 1 / sum;
   double pull = 0;
   for (int64_t l = 0; l < classes; ++l) {
     const double ratio = joint[by_row ? k * classes + l : l * classes + k] * inverse;
@@ -56,20 +56,11 @@ FERCORE_BOTH double mpc_pull(const double* joint, int64_t classes, int64_t k, bo
   return pull * inverse;
 }
 
-// d value / d C times factor.
-FERCORE_BOTH void mpc_slopes(const double* joint, int64_t classes, const double* row, const double* column, bool offdiag,
-                             double factor, double* slope) {
-  for (int64_t i = 0; i < classes * classes; ++i) slope[i] = 0;
-  for (int64_t k = 0; k < classes; ++k) {
-    const double pull_row = mpc_pull(joint, classes, k, true, row[k], offdiag);
-    const double pull_column = mpc_pull(joint, classes, k, false, column[k], offdiag);
-    const double inverse_row = 1 / mpc_clamp(row[k]), inverse_column = 1 / mpc_clamp(column[k]);
-    for (int64_t l = 0; l < classes; ++l) {
-      const double by_row = joint[k * classes + l] * inverse_row, by_column = joint[l * classes + k] * inverse_column;
-      slope[k * classes + l] += factor * (mpc_share_slope(by_row, k == l, offdiag) * inverse_row - pull_row);
-      slope[l * classes + k] += factor * (mpc_share_slope(by_column, k == l, offdiag) * inverse_column - pull_column);
-    }
-  }
+// The derivative of the value by one entry, times 2K.
+FERCORE_BOTH double mpc_slope(double entry, bool diagonal, double inverse_row, double inverse_column, double pull_row,
+                              double pull_column, bool offdiag) {
+  return mpc_share_slope(entry * inverse_row, diagonal, offdiag) * inverse_row - pull_row +
+         mpc_share_slope(entry * inverse_column, diagonal, offdiag) * inverse_column - pull_column;
 }
 
 }  // namespace fercore

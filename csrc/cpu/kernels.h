@@ -43,11 +43,11 @@ struct Kernels {
 
   double (*plain_sum)(const T* row, int64_t n);
 
-  // For at most 8 classes, matrices of 8 x 8 padded with zeros: sums[k][l] = sum over b of p[b][k] q[b][l].
-  void (*outer)(const T* p, const T* q, int64_t batch, int64_t classes, double (*sums)[8]);
+  // For at most 8 classes: sums [K,K] = p^T q.
+  void (*outer)(const T* p, const T* q, int64_t batch, int64_t classes, double* sums);
 
-  // out[b] = sum over k of p[b][k] matrix[k], at most 8 classes.
-  void (*apply)(const T* p, const double (*matrix)[8], int64_t batch, int64_t classes, T* out);
+  // For at most 8 classes: out [B,K] = p times matrix [K,K], or its transpose.
+  void (*apply)(const T* p, const double* matrix, bool turned, int64_t batch, int64_t classes, T* out);
   void (*add)(T* out, const T* row, int64_t n);
 };
 

@@ -3,6 +3,7 @@
 // standard library instantiated under -mavx512f could be the copy the linker keeps for everybody.
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
@@ -371,52 +372,55 @@ FERCORE_INLINE Eight load_eight(const typename S::T* p, int64_t count) {
   return out;
 }
 
-// Rows of at most 8 numbers read as 8; what the next row adds is cleared, and the last rows are read by count.
-template <class S>
-FERCORE_INLINE Eight load_row(const typename S::T* p, int64_t row, int64_t batch, int64_t classes, Eight keep) {
-  const int64_t left = (batch - row) * classes;
-  return load_eight<S>(p + row * classes, left >= 8 ? 8 : left) * keep;
-}
-
-FERCORE_INLINE Eight first_classes(int64_t classes) {
-  Eight keep{};
-  for (int64_t i = 0; i < classes; ++i) keep[i] = 1;
-  return keep;
-}
-
-template <class S>
-void outer(const typename S::T* p, const typename S::T* q, int64_t batch, int64_t classes, double (*sums)[8]) {
-  const Eight keep = first_classes(classes);
-  Eight sum[8] = {};
+// Rows of at most 8 numbers are read as 8 (what is too much belongs to the next row), the last ones by count.
+template <class S, int C>
+void outer_of(const typename S::T* p, const typename S::T* q, int64_t batch, double* sums) {
+  Eight sum[C] = {};
   for (int64_t b = 0; b < batch; ++b) {
-    const Eight right = load_row<S>(q, b, batch, classes, keep);
+    const Eight right = load_eight<S>(q + b * C, (batch - b) * C);
 #pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k)
-      if (k < classes) sum[k] += static_cast<double>(p[b * classes + k]) * right;
+    for (int k = 0; k < C; ++k) sum[k] += static_cast<double>(p[b * C + k]) * right;
   }
-  for (int k = 0; k < 8; ++k)
-    for (int l = 0; l < 8; ++l) sums[k][l] = sum[k][l];
+  for (int k = 0; k < C; ++k)
+    for (int l = 0; l < C; ++l) sums[k * C + l] = sum[k][l];
 }
 
-template <class S>
-void apply(const typename S::T* p, const double (*matrix)[8], int64_t batch, int64_t classes, typename S::T* out) {
+template <class S, int C>
+void apply_of(const typename S::T* p, const double* matrix, bool turned, int64_t batch, typename S::T* out) {
   using T = typename S::T;
   typedef T Row __attribute__((vector_size(8 * sizeof(T))));
-  Row rows[8];
-  for (int k = 0; k < 8; ++k)
-    for (int l = 0; l < 8; ++l) rows[k][l] = static_cast<T>(matrix[k][l]);
+  Row rows[C] = {};
+  for (int k = 0; k < C; ++k)
+    for (int l = 0; l < C; ++l) rows[k][l] = static_cast<T>(matrix[turned ? l * C + k : k * C + l]);
   for (int64_t b = 0; b < batch; ++b) {
     Row sum{};
 #pragma GCC unroll 8
-    for (int k = 0; k < 8; ++k)
-      if (k < classes) sum += p[b * classes + k] * rows[k];
+    for (int k = 0; k < C; ++k) sum += p[b * C + k] * rows[k];
     // Eight at once where they fit: the next row overwrites what is too much.
-    T* target = out + b * classes;
-    if ((batch - b) * classes >= 8)
+    T* target = out + b * C;
+    if ((batch - b) * C >= 8)
       *reinterpret_cast<FewOf<S>*>(target) = sum;
     else
-      for (int64_t l = 0; l < classes; ++l) target[l] = sum[l];
+      for (int64_t l = 0; l < C; ++l) target[l] = sum[l];
   }
+}
+
+// Calls f with the number of classes, 1 to 8, known to the compiler.
+template <class F>
+FERCORE_INLINE void with_classes(int64_t classes, const F& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) {
+    (void)((classes == I + 1 ? (f(std::integral_constant<int, I + 1>{}), true) : false) || ...);
+  }(std::make_integer_sequence<int, 8>{});
+}
+
+template <class S>
+void outer(const typename S::T* p, const typename S::T* q, int64_t batch, int64_t classes, double* sums) {
+  with_classes(classes, [&](auto c) { outer_of<S, c()>(p, q, batch, sums); });
+}
+
+template <class S>
+void apply(const typename S::T* p, const double* matrix, bool turned, int64_t batch, int64_t classes, typename S::T* out) {
+  with_classes(classes, [&](auto c) { apply_of<S, c()>(p, matrix, turned, batch, out); });
 }
 
 #define FERCORE_TEXT(x) #x

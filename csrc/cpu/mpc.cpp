@@ -1,7 +1,7 @@
 // Mutual prediction consistency on the CPU: one pass over the samples each way, groups in parallel.
 #include <torch/csrc/stable/library.h>
 
-#include <cmath>
+#include <algorithm>
 #include <tuple>
 #include <vector>
 
@@ -13,62 +13,97 @@ namespace {
 
 constexpr int64_t kFew = 8;  // classes up to which the vector kernels serve
 
-// sums [K*K] = p^T q in double precision.
+constexpr int64_t room_for(int64_t classes) { return 2 * classes * classes + 6 * classes; }
+
+// Room for one group's matrix, its sums and what they are used for; on the stack up to kFew classes.
+class Room {
+ public:
+  explicit Room(int64_t classes) : classes_(classes) {
+    if (classes > kFew) heap_.resize(room_for(classes));
+    start_ = classes > kFew ? heap_.data() : stack_;
+  }
+  double* joint() { return start_; }
+  double* slope() { return start_ + classes_ * classes_; }
+  // Vectors [K].
+  double* row() { return vector(0); }
+  double* column() { return vector(1); }
+  double* inverse_row() { return vector(2); }
+  double* inverse_column() { return vector(3); }
+  double* pull_row() { return vector(4); }
+  double* pull_column() { return vector(5); }
+
+  // Fills the sums of joint and their clamped inverses.
+  void sum_up() {
+    mpc_sums(joint(), classes_, row(), column());
+    for (int64_t k = 0; k < classes_; ++k) {
+      inverse_row()[k] = 1 / mpc_clamp(row()[k]);
+      inverse_column()[k] = 1 / mpc_clamp(column()[k]);
+    }
+  }
+
+ private:
+  double* vector(int64_t number) { return start_ + 2 * classes_ * classes_ + number * classes_; }
+
+  int64_t classes_;
+  double stack_[room_for(kFew)];
+  std::vector<double> heap_;
+  double* start_;
+};
+
+// sums [K,K] = p^T q in double precision.
 template <class T>
 void joint_sums(const T* p, const T* q, int64_t batch, int64_t classes, double* sums) {
-  if (classes <= kFew) {
-    double padded[kFew][kFew];
-    kernels<T>().outer(p, q, batch, classes, padded);
-    for (int64_t i = 0; i < classes * classes; ++i) sums[i] = padded[i / classes][i % classes];
-    return;
-  }
+  if (classes <= kFew) return kernels<T>().outer(p, q, batch, classes, sums);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t k = 0; k < classes; ++k)
       for (int64_t l = 0; l < classes; ++l)
         sums[k * classes + l] += static_cast<double>(p[b * classes + k]) * q[b * classes + l];
 }
 
-// out [B,K] = p [B,K] matrix [K,K].
+// out [B,K] = p [B,K] times matrix [K,K], or its transpose.
 template <class T>
-void rows_times(const T* p, const double* matrix, int64_t batch, int64_t classes, T* out) {
-  if (classes <= kFew) {
-    double padded[kFew][kFew] = {};
-    for (int64_t i = 0; i < classes * classes; ++i) padded[i / classes][i % classes] = matrix[i];
-    kernels<T>().apply(p, padded, batch, classes, out);
-    return;
-  }
+void rows_times(const T* p, const double* matrix, bool turned, int64_t batch, int64_t classes, T* out) {
+  if (classes <= kFew) return kernels<T>().apply(p, matrix, turned, batch, classes, out);
   for (int64_t b = 0; b < batch; ++b)
     for (int64_t l = 0; l < classes; ++l) {
       double sum = 0;
-      for (int64_t k = 0; k < classes; ++k) sum += p[b * classes + k] * matrix[k * classes + l];
+      for (int64_t k = 0; k < classes; ++k) sum += p[b * classes + k] * matrix[turned ? l * classes + k : k * classes + l];
       out[b * classes + l] = static_cast<T>(sum);
     }
 }
 
 template <class T>
 void forward_group(const T* p, const T* q, int64_t batch, int64_t classes, bool offdiag, T* joint, T* value) {
-  std::vector<double> sums(classes * classes), row(classes), column(classes);
-  joint_sums(p, q, batch, classes, sums.data());
+  Room room(classes);
+  const double* sums = room.joint();
+  joint_sums(p, q, batch, classes, room.joint());
   for (int64_t i = 0; i < classes * classes; ++i) joint[i] = static_cast<T>(sums[i]);
-  mpc_sums(sums.data(), classes, row.data(), column.data());
+  room.sum_up();
   double total = 0;
   for (int64_t k = 0; k < classes; ++k)
-    for (int64_t l = 0; l < classes; ++l) total += mpc_entry(sums[k * classes + l], k == l, row[k], column[l], offdiag);
+    for (int64_t l = 0; l < classes; ++l)
+      total += mpc_entry(sums[k * classes + l], k == l, room.inverse_row()[k], room.inverse_column()[l], offdiag);
   *value = static_cast<T>(total / (2.0 * static_cast<double>(classes > 0 ? classes : 1)));
 }
 
 template <class T>
 void backward_group(T grad, const T* p, const T* q, const T* joint, int64_t batch, int64_t classes, bool offdiag, T* grad_p,
                     T* grad_q) {
-  const int64_t pairs = classes * classes;
-  std::vector<double> sums(joint, joint + pairs), row(classes), column(classes), slope(pairs), turned(pairs);
-  mpc_sums(sums.data(), classes, row.data(), column.data());
-  mpc_slopes(sums.data(), classes, row.data(), column.data(), offdiag, grad / (2.0 * static_cast<double>(classes)),
-             slope.data());
+  Room room(classes);
+  std::copy_n(joint, classes * classes, room.joint());
+  room.sum_up();
+  for (int64_t k = 0; k < classes; ++k) {
+    room.pull_row()[k] = mpc_pull(room.joint(), classes, k, true, room.row()[k], room.inverse_row()[k], offdiag);
+    room.pull_column()[k] = mpc_pull(room.joint(), classes, k, false, room.column()[k], room.inverse_column()[k], offdiag);
+  }
+  const double factor = grad / (2.0 * static_cast<double>(classes));
   for (int64_t k = 0; k < classes; ++k)
-    for (int64_t l = 0; l < classes; ++l) turned[l * classes + k] = slope[k * classes + l];
-  rows_times(q, turned.data(), batch, classes, grad_p);
-  rows_times(p, slope.data(), batch, classes, grad_q);
+    for (int64_t l = 0; l < classes; ++l)
+      room.slope()[k * classes + l] =
+          factor * mpc_slope(room.joint()[k * classes + l], k == l, room.inverse_row()[k], room.inverse_column()[l],
+                             room.pull_row()[k], room.pull_column()[l], offdiag);
+  rows_times(q, room.slope(), true, batch, classes, grad_p);
+  rows_times(p, room.slope(), false, batch, classes, grad_q);
 }
 
 template <class T>

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
   double total = 0;
   for (int entry = lane; entry < classes * classes; entry += kWarp) {
     const int k = entry / classes, l = entry % classes;
-    total += mpc_entry(joint[entry], k == l, row[k], column[l], offdiag);
+    total += mpc_entry(joint[entry], k == l, 1 / mpc_clamp(row[k]), 1 / mpc_clamp(column[l]), offdiag);
   }
   total = warp_sum(total);
   if (lane == 0) value[g] = static_cast<T>(total / (2.0 * (classes > 0 ? classes : 1)));
@@ -65,16 +65,15 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   sums_of(joint, classes, row, column);
   for (int k = threadIdx.x; k < classes; k += kThreads) {
-    pull_row[k] = mpc_pull(joint, classes, k, true, row[k], offdiag);
-    pull_column[k] = mpc_pull(joint, classes, k, false, column[k], offdiag);
+    pull_row[k] = mpc_pull(joint, classes, k, true, row[k], 1 / mpc_clamp(row[k]), offdiag);
+    pull_column[k] = mpc_pull(joint, classes, k, false, column[k], 1 / mpc_clamp(column[k]), offdiag);
   }
   __syncthreads();
   const double factor = grad[g] / (2.0 * classes);
   for (int entry = threadIdx.x; entry < pairs; entry += kThreads) {
     const int k = entry / classes, l = entry % classes;
-    const double in_row = 1 / mpc_clamp(row[k]), in_column = 1 / mpc_clamp(column[l]);
-    slope[entry] = factor * (mpc_share_slope(joint[entry] * in_row, k == l, offdiag) * in_row - pull_row[k] +
-                             mpc_share_slope(joint[entry] * in_column, k == l, offdiag) * in_column - pull_column[l]);
+    slope[entry] = factor * mpc_slope(joint[entry], k == l, 1 / mpc_clamp(row[k]), 1 / mpc_clamp(column[l]), pull_row[k],
+                                      pull_column[l], offdiag);
   }
   __syncthreads();
   const int64_t base = g * batch * classes;

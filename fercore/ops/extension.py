@@ -6,6 +6,7 @@ reference, exact and seldom wanted.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -19,6 +20,15 @@ _MMD = torch.ops.fercore.mmd.default
 _MMD_BACKWARD = torch.ops.fercore.mmd_backward.default
 _MPC = torch.ops.fercore.mpc.default
 _MPC_BACKWARD = torch.ops.fercore.mpc_backward.default
+_below_autograd = getattr(torch._C, "_AutoDispatchBelowAutograd", nullcontext)  # as torch.library's own formulas do
+
+
+def _straight(op: Any, *inputs: Any) -> Any:
+    """Call an op past its registered formula where no gradient is recorded; that saves some 10 us."""
+    if torch.is_grad_enabled():
+        return op(*inputs)
+    with _below_autograd():
+        return op(*inputs)
 
 
 def memo_size(x: Tensor, y: Tensor, by_class: bool) -> int:
@@ -79,7 +89,7 @@ def _mmd_backward(
         grad_sample = x.new_zeros(x.shape[0])
     if grad_value is None:
         grad_value = x.new_zeros(x.shape[0], classes, classes)
-    grads = _MMD_BACKWARD(grad_sample, grad_value, *inputs, bands, memo, *ctx.options)
+    grads = _straight(_MMD_BACKWARD, grad_sample, grad_value, *inputs, bands, memo, *ctx.options)
     return (*grads, *[None] * 12)
 
 
@@ -116,11 +126,11 @@ def _save_mpc(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
     ctx.save_for_backward(p, q, output[1])
 
 
-def _mpc_backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+def _mpc_backward(ctx: Any, grad: Tensor | None, _: Tensor | None = None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return None, None, None
     p, q, joint = ctx.saved_tensors
-    return (*_MPC_BACKWARD(grad, p, q, joint, ctx.offdiag), None)
+    return (*_straight(_MPC_BACKWARD, grad, p, q, joint, ctx.offdiag), None)
 
 
 def _save_mpc_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -143,7 +153,7 @@ class _Mmd(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
         """Run the op and save what its registered form saves."""
-        output = _MMD(*inputs)
+        output = _straight(_MMD, *inputs)
         _save_mmd(ctx, inputs, output)
         ctx.set_materialize_grads(False)
         return tuple(output)
@@ -155,12 +165,12 @@ class _Mpc(torch.autograd.Function):
     """The eager path of fercore::mpc, likewise."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        """Run the op and save what its registered form saves."""
-        output = _MPC(*inputs)
-        _save_mpc(ctx, inputs, output)
-        ctx.set_materialize_grads(False)
-        return tuple(output)
+    def forward(ctx: Any, p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
+        """Run the op and save what its registered form saves; the value alone comes out."""
+        value, joint = _straight(_MPC, p, q, offdiag)
+        ctx.save_for_backward(p, q, joint)
+        ctx.offdiag = offdiag
+        return cast("Tensor", value)
 
     backward = staticmethod(_mpc_backward)
 
@@ -177,7 +187,7 @@ def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
     differentiable = torch.is_grad_enabled() and (p.requires_grad or q.requires_grad)
     if torch.compiler.is_compiling() or not differentiable:
         return cast("Tensor", _MPC(p, q, offdiag)[0])
-    return cast("Tensor", _Mpc.apply(p, q, offdiag)[0])
+    return cast("Tensor", _Mpc.apply(p, q, offdiag))
 
 
 torch.library.register_autograd("fercore::mmd", _mmd_backward, setup_context=_save_mmd)
