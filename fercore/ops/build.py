@@ -1,6 +1,6 @@
 """Find the compiled kernels, or compile them once on first use into the user's cache.
 
-Two libraries: `cpu` (schemas, CPU kernels, and a small Python module with build information) and
+Two libraries: `cpu` (schemas, CPU kernels, and a small Python module: build information, the AU-code index) and
 `cuda` (CUDA kernels only).
 `setup.py` builds ahead of time through this same file, which therefore imports nothing of fercore. Environment:
 
@@ -72,7 +72,7 @@ def sources(kind: Kind) -> list[Path]:
         raise BuildError("the C++ sources are not installed")
     if kind == "cuda":
         return sorted((folder / "cuda").glob("*.cu"))
-    native = [folder / "native.cpp"] if _python_includes() else []
+    native = [folder / "native.cpp", *sorted((folder / "native").glob("*.cpp"))] if _python_includes() else []
     return [folder / "library.cpp", *native, *sorted((folder / "cpu").glob("*.cpp"))]
 
 
@@ -97,6 +97,7 @@ def key(kind: Kind) -> str:
     digest = hashlib.sha256()
     if folder is not None:
         files = [*folder.glob("*"), *folder.joinpath(kind).glob("*")]
+        files += folder.joinpath("native").glob("*") if kind == "cpu" else []
         for path in sorted(p for p in files if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
     facts: list[Any] = [

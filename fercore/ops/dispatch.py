@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ class State:
     loaded: bool = False
     problem: str | None = None
     info: dict[str, Any] | None = None
+    module: ModuleType | None = None
 
 
 _extension: Any = None  # registers fake kernels and autograd; importable once the library is loaded
@@ -64,6 +66,7 @@ def _load(kind: build.Kind, *, compile_missing: bool) -> None:
         if kind == "cpu":
             global _extension  # noqa: PLW0603  # a process has one library
             _extension = importlib.import_module("fercore.ops.extension")
+        state.module = module
         state.info = dict(module.build_info()) if module is not None else None
         state.loaded = True
     except (OSError, ImportError, RuntimeError) as error:
@@ -99,6 +102,18 @@ def compiled(device: str) -> bool:
         ) or "FERCORE_KERNELS=reference, or no kernels for the device"
         raise ExtensionRequiredError(f"FERCORE_REQUIRE_EXT=1, but there are no compiled {device} kernels: {why}")
     return False
+
+
+def native() -> ModuleType | None:
+    """Return the Python module of the CPU library; None where NumPy has to do, as where there is no compiler.
+
+    Raises:
+        ExtensionRequiredError: there is none, and FERCORE_REQUIRE_EXT=1.
+    """
+    module = _states["cpu"].module if compiled("cpu") else None
+    if module is None and os.environ.get("FERCORE_REQUIRE_EXT") == "1":
+        raise ExtensionRequiredError("FERCORE_REQUIRE_EXT=1, but the library was built without Python's headers")
+    return module
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
