@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from fercore.retrieval.au_index import AUIndex, Matches
 from fercore.retrieval.codes import code_keys, pack_codes
 from fercore.retrieval.join import CodeJoin, join_codes
+from fercore.retrieval.labels import Neighbours, code_histogram, last_match, majority, neighbour_codes, random_match
 
-__all__ = ["CodeJoin", "code_keys", "join_codes", "pack_codes"]
+__all__ = [
+    "AUIndex",
+    "CodeJoin",
+    "Matches",
+    "Neighbours",
+    "code_histogram",
+    "code_keys",
+    "join_codes",
+    "last_match",
+    "majority",
+    "neighbour_codes",
+    "pack_codes",
+    "random_match",
+]
