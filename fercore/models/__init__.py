@@ -2,5 +2,6 @@
 
 from fercore.models.backbones import Trunk, build_backbone, build_trunk
 from fercore.models.model import Model
+from fercore.models.records import PseudoLabelRecord, SizedByData
 
-__all__ = ["Model", "Trunk", "build_backbone", "build_trunk"]
+__all__ = ["Model", "PseudoLabelRecord", "SizedByData", "Trunk", "build_backbone", "build_trunk"]

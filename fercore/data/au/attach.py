@@ -95,7 +95,12 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
         fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share)"
         raise UserInputError(what, where=place, fix=fix)
     parts = {part: units.take(units.names, np.searchsorted(whole.rows, t.rows)) for part, t in domain.parts.items()}
-    counts = {"units": len(units.names), "without_row": len(missing), "rows_of_no_image": unknown}
+    counts = {
+        "units": len(units.names),
+        "without_row": len(missing),
+        "rows_of_no_image": unknown,
+        "codes": len(np.unique(units.codes[units.known], axis=0)),
+    }
     return parts, counts
 
 

@@ -1,0 +1,112 @@
+"""Action-unit files: every format by its header, and every fault as one clear line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fercore.data.au import canonical_name, from_scores, read_au_file
+from fercore.data.au.match import match_rows
+from fercore.errors import UserInputError
+
+
+@pytest.fixture
+def read(tmp_path):
+    def make(text, threshold=0.5):
+        path = tmp_path / "au.csv"
+        path.write_text(text, encoding="utf-8")
+        return read_au_file(path, threshold)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("AU1", "AU01"), ("au_12", "AU12"), ("AU01", "AU01"), ("AU 4", "AU04"), ("AU0", None), ("AUX", None)],
+)
+def test_names_are_canonical(text, name):
+    assert canonical_name(text) == name
+
+
+def test_plain_and_py_feat(read):
+    found = read("path,AU12,AU1,emotion\na.png,0.5,0.25,joy\nb.png,0,1,sad\n")
+    assert found.images == ("a.png", "b.png")
+    assert found.table.names == ("AU01", "AU12")
+    assert found.table.scores.tolist() == [[0.25, 0.5], [1.0, 0.0]]
+    assert found.table.codes.tolist() == [[0, 1], [1, 0]]
+    fex = read("input,FaceScore,AU01,AU02\na.png,0.3,0.1,0.9\na.png,0.8,0.7,0.2\nb.png,0.9,0,0\n")
+    assert fex.table.scores[0].tolist() == pytest.approx([0.7, 0.2])  # the surer of two faces
+
+
+def test_openface_codes_are_taken_as_they_are(read):
+    found = read("path, confidence, AU01_r, AU02_r, AU01_c, AU28_c\na.png, 0.9, 4.0, 3.5, 0, 1\n")
+    assert found.table.names == ("AU01", "AU02", "AU28")
+    assert found.table.scores[0].tolist() == pytest.approx([0.8, 0.7, 1.0])
+    assert found.table.codes[0].tolist() == [0, 1, 1]  # AU01: its code says no; AU02 has none; AU28 has no intensity
+
+
+def test_libreface(read):
+    found = read("filename,au_1,au_2,au_1_intensity,au_6_intensity,facial_expression\na.png,1,0,0.5,5,Happiness\n")
+    assert found.table.names == ("AU01", "AU02", "AU06")
+    assert found.table.scores[0].tolist() == pytest.approx([0.1, 0.0, 1.0])
+    assert found.table.codes[0].tolist() == [1, 0, 1]
+
+
+def test_the_threshold_counts(read):
+    assert read("path,AU01\na,0.3\nb,0.29\n", threshold=0.3).table.codes[:, 0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,AU01\n", "without rows"),
+        ("path,emotion\na,joy\n", "no action unit.*OpenFace 2"),
+        ("frame,AU01\n1,0.5\n", "no column says which image.*path"),
+        ("path,AU01\na,1.5\n", "1.5 is outside 0..1.*line 2, AU01"),
+        ("path,AU01_r\na,5.1\n", "5.1 is outside 0..5"),
+        ("path,AU01\na,-0.1\n", "outside"),
+        ("path,AU01\na,x\n", "'x' is not a number.*line 2"),
+        ("path,AU01\na,nan\n", "not a finite number"),
+        ("path,AU01_c\na,0.5\n", "neither 0 nor 1"),
+        ("path,AU01\na,0.5\na,0.5\n", "two rows for image 'a'.*line 3"),
+        ("path,AU01\na\n", "1 cells in a table of 2"),
+    ],
+)
+def test_faults(read, text, words):
+    with pytest.raises(UserInputError, match=words):
+        read(text)
+
+
+def test_a_missing_file_names_the_formats(tmp_path):
+    with pytest.raises(UserInputError, match="not found.*OpenFace 2.*py-feat.*LibreFace.*path,AU01"):
+        read_au_file(tmp_path / "none.csv", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("keys", "images", "rows"),
+    [
+        (["/d/anger/1.png", "/d/joy/1.png"], ["joy/1.png", "anger/1.png"], [1, 0]),
+        (["/d/anger/1.png"], ["./anger/1.png"], [0]),
+        (["anger/1.png"], ["/elsewhere/anger/1.png"], [0]),
+        (["/here/a/1.png", "/here/b/1.png"], ["/there/x/b/1.png", "/there/x/a/1.png"], [1, 0]),
+        (["/d/joy/1.png", "/d/anger/2.png"], ["anger/1.png", "anger/2.png"], [-1, 1]),
+        (["f.csv#3", "f.csv#4"], ["f.csv#4"], [-1, 0]),
+        ([r"c:\d\a\1.png"], ["a/1.png"], [0]),
+    ],
+)
+def test_rows_find_their_images(keys, images, rows):
+    assert match_rows(keys, images, "au.csv").tolist() == rows
+
+
+def test_a_name_that_fits_twice_is_refused():
+    with pytest.raises(UserInputError, match="two rows fit"):
+        match_rows(["1.png"], ["a/1.png", "b/1.png"], "au.csv")
+
+
+def test_unknown_rows_are_nan():
+    table = from_scores(["AU02", "AU01"], np.array([[0.9, 0.1]]), 0.5)
+    taken = table.take(["AU01"], np.array([0, -1]))
+    assert taken.scores[0, 0] == pytest.approx(0.1)
+    assert np.isnan(taken.scores[1, 0])
+    assert taken.known.tolist() == [True, False]
+    assert table.scores[0, 0] == pytest.approx(0.1)  # the table itself is left alone
