@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fercore import __version__
+from fercore.cli_data import data_app
 from fercore.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-data_app = typer.Typer(help="Make and inspect data.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 app.add_typer(au_app, name="au")
@@ -142,21 +142,6 @@ def doctor() -> None:
 
     for line in doctor_lines():
         typer.echo(line)
-
-
-@data_app.command()
-def synthfer(
-    style: Annotated[str, typer.Argument(help="studio, posed, web, wild, nir, dark or thermal.")],
-    out: Annotated[Path, typer.Option(help="New folder for images, labels and AU files.")],
-    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 500,
-    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
-    size: Annotated[int | None, typer.Option(help="Side in pixels; the style's own if not given.")] = None,
-) -> None:
-    """Write synthetic faces with labels and AU files, for use elsewhere."""
-    from fercore.data.synthfer import SynthFER, write
-
-    write(SynthFER(style, n=n, seed=seed, size=size), out)
-    typer.echo(f"{n} images written to {out}")
 
 
 @au_app.command("train")

@@ -15,12 +15,13 @@ import numpy as np
 from fercore.config import DataSettings
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
-from fercore.data.formats.scan import Scan, listed
+from fercore.data.formats.scan import Scan, listed, user_path
 from fercore.data.labels import CANONICAL, canonical_label
 from fercore.data.noise import permutation
 from fercore.data.parts import choose_split, limited, target_parts, training_part
 from fercore.data.preflight import Preflight, inspect
 from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.split import apply_split
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -167,7 +168,7 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
     """Return all samples of a dataset, labels canonical, and what its format says of the rest.
 
     Raises:
-        UserInputError: as the format's `scan`.
+        UserInputError: as the format's `scan`, or for a split file of other data.
     """
     scan: Scan = import_module(f"fercore.data.formats.{FORMATS[spec.format].module}").scan(spec)
     rows, n = scan.rows, len(scan.rows.keys)
@@ -185,6 +186,8 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
         domain=np.zeros(n, dtype=np.int64),
         extras=scan.extras,
     )
+    if "split_file" in spec.options:
+        table = apply_split(table, user_path(spec.options["split_file"]))
     return table, scan
 
 

@@ -155,7 +155,7 @@ def with_pixels(content: bytes) -> Image:
     except UnidentifiedImageError:
         raise Unusable("not an image") from None
     except Exception as error:  # decoders of a dozen formats raise whatever they like on broken files
-        kind = "truncated" if "truncated" in str(error) else "cannot be decoded"
+        kind = "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
         raise Unusable(f"{kind}: {error}") from None
     return image
 

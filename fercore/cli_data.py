@@ -1,0 +1,139 @@
+"""`fercore data`: make, check, divide and convert data. Parse and print, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from fercore.data.check.look import Progress
+
+data_app = typer.Typer(help="Make, check, divide, convert and prepare data.", no_args_is_help=True)
+
+Spec = Annotated[str, typer.Argument(help="FORMAT:PATH[?option=value&...]")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+@data_app.command()
+def synthfer(
+    style: Annotated[str, typer.Argument(help="studio, posed, web, wild, nir, dark or thermal.")],
+    out: Annotated[Path, typer.Option(help="New folder for images, labels and AU files.")],
+    n: Annotated[int, typer.Option("--n", help="Number of images.")] = 500,
+    seed: Annotated[int, typer.Option(help="Seed.")] = 0,
+    size: Annotated[int | None, typer.Option(help="Side in pixels; the style's own if not given.")] = None,
+) -> None:
+    """Write synthetic faces with labels and AU files, for use elsewhere."""
+    from fercore.data.synthfer import SynthFER, write
+
+    write(SynthFER(style, n=n, seed=seed, size=size), out)
+    typer.echo(f"{n} images written to {out}")
+
+
+@data_app.command()
+def check(
+    spec: Annotated[list[str], typer.Argument(help="FORMAT:PATH[?option=value&...], one or more.")],
+    similar: Annotated[float, typer.Option(help="Correlation from which two pictures count as one.")] = 0.99,
+    json_: Json = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is any fault.")] = False,
+) -> None:
+    """Count a dataset against what is published, and find what is wrong with its images, labels and parts."""
+    from fercore.data.check import check as run_check
+
+    with _progress("looking at images", show=not json_) as progress:
+        report = run_check(spec, similar=similar, progress=progress)
+    if json_:
+        import json
+
+        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+    else:
+        _print_check(report)
+    if strict and report["faults"]:
+        raise typer.Exit(1)
+
+
+def _print_check(report: dict[str, Any]) -> None:
+    from fercore.console import print_lines, print_table
+    from fercore.data.check.words import between_lines, count_rows, fault_lines
+
+    for domain in report["domains"]:
+        published = domain["published"]
+        people = f", {domain['subjects']} subjects" if domain["subjects"] else ""
+        brackets = "; published counts that differ in brackets" if published["wrong"] else ""
+        print_lines([f"{domain['spec']}: {domain['n']} images{people}{brackets}"])
+        print_table("", *count_rows(domain))
+        if published["title"]:
+            print_lines([f"{published['title']}: licence and access at {published['page']}"])
+        left_out = [f"left out by the dataset's own protocol: {k} {n}" for k, n in domain["left_out"].items()]
+        print_lines([*left_out, *fault_lines(domain)])
+        print_lines([f"{domain['faults']} faults" if domain["faults"] else "no fault found"])
+    print_lines(between_lines(report))
+
+
+@data_app.command()
+def split(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="New split file; with --folds a new folder.")],
+    parts: Annotated[str, typer.Option(help="Shares of the parts.")] = "train=0.8,test=0.2",
+    folds: Annotated[int | None, typer.Option(help="Write one file a fold instead: test = the fold.")] = None,
+    by: Annotated[str, typer.Option(help="subject: whole subjects; class: single samples; none: any.")] = "subject",
+    seed: Annotated[int, typer.Option(help="Seed of the division.")] = 0,
+) -> None:
+    """Divide a dataset into parts by seed, and write it down with hashes; `?split_file=FILE` uses it."""
+    from fercore.data import split as dividing
+    from fercore.data.domains import read_domain
+    from fercore.data.spec import parse_spec
+    from fercore.errors import UserInputError, did_you_mean
+
+    if by not in dividing.RULES:
+        raise UserInputError(f"unknown rule {by!r}", where="--by", fix=did_you_mean(by, dividing.RULES))
+    table, _ = read_domain(parse_spec(spec))
+    if folds is None:
+        shares = dividing.parse_shares(parts)
+        drawn = {out: dividing.divide(table, shares, by=by, seed=seed)}
+        how: dict[str, object] = {"by": by, "seed": seed, "shares": shares}
+    else:
+        several = dividing.folds(table, folds, by=by, seed=seed)
+        drawn = {out / f"fold{k}.json": chosen for k, chosen in enumerate(several)}
+        how = {"by": by, "seed": seed, "folds": folds}
+    for path, chosen in drawn.items():
+        record = dividing.split_record(table, chosen, **how)
+        dividing.write_split(record, path)
+        sizes = ", ".join(f"{part} {sum(n.values())}" for part, n in record["counts"].items())
+        typer.echo(f"{path}: {sizes}; sha256 {record['sha256'][:16]}")
+
+
+@data_app.command()
+def convert(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="New folder for manifest.csv.")],
+    to: Annotated[str, typer.Option(help="manifest is what there is.")] = "manifest",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images into the folder.")] = False,
+) -> None:
+    """Write a dataset as a manifest; faces that are no files of their own become PNG files beside it."""
+    from fercore.data.convert import convert as run_convert
+    from fercore.data.spec import parse_spec
+    from fercore.errors import UserInputError
+
+    if to != "manifest":
+        raise UserInputError(f"unknown format {to!r}", where="--to", fix="known: manifest")
+    typer.echo(f"written; read it as {run_convert(parse_spec(spec), out, copy=copy)}")
+
+
+@contextmanager
+def _progress(what: str, *, show: bool) -> Iterator[Progress | None]:
+    """Show a bar on a terminal; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    screen = Console(stderr=True)
+    if not show or not screen.is_terminal:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
