@@ -10,6 +10,43 @@ Transform: TypeAlias = Literal["none", "weak", "strong"]
 
 
 @dataclass(frozen=True)
+class CropAndColour:
+    """Random crop, colour jitter, grey, blur and flips, as contrastive methods make their views (Chen et al. 2020).
+
+    Attributes:
+        area: smallest and largest share of the image's area that is cut out and resized. ratio: of width to height.
+        jitter: largest change of brightness, contrast and saturation (shares) and of hue (of a whole turn).
+        sigma: smallest and largest blur, in pixels of an image of side 112; scaled with the image.
+        jitter_chance, grey_chance, blur_chance, flip_chance, upside_down_chance: how often each is done.
+
+    Raises:
+        ValueError: if a range is empty or a chance is none.
+    """
+
+    area: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    sigma: tuple[float, float] = (0.1, 2.0)
+    jitter_chance: float = 0.8
+    grey_chance: float = 0.2
+    blur_chance: float = 0.5
+    flip_chance: float = 0.5
+    upside_down_chance: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ValueError(f"area {self.area} must rise inside (0, 1]")
+        for name, (low, high) in (("ratio", self.ratio), ("sigma", self.sigma)):
+            if not 0 < low <= high:
+                raise ValueError(f"{name} {(low, high)} must rise and be above 0")
+        if any(not 0 <= part < 1 for part in self.jitter) or self.jitter[3] > 0.5:
+            raise ValueError(f"jitter {self.jitter} must lie in [0, 1), its hue in [0, 0.5]")
+        chances = (self.jitter_chance, self.grey_chance, self.blur_chance, self.flip_chance, self.upside_down_chance)
+        if any(not 0 <= chance <= 1 for chance in chances):
+            raise ValueError(f"chances {chances} must lie in [0, 1]")
+
+
+@dataclass(frozen=True)
 class ViewRequest:
     """A method's wish for one augmented view of each sample of a side.
 
@@ -17,11 +54,17 @@ class ViewRequest:
         side: "source" or "target".
         name: key under DomainBatch.images ("weak", "weak2", "strong", ...); two plugins asking for one name share it.
         transform: which augmentation policy makes it; each name draws its own random numbers.
+        stages: names of the stages that need it; None = all. In other stages it is neither made nor encoded.
     """
 
     side: Literal["source", "target"]
     name: str
-    transform: Transform
+    transform: Transform | CropAndColour
+    stages: tuple[str, ...] | None = None
+
+    def serves(self, stage: str) -> bool:
+        """Say whether a stage needs this view."""
+        return self.stages is None or stage in self.stages
 
 
 @dataclass(frozen=True)
@@ -44,31 +87,40 @@ class OptimiserSpec:
     """One optimiser and its learning-rate schedule.
 
     Attributes:
-        name: "sgd", "adam" or "adamw".
+        name: "sgd", "sgdw" (weights shrink by lr * weight_decay, outside the momentum), "adam" or "adamw".
         lr: base learning rate. momentum, nesterov: SGD only. betas: Adam only.
-        schedule: "constant", "inverse_decay" (lr * (1 + gamma * min(1, step/max_steps))^-power), "cosine", "linear".
+        schedule: "constant", "inverse_decay" (lr * (1 + gamma * min(1, step/max_steps))^-power), "cosine", "linear",
+            "step" (lr * drop for every milestone passed).
         warmup_steps: linear warm-up from 0 before the schedule.
-        max_steps: steps after which the schedule stays where it is; None = the stage's steps.
+        max_steps: steps after which the schedule stays where it is; None = the phase's steps in its stage.
+        milestones: shares of max_steps, for "step". drop: factor at each.
+        floor: share of lr at which "cosine" and "linear" end.
+        fresh_each_epoch: forget momentum and moments at the start of every epoch.
     """
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: Literal["sgd", "sgdw", "adam", "adamw"] = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
-    schedule: Literal["constant", "inverse_decay", "cosine", "linear"] = "inverse_decay"
+    schedule: Literal["constant", "inverse_decay", "cosine", "linear", "step"] = "inverse_decay"
     gamma: float = 10.0
     power: float = 0.75
     max_steps: int | None = None
     warmup_steps: int = 0
+    milestones: tuple[float, ...] = ()
+    drop: float = 0.1
+    floor: float = 0.0
+    fresh_each_epoch: bool = False
 
 
 @dataclass(frozen=True)
 class Phase:
     """One forward, backward and optimiser step over some of the parameters.
 
-    A stage with several phases runs each of them, in order, on every batch; outside its phase a parameter is frozen.
+    A stage with several phases runs each of them, in order, on every batch, or one an epoch in turns; outside its phase
+    a parameter is frozen.
 
     Attributes:
         name: what hooks see as clock.phase.
@@ -89,15 +141,30 @@ class Stage:
 
     Attributes:
         name: what hooks see as clock.stage.
-        steps: batches in the stage.
+        steps: batches in the stage; 0 where `epochs` is given, until the engine has counted the data.
         phases: run in order on every batch.
-        steps_per_epoch: batches between two `refresh` calls; None = one pass over the larger side's shortest domain.
+        steps_per_epoch: batches between two `refresh` calls; None = one pass over the larger side's shortest domain,
+            of the sides that the stage has views of.
+        epochs: length of the stage in place of `steps`.
+        source_batch, target_batch: samples a step in place of `data.source_batch`, `data.target_batch`.
+        turns: "step" runs every phase on every batch; "epoch" runs one phase an epoch, in turns.
+
+    Raises:
+        ValueError: unless exactly one of steps and epochs is given, and positive.
     """
 
     name: str
-    steps: int
+    steps: int = 0
     phases: tuple[Phase, ...] = (Phase(),)
     steps_per_epoch: int | None = None
+    epochs: int | None = None
+    source_batch: int | None = None
+    target_batch: int | None = None
+    turns: Literal["step", "epoch"] = "step"
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs is not None) or (self.epochs is not None and self.epochs < 1):
+            raise ValueError(f"stage {self.name!r} needs either steps or epochs, above 0")
 
 
 @dataclass(frozen=True)

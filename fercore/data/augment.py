@@ -62,6 +62,62 @@ def maybe_grey(x: Tensor, chosen: Tensor) -> Tensor:
     return x
 
 
+def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue by a share of the whole circle, float[B]."""
+    largest, smallest = x.amax(1), x.amin(1)
+    chroma = largest - smallest
+    safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
+    red, green, blue = x.unbind(1)
+    hue = torch.where(
+        largest == red,
+        (green - blue) / safe,
+        torch.where(largest == green, (blue - red) / safe + 2, (red - green) / safe + 4),
+    )
+    hue = torch.where(chroma > 0, hue, torch.zeros_like(hue)) + 6 * turn.view(-1, 1, 1)
+    # Each channel falls from the largest to the smallest value as the hue moves away from the channel's own.
+    channels = [
+        largest - chroma * (2 - (torch.remainder(hue + offset, 6) - 3).abs()).clamp(0, 1) for offset in (0.0, 4.0, 2.0)
+    ]
+    return torch.stack(channels, 1)
+
+
+def maybe_blur(x: Tensor, chosen: Tensor, sigma: Tensor) -> Tensor:
+    """Return the images with those that are chosen (bool[B]) blurred by a Gaussian of sigma float[B] pixels.
+
+    The kernel reaches a twentieth of the side to each direction; what lies outside mirrors the inside.
+    """
+    at = chosen.nonzero().flatten()
+    if not len(at):
+        return x
+    reach = max(1, round(x.shape[-1] / 20))
+    places = torch.arange(-reach, reach + 1, dtype=x.dtype)
+    kernel = torch.exp(-0.5 * (places / sigma[at, None]).square())
+    kernel = kernel / kernel.sum(1, keepdim=True)
+    blurred = x[at]
+    for dim, pad in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
+        padded = F.pad(blurred, pad, mode="reflect")
+        size = x.shape[dim]
+        parts = (per_sample(kernel[:, k]) * padded.narrow(dim, k, size) for k in range(2 * reach + 1))
+        blurred = sum(parts, torch.zeros_like(blurred))
+    x = x.clone()
+    x[at] = blurred
+    return x
+
+
+def crop(sides: Tensor, place: Tensor, flips: Tensor) -> Tensor:
+    """Return float[B,2,3] maps from output to input places that cut a rectangle out and fill the image with it.
+
+    Args:
+        sides: float[B,2] width and height as shares of the image's. place: float[B,2] in [0, 1), where in the rest.
+        flips: bool[B,2], mirrored left to right and upside down.
+    """
+    theta = torch.zeros(len(sides), 2, 3)
+    sign = 1 - 2 * flips.to(sides.dtype)
+    theta[:, 0, 0], theta[:, 1, 1] = (sides * sign).unbind(1)
+    theta[:, :, 2] = (1 - sides) * (2 * place - 1)
+    return theta
+
+
 def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) -> Tensor:
     """Return float[B,2,3] maps from output to input places for: flip, then scale, turn and shift about the middle.
 
@@ -76,14 +132,14 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) ->
     return torch.stack([first, second], 1)
 
 
-def warp(x: Tensor, theta: Tensor) -> Tensor:
-    """Sample square images at the places `theta` float[B,2,3] says, bilinearly; what lies outside is black."""
+def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
+    """Sample square images at the places `theta` float[B,2,3] says, bilinearly; outside is black, or as the "border"."""
     size = x.shape[-1]
     axis = (torch.arange(size, dtype=x.dtype) * 2 + 1) / size - 1
     along_x = theta[:, :, 0, None, None] * axis
     along_y = theta[:, :, 1, None, None] * axis[:, None] + theta[:, :, 2, None, None]
     grid = (along_x + along_y).permute(0, 2, 3, 1)
-    return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode=outside, align_corners=False)
 
 
 def cutout(x: Tensor, centre: Tensor, side: Tensor) -> Tensor:

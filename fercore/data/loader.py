@@ -95,6 +95,7 @@ class StepLoader:
         settings: batch sizes, sampling, augmentation, workers, cache.
         seed: the run's.
         mean, std: per channel.
+        start: number of the first step; a later stage goes on where the one before it stopped.
 
     Raises:
         UserInputError: if a side that has views has a batch larger than a domain, or of less than two samples for one.
@@ -109,6 +110,7 @@ class StepLoader:
         seed: int,
         mean: Sequence[float],
         std: Sequence[float],
+        start: int = 0,
     ) -> None:
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
         policy = settings.augment
@@ -120,16 +122,17 @@ class StepLoader:
             "source": source_order(tables[0], names, settings, seed, trains=bool(made[0].transforms)),
             "target": target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
         }
+        self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
         self._dataset = StepDataset(tables, (made[0], made[1]), settings)
-        self._step = 0
+        self._step = start
         self._batches: Iterator[Batch | str] | None = None
         reserve(tables, settings)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the side that lasts longer; a side lasts as long as its shortest domain."""
-        return max(order.steps for order in self._built_in.values())
+        """Steps of one pass over the side with views that lasts longer; a side lasts as long as its shortest domain."""
+        return max(self._built_in[side].steps for side in self._trained or SIDES)
 
     def __iter__(self) -> StepLoader:
         return self

@@ -5,6 +5,7 @@
   contrast and saturation up to 20 %, grey with probability 0.2, flip, turn up to 15 degrees, shift up to 5 %,
   scale 0.9 to 1.05, black outside.
 - "strong": three operations of RandAugment's fourteen, CutOut up to half the width, then flip and shift up to 5 %.
+- a CropAndColour: crop with both flips, colour jitter with hue, grey, blur, as its numbers say.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from fercore.data import augment
 from fercore.data.augment import RAND_OPS
 from fercore.data.noise import key, uniforms
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.schedule import CropAndColour, Transform, ViewRequest
 from fercore.types import Side
 
 CHUNK = 2**20
@@ -51,7 +52,7 @@ class Views:
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        self.transforms: dict[str, str] = {}
+        self.transforms: dict[str, Transform | CropAndColour] = {}
         self.policy = policy
         self.mean, self.std = (torch.tensor(list(v), dtype=torch.float32).view(1, 3, 1, 1) for v in (mean, std))
         for request in requests:
@@ -85,6 +86,8 @@ class Views:
         transform = self.transforms[name]
         if transform == "none":
             return x
+        if isinstance(transform, CropAndColour):
+            return crop_and_colour(x, torch.from_numpy(uniforms(self.streams[name], draws, 16)), transform)
         u = torch.from_numpy(uniforms(self.streams[name], draws, 16))
         return strong(x, u) if transform == "strong" else weak(x, u, self.policy)
 
@@ -127,6 +130,27 @@ def strong(x: Tensor, u: Tensor) -> Tensor:
     x = augment.rand_augment(x, (u[:, 3:6] * len(RAND_OPS)).long(), u[:, 6:9])
     x = augment.cutout(x, u[:, 9:11], u[:, 11] / 2)
     return flip_and_shift(x, u)
+
+
+def crop_and_colour(x: Tensor, u: Tensor, how: CropAndColour) -> Tensor:
+    """Return a view for contrastive learning.
+
+    Args:
+        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers. how: ranges and chances.
+    """
+    area = how.area[0] + (how.area[1] - how.area[0]) * u[:, 0]
+    low, high = (math.log(ratio) for ratio in how.ratio)
+    ratio = torch.exp(low + (high - low) * u[:, 1])
+    sides = torch.stack([torch.sqrt(area * ratio), torch.sqrt(area / ratio)], 1).clamp_max(1)
+    flips = torch.stack([u[:, 4] < how.flip_chance, u[:, 5] < how.upside_down_chance], 1)
+    x = augment.warp(x, augment.crop(sides, u[:, 2:4], flips), "border")
+    done = (u[:, 6] < how.jitter_chance).to(u.dtype)
+    factors = 1 + (u[:, 8:11] * 2 - 1) * torch.tensor(how.jitter[:3]) * done[:, None]
+    x = augment.colour_jitter(x, (u[:, 7] * 6).long(), factors)
+    x = augment.turn_hue(x, (u[:, 11] * 2 - 1) * how.jitter[3] * done)
+    x = augment.maybe_grey(x, u[:, 12] < how.grey_chance)
+    sigma = (how.sigma[0] + (how.sigma[1] - how.sigma[0]) * u[:, 13]) * x.shape[-1] / 112
+    return augment.maybe_blur(x, u[:, 14] < how.blur_chance, sigma)
 
 
 def flip_and_shift(x: Tensor, u: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
 
 
 def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
-    """Return n, accuracy, balanced accuracy, macro F1, recall per class and the confusion matrix (rows = truth).
+    """Return n, accuracy, balanced accuracy, macro F1, recall and F1 per class, the confusion matrix (rows = truth).
 
     Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced
     accuracy and macro F1; without any labelled sample every score is None.
@@ -103,15 +103,63 @@ def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     present = [k for k in names if support[k]]
     recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
     some = bool(present)
+    scores = f1_score(truth, guess, labels=list(names), average=None, zero_division=0) if some else []
+    f1 = {classes[k]: float(scores[k]) if support[k] else None for k in names}
     return {
         "n": len(truth),
         "classes": list(classes),
         "accuracy": float((truth == guess).mean()) if some else None,
         "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])) if some else None,
-        "macro_f1": float(f1_score(truth, guess, labels=present, average="macro", zero_division=0)) if some else None,
+        "macro_f1": float(np.mean([scores[k] for k in present])) if some else None,
         "per_class_recall": recall,
+        "per_class_f1": f1,
         "confusion": confusion.tolist(),
     }
+
+
+def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return how many target samples a method labels, and how well: only the evaluator may compare the two.
+
+    Args:
+        probs: float[N,K] pseudo labels. weight: float[N], 0 = none. truth: int64[N], -1 = unknown.
+
+    Returns:
+        {"n", "labelled", "coverage", "known" (labelled samples whose truth is known), "accuracy", "balanced_accuracy",
+        "probability" (mean share of the true class), "per_class": {name: {"coverage", "accuracy"}},
+        "uses_target_labels": true}; None where there is nothing to score.
+    """
+    given, known = weight > 0, truth >= 0
+    both = given & known
+    right = probs.argmax(axis=1) == truth
+    rows: dict[str, dict[str, float | None]] = {}
+    for k, name in enumerate(classes):
+        own, scored = truth == k, both & (truth == k)
+        rows[name] = {
+            "coverage": float(given[own].mean()) if own.any() else None,
+            "accuracy": float(right[scored].mean()) if scored.any() else None,
+        }
+    found = [row["accuracy"] for row in rows.values() if row["accuracy"] is not None]
+    return {
+        "n": len(weight),
+        "labelled": int(given.sum()),
+        "coverage": float(given.mean()) if len(given) else None,
+        "known": int(both.sum()),
+        "accuracy": float(right[both].mean()) if both.any() else None,
+        "balanced_accuracy": float(np.mean(found)) if found else None,
+        "probability": float(probs[both, truth[both]].mean()) if both.any() else None,
+        "per_class": rows,
+        "uses_target_labels": True,
+    }
+
+
+def unit_shares(codes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, list[float] | None]:
+    """Return class -> share of its samples that show each action unit (AdaFER, Figure 3); None without a sample.
+
+    Args:
+        codes: uint8[N,A]. labels: int64[N], -1 takes no part.
+    """
+    shares = {name: codes[labels == k] for k, name in enumerate(classes)}
+    return {name: rows.mean(axis=0).tolist() if len(rows) else None for name, rows in shares.items()}
 
 
 def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:

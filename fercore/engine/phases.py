@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
+from timm.optim.sgdw import SGDW
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -29,6 +30,7 @@ class PhaseRunner:
     def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module) -> None:
         self.name = phase.name
         self._clip = phase.clip_grad_norm
+        self._fresh = phase.optimiser.fresh_each_epoch
         self._model = model
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = [(group, assign(trainable, phase.groups, group)) for group in phase.groups]
@@ -41,7 +43,7 @@ class PhaseRunner:
         spec = phase.optimiser
         optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups])
         self._plain = optimiser
-        self.schedule = LambdaLR(optimiser, rate_factor(spec, stage.steps))
+        self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage)))
         self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
 
     def activate(self) -> None:
@@ -49,6 +51,11 @@ class PhaseRunner:
         if self._partial:
             for parameter in self._all:
                 parameter.requires_grad_(id(parameter) in self._mine)
+
+    def begin_epoch(self) -> None:
+        """Forget momentum and moments, where the phase asks for it."""
+        if self._fresh:
+            self._plain.state.clear()
 
     def release(self) -> None:
         """Make every trainable parameter trainable again, as before the stage."""
@@ -101,16 +108,22 @@ def _settings(spec: OptimiserSpec, group: ParamGroup, members: list[nn.Parameter
 
 
 def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    if spec.name == "sgd":
+    if spec.name in ("sgd", "sgdw"):
+        kind = torch.optim.SGD if spec.name == "sgd" else SGDW
         nesterov = spec.nesterov and spec.momentum > 0
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
-    kind = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return kind(groups, lr=spec.lr, betas=spec.betas)
+        return kind(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
+    moments = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
+    return moments(groups, lr=spec.lr, betas=spec.betas)
 
 
-def rate_factor(spec: OptimiserSpec, stage_steps: int) -> Callable[[int], float]:
+def own_steps(stage: Stage) -> int:
+    """Return how often a phase of the stage is run: on every batch, or on the batches of its turns."""
+    return stage.steps if stage.turns == "step" else math.ceil(stage.steps / len(stage.phases))
+
+
+def rate_factor(spec: OptimiserSpec, phase_steps: int) -> Callable[[int], float]:
     """Return the schedule as a function from the step number to a factor on the learning rate."""
-    span = spec.max_steps or stage_steps
+    span = spec.max_steps or phase_steps
 
     def factor(step: int) -> float:
         share = min(1.0, step / span)
@@ -118,9 +131,11 @@ def rate_factor(spec: OptimiserSpec, stage_steps: int) -> Callable[[int], float]
         if spec.schedule == "inverse_decay":
             return float(warm * (1 + spec.gamma * share) ** -spec.power)
         if spec.schedule == "cosine":
-            return warm * 0.5 * (1 + math.cos(math.pi * share))
+            return warm * (spec.floor + (1 - spec.floor) * 0.5 * (1 + math.cos(math.pi * share)))
         if spec.schedule == "linear":
-            return warm * (1 - share)
+            return warm * (spec.floor + (1 - spec.floor) * (1 - share))
+        if spec.schedule == "step":
+            return float(warm * spec.drop ** sum(share >= milestone for milestone in spec.milestones))
         return warm
 
     return factor

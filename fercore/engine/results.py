@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from fercore import ops
 from fercore.data import side_table
-from fercore.engine.evaluate import Predictions, feature_distances, score
+from fercore.engine.evaluate import Predictions, feature_distances, score, score_labels, unit_shares
 from fercore.engine.files import write_json
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
+from fercore.models import Model, PseudoLabelRecord
 from fercore.types import Clock
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "target": target,
         "sources": [{"spec": spec, "n": len(table)} for spec, table in sources],
         "selection": {"rule": config.select.rule, "oracle_best": trainer.oracle},
+        "pseudo_labels": label_quality(shop),
         "steps": trainer.total,
         "train_seconds": round(trainer.seconds, 3),
         "train_images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
@@ -62,6 +65,29 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "preset": config.preset,
         "versions": {**versions(), **shop.company.versions},
     }
+
+
+def label_quality(shop: Workshop) -> dict[str, Any]:
+    """Return "<plugin>/<record>" -> how good the pseudo labels are that a method left on the adaptation part."""
+    found = {}
+    for name, part in shop.model.parts.items():
+        if isinstance(part, PseudoLabelRecord) and len(part.weight):
+            probs, weight = part.probs.cpu().numpy(), part.weight.cpu().numpy()
+            found[name] = score_labels(probs, weight, shop.domains.truth, shop.domains.classes)
+    return found
+
+
+def write_unit_shares(shop: Workshop, folder: RunFolder) -> None:
+    """Write au.json: which share of each class shows each action unit, by domain; the target's by its labels."""
+    domains = shop.domains
+    tables = [(table.name, table.extras["au_code"], table.labels) for table in domains.sources]
+    tables.append((domains.adaptation.name, domains.adaptation.extras["au_code"], domains.truth))
+    sides = ["source"] * len(domains.sources) + ["target"]
+    rows = [
+        {"side": side, "name": name, "shares": unit_shares(codes, labels, domains.classes)}
+        for side, (name, codes, labels) in zip(sides, tables, strict=True)
+    ]
+    write_json(folder.path / "au.json", {"units": list(domains.au_names), "domains": rows, "uses_target_labels": True})
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -94,14 +120,19 @@ def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> 
 
 
 def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
-    """Write predictions.csv, and if asked features.npz of the target's test part and distances.json of both sides."""
+    """Write predictions.csv, and if asked features.npz and distances.json of both sides.
+
+    features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
+    the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
+    lie in the space of the features.
+    """
     report = shop.config.report
     found = shop.evaluator.predict(shop.model, shop.domains.test, clock)
     write_predictions(shop, folder, found)
     if report.features:
-        branches = {f"features/{name}": array for name, array in found.features.items()}
-        logits = {f"logits/{name}": array for name, array in found.logits.items()}
-        arrays: dict[str, Any] = {"labels": found.labels, "probs": found.probs, **branches, **logits}
+        table = side_table(shop.domains, "source")
+        sources = _arrays(shop.evaluator.predict(shop.model, table, clock), "source/")
+        arrays = {**_arrays(found, ""), **sources, "source/domain": table.domain, **_prototypes(shop.model)}
         np.savez_compressed(folder.path / "features.npz", **arrays)
     if report.distances:
         tables = {"sources": side_table(shop.domains, "source"), "target": shop.domains.test}
@@ -110,3 +141,14 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
             found = shop.evaluator.predict(shop.model, table, clock)
             distances[side] = {name: feature_distances(f, found.labels) for name, f in found.features.items()}
         write_json(folder.path / "distances.json", distances)
+
+
+def _arrays(found: Predictions, prefix: str) -> dict[str, Any]:
+    parts = {"features": found.features, "logits": found.logits}
+    branches = {f"{prefix}{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
+    return {f"{prefix}labels": found.labels, f"{prefix}probs": found.probs, **branches}
+
+
+def _prototypes(model: Model) -> dict[str, Any]:
+    heads = {name: head for name, head in model.heads.items() if isinstance(head, nn.Linear)}
+    return {f"prototypes/{name}": head.weight.detach().float().cpu().numpy() for name, head in heads.items()}

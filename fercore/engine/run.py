@@ -83,6 +83,7 @@ class Trainer:
     def _enter(self, stage: Stage) -> None:
         if not self.runners:
             self.runners = [PhaseRunner(self.shop.fabric, phase, stage, self.shop.model) for phase in stage.phases]
+            self.loader = self.shop.loader(stage, start=self.done)
 
     def _begin_epoch(self, clock: Clock) -> None:
         shop = self.shop
@@ -100,15 +101,18 @@ class Trainer:
             info = side_info(shop.domains, side)
             sampler = shop.plugins.build_sampler(shop.config, shop.model, info, side, clock)
             self.loader.set_sampler(side, sampler)
+        for runner in self.runners:
+            runner.begin_epoch()
 
     def _train_batch(self, stage: Stage, clock: Clock) -> list[StepReport]:
         shop = self.shop
         batch = next(self.loader).to(shop.fabric.device)
         self.images += len(batch.source) + len(batch.target)
-        reports = []
-        for runner in self.runners:
+        reports, views = [], shop.views_of(stage)
+        turn = clock.epoch % len(self.runners)
+        for runner in self.runners if stage.turns == "step" else [self.runners[turn]]:
             now = Clock(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
-            reports.append(train_step(shop.fabric, shop.plugins, shop.model, runner, batch, shop.views, now))
+            reports.append(train_step(shop.fabric, shop.plugins, shop.model, runner, batch, views, now))
         return reports
 
     def _after_batch(self, reports: list[StepReport], clock: Clock) -> None:
@@ -177,7 +181,9 @@ class Trainer:
         self.stage_index, self.step = state["stage_index"], state["step"]
         self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
         self.shop.model.load_state_dict(state["model"])
-        if self.stage_index < len(self.shop.stages):
+        if self.stage_index == len(self.shop.stages):
+            self.loader = self.shop.loader(self.shop.stages[-1])
+        else:
             self._enter(self.shop.stages[self.stage_index])
             for runner, saved in zip(self.runners, state["runners"], strict=False):
                 runner.load_state_dict(saved)

@@ -16,6 +16,7 @@ from fercore.engine.checkpoint import seed_everything
 from fercore.engine.evaluate import Evaluator
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
+from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import Stage, ViewRequest
@@ -44,12 +45,18 @@ class Workshop:
         """The run's settings."""
         return self.company.config
 
-    def loader(self) -> StepLoader:
-        """Return a loader at the start of its first epoch."""
-        config = self.config
-        return StepLoader(
-            self.domains, self.views, config.data, seed=config.seed, mean=self.model.mean, std=self.model.std
-        )
+    def views_of(self, stage: Stage) -> tuple[ViewRequest, ...]:
+        """Return the views that a stage needs."""
+        return tuple(view for view in self.views if view.serves(stage.name))
+
+    def loader(self, stage: Stage | None = None, *, start: int = 0) -> StepLoader:
+        """Return a loader with the views and batch sizes of a stage (None = the first), at step `start` of the run."""
+        stage = stage or self.stages[0]
+        config, views = self.config, self.views_of(stage)
+        given = {"source_batch": stage.source_batch, "target_batch": stage.target_batch}
+        data = config.data.model_copy(update={name: size for name, size in given.items() if size is not None})
+        mean, std = self.model.mean, self.model.std
+        return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start)
 
 
 def build_plugins(company: Company) -> Plugins:
@@ -73,10 +80,19 @@ def build_workshop(company: Company) -> Workshop:
     _set_statistics(model, config)
     _try_backbone(model, config)
     views = plugins.request_views(config)
-    _check_views(views)
     stages = plugins.plan(config, model)
+    _check_views(views, stages)
     model.run_through(fabric.setup_module)
-    return Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
+    shop = Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
+    return replace(shop, stages=tuple(_counted(shop, stage) for stage in stages))
+
+
+def _counted(shop: Workshop, stage: Stage) -> Stage:
+    """Return the stage with its length in steps, where it is given in epochs."""
+    if stage.epochs is None:
+        return stage
+    per_epoch = stage.steps_per_epoch or shop.loader(stage).steps_per_epoch
+    return replace(stage, steps=stage.epochs * per_epoch, epochs=None, steps_per_epoch=per_epoch)
 
 
 def resolve_device(company: Company) -> Company:
@@ -122,6 +138,14 @@ def _set_statistics(model: Model, config: RunConfig) -> None:
     model.std = config.data.std or model.std
 
 
-def _check_views(views: Sequence[ViewRequest]) -> None:
+def _check_views(views: Sequence[ViewRequest], stages: Sequence[Stage]) -> None:
     if not any(view.side == "source" for view in views):
         raise UserInputError("no plugin of this run asks for a view of the source", fix="name a method that trains")
+    names = [stage.name for stage in stages]
+    for view in views:
+        unknown = set(view.stages or ()) - set(names)
+        if unknown:
+            raise HookError(f"hook 'request_views': {view} names stages {sorted(unknown)}; the plan has {names}")
+    for stage in stages:
+        if not any(view.serves(stage.name) for view in views):
+            raise HookError(f"no view is asked for in stage {stage.name!r}")

@@ -20,6 +20,7 @@ T = TypeVar("T")
 BUILTIN = "builtin:"
 SIDES = ("source", "target")
 TRANSFORMS = ("none", "weak", "strong")
+"""Names of augmentation policies; a view may also bring a CropAndColour of its own."""
 
 
 class HookError(TypeError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -29,7 +29,7 @@ from fercore.hooks.checks import (
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
 from fercore.models.model import Model
-from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
+from fercore.schedule import CropAndColour, RunResult, Stage, StepReport, ViewRequest
 from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, Forward, LossTerm, PseudoLabels, Side
 
 if TYPE_CHECKING:
@@ -122,11 +122,13 @@ class Plugins:
         views: dict[tuple[str, str], ViewRequest] = {}
         answers = reversed(self._call("request_views", config=config))  # pluggy asks the last registered first
         for request in flatten(answers, ViewRequest, "request_views"):
-            if request.side not in SIDES or request.transform not in TRANSFORMS:
+            made = isinstance(request.transform, CropAndColour) or request.transform in TRANSFORMS
+            if request.side not in SIDES or not made:
                 raise HookError(f"hook 'request_views' returned {request}: side in {SIDES}, transform in {TRANSFORMS}")
             known = views.setdefault((request.side, request.name), request)
-            if known != request:
+            if known.transform != request.transform:
                 raise HookError(f"hook 'request_views': {known} and {request} disagree on the transform")
+            views[request.side, request.name] = replace(known, stages=_together(known.stages, request.stages))
         return tuple(views.values())
 
     def plan(self, config: RunConfig, model: Model) -> tuple[Stage, ...]:
@@ -197,3 +199,8 @@ class Plugins:
     def after_run(self, result: RunResult) -> None:
         """Tell plugins that the run is done."""
         self._call("after_run", result=result)
+
+
+def _together(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return the stages that either names; None = all."""
+    return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))

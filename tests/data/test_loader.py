@@ -140,6 +140,22 @@ def test_steps_of_an_epoch(opened: Opened):
     assert make(domains, data.model_copy(update={"target_batch": 2})).steps_per_epoch == 7
 
 
+def test_a_side_without_views_does_not_make_epochs_longer(opened: Opened):
+    domains, data = opened(target_batch=2)
+    requests = [ViewRequest("source", "weak", "weak")]
+    loader = StepLoader(domains, requests, data, seed=0, mean=HALF, std=HALF)
+    assert loader.steps_per_epoch == 3
+
+
+def test_a_loader_may_start_later(opened: Opened):
+    domains, data = opened()
+    early = take(make(domains, data), 5)
+    late = StepLoader(domains, VIEWS, data, seed=0, mean=HALF, std=HALF, start=3)
+    for one, other in zip(early[3:], take(late, 2), strict=True):
+        assert torch.equal(one.target.index, other.target.index)
+        assert torch.equal(one.source.images["weak"], other.source.images["weak"])
+
+
 def test_proportional_sampling_draws_by_size(opened: Opened):
     domains, data = opened(source_sampling="proportional", source_batch=14)
     batches = take(make(domains, data), 3)

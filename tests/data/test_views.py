@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ from torchvision.transforms.v2 import functional as V2
 from fercore.data import augment
 from fercore.data.cache import fitted
 from fercore.data.noise import key, permutation, uniforms
-from fercore.data.views import Views, strong, weak
+from fercore.data.views import Views, crop_and_colour, strong, weak
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.schedule import CropAndColour, ViewRequest
 
 
 @pytest.fixture
@@ -140,3 +142,91 @@ def test_fitting_to_a_square():
     assert fitted(image, 16, "crop").min() == 255
     assert fitted(image, 16, "stretch").shape == (3, 16, 16)
     assert fitted(image, 16, "stretch").min() == 0
+
+
+def test_hue_is_that_of_torchvision(faces: torch.Tensor):
+    turns = torch.tensor([-0.5, -0.1, 0.0, 0.1, 0.37])
+    faces[0, :, 0, 0] = 0.4
+    ours = augment.turn_hue(faces, turns)
+    for i, face in enumerate(faces):
+        torch.testing.assert_close(ours[i], V2.adjust_hue(face, float(turns[i])), atol=1e-5, rtol=0)
+
+
+def test_blur_is_that_of_torchvision(faces: torch.Tensor):
+    sigma, chosen = torch.tensor([0.3, 0.5, 1.0, 1.5, 2.0]), torch.tensor([True, False, True, True, True])
+    ours = augment.maybe_blur(faces, chosen, sigma)
+    for i, face in enumerate(faces):
+        expected = V2.gaussian_blur(face, [5, 5], [float(sigma[i])] * 2) if chosen[i] else face
+        torch.testing.assert_close(ours[i], expected, atol=1e-5, rtol=0)
+
+
+def test_a_crop_fills_the_image(faces: torch.Tensor):
+    half, place = torch.full((5, 2), 0.5), torch.zeros(5, 2)
+    flips = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1], [0, 0]]).bool()
+    ours = augment.warp(faces, augment.crop(half, place, flips), "border")
+    for i, face in enumerate(faces):
+        corner = torch.nn.functional.interpolate(face[None, :, :16, :16], size=32, mode="bilinear")[0]
+        expected = corner.flip([dim for dim, flip in ((2, flips[i, 0]), (1, flips[i, 1])) if flip])
+        torch.testing.assert_close(ours[i][:, 2:-2, 2:-2], expected[:, 2:-2, 2:-2], atol=1e-5, rtol=0)
+    last = augment.warp(faces, augment.crop(half, torch.ones(5, 2), flips & False), "border")
+    corner = torch.nn.functional.interpolate(faces[:, :, 16:, 16:], size=32, mode="bilinear")
+    torch.testing.assert_close(last[:, :, 2:-2, 2:-2], corner[:, :, 2:-2, 2:-2], atol=1e-5, rtol=0)
+    white = augment.warp(torch.ones_like(faces), augment.crop(half, place, flips), "border")
+    torch.testing.assert_close(white, torch.ones_like(faces))
+
+
+STILL = {"jitter_chance": 0.0, "grey_chance": 0.0, "blur_chance": 0.0, "flip_chance": 0.0}
+
+
+def test_crop_and_colour_does_what_its_numbers_say(faces: torch.Tensor):
+    u = draws(5)
+    whole = CropAndColour(area=(1.0, 1.0), ratio=(1.0, 1.0), **STILL)
+    torch.testing.assert_close(crop_and_colour(faces, u, whole), faces, atol=1e-5, rtol=0)
+    upside_down = replace(whole, upside_down_chance=1.0)
+    torch.testing.assert_close(crop_and_colour(faces, u, upside_down), faces.flip(2), atol=1e-5, rtol=0)
+    mirrored = replace(whole, flip_chance=1.0)
+    torch.testing.assert_close(crop_and_colour(faces, u, mirrored), faces.flip(3), atol=1e-5, rtol=0)
+    grey = crop_and_colour(faces, u, replace(whole, grey_chance=1.0))
+    torch.testing.assert_close(grey, augment.grey(faces).expand(-1, 3, -1, -1), atol=1e-5, rtol=0)
+    for name in ("jitter_chance", "blur_chance"):
+        seen = crop_and_colour(faces, u, replace(whole, **{name: 1.0}))
+        assert ((seen - faces).abs().amax((1, 2, 3)) > 1e-3).sum() >= 4  # the smallest sigma blurs nothing
+        assert seen.min() >= -1e-6
+        assert seen.max() <= 1 + 1e-6
+
+
+def test_crop_and_colour_of_a_sample_does_not_depend_on_its_batch(faces: torch.Tensor):
+    u, how = draws(5), CropAndColour()
+    whole = crop_and_colour(faces, u, how)
+    alone = torch.cat([crop_and_colour(faces[i : i + 1], u[i : i + 1], how) for i in range(5)])
+    torch.testing.assert_close(whole, alone, atol=1e-6, rtol=0)
+    assert not torch.equal(whole, crop_and_colour(faces, draws(5, seed=1), how))
+
+
+def test_areas_are_uniform_between_their_bounds():
+    u = draws(4000)
+    ramp = torch.linspace(0, 1, 32).expand(4000, 3, 32, 32)
+    how = CropAndColour(area=(0.25, 0.64), ratio=(1.0, 1.0), **STILL)
+    seen = crop_and_colour(ramp, u, how)
+    width = (seen[:, 0, 16, 28] - seen[:, 0, 16, 3]) / 25 * 31
+    assert width.min() > 0.49
+    assert width.max() < 0.81
+    assert abs(float(width.square().mean()) - 0.445) < 0.01
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"area": (0.5, 0.2)},
+        {"area": (0.0, 1.0)},
+        {"ratio": (2.0, 1.0)},
+        {"sigma": (0.0, 1.0)},
+        {"jitter": (0.4, 0.4, 0.4, 0.6)},
+        {"jitter": (1.0, 0, 0, 0)},
+        {"grey_chance": 1.5},
+    ],
+)
+def test_impossible_views_are_refused(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match="chances" if name == "grey_chance" else name):
+        CropAndColour(**wrong)

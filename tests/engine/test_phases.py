@@ -87,6 +87,12 @@ def test_gradients_are_clipped():
         (OptimiserSpec(schedule="cosine"), 50, 0.5),
         (OptimiserSpec(schedule="cosine"), 25, 0.5 * (1 + math.cos(math.pi / 4))),
         (OptimiserSpec(schedule="linear"), 75, 0.25),
+        (OptimiserSpec(schedule="linear", floor=0.2), 75, 0.4),
+        (OptimiserSpec(schedule="cosine", floor=0.2), 50, 0.6),
+        (OptimiserSpec(schedule="cosine", floor=0.2), 200, 0.2),
+        (OptimiserSpec(schedule="step", milestones=(0.5, 0.75)), 49, 1.0),
+        (OptimiserSpec(schedule="step", milestones=(0.5, 0.75)), 50, 0.1),
+        (OptimiserSpec(schedule="step", milestones=(0.5, 0.75), drop=0.5), 80, 0.25),
         (OptimiserSpec(schedule="constant", warmup_steps=4), 1, 0.4),
         (OptimiserSpec(schedule="constant", warmup_steps=4), 9, 1.0),
     ],
@@ -95,7 +101,7 @@ def test_schedules(spec, step, expected):
     assert rate_factor(spec, 100)(step) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adamw"])
 def test_optimiser_and_schedule_resume_to_the_bit(name):
     def advance(fabric, run, model, steps):
         for _ in range(steps):
@@ -116,6 +122,35 @@ def test_optimiser_and_schedule_resume_to_the_bit(name):
     advance(fabric2, run2, other, 4)
     assert torch.equal(model.weight, other.weight)
     assert run.learning_rates() == run2.learning_rates()
+
+
+def test_sgdw_shrinks_weights_outside_the_momentum():
+    model = nn.Linear(1, 1, bias=False)
+    model.weight.data.fill_(2.0)
+    spec = OptimiserSpec("sgdw", lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.5, schedule="constant")
+    fabric, run = runner(Phase("main", optimiser=spec), model)
+    weight, velocity = 2.0, 0.0
+    for _ in range(3):
+        run.minimise(fabric, model(torch.ones(1, 1)).sum())
+        velocity = 0.9 * velocity + 1.0
+        weight = weight * (1 - 0.1 * 0.5) - 0.1 * velocity
+        assert model.weight.item() == pytest.approx(weight)
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_momentum_is_forgotten_at_an_epoch_where_asked_for(fresh):
+    model = nn.Linear(1, 1, bias=False)
+    spec = OptimiserSpec(
+        lr=0.1, momentum=0.5, nesterov=False, weight_decay=0.0, schedule="constant", fresh_each_epoch=fresh
+    )
+    fabric, run = runner(Phase("main", optimiser=spec), model)
+    moves = []
+    for _ in range(2):
+        run.begin_epoch()
+        before = model.weight.item()
+        run.minimise(fabric, model(torch.ones(1, 1)).sum())
+        moves.append(before - model.weight.item())
+    assert moves == pytest.approx([0.1, 0.1 if fresh else 0.15])
 
 
 def _dump(state):

@@ -1,0 +1,137 @@
+"""Stages of their own length, views and batches; phases in turns; what the report says of heads and sources."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fercore.builtin.supervised import SourceOnly
+from fercore.engine.run import run
+from fercore.engine.setup import build_workshop
+from fercore.hooks import Plugin, hookimpl
+from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.checks import HookError
+from fercore.hooks.discovery import PluginInfo
+from fercore.schedule import CropAndColour, OptimiserSpec, ParamGroup, Phase, Stage, ViewRequest
+from fercore.types import LossTerm, Role
+
+
+class Staged(Plugin):
+    """Two stages with views and batch sizes of their own; the second lets its phases move in turns."""
+
+    views = (
+        ViewRequest("source", "wide", CropAndColour(), ("first",)),
+        ViewRequest("source", "weak", "weak", ("second",)),
+        ViewRequest("target", "weak", "weak", ("second",)),
+    )
+    seen: list = []
+
+    @hookimpl
+    def build_model(self, config, num_classes):
+        return SourceOnly("staged", None).build_model(config, num_classes)
+
+    @hookimpl
+    def request_views(self):
+        return self.views
+
+    @hookimpl
+    def plan(self, config):
+        sgd = OptimiserSpec(lr=0.01, fresh_each_epoch=True, schedule="step", milestones=(0.5,))
+        one, two = (Phase(name, (ParamGroup((f"{name}.",)),), sgd) for name in ("backbone", "heads"))
+        return [
+            Stage("first", phases=(Phase(optimiser=sgd),), epochs=2, source_batch=56),
+            Stage("second", 8, (one, two), steps_per_epoch=2, target_batch=7, turns="epoch"),
+        ]
+
+    @hookimpl
+    def loss(self, batch, encoded, clock):
+        sizes = (len(batch.source), len(batch.target))
+        self.seen.append((clock.stage, clock.phase, clock.epoch, sorted(encoded), sizes))
+        side = encoded[("source", "wide" if clock.stage == "first" else "weak")]
+        value = torch.nn.functional.cross_entropy(side.logits["main"], batch.source.labels)
+        return [LossTerm("staged/ce", Role.SUPERVISED, value)]
+
+
+@pytest.fixture
+def staged(tiny):
+    def make(views=Staged.views):
+        layers = [tiny, {"train": {"checkpoint_every": 1}}]
+        config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
+        plugin = type("Staged", (Staged,), {"views": views})("staged", None)
+        return build_workshop(Company(config, (plugin,), (PluginInfo("staged", "tests:Staged", "tests", "0", ""),)))
+
+    Staged.seen.clear()
+    return make
+
+
+def test_stages_have_their_own_views_batches_and_lengths(staged, tmp_path, listener):
+    shop = staged()
+    assert [(stage.steps, stage.epochs) for stage in shop.stages] == [(6, None), (8, None)]  # 168 samples by 56, twice
+    run(shop, tmp_path / "run", listener())
+    first, second = Staged.seen[:6], Staged.seen[6:]
+    assert {entry[4] for entry in first} == {(56, 14)}
+    assert {entry[4] for entry in second} == {(28, 7)}
+    assert all(entry[3] == [("source", "wide")] for entry in first)
+    assert all(entry[3] == [("source", "weak"), ("target", "weak")] for entry in second)
+
+
+def test_phases_in_turns_move_one_epoch_each(staged, tmp_path, listener):
+    heard = listener()
+    run(staged(), tmp_path / "run", heard)
+    reports = [report for report in heard.reports if report.stage == "second"]
+    assert [(r.phase, r.epoch) for r in reports] == [
+        (phase, epoch) for epoch, phase in enumerate(["backbone", "heads"] * 2) for _ in range(2)
+    ]
+    # Each phase has four steps of its own, so its rate drops after two of them.
+    assert [r.lr[0] for r in reports if r.phase == "heads"] == pytest.approx([0.01, 0.01, 0.001, 0.001])
+
+
+@pytest.mark.parametrize("stop", [5, 6, 9, 12, 13])
+def test_resume_in_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop):
+    run(staged(), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(staged(), tmp_path / "cut", listener(stop_after=stop))
+    run(staged(), tmp_path / "cut", listener(), resume=True)
+    left, right = weights_of(tmp_path / "whole")["model"], weights_of(tmp_path / "cut")["model"]
+    assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        ((*Staged.views, ViewRequest("source", "x", "weak", ("third",))), r"names stages \['third'\]"),
+        (Staged.views[1:], "no view is asked for in stage 'first'"),
+    ],
+)
+def test_views_and_stages_must_fit(staged, views, message):
+    with pytest.raises(HookError, match=message):
+        staged(views)
+
+
+@pytest.mark.parametrize("lengths", [{}, {"steps": 3, "epochs": 2}, {"epochs": 0}])
+def test_a_stage_has_one_length(lengths):
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        Stage("a", **lengths)
+
+
+def test_the_report_holds_sources_prototypes_and_f1(make_shop, tmp_path, listener):
+    shop = make_shop("source_only", layers=({"report": {"features": True}},))
+    shop.model.heads["main"] = torch.nn.Linear(8, 7)
+    record = run(shop, tmp_path / "run", listener())
+    with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
+        assert found["source/features/main"].shape == (168, 8)
+        assert set(np.unique(found["source/domain"])) == {0, 1}
+        assert (found["source/labels"] >= 0).all()
+        weight = shop.model.heads["main"].weight.detach().numpy()
+        np.testing.assert_array_equal(found["prototypes/main"], weight)
+        rows = found["features/main"] @ weight.T + shop.model.heads["main"].bias.detach().numpy()
+        np.testing.assert_allclose(rows, found["logits/main"], atol=1e-4)
+    target = json.loads((tmp_path / "run/result.json").read_text())["target"]
+    confusion = np.array(target["confusion"])
+    for k, name in enumerate(target["classes"]):
+        f1 = 2 * confusion[k, k] / max(1, confusion[k].sum() + confusion[:, k].sum())
+        assert target["per_class_f1"][name] == pytest.approx(f1)
+    assert record["target"]["macro_f1"] == pytest.approx(np.mean(list(target["per_class_f1"].values())))
