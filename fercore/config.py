@@ -49,6 +49,9 @@ class DataSettings(Settings):
     augment: Literal["none", "light", "standard"] = Field("standard", description="strength of the weak view")
     workers: int = Field(0, ge=0, le=64)
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
+    cache: Literal["memory", "disk"] = Field("memory", description="disk = keep decoded image files for later runs too")
+    cache_dir: str | None = Field(None, description="folder of the disk cache; None = images/ in the user's cache")
+    cache_disk_mb: int = Field(20_480, ge=0, description="bytes the disk cache may take, over all data sets")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unusable files above which the run refuses")
     eval_batch: int = Field(64, ge=1)
     au: str | None = Field(

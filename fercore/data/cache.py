@@ -1,4 +1,4 @@
-"""Decoded, resized images kept in memory, shared by all tables of a domain and by worker processes."""
+"""Decoded, resized images, kept in memory or on disk, shared by all tables of a domain and by worker processes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from fercore.config import DataSettings
+from fercore.data.cache_disk import DiskStore
+from fercore.data.cache_files import FileBacked, cache_folder
 from fercore.data.readers import Reader
 from fercore.data.table import JoinedReader, Table
 
@@ -56,15 +58,27 @@ class PixelStore:
                 self.filled[slots[i]] = 1
 
 
-_STORES: WeakKeyDictionary[Reader, PixelStore] = WeakKeyDictionary()
+_STORES: WeakKeyDictionary[Reader, PixelStore | DiskStore] = WeakKeyDictionary()
 
 
 def reserve(tables: Sequence[Table], settings: DataSettings) -> None:
-    """Make room for the images of some tables, in order, within settings.cache_mb over all that is in use."""
+    """Make room for the images of some tables, in order, within the cap over all that is in use.
+
+    The cap is settings.cache_mb in memory and settings.cache_disk_mb on disk.
+
+    Raises:
+        UserInputError: if the cache folder cannot be made or written.
+    """
     for table in tables:
         for reader, rows, _ in groups(table.reader, table.rows):
-            used = sum(store.reserved * store.image_bytes for store in _STORES.values())
-            _store(reader, settings).reserve(rows, settings.cache_mb * MIB - used)
+            store = _store(reader, settings)
+            if isinstance(store, DiskStore):
+                open_ones = [s for s in _STORES.values() if isinstance(s, DiskStore) and s.folder == store.folder]
+                store.reserve(rows, [other for other in open_ones if other.path != store.path])
+            else:
+                memory = (s for s in _STORES.values() if isinstance(s, PixelStore))
+                used = sum(other.reserved * other.image_bytes for other in memory)
+                store.reserve(rows, settings.cache_mb * MIB - used)
 
 
 def fetch(table: Table, at: np.ndarray, settings: DataSettings) -> np.ndarray:
@@ -110,8 +124,14 @@ def fitted(image: np.ndarray, size: int, resize: str) -> np.ndarray:
     return image.transpose(2, 0, 1)
 
 
-def _store(reader: Reader, settings: DataSettings) -> PixelStore:
-    store = _STORES.get(reader)
-    if store is None or (store.size, store.resize) != (settings.size, settings.resize):
-        store = _STORES[reader] = PixelStore(reader, settings.size, settings.resize)
+def _store(reader: Reader, settings: DataSettings) -> PixelStore | DiskStore:
+    """Return the store of a reader: on disk if settings say so and its rows are files, else in memory."""
+    store, size, resize = _STORES.get(reader), settings.size, settings.resize
+    if settings.cache == "disk" and isinstance(reader, FileBacked):
+        folder, cap = cache_folder(settings.cache_dir), settings.cache_disk_mb * MIB
+        if not isinstance(store, DiskStore) or (store.size, store.resize, store.folder) != (size, resize, folder):
+            store = _STORES[reader] = DiskStore(reader, size, resize, folder, cap)
+        store.cap = cap
+    elif not isinstance(store, PixelStore) or (store.size, store.resize) != (size, resize):
+        store = _STORES[reader] = PixelStore(reader, size, resize)
     return store

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from fercore.config import DataSettings
+from fercore.data.cache_files import cache_folder
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Scan, listed, user_path
@@ -202,7 +203,7 @@ def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool) 
         table = limited(_with_labels(training_part(table, spec), spec, scan), spec, _seed(spec, seed))
     elif "limit" in spec.options:
         table = _limit_parts(table, spec, _seed(spec, seed))
-    preflight = inspect(table)
+    preflight = inspect(table, cache_folder(settings.cache_dir) if settings.cache == "disk" else None)
     report = {
         "spec": spec.text,
         "name": table.name,

@@ -6,10 +6,13 @@ import os
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fercore.data.cache_files import FileBacked
+from fercore.data.digests import DigestMemo
 from fercore.data.readers import Reader, Unusable
 from fercore.data.table import Table
 
@@ -52,11 +55,15 @@ class Preflight:
         }
 
 
-def inspect(table: Table) -> Preflight:
+def inspect(table: Table, memory: Path | None = None) -> Preflight:
     """Decode and hash every image of a table.
 
     Files are decoded to the last pixel, except that a header which claims too many pixels is refused unread.
     Generated images are taken as they are.
+
+    Args:
+        table: the images.
+        memory: folder where what was found of files is remembered; files that have not changed are not decoded again.
 
     Returns:
         what was found; nothing is written, and the table stays as it is.
@@ -64,7 +71,7 @@ def inspect(table: Table) -> Preflight:
     n = len(table)
     if table.reader.checked:
         return Preflight(n, usable=np.arange(n), digests=tuple(map(table.reader.digest, table.rows.tolist())))
-    found = _digest_all(table.reader, table.rows.tolist())
+    found = _found(table.reader, table.rows.tolist(), memory)
     unusable = tuple((table.keys[i], fault) for i, (_, fault) in enumerate(found) if fault)
     usable = np.array([i for i, (_, fault) in enumerate(found) if not fault], dtype=np.int64)
     same, differing = _group(table, [digest for digest, _ in found], usable)
@@ -77,6 +84,21 @@ def inspect(table: Table) -> Preflight:
         conflicting=np.array(sorted(i for group in differing for i in group), dtype=np.int64),
         digests=tuple(digest for digest, _ in found),
     )
+
+
+def _found(reader: Reader, rows: list[int], memory: Path | None) -> list[tuple[str, str]]:
+    """Return (digest, fault) of each row, from memory where that is good."""
+    if memory is None or not isinstance(reader, FileBacked):
+        return _digest_all(reader, rows)
+    memo = DigestMemo(reader, memory)
+    known = memo.known(rows)
+    new = [row for row, digest in zip(rows, known, strict=True) if not digest]
+    before = memo.stamps(new)
+    fresh = _digest_all(reader, new)
+    if new:
+        memo.remember(new, [digest for digest, _ in fresh], before)
+    rest = iter(fresh)
+    return [(digest, "") if digest else next(rest) for digest in known]
 
 
 def _digest_all(reader: Reader, rows: list[int]) -> list[tuple[str, str]]:

@@ -90,3 +90,38 @@ def test_equal_pixels_of_a_csv_are_duplicates(tmp_path: Path):
     found = inspect(read_domain(parse_spec(f"fer2013:{tmp_path}/f.csv"))[0])
     assert found.mislabelled == (("f.csv#2", "f.csv#3", "f.csv#4"),)
     assert found.conflicting.tolist() == [0, 1, 2]
+
+
+def test_a_second_look_decodes_only_what_changed(tmp_path: Path, image, monkeypatch):
+    from fercore.data import readers
+    from fercore.data.digests import DigestMemo
+
+    for i in range(6):
+        image(tmp_path / "set" / "anger" / f"{i}.png", i % 5)
+    (tmp_path / "set" / "anger" / "bad.png").write_bytes(b"no image")
+    memory = tmp_path / "memory"
+    memory.mkdir()
+    decoded = []
+    plain = readers.with_pixels
+    monkeypatch.setattr(readers, "with_pixels", lambda content: decoded.append(len(content)) or plain(content))
+
+    def look():
+        decoded.clear()
+        return inspect(read_domain(parse_spec(f"folder:{tmp_path}/set"))[0], memory)
+
+    first = look()
+    assert len(decoded) == 7
+    assert look().digests == first.digests
+    assert len(decoded) == 1
+    assert look().unusable == first.unusable
+    image(tmp_path / "set" / "anger" / "2.png", 77)
+    changed = look()
+    assert len(decoded) == 2
+    assert [a == b for a, b in zip(first.digests, changed.digests, strict=True)].count(False) == 1
+    (found,) = memory.iterdir()
+    content = found.read_bytes()
+    for damaged in (content[:-9], content[:40] + b"\0" + content[41:], b""):
+        found.write_bytes(damaged)
+        assert look().digests == changed.digests
+        assert len(decoded) == 7
+    assert DigestMemo(read_domain(parse_spec(f"folder:{tmp_path}/set"))[0].reader, memory).path == found

@@ -1,0 +1,169 @@
+"""Decoded, resized images kept on disk: written once, mapped into memory by every process and every later run.
+
+One file holds the images of one reader at one size: a header, a record a row, and the pixels, at first a hole. A record
+is written after its pixels and holds their checksum and the stamp of the source file. A row whose record does not fit
+(never written, cut short by a kill, written by two processes at once, source changed) is decoded again, so that nothing
+needs a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fercore.data.cache_files import PIXELS, STAMP, FileBacked, make_room, on_disk, source_key, stamps
+from fercore.data.readers import Reader
+
+log = logging.getLogger(__name__)
+MAGIC = b"fercore images 1"
+HEADER = struct.Struct("<16sQQ")
+"""Magic, rows, bytes an image."""
+RECORD = np.dtype([("filled", "<u4"), ("checksum", "<u4"), ("stamp", STAMP)])
+PAGE = 4096
+
+
+class DiskStore:
+    """Images of one file-backed reader at one size.
+
+    Args:
+        reader: where images come from. size: side in pixels. resize: "stretch" or "crop".
+        folder: of the cache. cap: bytes that all files in it may take.
+    """
+
+    def __init__(self, reader: FileBacked, size: int, resize: str, folder: Path, cap: int) -> None:
+        from PIL import __version__ as decoder
+
+        n = len(reader.paths)
+        self.size, self.resize, self.folder, self.cap = size, resize, folder, cap
+        self.image_bytes = 3 * size * size
+        self.path = folder / (source_key(reader, size, resize, decoder) + PIXELS)
+        self._sources = reader.paths
+        self._start = -(-(HEADER.size + n * RECORD.itemsize) // PAGE) * PAGE
+        if on_disk(self.path) > cap:
+            self.path.unlink(missing_ok=True)
+        self._file = _opened(self.path, n, self.image_bytes, self._start)
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
+        self._records = np.frombuffer(self._map, dtype=RECORD, count=n, offset=HEADER.size)
+        pixels = np.frombuffer(self._map, dtype=np.uint8, count=n * self.image_bytes, offset=self._start)
+        self.data = pixels.reshape(n, 3, size, size)
+        # Shared by forked workers: what one has found good, the others need not check again.
+        self._good = np.frombuffer(mmap.mmap(-1, max(1, n)), dtype=np.uint8)
+        self._allowed = np.zeros(n, dtype=bool)
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", -1)
+        if file >= 0:
+            with contextlib.suppress(OSError):
+                os.close(file)
+
+    @property
+    def promised(self) -> int:
+        """Return the bytes that rows allowed to be written will take, written or not."""
+        return int(self._allowed.sum()) * self.image_bytes
+
+    def reserve(self, rows: np.ndarray, others: Sequence[DiskStore] = ()) -> None:
+        """Allow rows to be written, as far as the cap goes; caches of other data that nobody uses give way.
+
+        Args:
+            rows: those that will be asked for. others: the other open stores of the folder.
+        """
+        self._allowed |= self._records["filled"] > 0
+        wanted = np.unique(rows)
+        new = wanted[~self._allowed[wanted]]
+        room = self.cap - self.promised - sum(other.promised for other in others)
+        keep = {self.path, *(other.path for other in others)}
+        room -= make_room(self.folder, keep, max(0, room - len(new) * self.image_bytes))
+        self._allowed[new[: max(0, room) // self.image_bytes]] = True
+
+    def read(self, reader: Reader, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+        """Write the images of `rows` to out[at], uint8[.,3,size,size]."""
+        known = self._good[rows] > 0
+        out[at[known]] = self.data[rows[known]]
+        rest = np.flatnonzero(~known)
+        if not len(rest):
+            return
+        now = stamps(self._sources[row] for row in rows[rest].tolist())
+        missing = [k for k, i in enumerate(rest.tolist()) if not self._take(int(rows[i]), now[k], out, int(at[i]))]
+        self._decode(reader, rows[rest[missing]], now[missing], out, at[rest[missing]])
+
+    def _take(self, row: int, now: np.ndarray, out: np.ndarray, at: int) -> bool:
+        """Copy a row that was written earlier, if its record, its source and its checksum fit."""
+        record = self._records[row]
+        if record["filled"] != 1 or record["stamp"] != now:
+            return False
+        expected = int(record["checksum"])
+        out[at] = self.data[row]
+        if zlib.crc32(np.ascontiguousarray(out[at]).data) != expected:
+            return False
+        self._good[row] = 1
+        return True
+
+    def _decode(self, reader: Reader, rows: np.ndarray, now: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
+        from fercore.data.cache import fitted
+
+        for k, image in enumerate(reader.read_many(rows.tolist())):
+            pixels = fitted(image, self.size, self.resize)
+            out[at[k]] = pixels
+            self._write(int(rows[k]), np.ascontiguousarray(pixels), now[k])
+
+    def _write(self, row: int, pixels: np.ndarray, stamp: np.ndarray) -> None:
+        if not self._allowed[row]:
+            return
+        record = np.zeros((), dtype=RECORD)
+        record["filled"], record["checksum"], record["stamp"] = 1, zlib.crc32(pixels.data), stamp
+        try:
+            _write_at(self._file, pixels.tobytes(), self._start + row * self.image_bytes)
+            _write_at(self._file, record.tobytes(), HEADER.size + row * RECORD.itemsize)
+        except OSError as error:
+            log.warning("image cache stops growing: %s (%s)", error.strerror, self.path)
+            self._allowed[:] = False
+            return
+        self._good[row] = 1
+
+
+def _write_at(file: int, content: bytes, place: int) -> None:
+    while content:
+        done = os.pwrite(file, content, place)
+        content, place = content[done:], place + done
+
+
+def _opened(path: Path, n: int, image_bytes: int, start: int) -> int:
+    """Return a descriptor of the cache file, made anew if there is none or it is not what it should be."""
+    for _ in range(3):
+        with contextlib.suppress(OSError):
+            file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            if _sound(file, n, image_bytes, start):
+                return file
+            os.close(file)
+            path.unlink(missing_ok=True)
+        _create(path, n, image_bytes, start)
+    return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
+
+def _sound(file: int, n: int, image_bytes: int, start: int) -> bool:
+    whole = os.fstat(file).st_size == max(start, start + n * image_bytes)
+    return whole and os.pread(file, HEADER.size, 0) == HEADER.pack(MAGIC, n, image_bytes)
+
+
+def _create(path: Path, n: int, image_bytes: int, start: int) -> None:
+    """Put an empty cache file in place; of two processes that do so at once, one wins and the other takes its file."""
+    handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=path.parent)
+    try:
+        os.ftruncate(handle, start + n * image_bytes)
+        _write_at(handle, HEADER.pack(MAGIC, n, image_bytes), 0)
+        os.close(handle)
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        os.unlink(draft)
