@@ -133,7 +133,7 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) ->
 
 
 def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
-    """Sample square images at the places `theta` float[B,2,3] says, bilinearly; outside is black, or as the "border"."""
+    """Sample square images at the places `theta` float[B,2,3] says, bilinearly; outside is black or as the border."""
     size = x.shape[-1]
     axis = (torch.arange(size, dtype=x.dtype) * 2 + 1) / size - 1
     along_x = theta[:, :, 0, None, None] * axis
