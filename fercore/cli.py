@@ -159,8 +159,8 @@ def au_train(
 
     if out.suffix != ".safetensors" or out.exists():
         raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
-    styles = {} if style is None else {"styles": tuple(style)}
-    plan = AUTraining(**styles, test_style=test_style, n=n, epochs=epochs, seed=seed)
+    styles = AUTraining.styles if style is None else tuple(style)
+    plan = AUTraining(styles, test_style, n=n, epochs=epochs, seed=seed)
     network, report = train_network(plan, typer.echo)
     save_network(network, out, report)
     typer.echo(f"F1 on {report['test']} (other subjects, a style it never saw):")

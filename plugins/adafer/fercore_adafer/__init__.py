@@ -1,0 +1,1 @@
+"""AdaFER: AU-guided unsupervised adaptation of facial-expression recognition, as a fercore plugin."""

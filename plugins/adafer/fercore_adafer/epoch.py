@@ -1,0 +1,158 @@
+"""What is done before an epoch: learn the domains' action units, label the target, mine triplets, lay out batches."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fercore.data.au import CODES, SCORES
+from fercore.errors import UserInputError
+from fercore.retrieval import (
+    code_histogram,
+    code_keys,
+    join_codes,
+    last_match,
+    majority,
+    neighbour_codes,
+    pack_codes,
+    random_match,
+)
+from fercore.retrieval.mining import mine_triplets
+from fercore.types import EncodedDataset
+from fercore_adafer.batches import balance, plan_epoch, triplets_a_step
+from fercore_adafer.modules import State
+from fercore_adafer.settings import AdaFerSettings
+
+log = logging.getLogger(__name__)
+NO_MATCH, NO_TRIPLET = 0, 1
+
+
+def begin(state: State, source: EncodedDataset, target: EncodedDataset) -> None:
+    """Take over the action units of both domains and the source's labels.
+
+    Raises:
+        UserInputError: if the data carries no action units.
+    """
+    for side, data in (("source", source), ("target", target)):
+        if SCORES not in data.extras:
+            raise UserInputError(f"no action units on the {side}", where="data.au")
+        state.put(f"{side}_scores", data.extras[SCORES])
+        state.put(f"{side}_codes", data.extras[CODES])
+    state.put("source_labels", source.labels)
+    state.put("source_domain", source.domain)
+    state.put("known", torch.tensor(True))
+
+
+def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
+    """Write T-soft, T-hard and S-hard labels of the target into the state; return the share of targets with one.
+
+    T-soft and T-hard are worked out once. S-hard is drawn anew where the paired label needs a match to fall back on.
+    """
+    aga, conflict = settings.aga, settings.s_hard.conflict
+    redrawn = "s_hard" in aga.schemes and conflict == "pair"
+    if not aga.on or (bool(state.annotated) and not redrawn):
+        return {}
+    codes = [pack_codes(_array(getattr(state, f"{side}_codes")).astype(bool)) for side in ("source", "target")]
+    labels, classes = _array(state.source_labels), state.q.shape[1]
+    join = join_codes(*code_keys(*codes))
+    near = neighbour_codes(join, *codes, radius=aga.radius, nearest=aga.unmatched == "nearest")
+    q, matched = code_histogram(join, labels, classes, neighbours=near)
+    t_hard = majority(q, matched)
+    if conflict == "majority":
+        s_hard = t_hard
+    else:
+        rows = last_match(join, neighbours=near) if conflict == "last" else random_match(join, _seed(), neighbours=near)
+        s_hard = np.where(rows >= 0, labels[rows], -1)
+    state.put("s_hard", torch.from_numpy(s_hard))
+    if not bool(state.annotated):
+        state.put("q", torch.from_numpy(q))
+        state.put("t_hard", torch.from_numpy(t_hard))
+        state.put("matched", torch.from_numpy(matched))
+        state.put("annotated", torch.tensor(True))
+        if not matched.any():
+            _warn(state, NO_MATCH, "no target image has the action units of a source image: no pseudo label is given")
+    return {"coverage": float(matched.mean())}
+
+
+def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
+    """Mine triplets where it is time to, and draw the samples of the epoch's steps."""
+    agt, drawing = settings.agt, state.drawing
+    if not agt.on:
+        return {}
+    counts: dict[str, float] = {}
+    if agt.resample == "epoch" or not bool(state.mined):
+        counts = _mine(state, settings)
+        state.put("mined", torch.tensor(True))
+    wanted = triplets_a_step(*drawing.batch, agt.anchors)
+    held = state.triplets_source.shape[1], state.triplets_target.shape[1]
+    shares = tuple(share if there else 0 for share, there in zip(wanted, held, strict=True))
+    if not sum(shares):
+        why = "no image has a partner with its action units in the other domain and another without"
+        _warn(state, NO_TRIPLET, f"{why}: the triplet loss is left out")
+    state.put("layout", torch.tensor(shares))
+    labels, domain = state.source_labels.cpu(), state.source_domain.cpu()
+    sizes = len(labels), len(state.target_scores)
+    passes = [size // batch for size, batch in zip(sizes, drawing.batch, strict=True)]
+    source, target = plan_epoch(
+        state.triplets_source.cpu(),
+        state.triplets_target.cpu(),
+        sizes=sizes,
+        batch=drawing.batch,
+        shares=(int(shares[0]), int(shares[1])),
+        steps=drawing.steps or max(1, *passes),
+        weights=balance(labels, domain, by_class=drawing.by_class, by_domain=drawing.by_domain),
+    )
+    state.put("order_source", source)
+    state.put("order_target", target)
+    return counts
+
+
+def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
+    """Mine one triplet for every anchor that has a positive and a negative; return counts."""
+    agt = settings.agt
+    scores = {side: _array(getattr(state, f"{side}_scores")) for side in ("source", "target")}
+    packed = {side: pack_codes(_array(getattr(state, f"{side}_codes")).astype(bool)) for side in scores}
+    keys = dict(zip(packed, code_keys(*packed.values()), strict=True))
+    counts: dict[str, float] = {}
+    for side, other in (("source", "target"), ("target", "source")):
+        if agt.anchors not in (side, "both"):
+            continue
+        exclude = None
+        if side == "target" and agt.exclude_same_label:
+            exclude = (_array(state.t_hard), _array(state.source_labels))
+        found = mine_triplets(
+            scores[side],
+            keys[side],
+            scores[other],
+            keys[other],
+            similarity=agt.sim,
+            tau_n=agt.tau_n,
+            seed=_seed(),
+            exclude=exclude,
+        )
+        rows = np.stack([found.anchor, found.positive, found.negative])
+        state.put(f"triplets_{side}", torch.from_numpy(rows))
+        counts[f"{side}_triplets"] = len(found)
+        counts[f"{side}_without_positive"] = found.without_positive
+        counts[f"{side}_without_negative"] = found.without_negative
+        counts[f"{side}_negatives_below_tau"] = found.fallbacks
+    return counts
+
+
+def _warn(state: State, which: int, text: str) -> None:
+    """Say something once a run."""
+    if not bool(state.warned[which]):
+        state.warned[which] = True
+        log.warning("adafer: %s", text)
+
+
+def _seed() -> int:
+    """Draw a seed from torch's global generator, which the engine restores on resume."""
+    return int(torch.randint(2**31 - 1, ()))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return np.asarray(tensor.detach().cpu().numpy())

@@ -1,0 +1,318 @@
+"""AdaFER: Wang, Gu, Peng, Zhang, Sun and Li, "AU-Guided Unsupervised Domain Adaptive Facial Expression Recognition",
+2020. Written from the paper; no official code is public. What the paper leaves open is a setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from fercore.config import RunConfig, Settings
+from fercore.data.au import CODES, SCORES, refuse_without
+from fercore.errors import UserInputError
+from fercore.hooks import Plugin, hookimpl
+from fercore.hooks.plans import single_stage
+from fercore.losses import masked_cross_entropy, soft_kl, triplet
+from fercore.models import Model, PseudoLabelRecord, build_backbone
+from fercore.schedule import ParamGroup, Stage, ViewRequest
+from fercore.types import (
+    Batch,
+    Clock,
+    DomainBatch,
+    Encoded,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    PseudoLabels,
+    Role,
+    Side,
+)
+from fercore_adafer.batches import Layout, Order, triplets_a_step
+from fercore_adafer.epoch import annotate, begin, fresh_epoch
+from fercore_adafer.modules import CodeTable, Drawing, Margin, State, UnitHead
+from fercore_adafer.presets import PRESETS
+from fercore_adafer.settings import SCHEMES, AdaFerSettings
+
+VIEW, BRANCH = "weak", "main"
+PRETRAIN, TRAIN, SOURCE, FINETUNE, LOOKUP = "pretrain", "train", "source", "finetune", "lookup"
+STAGES = {"none": (PRETRAIN, TRAIN), "au_lookup": (LOOKUP,)}
+FINETUNED = ("hard_labels", "soft_labels", "joint")
+
+
+class AdaFer(Plugin):
+    """Adapts from labelled sources to an unlabelled target through action units: pseudo labels and triplets."""
+
+    Settings: ClassVar[type[Settings]] = AdaFerSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    settings: AdaFerSettings
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+        """Build backbone and linear head, and the parts that the settings ask for."""
+        chosen = self.settings
+        if chosen.baseline not in ("hard_labels", "soft_labels"):
+            refuse_without(config.data, self.name)
+        self._check(config)
+        trunk = build_backbone(config.model)
+        head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
+        model = Model(trunk.module, {BRANCH: nn.Identity()}, {BRANCH: head}, trunk.mean, trunk.std)
+        model.parts[self._part("state")] = State(num_classes, drawing_of(config))
+        for name in self._recorded():
+            model.parts[self._part(f"labels_{name}")] = PseudoLabelRecord(num_classes)
+        if chosen.gamma.mode == "learnable":
+            model.parts[self._part("margin")] = Margin(chosen.agt.gamma, chosen.gamma.floor)
+        if chosen.baseline == "au_lookup":
+            model.parts[self._part("codes")] = CodeTable(num_classes)
+        if chosen.baseline == "joint":
+            model.parts[self._part("units")] = UnitHead(num_classes)
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for one weakly augmented view of each side, in the stages that train on it."""
+        names = [stage for stage, _ in self._stages()]
+        source = tuple(name for name in names if name != FINETUNE)
+        target = tuple(name for name in names if name in (TRAIN, FINETUNE))
+        views = [ViewRequest("source", VIEW, "weak", source)]
+        return [*views, ViewRequest("target", VIEW, "weak", target)] if target else views
+
+    @hookimpl
+    def plan(self, config: RunConfig) -> Sequence[Stage]:
+        """Lay out the stages: source alone where asked for, then both domains; or those of a baseline."""
+        return [self._stage(config, name, length) for name, length in self._stages()]
+
+    @hookimpl
+    def refresh(
+        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+    ) -> dict[str, float] | None:
+        """Learn the domains' action units once; annotate, mine and lay out the epoch's batches."""
+        state, found = self._state(model), {}
+        if clock.stage == LOOKUP:
+            found = self._fit_table(model, encode_dataset)
+        elif clock.stage == FINETUNE and not state.annotated:
+            found = self._predict_target(model, encode_dataset("target"))
+        elif clock.stage == TRAIN and (self.settings.aga.on or self.settings.agt.on):
+            if not state.known:
+                begin(state, encode_dataset("source"), encode_dataset("target"))
+            found = {**annotate(state, self.settings), **fresh_epoch(state, self.settings)}
+            self._record(model, state)
+        return {f"{self.name}/{name}": value for name, value in found.items()} or None
+
+    @hookimpl
+    def build_sampler(self, model: Model, side: Side, clock: Clock) -> Sampler[int] | None:
+        """Draw triplets where the stage trains on them."""
+        state = self._state(model)
+        if clock.stage != TRAIN or not sum(state.shares):
+            return None
+        return Order(state.order_source if side == "source" else state.order_target)
+
+    @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+        """Run the network; baseline #5 adds the action units' logits, baseline #2 answers by code in a branch "au"."""
+        alone = model.training and len(batch) == 1
+        if alone:  # statistics of one image are none
+            model.eval()
+        encoded: Encoded = model(batch.images[view])
+        if alone:
+            model.train()
+        if SCORES not in batch.extras:
+            return encoded
+        if self.settings.baseline == "joint":
+            share = model.parts[self._part("units")](batch.extras[SCORES])
+            return Encoded(encoded.features, {**encoded.logits, BRANCH: encoded.logits[BRANCH] + share})
+        table = self.settings.baseline == "au_lookup" and model.parts[self._part("codes")]
+        if isinstance(table, CodeTable) and len(table.codes):
+            nearest = self.settings.aga.unmatched == "nearest"
+            shares, _ = table(batch.extras[SCORES], batch.extras[CODES], nearest=nearest)
+            return Encoded(encoded.features, {**encoded.logits, "au": shares})
+        return encoded
+
+    @hookimpl
+    def pseudo_label(self, model: Model, batch: Batch, clock: Clock) -> PseudoLabels | None:
+        """Return the target samples' labels: S-hard by the step's own pairs, else T-hard; `probs` is T-soft."""
+        state, at = self._state(model), batch.target.index
+        if clock.stage == FINETUNE:
+            return PseudoLabels(state.t_hard[at], torch.ones_like(at, dtype=state.q.dtype), state.q[at])
+        if clock.stage != TRAIN or not self.settings.aga.on:
+            return None
+        labels = state.t_hard[at]
+        if "s_hard" in self.settings.aga.schemes:
+            labels = state.s_hard[at]
+            if self.settings.s_hard.conflict == "pair":
+                self._check_pairs(state, batch)
+                layout, paired = Layout(*state.shares), batch.source.labels
+                anchors, positives, _ = layout.source_anchored()
+                labels[positives] = paired[anchors]
+                anchors, positives, _ = layout.target_anchored()
+                labels[anchors] = paired[positives]
+        return PseudoLabels(labels, state.matched[at].to(state.q.dtype), state.q[at])
+
+    @hookimpl
+    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> Sequence[LossTerm]:
+        """Return epsilon * L_tri (Eq 4) over the step's triplets, and what keeps a learnable margin up."""
+        state = self._state(model)
+        if clock.stage != TRAIN or not self.settings.agt.on or not sum(state.shares):
+            return []
+        self._check_pairs(state, batch)
+        source, target = (encoded[(side, VIEW)].features[BRANCH] for side in ("source", "target"))
+        layout = Layout(*state.shares)
+        anchors, positives, negatives = layout.source_anchored()
+        forward = source[anchors], target[positives], target[negatives]
+        anchors, positives, negatives = layout.target_anchored()
+        back = target[anchors], source[positives], source[negatives]
+        rows = [torch.cat(pair) for pair in zip(forward, back, strict=True)]
+        part = self._part("margin")
+        margin = model.parts[part]() if part in model.parts else self.settings.agt.gamma
+        with torch.autocast(source.device.type, enabled=False):
+            value = triplet(*(x if x.dtype == torch.float64 else x.float() for x in rows), margin)
+        terms = [LossTerm(f"{self.name}/triplet", Role.CONTRASTIVE, value, self.settings.epsilon)]
+        if isinstance(margin, Tensor):
+            away = (margin - self.settings.agt.gamma).square()
+            terms.append(LossTerm(f"{self.name}/margin", Role.REGULARISER, away, self.settings.gamma.pull))
+        return terms
+
+    @hookimpl
+    def loss(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> Sequence[LossTerm]:
+        """Return L_c (Eq 3): cross-entropy of the source, and of the target with its pseudo labels."""
+        terms = []
+        if ("source", VIEW) in encoded:
+            logits = encoded[("source", VIEW)].logits[BRANCH]
+            value = F.cross_entropy(logits, batch.source.labels)
+            terms.append(LossTerm(f"{self.name}/supervised", Role.SUPERVISED, value))
+        if pseudo is None:
+            return terms
+        logits = encoded[("target", VIEW)].logits[BRANCH]
+        if clock.stage == FINETUNE:
+            schemes: tuple[str, ...] = ("t_hard",) if self.settings.baseline == "hard_labels" else ("t_soft",)
+            beta = 1.0
+        else:
+            schemes, beta = self.settings.aga.schemes, self.settings.beta
+        for scheme in schemes:
+            if scheme == "t_soft":
+                value = soft_kl(logits, pseudo.probs, pseudo.weight, direction=self.settings.kl)
+            else:
+                own = pseudo.labels if scheme == schemes[0] else self._state(model).t_hard[batch.target.index]
+                value = masked_cross_entropy(logits, own, pseudo.weight)
+            terms.append(LossTerm(f"{self.name}/{scheme}", Role.CONSISTENCY, value, beta))
+        return terms
+
+    @hookimpl
+    def predict(self, encoded: Encoded) -> Tensor:
+        """Return the head's class probabilities; of baseline #2, the classes' shares among the code's source images."""
+        return encoded.logits["au"] if "au" in encoded.logits else encoded.logits[BRANCH].softmax(dim=1)
+
+    def _part(self, name: str) -> str:
+        return f"{self.name}/{name}"
+
+    def _state(self, model: Model) -> State:
+        state = model.parts[self._part("state")]
+        assert isinstance(state, State)
+        return state
+
+    def _check(self, config: RunConfig) -> None:
+        chosen = self.settings
+        if chosen.gamma.mode == "learnable" and chosen.gamma.floor >= chosen.agt.gamma:
+            what = f"the margin's floor {chosen.gamma.floor:g} is not below its first value {chosen.agt.gamma:g}"
+            raise UserInputError(what, where=f"{self.name}.gamma.floor, {self.name}.agt.gamma", fix="lower the floor")
+        if chosen.agt.exclude_same_label and not chosen.aga.on:
+            fix = f"set {self.name}.aga.on=true or leave the option out"
+            what = "negatives can only be held apart by pseudo labels, which are off"
+            raise UserInputError(what, where=f"{self.name}.agt.exclude_same_label", fix=fix)
+        batch = config.data.source_batch, config.data.target_batch
+        if chosen.baseline == "none" and chosen.agt.on and not sum(triplets_a_step(*batch, chosen.agt.anchors)):
+            fix = "take at least 3 on either side"
+            what = f"batches of {batch[0]} source and {batch[1]} target images hold no triplet"
+            raise UserInputError(what, where="data.source_batch, data.target_batch", fix=fix)
+
+    def _recorded(self) -> tuple[str, ...]:
+        if self.settings.baseline == "au_lookup":
+            return ("au_lookup",)
+        if self.settings.baseline in FINETUNED:
+            return ("predicted",)
+        return SCHEMES if self.settings.aga.on else ()
+
+    def _stages(self) -> list[tuple[str, int]]:
+        """Return (stage, epochs of the pretraining or 0) in order."""
+        chosen = self.settings
+        if chosen.baseline == "au_lookup":
+            return [(LOOKUP, 0)]
+        if chosen.baseline in FINETUNED:
+            return [(SOURCE, 0), (FINETUNE, 0)]
+        first = [(PRETRAIN, chosen.source_pretrain_epochs)] if chosen.source_pretrain_epochs else []
+        return [*first, (TRAIN, 0)]
+
+    def _stage(self, config: RunConfig, name: str, length: int) -> Stage:
+        stage = single_stage(config, name)
+        if name == LOOKUP:
+            return replace(stage, steps=1)
+        if name == FINETUNE and self.settings.finetune_steps:
+            return replace(stage, steps=self.settings.finetune_steps)
+        (phase,) = stage.phases
+        groups = (*phase.groups, ParamGroup((f"parts.{self._part('margin')}",), weight_decay=0.0))
+        optimiser, epochs = phase.optimiser, length or self.settings.epochs
+        if epochs:
+            milestones = tuple(k / epochs for k in range(1, epochs))
+            if not length:
+                optimiser = replace(
+                    optimiser, schedule="step", milestones=milestones, drop=self.settings.lr_decay, max_steps=None
+                )
+            stage = replace(stage, steps=0, epochs=epochs)
+        return replace(stage, phases=(replace(phase, groups=groups, optimiser=optimiser),))
+
+    def _check_pairs(self, state: State, batch: Batch) -> None:
+        """Make sure the batch is the one that was laid out; another plugin's sampler would mix the triplets up."""
+        layout = Layout(*state.shares)
+        s, t = state.source_codes[batch.source.index], state.target_codes[batch.target.index]
+        first, second = layout.source_anchored(), layout.target_anchored()
+        if not (torch.equal(s[first[0]], t[first[1]]) and torch.equal(t[second[0]], s[second[1]])):
+            raise RuntimeError("the batch does not hold the triplets that were mined: its order is another's")
+
+    def _fit_table(self, model: Model, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
+        source, target = encode_dataset("source"), encode_dataset("target")
+        table = model.parts[self._part("codes")]
+        assert isinstance(table, CodeTable)
+        table.fit(source.extras[CODES], source.labels)
+        nearest = self.settings.aga.unmatched == "nearest"
+        shares, found = table(target.extras[SCORES], target.extras[CODES], nearest=nearest)
+        record = model.parts[self._part("labels_au_lookup")]
+        assert isinstance(record, PseudoLabelRecord)
+        record.write(shares, torch.ones_like(found) if nearest else found)
+        return {"coverage": float(found.float().mean())}
+
+    def _predict_target(self, model: Model, target: EncodedDataset) -> dict[str, float]:
+        """Label the target with the source model (baselines #3 to #5)."""
+        state, probs = self._state(model), target.logits[BRANCH].float().softmax(dim=1)
+        state.put("q", probs)
+        state.put("t_hard", probs.argmax(dim=1))
+        state.put("annotated", torch.tensor(True))
+        record = model.parts[self._part("labels_predicted")]
+        assert isinstance(record, PseudoLabelRecord)
+        record.write(probs, torch.ones(len(probs)))
+        return {"confidence": float(probs.amax(dim=1).mean())}
+
+    def _record(self, model: Model, state: State) -> None:
+        if not self.settings.aga.on:
+            return
+        classes = state.q.shape[1]
+        labels = {"t_soft": state.q, "t_hard": F.one_hot(state.t_hard.clamp_min(0), classes).float()}
+        labels["s_hard"] = F.one_hot(state.s_hard.clamp_min(0), classes).float()
+        for name, probs in labels.items():
+            record = model.parts[self._part(f"labels_{name}")]
+            assert isinstance(record, PseudoLabelRecord)
+            record.write(probs, state.matched)
+
+
+def drawing_of(config: RunConfig) -> Drawing:
+    """Return how a run draws its samples."""
+    data = config.data
+    by_domain = data.source_sampling == "balanced" and len(data.sources) > 1
+    batch = data.source_batch, data.target_batch
+    return Drawing(batch, config.train.steps_per_epoch, data.class_balanced, by_domain)
