@@ -20,7 +20,10 @@ using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
 constexpr double kMinBandwidth = 1e-12;
-constexpr int64_t kDenseRows = 1024;  // N+M up to which the distances are kept; above, tiles are streamed
+#ifndef FERCORE_DENSE_ROWS
+#define FERCORE_DENSE_ROWS 1024
+#endif
+constexpr int64_t kDenseRows = FERCORE_DENSE_ROWS;  // N+M up to which the distances are kept; above, tiles are streamed
 constexpr int64_t kRowPadding = 16;   // rows of kept distances start at multiples of this, and this much follows the last
 
 // A contiguous tensor of these sizes beside `like`, uninitialised. Straight through the C interface: calls by name through the

@@ -1,14 +1,19 @@
 // What the CUDA kernels share: the stream, sums over a warp, the mixture of Gaussians.
 #pragma once
 
+#include <torch/csrc/stable/library.h>
+
+#include "../check.h"
+
+#ifdef FERCORE_EMULATED
+#include "emulated.h"  // of tests/ops/emulated: threads as fibers on the CPU, so that the kernels' logic is tested without a GPU
+#else
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/macros.h>
 
 #include <cuda_runtime.h>
-
-#include "../check.h"
+#endif
 
 namespace fercore {
 
@@ -16,11 +21,39 @@ constexpr int kWarp = 32;
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 
-inline cudaStream_t current_stream(const Tensor& tensor) {
-  void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
+#ifdef FERCORE_EMULATED
+using emulated::Device;
+using emulated::dynamic_shared;
+using emulated::launch;
+#else
+// The device of a tensor made current, with its current stream.
+class Device {
+ public:
+  explicit Device(const Tensor& tensor) : guard_(tensor.get_device_index()) {
+    void* stream = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+  cudaStream_t stream() const { return stream_; }
+  void zero(void* memory, size_t bytes) const { STD_CUDA_CHECK(cudaMemsetAsync(memory, 0, bytes, stream_)); }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_ = nullptr;
+};
+
+// Blocks of kThreads with `memory` bytes of dynamic shared memory.
+template <class... P, class... A>
+void launch(const Device& device, void (*kernel)(P...), dim3 grid, size_t memory, const A&... arguments) {
+  kernel<<<grid, kThreads, memory, device.stream()>>>(static_cast<P>(arguments)...);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
+
+__device__ inline double* dynamic_shared() {
+  extern __shared__ double memory[];
+  return memory;
+}
+#endif
 
 // The sum over a warp's lanes, in one fixed order, in every lane.
 __device__ inline double warp_sum(double value) {

@@ -50,41 +50,31 @@ __device__ inline void multiply(const Tiles<T>& tiles, T (&sum)[kPart][kPart]) {
   }
 }
 
-// Squared distances [G, rows, stride] of every group, both triangles; the y-y part is computed once for a shared target.
+// Rows [from, end) of a group that one side of a tile holds; at most kTile.
+struct Span {
+  int from, end;
+};
+
+__device__ inline Span span_of(int tile, int first, int end) {
+  const int from = first + tile * kTile;
+  return {from, from + kTile < end ? from + kTile : end};
+}
+
+// Squared distances between the rows of two spans, this thread's 4 x 4 of them; 0 outside and below what rounding makes.
 template <class T>
-__global__ void __launch_bounds__(kThreads) distance_kernel(const Call<T> call, T noise, T* distances) {
-  __shared__ Tiles<T> tiles;
-  __shared__ T squares[2 * kTile];
-  const int per_group = group_items(call.n, call.m), x_tiles = tiles_of(call.n), y_tiles = tiles_of(call.m);
-  const int x_pairs = x_tiles * (x_tiles + 1) / 2, block = blockIdx.x;
-  const bool of_target = block >= call.groups * per_group;
-  int g, a, b, from_a, from_b, end_a, end_b;
-  if (of_target) {
-    const int item = block - call.groups * per_group;
-    g = item / target_items(call.m);
-    triangle(item % target_items(call.m), y_tiles, a, b);
-    from_a = call.n + a * kTile, from_b = call.n + b * kTile, end_a = end_b = call.rows();
-  } else {
-    g = block / per_group;
-    const int item = block % per_group;
-    if (item < x_pairs) {
-      triangle(item, x_tiles, a, b);
-      from_a = a * kTile, from_b = b * kTile, end_a = end_b = call.n;
-    } else {
-      a = (item - x_pairs) / y_tiles, b = (item - x_pairs) % y_tiles;
-      from_a = a * kTile, from_b = call.n + b * kTile, end_a = call.n, end_b = call.rows();
-    }
-  }
+__device__ inline void tile_distances(const Call<T>& call, int g, Span a, Span b, T noise, Tiles<T>& tiles, T* squares,
+                                      T (&distance)[kPart][kPart]) {
   T sum[kPart][kPart] = {};
   T square = 0;
   const T* centre = call.centre(g);
   const int lane = threadIdx.x % kDepth;
+  __syncthreads();
   for (int k = 0; k < call.width; k += kDepth) {
     const bool inside = k + lane < call.width;
     const T middle = inside ? centre[k + lane] : T(0);
     for (int r = threadIdx.x / kDepth; r < kTile; r += kThreads / kDepth) {
-      tiles.left[lane][r] = inside && from_a + r < end_a ? call.row(g, from_a + r)[k + lane] - middle : T(0);
-      tiles.right[lane][r] = inside && from_b + r < end_b ? call.row(g, from_b + r)[k + lane] - middle : T(0);
+      tiles.left[lane][r] = inside && a.from + r < a.end ? call.row(g, a.from + r)[k + lane] - middle : T(0);
+      tiles.right[lane][r] = inside && b.from + r < b.end ? call.row(g, b.from + r)[k + lane] - middle : T(0);
     }
     __syncthreads();
     multiply(tiles, sum);
@@ -102,13 +92,48 @@ __global__ void __launch_bounds__(kThreads) distance_kernel(const Call<T> call, 
   for (int i = 0; i < kPart; ++i)
     for (int j = 0; j < kPart; ++j) {
       const int r = row + 16 * i, c = column + 16 * j;
-      if (from_a + r >= end_a || from_b + c >= end_b) continue;
-      const T bound = squares[r] + squares[kTile + c], distance = bound - 2 * sum[i][j];
-      const T value = from_a + r != from_b + c && distance > bound * noise ? distance : T(0);
+      const T bound = squares[r] + squares[kTile + c], value = bound - 2 * sum[i][j];
+      const bool two_rows = a.from + r < a.end && b.from + c < b.end && a.from + r != b.from + c;
+      distance[i][j] = two_rows && value > bound * noise ? value : T(0);
+    }
+}
+
+// Squared distances [G, rows, stride] of every group, both triangles; the y-y part is computed once for a shared target.
+template <class T>
+__global__ void __launch_bounds__(kThreads) distance_kernel(const Call<T> call, T noise, T* distances) {
+  __shared__ Tiles<T> tiles;
+  __shared__ T squares[2 * kTile];
+  const int per_group = group_items(call.n, call.m), x_tiles = tiles_of(call.n), y_tiles = tiles_of(call.m);
+  const int x_pairs = x_tiles * (x_tiles + 1) / 2, block = blockIdx.x;
+  const bool of_target = block >= call.groups * per_group;
+  int g, first, second;
+  Span a, b;
+  if (of_target) {
+    const int item = block - call.groups * per_group;
+    g = item / target_items(call.m);
+    triangle(item % target_items(call.m), y_tiles, first, second);
+    a = span_of(first, call.n, call.rows()), b = span_of(second, call.n, call.rows());
+  } else {
+    g = block / per_group;
+    const int item = block % per_group;
+    if (item < x_pairs) {
+      triangle(item, x_tiles, first, second);
+      a = span_of(first, 0, call.n), b = span_of(second, 0, call.n);
+    } else {
+      a = span_of((item - x_pairs) / y_tiles, 0, call.n), b = span_of((item - x_pairs) % y_tiles, call.n, call.rows());
+    }
+  }
+  T distance[kPart][kPart];
+  tile_distances(call, g, a, b, noise, tiles, squares, distance);
+  const int row = a.from + threadIdx.x / 16, column = b.from + threadIdx.x % 16;
+  for (int i = 0; i < kPart; ++i)
+    for (int j = 0; j < kPart; ++j) {
+      const int r = row + 16 * i, c = column + 16 * j;
+      if (r >= a.end || c >= b.end) continue;
       for (int other = g; other < call.groups; other += of_target ? call.targets : call.groups) {
         T* matrix = distances + static_cast<int64_t>(other) * call.rows() * call.stride;
-        matrix[(from_a + r) * call.stride + from_b + c] = value;
-        if (from_a != from_b) matrix[(from_b + c) * call.stride + from_a + r] = value;
+        matrix[r * call.stride + c] = distance[i][j];
+        if (a.from != b.from) matrix[c * call.stride + r] = distance[i][j];
       }
     }
 }

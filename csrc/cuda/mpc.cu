@@ -24,8 +24,7 @@ __device__ void sums_of(const double* joint, int classes, double* row, double* c
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const T* p, const T* q, int batch, int classes, bool offdiag, T* joint_out, T* value) {
-  extern __shared__ double shared[];
-  double *joint = shared, *row = joint + classes * classes, *column = row + classes;
+  double *joint = dynamic_shared(), *row = joint + classes * classes, *column = row + classes;
   const int64_t g = blockIdx.x;
   const int lane = threadIdx.x % kWarp;
   p += g * batch * classes;
@@ -56,9 +55,8 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     backward_kernel(const T* grad, const T* p, const T* q, const T* joint_in, int batch, int classes, bool offdiag, T* grad_p,
                     T* grad_q) {
-  extern __shared__ double shared[];
   const int pairs = classes * classes;
-  double *joint = shared, *slope = joint + pairs, *row = slope + pairs, *column = row + classes;
+  double *joint = dynamic_shared(), *slope = joint + pairs, *row = slope + pairs, *column = row + classes;
   double *pull_row = column + classes, *pull_column = pull_row + classes;
   const int64_t g = blockIdx.x;
   for (int entry = threadIdx.x; entry < pairs; entry += kThreads) joint[entry] = joint_in[g * pairs + entry];
@@ -101,8 +99,7 @@ void by_type(const Tensor& p, const F& f) {
 std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offdiag) {
   check_mpc(p_in, q_in);
   check_classes(p_in);
-  const torch::stable::accelerator::DeviceGuard guard(p_in.get_device_index());
-  const cudaStream_t stream = current_stream(p_in);
+  const Device device(p_in);
   const Tensor p = dense(p_in), q = dense(q_in);
   const int64_t groups = p.size(0), classes = p.size(2);
   Tensor value = fresh(p, {groups});
@@ -111,10 +108,9 @@ std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offd
   by_type(p, [&](auto type) {
     using T = decltype(type);
     const size_t memory = (classes * classes + 2 * classes) * sizeof(double);
-    forward_kernel<T><<<static_cast<unsigned>(groups), kThreads, memory, stream>>>(
-        static_cast<const T*>(p.const_data_ptr()), static_cast<const T*>(q.const_data_ptr()), static_cast<int>(p.size(1)),
-        static_cast<int>(classes), offdiag, static_cast<T*>(joint.mutable_data_ptr()), static_cast<T*>(value.mutable_data_ptr()));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(device, forward_kernel<T>, dim3(groups), memory, static_cast<const T*>(p.const_data_ptr()),
+           static_cast<const T*>(q.const_data_ptr()), p.size(1), classes, offdiag, static_cast<T*>(joint.mutable_data_ptr()),
+           static_cast<T*>(value.mutable_data_ptr()));
   });
   return {value, joint};
 }
@@ -125,8 +121,7 @@ std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_i
   check_classes(p_in);
   STD_TORCH_CHECK(grad_in.numel() == p_in.size(0), "grad must be [G]");
   STD_TORCH_CHECK(joint_in.numel() == p_in.size(0) * p_in.size(2) * p_in.size(2), "joint must be [G,K,K]");
-  const torch::stable::accelerator::DeviceGuard guard(p_in.get_device_index());
-  const cudaStream_t stream = current_stream(p_in);
+  const Device device(p_in);
   const Tensor p = dense(p_in), q = dense(q_in);
   const Tensor grad = dense(grad_in), joint = dense(joint_in);
   const int64_t groups = p.size(0), classes = p.size(2);
@@ -137,10 +132,8 @@ std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_i
     using T = decltype(type);
     const auto data = [](const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); };
     const size_t memory = (2 * classes * classes + 4 * classes) * sizeof(double);
-    backward_kernel<T><<<static_cast<unsigned>(groups), kThreads, memory, stream>>>(
-        data(grad), data(p), data(q), data(joint), static_cast<int>(p.size(1)), static_cast<int>(classes), offdiag,
-        static_cast<T*>(grad_p.mutable_data_ptr()), static_cast<T*>(grad_q.mutable_data_ptr()));
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    launch(device, backward_kernel<T>, dim3(groups), memory, data(grad), data(p), data(q), data(joint), p.size(1), classes,
+           offdiag, static_cast<T*>(grad_p.mutable_data_ptr()), static_cast<T*>(grad_q.mutable_data_ptr()));
   });
   return {grad_p, grad_q};
 }

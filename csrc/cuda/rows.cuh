@@ -83,11 +83,33 @@ __device__ inline double kernel_row(const Call<T>& call, int g, const T* d, int 
   return warp_sum(total);
 }
 
+// What the rows left behind -> the outputs of group g; one block.
+template <class T>
+__device__ inline void add_up(const Call<T>& call, int g, const double* parts, const double* mass, T* sample, T* value,
+                              bool* valid) {
+  const int lane = threadIdx.x % kWarp, rows = call.rows(), classes = call.classes, pairs = classes * classes;
+  for (int item = threadIdx.x / kWarp; item < 1 + pairs; item += kWarps) {
+    if (item == 0) {
+      const double total = sum_rows(call, g, parts, 0, rows, -2, 0);
+      if (lane == 0) sample[g] = static_cast<T>(total);
+      continue;
+    }
+    const int k = (item - 1) / classes, l = (item - 1) % classes;
+    const double total = sum_rows(call, g, parts, 0, call.n, k, 1 + l) + sum_rows(call, g, parts, call.n, rows, l, 1 + k) -
+                         2 * sum_rows(call, g, parts, 0, call.n, k, 1 + classes + l);
+    const bool both = mass[k] > 0 && mass[classes + l] > 0;
+    if (lane == 0) {
+      valid[static_cast<int64_t>(g) * pairs + item - 1] = both;
+      value[static_cast<int64_t>(g) * pairs + item - 1] = both ? static_cast<T>(total) : T(0);
+    }
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     value_kernel(const Call<T> call, const T* distances, const double* bands, double* parts, unsigned int* counters,
                  T* sample, T* value, bool* valid) {
-  extern __shared__ double mass[];
+  double* mass = dynamic_shared();
   const int g = blockIdx.y, i = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int rows = call.rows(), classes = call.classes, pairs = classes * classes;
   parts += static_cast<int64_t>(g) * rows * row_size(classes);
@@ -120,22 +142,7 @@ __global__ void __launch_bounds__(kThreads)
       }
     }
   }
-  if (!last_block(counters + g, gridDim.x)) return;
-  for (int item = threadIdx.x / kWarp; item < 1 + pairs; item += kWarps) {
-    if (item == 0) {
-      const double total = sum_rows(call, g, parts, 0, rows, -2, 0);
-      if (lane == 0) sample[g] = static_cast<T>(total);
-      continue;
-    }
-    const int k = (item - 1) / classes, l = (item - 1) % classes;
-    const double total = sum_rows(call, g, parts, 0, call.n, k, 1 + l) + sum_rows(call, g, parts, call.n, rows, l, 1 + k) -
-                         2 * sum_rows(call, g, parts, 0, call.n, k, 1 + classes + l);
-    const bool both = mass[k] > 0 && mass[classes + l] > 0;
-    if (lane == 0) {
-      valid[static_cast<int64_t>(g) * pairs + item - 1] = both;
-      value[static_cast<int64_t>(g) * pairs + item - 1] = both ? static_cast<T>(total) : T(0);
-    }
-  }
+  if (last_block(counters + g, gridDim.x)) add_up(call, g, parts, mass, sample, value, valid);
 }
 
 // 4 grad c_i c_j times minus dk/dd for the class pair (k, l); 0 where the pair is not valid.
@@ -147,6 +154,20 @@ __device__ inline T pair_slope(const Call<T>& call, const T* grad, const double*
   T sum, slope;
   mixture(call.family, d, scale, sum, slope);
   return 4 * factor * scale * slope;
+}
+
+// The sample level's coefficient between a row i, with its outer factor, and row j.
+template <class T>
+__device__ inline T sample_outer(const Call<T>& call, int g, int i, const T* grad, T scale) {
+  return call.sample ? 4 * grad[g] * call.omega(g, i) * scale : T(0);
+}
+
+template <class T>
+__device__ inline T sample_slope(const Call<T>& call, int g, int j, T outer, T scale, T d) {
+  if (outer == 0) return 0;
+  T sum, slope;
+  mixture(call.family, d, scale, sum, slope);
+  return outer * call.omega(g, j) * slope;
 }
 
 // The class level's coefficient between rows i and j.
@@ -170,7 +191,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     coefficient_kernel(const Call<T> call, const T* distances, const double* bands, const T* grad_sample, const T* grad_value,
                        T* matrices) {
-  extern __shared__ double mass[];
+  double* mass = dynamic_shared();
   const int g = blockIdx.y, i = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const int rows = call.rows(), pairs = call.classes * call.classes;
   call.masses(g, mass);
@@ -178,18 +199,13 @@ __global__ void __launch_bounds__(kThreads)
   bands += static_cast<int64_t>(g) * (1 + pairs);
   const T* d = distances + (static_cast<int64_t>(g) * rows + i) * call.stride;
   T* out = matrices + (static_cast<int64_t>(g) * rows + i) * call.stride;
-  const T scale = call.scale(bands[0]);
-  const T outer = call.sample ? 4 * grad_sample[g] * call.omega(g, i) * scale : T(0);
+  const T scale = call.scale(bands[0]), outer = sample_outer(call, g, i, grad_sample, scale);
   const int own = call.label(g, i);
   double total = 0;
   for (int j = lane; j < rows; j += kWarp) {
     T coefficient = 0;
     if (d[j] > 0) {
-      if (outer != 0) {
-        T sum, slope;
-        mixture(call.family, d[j], scale, sum, slope);
-        coefficient = outer * call.omega(g, j) * slope;
-      }
+      coefficient = sample_slope(call, g, j, outer, scale, d[j]);
       if (own >= 0) coefficient += class_slope(call, g, i, j, own, grad_value + static_cast<int64_t>(g) * pairs, bands, mass, d[j]);
     }
     total += coefficient;

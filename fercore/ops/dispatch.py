@@ -18,9 +18,6 @@ from torch import Tensor
 
 from fercore.ops import build, reference
 
-CUDA_ROWS = 1024
-_said: list[str] = []
-
 
 class ExtensionRequiredError(RuntimeError):
     """FERCORE_REQUIRE_EXT=1 is set and the compiled kernels cannot be used."""
@@ -116,31 +113,9 @@ def native() -> ModuleType | None:
     return module
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def too_many_rows(rows: int) -> None:
-    """Say, once a process, that groups of so many rows run in the reference on CUDA.
-
-    Raises:
-        ExtensionRequiredError: FERCORE_REQUIRE_EXT=1 forbids that.
-    """
-    what = f"the CUDA kernels take groups of up to {CUDA_ROWS} rows, here are {rows}"
-    if os.environ.get("FERCORE_REQUIRE_EXT") == "1":
-        raise ExtensionRequiredError(f"FERCORE_REQUIRE_EXT=1, but {what}")
-    if not _said:
-        _said.append(what)
-        sys.stderr.write(f"fercore: {what}; plain torch runs instead, in memory that grows with their square\n")
-
-
 def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
-    """Sample- and class-level MMD; the arguments are those of `reference.alignment`.
-
-    The CUDA kernels keep the distances and take groups of up to 1,024 rows; larger ones run in the reference there,
-    which is said.
-    """
+    """Sample- and class-level MMD; the arguments are those of `reference.alignment`."""
     if not compiled(x.device.type):
-        return reference.alignment(x, y, *rest)
-    if x.is_cuda and x.shape[1] + y.shape[1] > CUDA_ROWS:
-        too_many_rows(x.shape[1] + y.shape[1])
         return reference.alignment(x, y, *rest)
     keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     sample, value, valid, _, _ = _extension.mmd(x, y, *rest, keep)

@@ -32,14 +32,14 @@ def _straight(op: Any, *inputs: Any) -> Any:
 
 
 def memo_size(x: Tensor, y: Tensor, by_class: bool) -> int:
-    """Return how many numbers the forward keeps for the backward; csrc/check.h and csrc/cpu/mmd.cpp say the same."""
+    """Return how many numbers the forward keeps for the backward; csrc/check.h and the two mmd files say the same."""
     groups, n, width = x.shape
     rows = n + y.shape[1]
     if groups == 0:
         return 0
     if rows <= DENSE_ROWS:
         return groups * rows * (-(-rows // ROW_PADDING) * ROW_PADDING) + ROW_PADDING
-    return 0 if by_class else groups * rows * width
+    return 0 if by_class or x.device.type == "cuda" else groups * rows * width
 
 
 @torch.library.register_fake("fercore::mmd")  # type: ignore[untyped-decorator]

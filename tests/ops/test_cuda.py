@@ -9,7 +9,6 @@ from fercore import ops
 from fercore.ops import build, dispatch
 from tests.ops.cases import CASES, GRADIENT, VALUE, differentiate, distance
 
-DENSE = [name for name in CASES if name != "streamed"]
 gpu = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
@@ -24,7 +23,7 @@ class TestOnAGpu:
     pytestmark = gpu
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["f64", "f32"])
-    @pytest.mark.parametrize("name", DENSE)
+    @pytest.mark.parametrize("name", CASES)
     def test_equals_the_cpu(self, name, dtype):
         x, y, arguments = CASES[name].tensors(dtype)
         expected = differentiate(dispatch.alignment, x, y, arguments)

@@ -1,0 +1,2 @@
+#define fercore fercore_emulated
+#include "../../../csrc/library.cpp"

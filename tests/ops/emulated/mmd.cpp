@@ -1,0 +1,4 @@
+#define FERCORE_EMULATED
+#define FERCORE_DENSE_ROWS 64
+#define fercore fercore_emulated
+#include "../../../csrc/cuda/mmd.cu"
