@@ -25,6 +25,7 @@ class DomainBatch:
         domain: int64[B], 0-based number of the source domain (0 for the target).
         index: int64[B], position of the sample in its side's dataset.
         extras: further per-sample tensors [B,...], by name.
+        per_domain: samples of domain 0, 1, ..., known without waiting for the device; None = nobody has counted.
     """
 
     images: Mapping[str, Tensor]
@@ -32,9 +33,14 @@ class DomainBatch:
     domain: Tensor
     index: Tensor
     extras: Mapping[str, Tensor] = field(default_factory=dict)
+    per_domain: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return int(self.labels.shape[0])
+
+    def domain_counts(self) -> tuple[int, ...]:
+        """Return how many samples each domain has; waits for the device only where nobody has counted."""
+        return tuple(torch.bincount(self.domain).tolist()) if self.per_domain is None else self.per_domain
 
     def to(self, device: torch.device | str) -> DomainBatch:
         """Return the same batch on another device."""

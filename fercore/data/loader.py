@@ -56,6 +56,7 @@ def _make(table: Table, at: np.ndarray, draws: np.ndarray, views: Views, setting
         domain=torch.from_numpy(table.domain[at]),
         index=torch.from_numpy(at.copy()),
         extras={name: torch.from_numpy(np.ascontiguousarray(values[at])) for name, values in table.extras.items()},
+        per_domain=tuple(np.bincount(table.domain[at]).tolist()),
     )
 
 

@@ -50,6 +50,8 @@ def test_shape_of_a_batch(opened: Opened):
     assert set(batch.target.images) == {"weak", "weak2", "strong", "plain"}
     assert batch.source.domain.tolist() == [0] * 6 + [1] * 6
     assert batch.target.domain.tolist() == [0] * 6
+    assert batch.source.per_domain == batch.source.domain_counts() == (6, 6)
+    assert batch.target.per_domain == (6,)
     assert batch.source.images["weak"].dtype == torch.float32
     assert not torch.equal(batch.target.images["weak"], batch.target.images["weak2"])
 

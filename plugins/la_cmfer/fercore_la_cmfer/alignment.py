@@ -210,7 +210,7 @@ def _groups(
     teams = teams_of(source.features)
     width = max(f.shape[1] for f in source.features.values())
     mixed = settings.source_batch == "mixed" and teams[0].source is None
-    for domains, rows in _by_domain(batch.domain, mixed=mixed):
+    for domains, rows in _by_domain(batch, mixed=mixed):
         pairs = _pairs(teams, domains)
         shared = teams[0].source is None
         heard = list(teams[0].branches) if shared else [branch for _, branch in pairs]
@@ -231,12 +231,12 @@ def _pairs(teams: Sequence[Team], domains: Sequence[int]) -> list[tuple[int, str
     return [(s, branch) for s, domain in enumerate(domains) for branch in by_source[domain]]
 
 
-def _by_domain(domain: Tensor, *, mixed: bool) -> list[tuple[list[int], Tensor]]:
+def _by_domain(batch: DomainBatch, *, mixed: bool) -> list[tuple[list[int], Tensor]]:
     """Return (domain numbers, positions int64[S,n]) for each size n of a domain's share of the batch."""
     if mixed:
-        return [([0], torch.arange(len(domain), device=domain.device)[None])]
-    order = torch.argsort(domain, stable=True)
-    counts = torch.bincount(domain).tolist()
+        return [([0], torch.arange(len(batch), device=batch.domain.device)[None])]
+    order = torch.argsort(batch.domain, stable=True)
+    counts = batch.domain_counts()
     by_size: dict[int, list[tuple[int, Tensor]]] = {}
     for number, (count, rows) in enumerate(zip(counts, torch.split(order, counts), strict=True)):
         if count:
