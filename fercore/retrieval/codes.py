@@ -93,14 +93,14 @@ def check_keys(keys: npt.ArrayLike, name: str) -> Keys:
 
 
 def check_numbers(values: npt.NDArray[Any], name: str) -> None:
-    """Refuse what is no real number.
+    """Refuse what is no real number; values are [rows,columns].
 
     Raises:
         ValueError: not numbers, or NaN among them; the first row with one is named.
     """
     if values.dtype.kind not in "fiu":
         raise ValueError(f"{name} must be numbers, got {values.dtype}")
-    bad = np.isnan(values).reshape(len(values), -1).any(axis=1) if values.dtype.kind == "f" else np.zeros(0, bool)
+    bad = np.isnan(values).any(axis=1) if values.dtype.kind == "f" else np.zeros(len(values), bool)
     if bad.any():
         raise ValueError(
             f"{name} has NaN in {int(bad.sum())} of {len(values)} rows, the first is row {int(bad.argmax())}"

@@ -1,7 +1,8 @@
 """Labels carried over by code: class histograms, majorities and matches of target rows among source rows.
 
 Primitives of the AU-guided annotation of AdaFER ("AU-Guided Unsupervised Domain Adaptive Facial Expression
-Recognition", 2020, section 3.3): S-hard (Eq 1) takes one match's label, T-hard (Eq 2) the majority, T-soft the histogram.
+Recognition", 2020, section 3.3): S-hard (Eq 1) takes one match's label, T-hard (Eq 2) the majority, T-soft the
+histogram.
 """
 
 from __future__ import annotations
