@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,34 @@ def _found(reader: Reader, rows: list[int], memory: Path | None) -> list[tuple[s
 
 
 def _digest_all(reader: Reader, rows: list[int]) -> list[tuple[str, str]]:
-    def look(row: int) -> tuple[str, str]:
-        try:
-            return reader.digest(row), ""
-        except Unusable as error:
-            return "", str(error)
+    """Return (digest, fault) of each row; many rows are shared out to forked processes, one a core."""
+    workers = min(8, os.cpu_count() or 1, len(rows) // CHUNK)
+    may_fork = "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
+    if workers < 2 or not may_fork:
+        return [_look(reader, row) for row in rows]
+    # Threads would wait for one another: on small images most of the work is Python's. The reader is inherited.
+    parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
+    with multiprocessing.get_context("fork").Pool(workers, _inherit, (reader,)) as pool:
+        return [item for part in pool.imap(_look_at, parts) for item in part]
 
-    workers = min(8, os.cpu_count() or 1)
-    if len(rows) < 64 or workers == 1:
-        return [look(row) for row in rows]
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(look, rows, chunksize=32))
+
+CHUNK = 512
+_READER: list[Reader] = []
+
+
+def _inherit(reader: Reader) -> None:
+    _READER[:] = [reader]
+
+
+def _look_at(rows: list[int]) -> list[tuple[str, str]]:
+    return [_look(_READER[0], row) for row in rows]
+
+
+def _look(reader: Reader, row: int) -> tuple[str, str]:
+    try:
+        return reader.digest(row), ""
+    except Unusable as error:
+        return "", str(error)
 
 
 def _group(table: Table, digests: list[str], usable: np.ndarray) -> tuple[list[list[int]], list[list[int]]]:
