@@ -1,0 +1,1 @@
+"""POCAN for fercore (ACCV 2022): source pretraining, then two players around learnable prototypes."""

@@ -1,0 +1,103 @@
+"""Stages, phases, optimisers and views of a run of pocan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fercore.config import RunConfig
+from fercore.hooks.plans import optimiser_from
+from fercore.schedule import CropAndColour, OptimiserSpec, ParamGroup, Phase, Stage, ViewRequest
+from fercore.types import SIDES
+from fercore_pocan.settings import PocanSettings
+
+PRETRAIN, CLASSIFY, ADAPT = "pretrain", "prototypes", "adapt"
+"""Stages: stage 1 of the paper in two stretches (encoder, then source prototypes), and stage 2."""
+
+ENCODER, PROTOTYPES = "encoder", "prototypes"
+"""Phases: the two players."""
+
+PAIR, PRETRAIN_PAIR, PLAIN = ("weak", "weak2"), ("pretrain", "pretrain2"), "plain"
+"""Views: two of both sides in adaptation, two of the source in pretraining, one un-augmented for the prototypes."""
+
+FLOOR = 1e-4
+"""Share of the learning rate at which cosine schedules end (released code)."""
+
+
+def views(settings: PocanSettings) -> list[ViewRequest]:
+    """Return every view of every stage that is run."""
+    aug, found = settings.aug, [ViewRequest("source", PLAIN, "none", (CLASSIFY,))]
+    upside_down = 0.5 if aug.vflip else 0.0
+    wide = CropAndColour(area=aug.pretrain_area, upside_down_chance=upside_down)
+    square = CropAndColour(area=aug.adapt_area, ratio=(1.0, 1.0), upside_down_chance=upside_down)
+    weak = aug.kind == "weak"
+    if settings.stages.pretrain:
+        found += [ViewRequest("source", name, "weak" if weak else wide, (PRETRAIN,)) for name in PRETRAIN_PAIR]
+    if settings.stages.adapt:
+        found += [ViewRequest(side, name, "weak" if weak else square, (ADAPT,)) for side in SIDES for name in PAIR]
+    return found
+
+
+def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
+    """Return the stages that have a length."""
+    base = replace(optimiser_from(config), floor=FLOOR)
+    rates, clip = settings.lr, config.optim.clip_grad_norm
+    encoder = (
+        ParamGroup(("backbone.trunk.",), config.optim.backbone_multiplier),
+        ParamGroup(("backbone.", "branches.", "parts.")),
+    )
+    later = replace(base, warmup_steps=0, max_steps=None)
+    constant = replace(later, lr=rates.adapt, schedule="constant")
+    stepped = replace(later, lr=rates.adapt_prototypes, schedule="step", milestones=(rates.drop_at,))
+    if settings.proto_lr == "const":
+        stepped = replace(later, lr=0.1 * rates.adapt_prototypes, schedule="constant")
+    found = [
+        Stage(PRETRAIN, 1, (Phase(ENCODER, encoder, base, clip),), source_batch=settings.stages.pretrain_batch),
+        Stage(
+            CLASSIFY,
+            1,
+            (
+                Phase(
+                    PROTOTYPES,
+                    (ParamGroup(("heads.source.",)),),
+                    replace(later, lr=rates.prototypes, schedule="cosine"),
+                    clip,
+                ),
+            ),
+        ),
+        Stage(
+            ADAPT,
+            1,
+            (
+                Phase(ENCODER, encoder, constant, clip),
+                Phase(PROTOTYPES, (ParamGroup(("heads.",)),), stepped, clip),
+            ),
+            turns="step" if settings.alternate == "batch" else "epoch",
+        ),
+    ]
+    lengths = (settings.stages.pretrain, settings.stages.prototypes, settings.stages.adapt)
+    kept = [(stage, length) for stage, length in zip(found, lengths, strict=True) if length]
+    return [_reset(_long(stage, length, settings, config), settings) for stage, length in kept]
+
+
+def _long(stage: Stage, length: float, settings: PocanSettings, config: RunConfig) -> Stage:
+    per_epoch = config.train.steps_per_epoch
+    if settings.stages.unit == "epochs":
+        return replace(stage, steps=0, epochs=int(length), steps_per_epoch=per_epoch)
+    return replace(stage, steps=max(1, round(length * config.train.steps)), steps_per_epoch=per_epoch)
+
+
+def _reset(stage: Stage, settings: PocanSettings) -> Stage:
+    if settings.optim == "as_set":
+        return stage
+    phases = (replace(phase, optimiser=decoupled(phase.optimiser)) for phase in stage.phases)
+    return replace(stage, phases=tuple(phases))
+
+
+def decoupled(spec: OptimiserSpec) -> OptimiserSpec:
+    """Return the released code's optimiser: SGDW made anew every epoch.
+
+    Its weights shrink by the decay itself each step, not by decay times learning rate; here by their product, so the
+    decay is divided by the rate.
+    """
+    decay = spec.weight_decay / spec.lr
+    return replace(spec, name="sgdw", nesterov=False, weight_decay=decay, fresh_each_epoch=True)

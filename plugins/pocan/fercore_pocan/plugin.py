@@ -1,0 +1,191 @@
+"""POCAN: "A Prototype-Oriented Contrastive Adaption Network for Cross-domain Facial Expression Recognition", ACCV 2022.
+Written from the paper; where the authors' released code (Winter-is-coming-wow/ACCV2022_POCAN) differs, a setting
+chooses, and `variant = "official"` chooses for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from fercore.config import RunConfig, Settings
+from fercore.hooks import Plugin, hookimpl
+from fercore.losses import ramp
+from fercore.models import Model, build_backbone
+from fercore.schedule import Stage, ViewRequest
+from fercore.types import (
+    SIDES,
+    Batch,
+    Clock,
+    DomainBatch,
+    Encoded,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    PseudoLabels,
+    Side,
+)
+from fercore_pocan import planning
+from fercore_pocan.modules import NEVER, Encoder, RunState, full
+from fercore_pocan.objectives import Scene
+from fercore_pocan.planning import ADAPT, CLASSIFY, PLAIN, PRETRAIN, PROTOTYPES
+from fercore_pocan.presets import PRESETS
+from fercore_pocan.sampling import TrustSampler, split_batch
+from fercore_pocan.settings import PocanSettings
+
+SOURCE: Side = "source"
+TARGET: Side = "target"
+
+
+class Pocan(Plugin):
+    """Pretrains on the source by supervised contrast, then adapts encoder and prototypes in turns."""
+
+    Settings: ClassVar[type[Settings]] = PocanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    settings: PocanSettings
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+        """Build encoder and projection head with two sets of prototypes, M_s and M_t, as heads on the embedding."""
+        trunk = build_backbone(config.model)
+        encoder = Encoder(trunk, self.settings.proj_hidden, self.settings.proj_dim)
+        heads: dict[str, nn.Module] = {
+            name: nn.Linear(self.settings.proj_dim, num_classes, bias=self.settings.proto.bias)
+            for name in (SOURCE, TARGET)
+        }
+        model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std)
+        model.parts[f"{self.name}/state"] = RunState(num_classes)
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for the views of every stage; see `planning`."""
+        return planning.views(self.settings)
+
+    @hookimpl
+    def plan(self, config: RunConfig) -> Sequence[Stage]:
+        """Pretrain the encoder, learn the source prototypes, adapt; stages without a length are left out."""
+        return planning.stages(self.settings, config)
+
+    @hookimpl
+    def refresh(
+        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+    ) -> dict[str, float] | None:
+        """Count the source's classes once; in adaptation start M_t from M_s, and label the target anew each epoch."""
+        state = self._state(model)
+        if clock.stage == PRETRAIN:
+            return None
+        if not state.source_counts.any():
+            labels = encode_dataset("source").labels
+            state.source_counts = torch.bincount(labels, minlength=len(state.source_counts))
+        if clock.stage == CLASSIFY:
+            return None
+        if clock.step == 0:
+            model.heads[TARGET].load_state_dict(model.heads[SOURCE].state_dict())
+            state.adapted.fill_(True)
+        state.progress.fill_(clock.progress)
+        if clock.epoch % self.settings.refresh_every:
+            return None
+        logits = encode_dataset("target").logits[TARGET]
+        state.relabel(full(logits).softmax(-1), self.settings.beta)
+        known = state.thresholds[state.thresholds < NEVER]
+        return {
+            f"{self.name}/trusted": float(state.trusted.sum()),
+            f"{self.name}/trusted_share": float(state.trusted.float().mean()),
+            f"{self.name}/classes_predicted": float(len(known)),
+            f"{self.name}/mean_threshold": float(known.mean()) if len(known) else 0.0,
+        }
+
+    @hookimpl
+    def build_sampler(self, config: RunConfig, model: Model, side: Side, clock: Clock) -> Sampler[int] | None:
+        """Draw target batches from trusted and untrusted samples in proportion, in adaptation."""
+        if side != "target" or clock.stage != ADAPT:
+            return None
+        state, batch = self._state(model), config.data.target_batch
+        trusted, samples = int(state.trusted.sum()), len(state.trusted)
+        if trusted and split_batch(batch, trusted, samples)[0] > batch * trusted / samples:
+            state.warn("share_rounds_to_none", trusted, samples)
+        return TrustSampler(state.trusted, batch)
+
+    @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded:
+        """Run the network; in the phase of the prototypes the encoder is fixed, batch statistics included."""
+        if clock.phase != PROTOTYPES or not model.training:
+            encoded: Encoded = model(batch.images[view])
+            return encoded
+        model.eval()
+        try:
+            fixed: Encoded = model(batch.images[view])
+        finally:
+            model.train()
+        return fixed
+
+    @hookimpl
+    def pseudo_label(self, model: Model, batch: Batch, clock: Clock) -> PseudoLabels | None:
+        """Return the epoch's labels of the step's target samples, weight 1 where they are trusted (Eq 14)."""
+        if clock.stage != ADAPT:
+            return None
+        state, at = self._state(model), batch.target.index
+        probs = state.probs[at]
+        return PseudoLabels(probs.argmax(-1), state.trusted[at].to(probs.dtype), probs)
+
+    @hookimpl
+    def align(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> Sequence[LossTerm]:
+        """Return L_cross and L_st for the encoder, L_dis for the prototypes (Eqs 8-12)."""
+        if clock.stage != ADAPT or pseudo is None:
+            return []
+        with torch.autocast(batch.source.domain.device.type, enabled=False):
+            scene = self._scene(model, batch, encoded, pseudo, clock)
+            return scene.discrimination() if clock.phase == PROTOTYPES else scene.alignment()
+
+    @hookimpl
+    def loss(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> Sequence[LossTerm]:
+        """Return L_sup or L_sp in the first two stages; L_in, or L_sp and L_tp, in adaptation (Eqs 2-7)."""
+        with torch.autocast(batch.source.domain.device.type, enabled=False):
+            scene = self._scene(model, batch, encoded, pseudo, clock)
+            if clock.stage == PRETRAIN:
+                return [scene.contrast_source()]
+            if clock.stage == CLASSIFY or pseudo is None:
+                return [scene.source_prototypes()]
+            return scene.classification() if clock.phase == PROTOTYPES else scene.in_domain()
+
+    @hookimpl
+    def predict(self, model: Model, encoded: Encoded) -> Tensor:
+        """Classify by the target prototypes, or by the source's before adaptation (the row "DT")."""
+        head = TARGET if self._state(model).adapted else SOURCE
+        return full(encoded.logits[head]).softmax(-1)
+
+    def _state(self, model: Model) -> RunState:
+        state = model.parts[f"{self.name}/state"]
+        assert isinstance(state, RunState)
+        return state
+
+    def _scene(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Scene:
+        state = self._state(model)
+        names = {PRETRAIN: planning.PRETRAIN_PAIR, CLASSIFY: (PLAIN,)}.get(clock.stage, planning.PAIR)
+        sides = {
+            side: torch.stack([full(encoded[side, name].features[SOURCE]) for name in names], 1)
+            for side in SIDES
+            if (side, names[0]) in encoded
+        }
+        progress = clock.progress if self.settings.lambda_.granularity == "step" else float(state.progress)
+        return Scene(
+            name=self.name,
+            settings=self.settings,
+            source=sides[SOURCE],
+            target=sides.get(TARGET),
+            labels=batch.source.labels,
+            pseudo=pseudo,
+            heads={name: model.heads[name] for name in (SOURCE, TARGET)},
+            counts=(state.source_counts, state.target_counts),
+            ramp=ramp(progress),
+            classifying=clock.stage == CLASSIFY,
+        )

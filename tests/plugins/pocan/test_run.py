@@ -1,0 +1,156 @@
+"""Whole runs on tiny synthetic faces: stages, players, resume inside stage 2, direct transfer, both variants."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fercore.engine.run import run
+
+EVERY_STEP = {"train": {"checkpoint_every": 1, "steps_per_epoch": 3}}
+PLAYERS = {"encoder": "backbone.", "prototypes": "heads."}
+
+
+def groups(weights, prefix):
+    return {key: value for key, value in weights.items() if key.startswith(prefix)}
+
+
+def parameters(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def test_stages_and_players_move_what_is_theirs(shop, tmp_path, listener, monkeypatch):
+    made = shop(EVERY_STEP)
+    assert [(stage.name, stage.steps) for stage in made.stages] == [("pretrain", 3), ("prototypes", 2), ("adapt", 6)]
+    moved = []
+    statistics = []
+    before = [parameters(made.model)]
+
+    def running():
+        return {k: v.clone() for k, v in made.model.named_buffers() if "running" in k}
+
+    buffers = [running()]
+    original = type(made.plugins).after_step
+
+    def watch(self, model, report, clock):
+        now, stats = parameters(made.model), running()
+        moved.append(
+            (
+                report.stage,
+                report.phase,
+                {k.split(".")[0] + "." + k.split(".")[1] for k in now if not torch.equal(now[k], before[0][k])},
+            )
+        )
+        statistics.append((report.phase, any(not torch.equal(stats[k], buffers[0][k]) for k in stats)))
+        before[0], buffers[0] = now, stats
+        original(self, model, report, clock)
+
+    monkeypatch.setattr(type(made.plugins), "after_step", watch)
+    run(made, tmp_path / "run", listener())
+    expected = {
+        ("pretrain", "encoder"): {"backbone.trunk", "backbone.projection"},
+        ("prototypes", "prototypes"): {"heads.source"},
+        ("adapt", "encoder"): {"backbone.trunk", "backbone.projection"},
+        ("adapt", "prototypes"): {"heads.source", "heads.target"},
+    }
+    assert {(stage, phase) for stage, phase, _ in moved} == expected.keys()
+    for place, (stage, phase, names) in enumerate(moved):
+        start = stage == "adapt" and phase == "encoder" and place == 5  # M_t was set from M_s just before
+        assert names - ({"heads.target"} if start else set()) == expected[stage, phase]
+    assert all(changed == (phase == "encoder") for phase, changed in statistics)
+
+
+def test_the_log_tells_of_trust_and_terms(shop, tmp_path, listener):
+    heard = listener()
+    run(shop(EVERY_STEP), tmp_path / "run", heard)
+    names = {(r.stage, r.phase): set(r.terms) for r in heard.reports}
+    short = {key: {name.removeprefix("pocan/") for name in value} for key, value in names.items()}
+    inside = {"source_contrast", "source_in", "target_contrast", "target_in"}
+    assert short == {
+        ("pretrain", "encoder"): {"source_contrast"},
+        ("prototypes", "prototypes"): {"source_prototypes"},
+        ("adapt", "encoder"): inside | {"cross_source", "cross_target", "confusion"},
+        ("adapt", "prototypes"): {"source_prototypes", "target_prototypes", "discrimination"},
+    }
+    adapting = [r for r in heard.reports if r.stage == "adapt" and r.phase == "encoder"]
+    assert adapting[0].terms["pocan/target_in"] == 0.0  # lambda_t begins at 0
+    assert adapting[-1].terms["pocan/target_in"] > 0.0
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    refreshes = [line for line in lines if line["kind"] == "refresh"]
+    assert [line["epoch"] for line in refreshes] == [0, 1]
+    assert all(0 < line["pocan/trusted_share"] <= 1 for line in refreshes)
+
+
+@pytest.mark.parametrize("stop", [4, 7, 10], ids=["source prototypes", "adapt, mid-epoch", "adapt, second epoch"])
+def test_resume_inside_stage_2_is_exact(shop, tmp_path, listener, weights_of, stop):
+    run(shop(EVERY_STEP), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(shop(EVERY_STEP), tmp_path / "cut", listener(stop_after=stop))
+    if stop > 5:
+        saved = weights_of(tmp_path / "cut")
+        assert len(saved["runners"]) == 2
+        assert saved["model"]["parts.pocan/state.trusted"].shape == (56,)
+        assert saved["model"]["parts.pocan/state.adapted"]
+    run(shop(EVERY_STEP), tmp_path / "cut", listener(), resume=True)
+    left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    names = left["model"].keys()
+    assert {"heads.target.weight", "parts.pocan/state.thresholds", "parts.pocan/state.probs"} <= names
+    assert [key for key in names if not torch.equal(left["model"][key], right["model"][key])] == []
+    assert _tensors(left["runners"]) == _tensors(right["runners"])
+
+
+def _tensors(tree):
+    """The tree with tensors as lists, for comparison to the bit."""
+    if isinstance(tree, torch.Tensor):
+        return tree.tolist()
+    if isinstance(tree, dict):
+        return {key: _tensors(value) for key, value in tree.items()}
+    return [_tensors(value) for value in tree] if isinstance(tree, list | tuple) else tree
+
+
+def test_direct_transfer_is_the_adapted_runs_stage_1(shop, tmp_path, listener, weights_of):
+    with pytest.raises(KeyboardInterrupt):
+        run(shop(EVERY_STEP), tmp_path / "cut", listener(stop_after=6))
+    record = run(shop(EVERY_STEP, stages={"adapt": 0}), tmp_path / "dt", listener())
+    from fercore.engine import checkpoint
+
+    stage_1 = checkpoint.load(tmp_path / "cut/checkpoints" / checkpoint.name_of(5))["model"]
+    alone = weights_of(tmp_path / "dt")["model"]
+    assert record["steps"] == 5
+    assert all(torch.equal(stage_1[key], alone[key]) for key in alone)
+    assert not alone["parts.pocan/state.adapted"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"variant": "official"}, {"alternate": "epoch"}, {"aug": {"kind": "weak"}}, {"refresh_every": 2}],
+    ids=str,
+)
+def test_other_settings_run(shop, tmp_path, listener, settings):
+    heard = listener()
+    record = run(shop(EVERY_STEP, **settings), tmp_path / "run", heard)
+    assert record["target"]["n"] > 0
+    adapting = [r for r in heard.reports if r.stage == "adapt"]
+    if settings == {"alternate": "epoch"}:
+        assert [r.phase for r in adapting] == ["encoder"] * 3 + ["prototypes"] * 3
+    if settings == {"variant": "official"}:
+        assert all("pocan/confusion" not in r.terms for r in adapting)
+        assert adapting[1].terms["pocan/target_prototypes"] == 0.0  # lambda_t is 0 through the first epoch
+        assert adapting[-1].terms["pocan/target_prototypes"] > 0.0
+        assert all(r.lr[0] == adapting[1].lr[0] for r in adapting if r.phase == "prototypes")
+
+
+def test_the_report_holds_what_figures_2_and_3_need(shop, tmp_path, listener):
+    layer = {"report": {"features": True}}
+    record = run(shop(EVERY_STEP, layer), tmp_path / "run", listener())
+    assert set(record["target"]["per_class_f1"]) == set(record["target"]["classes"])
+    with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
+        assert found["features/target"].shape == (record["target"]["n"], 8)
+        assert found["source/features/target"].shape == (168, 8)
+        assert found["prototypes/source"].shape == found["prototypes/target"].shape == (7, 8)
+        logits = found["features/target"] @ found["prototypes/target"].T
+        assert (logits.argmax(1) == found["probs"].argmax(1)).all()
+        np.testing.assert_allclose(np.linalg.norm(found["features/target"], axis=1), 1.0, rtol=1e-5)
