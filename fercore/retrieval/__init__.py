@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fercore.retrieval.au_index import AUIndex, Matches
+from fercore.retrieval.bank import FeatureBank
 from fercore.retrieval.codes import code_keys, pack_codes
 from fercore.retrieval.join import CodeJoin, join_codes
 from fercore.retrieval.labels import Neighbours, code_histogram, last_match, majority, neighbour_codes, random_match
@@ -11,6 +12,7 @@ from fercore.retrieval.mining import Triplets, au_similarity, mine_triplets
 __all__ = [
     "AUIndex",
     "CodeJoin",
+    "FeatureBank",
     "Matches",
     "Neighbours",
     "Triplets",

@@ -1,0 +1,239 @@
+"""A bank of features in buffers: nearest features, the most confident rows of each class, class centres."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fercore.retrieval.approximate import ApproximateIndex, Settings
+from fercore.retrieval.nearest import Metric, exact_search
+
+Index = Literal["flat", "ivf", "hnsw"]
+
+
+class FeatureBank(nn.Module):
+    """Up to `capacity` features with labels and class probabilities, refreshed or updated in place.
+
+    All state is in buffers: the bank moves with `.to()`, is saved, and resumes to the bit. An approximate index is a
+    function of the buffers, built when first searched and anew once they changed.
+
+    Args:
+        dim: D, width of a feature.
+        capacity: rows at most.
+        num_classes: K.
+        metric: "ip" (inner product) or "l2" (squared Euclidean distance).
+        index: "flat" searches exactly; "ivf" and "hnsw" (CPU only) approximately, for large banks: log `recall`.
+        settings: of the approximate index, see `fercore.retrieval.approximate.Settings`.
+
+    Raises:
+        ValueError: sizes below 1, an unknown metric or index.
+    """
+
+    features: Tensor
+    """f32 [capacity,D]"""
+    labels: Tensor
+    """i64 [capacity], -1 = none"""
+    probs: Tensor
+    """f32 [capacity,K] class probabilities"""
+    filled: Tensor
+    """i64 scalar: rows in use are 0..filled-1"""
+
+    def __init__(
+        self,
+        dim: int,
+        capacity: int,
+        num_classes: int,
+        *,
+        metric: Metric = "ip",
+        index: Index = "flat",
+        settings: Settings | None = None,
+    ) -> None:
+        super().__init__()
+        for name, size in (("dim", dim), ("capacity", capacity), ("num_classes", num_classes)):
+            if size < 1:
+                raise ValueError(f"{name} must be 1 or more, got {size}")
+        for name, value, known in (("metric", metric, get_args(Metric)), ("index", index, get_args(Index))):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        self.metric, self.index, self.settings = metric, index, settings or Settings()
+        self._approximate: ApproximateIndex | None = None
+        self.register_buffer("features", torch.zeros(capacity, dim))
+        self.register_buffer("labels", torch.full((capacity,), -1))
+        self.register_buffer("probs", torch.zeros(capacity, num_classes))
+        self.register_buffer("filled", torch.tensor(0))
+
+    def __len__(self) -> int:
+        return int(self.filled)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_approximate": None}  # rebuilt from the buffers
+
+    @torch.no_grad()
+    def refresh(self, features: Tensor, labels: Tensor, probs: Tensor) -> None:
+        """Replace everything; detached.
+
+        Args:
+            features: [n,D], n <= capacity.
+            labels: i64 [n] in -1..K-1.
+            probs: [n,K].
+
+        Raises:
+            ValueError: shapes that do not fit, NaN features or probabilities, labels outside the classes.
+        """
+        if len(features) > len(self.features):
+            raise ValueError(f"the bank holds {len(self.features)} rows, got {len(features)}")
+        self._check(len(features), features, labels, probs)
+        n = len(features)
+        self.features[:n], self.labels[:n], self.probs[:n] = features, labels, probs
+        self.features[n:], self.labels[n:], self.probs[n:] = 0, -1, 0
+        self.filled.fill_(n)
+
+    @torch.no_grad()
+    def update(self, rows: Tensor, features: Tensor, labels: Tensor, probs: Tensor) -> None:
+        """Write over some rows in use; of a row named twice the last counts.
+
+        Args:
+            rows: i64 [n] in 0..filled-1.
+            features: [n,D].
+            labels: i64 [n] in -1..K-1.
+            probs: [n,K].
+
+        Raises:
+            ValueError: as in `refresh`, or rows not in use.
+        """
+        if rows.ndim != 1 or rows.is_floating_point():
+            raise ValueError(f"rows must be int [n], got {rows.dtype} {list(rows.shape)}")
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {int(rows.min())}..{int(rows.max())}")
+        self._check(len(rows), features, labels, probs)
+        unique, place = np.unique(rows.cpu().numpy()[::-1], return_index=True)
+        last = torch.as_tensor(len(rows) - 1 - place, device=features.device)
+        at = torch.as_tensor(unique, device=self.features.device)
+        self.features[at] = features[last].to(self.features)
+        self.labels[at] = labels[last.to(labels.device)].to(self.labels)
+        self.probs[at] = probs[last.to(probs.device)].to(self.probs)
+
+    @torch.no_grad()
+    def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Find the k nearest rows of each query.
+
+        Args:
+            queries: [Q,D], on the bank's device.
+            k: at least 1.
+
+        Returns:
+            scores f32 [Q,k], best first: inner products or squared distances; indices i64 [Q,k]. Where the bank has
+            fewer than k rows (or an approximate index found fewer): index -1, score -inf (inf for "l2").
+
+        Raises:
+            ValueError: shapes or devices that do not fit; NaN; k below 1; "hnsw" on a GPU.
+        """
+        if queries.ndim != 2 or queries.shape[1] != self.features.shape[1]:
+            raise ValueError(f"queries must be [Q,{self.features.shape[1]}], got {list(queries.shape)}")
+        if queries.device != self.features.device:
+            raise ValueError(f"queries are on {queries.device}, the bank on {self.features.device}")
+        if k < 1:
+            raise ValueError(f"k must be 1 or more, got {k}")
+        _check_finite(queries, "queries")
+        asked, kept = queries.float().contiguous(), min(k, len(self))
+        worst = float("-inf") if self.metric == "ip" else float("inf")
+        scores = asked.new_full((len(asked), k), worst)
+        indices = torch.full((len(asked), k), -1, device=asked.device)
+        if kept and len(asked):
+            scores[:, :kept], indices[:, :kept] = self._search(asked, kept)
+            scores[indices < 0] = worst
+        return scores, indices
+
+    @torch.no_grad()
+    def recall(self, k: int = 5, sample: int = 256) -> float:
+        """Return which share of the exact k nearest rows the index finds, for rows of the bank as queries; for the log.
+
+        Args:
+            k: neighbours asked for.
+            sample: queries, spread evenly over the bank.
+        """
+        rows = self.features[: len(self)].float()
+        if self.index == "flat" or not len(rows):
+            return 1.0
+        every = max(1, len(rows) // sample)
+        queries, k = rows[::every].contiguous(), min(k, len(rows))
+        exact, found = exact_search(queries, rows, k, self.metric)[1], self._search(queries, k)[1]
+        return float((exact[:, :, None] == found[:, None]).any(dim=2).float().mean())
+
+    @torch.no_grad()
+    def top_per_class(self, n: int, *, by: Literal["label", "probability"] = "label") -> Tensor:
+        """Return the n most confident rows of each class, most confident first.
+
+        Args:
+            n: rows a class, at least 1.
+            by: "label" takes the rows labelled with a class, "probability" all rows; both order by its probability.
+
+        Returns:
+            i64 [K,n], padded with -1 where a class has fewer; equal probabilities in order of rows.
+
+        Raises:
+            ValueError: n below 1, or an unknown rule.
+        """
+        if n < 1 or by not in {"label", "probability"}:
+            raise ValueError(f"n must be 1 or more and by 'label' or 'probability', got {n} and {by!r}")
+        probs, labels = self.probs[: len(self)], self.labels[: len(self)]
+        classes = probs.shape[1]
+        if by == "label":
+            own = labels[:, None] == torch.arange(classes, device=labels.device)
+            probs = torch.where(own, probs, float("-inf"))
+        values, rows = torch.sort(probs.T, dim=1, descending=True, stable=True)
+        top = torch.full((classes, n), -1, device=labels.device)
+        kept = min(n, len(labels))
+        top[:, :kept] = torch.where(values[:, :kept] > float("-inf"), rows[:, :kept], -1)
+        return top
+
+    @torch.no_grad()
+    def centres(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the mean feature of each class.
+
+        Args:
+            rows: i64 [K,n] from `top_per_class`: the mean over these; None: over all rows with the class's label.
+
+        Returns:
+            f32 [K,D], zero for a class without rows, and bool [K], which classes have none: the caller fills them.
+        """
+        features = self.features[: len(self)].float()
+        classes = self.probs.shape[1]
+        if rows is None:
+            chosen = self.labels[: len(self)] == torch.arange(classes, device=features.device)[:, None]
+        else:
+            chosen = torch.zeros(classes, len(features) + 1, dtype=torch.bool, device=features.device)
+            chosen = chosen.scatter(1, torch.where(rows < 0, len(features), rows), True)[:, :-1]
+        counts = chosen.sum(dim=1)
+        return chosen.float() @ features / counts.clamp(min=1)[:, None], counts == 0
+
+    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        rows = self.features[: len(self)].float()
+        if self.index == "flat":
+            return exact_search(queries, rows, k, self.metric)
+        state = (self.features.data_ptr(), self.features._version, len(self), self.features.device)
+        if self._approximate is None or self._approximate.state != state:
+            self._approximate = ApproximateIndex(rows, self.index, self.metric, self.settings, state)
+        return self._approximate.search(queries, k)
+
+    def _check(self, n: int, features: Tensor, labels: Tensor, probs: Tensor) -> None:
+        width, classes = self.features.shape[1], self.probs.shape[1]
+        for name, tensor, shape in (
+            ("features", features, (n, width)),
+            ("labels", labels, (n,)),
+            ("probs", probs, (n, classes)),
+        ):
+            if tuple(tensor.shape) != shape:
+                raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
+        if labels.is_floating_point() or (n and not -1 <= int(labels.min()) <= int(labels.max()) < classes):
+            raise ValueError(f"labels must be integers in -1..{classes - 1}")
+        _check_finite(features, "features")
+        _check_finite(probs, "probs")
+
+
+def _check_finite(tensor: Tensor, name: str) -> None:
+    if not bool(torch.isfinite(tensor).all()):
+        raise ValueError(f"{name} has NaN or infinite values")
