@@ -14,6 +14,7 @@ from fercore.cli_data import data_app
 from fercore.errors import UserInputError
 
 if TYPE_CHECKING:
+    from fercore.engine.setup import Workshop
     from fercore.hooks.assemble import Company
 
 app = typer.Typer(
@@ -30,6 +31,8 @@ app.add_typer(au_app, name="au")
 Plugin = Annotated[list[str], typer.Option("--plugin", "-p", help="Method, then add-ons; see `fercore plugins`.")]
 Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")]
 Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
+Protocol = Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the protocol's datasets by name.")]
 Preset = Annotated[str | None, typer.Option(help="demo, small or paper.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")]
@@ -49,6 +52,8 @@ def run(
     plugin: Plugin = [],  # noqa: B006
     source: Source = None,
     target: Target = None,
+    protocol: Protocol = None,
+    data_root: DataRoot = None,
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
@@ -66,18 +71,24 @@ def run(
     from fercore.engine.setup import build_workshop
 
     if resume is not None:
-        if any((plugin, source, target, preset, config, set_, device, out)) or seed is not None or dry_run:
+        if (
+            any((plugin, source, target, protocol, data_root, preset, config, set_, device, out))
+            or seed is not None
+            or dry_run
+        ):
             fix = "give --resume alone; the settings are the run's own"
             raise UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
         company = _reopen(resume)
     else:
-        layers, chosen = _layers(source, target, preset, config, set_, seed=seed, device=device)
+        layers, chosen = _layers(
+            source, target, preset, config, set_, protocol=protocol, data_root=data_root, seed=seed, device=device
+        )
         company = _assemble(plugin, layers, chosen)
     folder = resume or out or _new_folder(plugin)
     if not resume:
         RunFolder(folder).refuse_if_taken()
     shop = build_workshop(company)
-    console.print_lines(describe(shop, complexity=dry_run))
+    console.print_lines([*describe(shop, complexity=dry_run), *_protocol_lines(shop)])
     if dry_run:
         return
     console.print_lines([f"run folder: {folder}"])
@@ -91,6 +102,8 @@ def compare(
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
     source: Source = None,
     target: Target = None,
+    protocol: Protocol = None,
+    data_root: DataRoot = None,
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
@@ -103,7 +116,9 @@ def compare(
     from fercore import console
 
     entries = [comparing.parse_entry(text) for text in method]
-    layers, chosen = _layers(source, target, preset, config, set_, device=device)
+    layers, chosen = _layers(
+        source, target, preset, config, set_, protocol=protocol, data_root=data_root, device=device
+    )
     folder = out or _new_folder(["compare"])
     summary = comparing.compare(
         entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.observer_for(jobs), jobs=jobs
@@ -133,6 +148,32 @@ def plugins(
     names = plugin or ["source_only"]
     for line in chain_lines(build_plugins(assemble(names, []))):
         typer.echo(line)
+
+
+@app.command()
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="Print this one whole.")] = None,
+) -> None:
+    """List the papers' protocols: sources, target, parts, classes, metric."""
+    from fercore import console
+    from fercore.data.protocols import describe_protocol, load_protocol, protocol_names
+
+    if name is not None:
+        console.print_lines(describe_protocol(name, load_protocol(name)))
+        return
+    found = {each: load_protocol(each) for each in protocol_names()}
+    rows = [
+        (
+            each,
+            one.title,
+            "yes" if one.transductive else "no",
+            str(len(one.classes)),
+            str(one.n_test or "-"),
+            one.metrics[0],
+        )
+        for each, one in found.items()
+    ]
+    console.print_table("", ("protocol", "what", "transductive", "classes", "test images", "metric"), rows)
 
 
 @app.command()
@@ -188,13 +229,17 @@ def _layers(
     preset: str | None,
     config: Path | None,
     assignments: list[str] | None,
+    *,
+    protocol: str | None,
+    data_root: Path | None,
     **top: Any,
 ) -> tuple[list[dict[str, Any]], str]:
     from fercore.config import merge, parse_assignment, read_toml
     from fercore.errors import did_you_mean
     from fercore.presets import PRESETS
 
-    layers = [read_toml(config)] if config else []
+    layers = _protocol_layers(protocol, data_root, given=bool(source or target))
+    layers += [read_toml(config)] if config else []
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     data = {key: value for key, value in (("sources", source), ("target", target)) if value}
     if len(data) == 1:
@@ -210,6 +255,30 @@ def _layers(
     if chosen not in PRESETS:
         raise UserInputError(f"unknown preset {chosen!r}", where="--preset", fix=did_you_mean(chosen, PRESETS))
     return [{key: value for key, value in layer.items() if key != "preset"} for layer in layers], chosen
+
+
+def _protocol_layers(name: str | None, root: Path | None, *, given: bool) -> list[dict[str, Any]]:
+    """Return the settings of the protocol that is named, if any."""
+    if name is None:
+        if root is not None:
+            raise UserInputError("--data-root without --protocol", where="fercore", fix="see `fercore protocols`")
+        return []
+    if given:
+        fix = "leave them out, or write the specs without --protocol"
+        raise UserInputError("--protocol goes with neither --source nor --target", where="fercore", fix=fix)
+    from fercore.data.protocols import load_protocol, protocol_layer
+
+    return [{**protocol_layer(load_protocol(name), root), "protocol": name}]
+
+
+def _protocol_lines(shop: Workshop) -> list[str]:
+    """Return a line if the test part has another size than the run's protocol says."""
+    if shop.config.protocol is None:
+        return []
+    from fercore.data.protocols import load_protocol
+
+    n, said = len(shop.domains.test), load_protocol(shop.config.protocol).n_test
+    return [f"protocol {shop.config.protocol}: {n} test images, not {said}"] if said not in (None, n) else []
 
 
 def _own_data(data: object) -> dict[str, Any]:

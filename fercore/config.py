@@ -127,6 +127,7 @@ class RunConfig(Settings):
     preset: Literal["demo", "small", "paper"] = "demo"
     seed: int = Field(0, ge=0, lt=2**31)
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    protocol: str | None = Field(None, description="name of the protocol that chose the data, for the record")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
     optim: OptimSettings = OptimSettings()

@@ -16,13 +16,13 @@ from fercore.config import DataSettings
 from fercore.data.cache_files import cache_folder
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
-from fercore.data.formats.scan import Scan, listed, user_path
+from fercore.data.formats.scan import Scan, listed
 from fercore.data.labels import CANONICAL, canonical_label
 from fercore.data.noise import permutation
 from fercore.data.parts import choose_split, limited, target_parts, training_part
 from fercore.data.preflight import Preflight, inspect
+from fercore.data.reshape import reshape
 from fercore.data.spec import DomainSpec, parse_spec
-from fercore.data.split import apply_split
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -187,9 +187,7 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
         domain=np.zeros(n, dtype=np.int64),
         extras=scan.extras,
     )
-    if "split_file" in spec.options:
-        table = apply_split(table, user_path(spec.options["split_file"]))
-    return table, scan
+    return reshape(table, spec, rows.left_out), scan
 
 
 def _seed(spec: DomainSpec, seed: int) -> int:

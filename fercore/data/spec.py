@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from fercore.data.formats import FORMATS
 from fercore.errors import UserInputError, did_you_mean
 
-COMMON_OPTIONS: tuple[str, ...] = ("split", "transductive", "name", "limit", "seed", "au", "split_file")
+COMMON_OPTIONS: tuple[str, ...] = (
+    "split", "transductive", "name", "limit", "seed", "au",
+    "drop", "split_file", "divide", "labelled", "beyond_labelled", "label_rule",
+)  # fmt: skip
 """Options every format takes: see `parse_spec`."""
 
 SPLITS: tuple[str, ...] = ("train", "test", "all")
@@ -82,7 +85,7 @@ def parse_spec(text: str) -> DomainSpec:
         name: what reports call the domain.
         limit: keep this many samples of each part, drawn at random by `seed`.
         au: who says which action units its images show, instead of `data.au`.
-        split_file: divide the dataset as this file of `fercore data split` says.
+        drop, split_file, divide, labelled, beyond_labelled, label_rule: see `fercore.data.reshape`.
         seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
 
     Raises:

@@ -1,0 +1,115 @@
+"""Options of every format that change a dataset after it has been read: classes, parts, and a budget of labels.
+
+drop=contempt,neutral     leave these classes out
+split_file=FILE           parts as a file of `fercore data split` says
+divide=class:90/10        parts drawn by `seed` (0): train and test shares, by "class" or whole "subject"
+labelled=100              of the training part keep so many samples, the labelled ones of semi-supervised learning
+beyond_labelled=100       of the training part leave just those samples out: the unlabelled rest
+label_rule=equal_floor    how the budget is shared out: equal_floor (floor(n/k) a class) or adacm (its own table)
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+
+from fercore.data.formats.scan import user_path
+from fercore.data.labels import CANONICAL, canonical_label
+from fercore.data.noise import permutation
+from fercore.data.spec import DomainSpec
+from fercore.data.split import apply_split, divide
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+
+ADACM: dict[int, tuple[int, int]] = {100: (10, 15), 400: (40, 60), 1000: (100, 150), 2000: (200, 300), 4000: (200, 625)}
+"""Budget -> labels of fear, labels of every other class: Ada-CM's own lists for RAF-DB."""
+
+SHARES = re.compile(r"(class|subject):([0-9]{1,2})/([0-9]{1,2})")
+
+
+def reshape(table: Table, spec: DomainSpec, left_out: Counter[str]) -> Table:
+    """Return the table as a spec's options want it; `left_out` counts what goes, and labels a class is short of.
+
+    Raises:
+        UserInputError: for an option that cannot be read, a class nobody knows, or a table left empty.
+    """
+    if "drop" in spec.options:
+        labels = [canonical_label(name, where=spec.where) for name in spec.options["drop"].split(",")]
+        gone = np.isin(table.labels, labels)
+        left_out["class dropped by ?drop="] += int(gone.sum())
+        table = _not_empty(table.subset(np.flatnonzero(~gone)), spec, "drop")
+    if "split_file" in spec.options and "divide" in spec.options:
+        raise UserInputError("options split_file and divide at once", where=spec.where, fix="give one of them")
+    if "split_file" in spec.options:
+        table = apply_split(table, user_path(spec.options["split_file"]))
+    if "divide" in spec.options:
+        table = replace(table, split=tuple(_divided(table, spec)))
+    for option in ("labelled", "beyond_labelled"):
+        if option in spec.options:
+            table = _budgeted(table, spec, option, left_out)
+    return table
+
+
+def _divided(table: Table, spec: DomainSpec) -> list[str]:
+    match = SHARES.fullmatch(spec.options["divide"])
+    if match is None or not int(match[2]) or not int(match[3]):
+        fix = "write divide=class:90/10 or divide=subject:80/20: training share, test share"
+        raise UserInputError(f"cannot read option divide={spec.options['divide']!r}", where=spec.where, fix=fix)
+    shares = {"train": float(match[2]), "test": float(match[3])}
+    return divide(table, shares, by=match[1], seed=spec.integer("seed", 0))
+
+
+def _budgeted(table: Table, spec: DomainSpec, option: str, left_out: Counter[str]) -> Table:
+    budget = spec.integer(option, 0, least=1)
+    train = np.flatnonzero([part == "train" for part in table.split]) if any(table.split) else np.arange(len(table))
+    chosen, short = choose_labelled(table.labels[train], budget, spec)
+    if option == "labelled":
+        if short:
+            left_out["labels short of the budget"] += short
+        gone = np.setdiff1d(train, train[chosen])
+        left_out["training samples beyond the label budget"] += len(gone)
+    else:
+        gone = train[chosen]
+        left_out["labelled samples of the budget"] += len(gone)
+    return _not_empty(table.subset(np.setdiff1d(np.arange(len(table)), gone)), spec, option)
+
+
+def choose_labelled(labels: np.ndarray, budget: int, spec: DomainSpec) -> tuple[np.ndarray, int]:
+    """Return positions of the labelled samples of a budget, sorted, and how many labels some classes are short of.
+
+    Args:
+        labels: int64[n] canonical, -1 = unknown. budget: labels in all. spec: for `label_rule` and `seed` (0).
+
+    Raises:
+        UserInputError: for a budget smaller than the number of classes, or one Ada-CM has no list for.
+    """
+    classes = [int(label) for label in np.unique(labels) if label >= 0]
+    quota = _quota(classes, budget, spec)
+    chosen: list[int] = []
+    for label in classes:
+        members = np.flatnonzero(labels == label)
+        order = permutation(len(members), "labelled", spec.integer("seed", 0), label)
+        chosen += members[order[: quota[label]]].tolist()
+    return np.array(sorted(chosen), dtype=np.int64), sum(quota.values()) - len(chosen)
+
+
+def _quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
+    if spec.choice("label_rule", ("equal_floor", "adacm"), "equal_floor") == "adacm":
+        if budget not in ADACM:
+            known = ", ".join(map(str, ADACM))
+            raise UserInputError(f"no Ada-CM list of {budget} labels", where=spec.where, fix=f"known: {known}")
+        fear, other = ADACM[budget]
+        return {label: fear if CANONICAL[label] == "fear" else other for label in classes}
+    if budget < len(classes) or not classes:
+        what = f"{budget} labels for {len(classes)} classes"
+        raise UserInputError(what, where=spec.where, fix="give at least one label a class")
+    return dict.fromkeys(classes, budget // len(classes))
+
+
+def _not_empty(table: Table, spec: DomainSpec, option: str) -> Table:
+    if not len(table):
+        raise UserInputError(f"option {option} leaves no sample", where=spec.where)
+    return table
