@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -117,3 +120,11 @@ def test_without_the_module_and_with_it_required(monkeypatch):
     monkeypatch.setenv("FERCORE_REQUIRE_EXT", "1")
     with pytest.raises(ExtensionRequiredError, match="without Python's headers"):
         join_codes(keys, keys)
+
+
+def test_the_guide_runs():
+    text = (Path(__file__).parents[2] / "docs" / "retrieval.md").read_text()
+    names: dict = {}
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), names)
+    assert names["rows"].shape == (8, 5)
+    assert len(names["mined"]) > 400
