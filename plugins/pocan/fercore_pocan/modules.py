@@ -33,24 +33,29 @@ class Encoder(nn.Module):
     """f and g: backbone, unit length, two-layer projection head, unit length.
 
     Args:
-        trunk: whole backbone, pooled to f[B,C].
-        hidden: width of the head's inner layer; None = C. width: m of the embedding.
+        trunk: whole backbone, pooled to f[B,C], or one cut at a stride, with a map f[B,C,h,w].
+        grid: cells a side in which a map is averaged.
+        hidden: width of the head's inner layer; None = that of its input. width: m of the embedding.
 
     Attributes:
         trunk: f. projection: g.
     """
 
-    def __init__(self, trunk: Trunk, hidden: int | None, width: int) -> None:
+    def __init__(self, trunk: Trunk, grid: int, hidden: int | None, width: int) -> None:
         super().__init__()
-        inner = hidden or trunk.channels
+        cells = nn.AdaptiveAvgPool2d(grid) if trunk.reduction else nn.Identity()
+        inputs = trunk.channels * grid**2
+        inner = hidden or inputs
         self.trunk = trunk.module
+        self.cells = nn.Sequential(cells, nn.Flatten())
         self.projection = nn.Sequential(
-            nn.Linear(trunk.channels, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Linear(inner, width, bias=False)
+            nn.Linear(inputs, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Linear(inner, width, bias=False)
         )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map f[B,3,H,W] to embeddings f[B,m] of length 1."""
-        return unit(full(self.projection(unit(full(self.trunk(images))))))
+        features = unit(full(self.cells(self.trunk(images))))
+        return unit(full(self.projection(features)))
 
 
 class RunState(nn.Module):

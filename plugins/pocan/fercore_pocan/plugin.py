@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from fercore.config import RunConfig, Settings
 from fercore.hooks import Plugin, hookimpl
 from fercore.losses import ramp
-from fercore.models import Model, build_backbone
+from fercore.models import Model, build_backbone, build_trunk
 from fercore.schedule import Stage, ViewRequest
 from fercore.types import (
     SIDES,
@@ -51,8 +51,9 @@ class Pocan(Plugin):
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build encoder and projection head with two sets of prototypes, M_s and M_t, as heads on the embedding."""
-        trunk = build_backbone(config.model)
-        encoder = Encoder(trunk, self.settings.proj_hidden, self.settings.proj_dim)
+        grid, cut = self.settings.network.grid, self.settings.network.reduction
+        trunk = build_backbone(config.model) if cut is None else build_trunk(config.model, reduction=cut)
+        encoder = Encoder(trunk, grid, self.settings.proj_hidden, self.settings.proj_dim)
         heads: dict[str, nn.Module] = {
             name: nn.Linear(self.settings.proj_dim, num_classes, bias=self.settings.proto.bias)
             for name in (SOURCE, TARGET)

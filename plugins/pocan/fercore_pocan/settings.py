@@ -30,6 +30,13 @@ class ClassWeightSettings(Settings):
     clf: float = Field(1.5, ge=0, description="source, while the source prototypes are learnt")
 
 
+class NetworkSettings(Settings):
+    """What the projection head sees of the backbone."""
+
+    reduction: int | None = Field(None, ge=2, description="stride to cut the backbone at; None = whole and pooled")
+    grid: int = Field(1, ge=1, description="a cut backbone's map is averaged in grid x grid cells, side by side")
+
+
 class StageSettings(Settings):
     """Length of the three stretches of training."""
 
@@ -126,6 +133,7 @@ class PocanSettings(Settings):
     proto: ProtoSettings = ProtoSettings()
     adv: AdvSettings = AdvSettings()
     aug: AugSettings = AugSettings()
+    network: NetworkSettings = NetworkSettings()
     stages: StageSettings = StageSettings()
     lr: RateSettings = RateSettings()
 
@@ -135,6 +143,12 @@ class PocanSettings(Settings):
         if not isinstance(values, Mapping):
             return values
         return merge(OFFICIAL, values) if values.get("variant") == "official" else values
+
+    @model_validator(mode="after")
+    def _a_grid_needs_a_map(self) -> PocanSettings:
+        if self.network.grid > 1 and self.network.reduction is None:
+            raise ValueError("network.grid needs network.reduction: a whole backbone has no map")
+        return self
 
     @model_validator(mode="after")
     def _the_encoder_has_a_goal(self) -> PocanSettings:

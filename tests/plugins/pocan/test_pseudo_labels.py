@@ -204,7 +204,7 @@ def test_saved_pseudo_labels_find_room_in_a_fresh_state():
 
 def test_embeddings_have_length_one_and_survive_dead_features():
     trunk = Trunk(nn.Flatten(), 12, 0, (0.5,) * 3, (0.5,) * 3)
-    encoder = Encoder(trunk, None, 5)
+    encoder = Encoder(trunk, 1, None, 5)
     images = torch.randn(4, 3, 2, 2)
     images[0] = 0.0
     z = encoder(images)
@@ -213,3 +213,11 @@ def test_embeddings_have_length_one_and_survive_dead_features():
     assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
     assert encoder.projection[0].bias is not None
     assert encoder.projection[3].bias is None
+
+
+def test_a_map_is_seen_cell_by_cell():
+    trunk = Trunk(nn.Identity(), 3, 8, (0.5,) * 3, (0.5,) * 3)
+    encoder = Encoder(trunk, 2, 7, 5)
+    assert encoder.projection[0].in_features == 12
+    image = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)
+    assert encoder.cells(image)[0, :4].tolist() == [2.5, 4.5, 10.5, 12.5]

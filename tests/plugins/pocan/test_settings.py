@@ -114,6 +114,7 @@ def test_views_are_two_of_each_side():
         ({"stages": {"pretrain": 0.5}}, "count whole epochs"),
         ({"stages": {"prototypes": 0}}, "pocan.stages.prototypes"),
         ({"aug": {"adapt_area": [0.9, 0.8]}}, "two rising shares"),
+        ({"network": {"grid": 2}}, "network.grid needs network.reduction"),
         ({"class_weight": {"source": 2}}, "class_weight"),
         ({"lambda": {"granularity": "batch"}}, "pocan.lambda.granularity"),
     ],
