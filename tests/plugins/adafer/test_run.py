@@ -1,0 +1,145 @@
+"""Whole runs on tiny generated faces: exact resume with mined triplets, label quality, baselines, switches."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from fercore.data.synthfer import SynthFER
+from fercore.engine.run import run
+from fercore.models import PseudoLabelRecord
+
+ONE_SOURCE = {"data": {"sources": ["synthfer:studio?n=84"], "au": "synthfer"}}
+
+
+def tensors(tree, prefix=""):
+    if isinstance(tree, torch.Tensor):
+        yield prefix, tree
+    elif isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from tensors(value, f"{prefix}/{key}")
+    elif isinstance(tree, list | tuple):
+        for number, value in enumerate(tree):
+            yield from tensors(value, f"{prefix}/{number}")
+
+
+def log_of(folder, kind):
+    return [entry for line in (folder / "metrics.jsonl").open() if (entry := json.loads(line))["kind"] == kind]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}],
+    ids=["epoch", "once"],
+)
+@pytest.mark.parametrize("stop", [5, 7])
+def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, make_shop, listener, weights_of):
+    layers = (ONE_SOURCE, {"train": {"steps": 8, "steps_per_epoch": 4, "checkpoint_every": 1}, "adafer": settings})
+    whole = run(make_shop("adafer", layers=layers), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("adafer", layers=layers), tmp_path / "cut", listener(stop_after=stop))
+    resumed = run(make_shop("adafer", layers=layers), tmp_path / "cut", listener(), resume=True)
+    one, two = (dict(tensors(weights_of(tmp_path / name))) for name in ("whole", "cut"))
+    assert one.keys() == two.keys()
+    assert [key for key in one if not torch.equal(one[key], two[key])] == []
+    mined = [tensor for key, tensor in one.items() if key.endswith("triplets_source")]
+    assert mined
+    assert mined[0].shape[1] > 5
+    assert resumed["target"] == whole["target"]
+    assert resumed["pseudo_labels"] == whole["pseudo_labels"]
+    steps = [[entry["terms"] for entry in log_of(tmp_path / name, "step")] for name in ("whole", "cut")]
+    assert steps[0] == steps[1]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    from fercore.engine.observer import Observer
+    from fercore.engine.setup import build_workshop
+    from fercore.hooks.assemble import assemble
+    from tests.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    shop = build_workshop(assemble(["adafer"], [TINY, {"data": {"target": "synthfer:wild?n=224&seed=2"}}]))
+    return shop, folder, run(shop, folder, Observer())
+
+
+def test_the_evaluator_scores_the_pseudo_labels(finished):
+    shop, _, record = finished
+    assert set(record["pseudo_labels"]) == {f"adafer/labels_{name}" for name in ("s_hard", "t_hard", "t_soft")}
+    faces = SynthFER("wild", n=224, seed=2)
+    truth = faces.labels[shop.domains.adaptation.rows]
+    for name, found in record["pseudo_labels"].items():
+        part = shop.model.parts[name]
+        assert isinstance(part, PseudoLabelRecord)
+        given = part.weight.numpy() > 0
+        right = part.probs.numpy().argmax(1) == truth
+        assert 0.2 < found["coverage"] == pytest.approx(given.mean())
+        assert found["accuracy"] == pytest.approx(right[given].mean())
+        assert found["accuracy"] > 0.6  # 1/7 by chance
+        assert found["probability"] == pytest.approx(part.probs.numpy()[given, truth[given]].mean())
+        assert found["uses_target_labels"]
+        anger = found["per_class"]["anger"]
+        assert anger["coverage"] == pytest.approx(given[truth == 0].mean())
+
+
+def test_unit_shares_by_class_and_domain(finished):
+    _, folder, _ = finished
+    found = json.loads((folder / "au.json").read_text())
+    assert found["uses_target_labels"]
+    assert [(row["side"], row["name"]) for row in found["domains"]] == [
+        ("source", "studio"), ("source", "web"), ("target", "wild"),
+    ]  # fmt: skip
+    faces = SynthFER("studio", n=84)
+    happy = faces.au_scores[faces.labels == 3] >= 0.5
+    np.testing.assert_allclose(found["domains"][0]["shares"]["happiness"], happy.mean(0), atol=1e-6)
+    smile = found["units"].index("AU12")
+    assert all(row["shares"]["happiness"][smile] > 0.6 > row["shares"]["anger"][smile] for row in found["domains"])
+
+
+def test_the_log_tells_what_was_mined(finished):
+    _, folder, _ = finished
+    first, second = log_of(folder, "refresh")
+    assert 0 < first["adafer/coverage"] < 1
+    for side, n in (("source", 168), ("target", 112)):
+        assert first[f"adafer/{side}_triplets"] + first[f"adafer/{side}_without_positive"] == n
+    assert second["epoch"] == 1
+    assert set(log_of(folder, "step")[0]["terms"]) == {
+        f"adafer/{name}" for name in ("supervised", "s_hard", "t_soft", "triplet")
+    }
+
+
+def test_baseline_2_answers_by_code(tmp_path, make_shop, listener):
+    layers = (ONE_SOURCE, {"adafer": {"baseline": "au_lookup"}})
+    shop = make_shop("adafer", layers=layers)
+    record = run(shop, tmp_path / "run", listener())
+    table, test = shop.domains.sources[0], shop.domains.test
+    prior = np.bincount(table.labels, minlength=7) / len(table)
+    right = 0
+    for code, label in zip(test.extras["au_code"], test.labels, strict=True):
+        same = table.labels[(table.extras["au_code"] == code).all(axis=1)]
+        votes = np.bincount(same, minlength=7) if len(same) else prior
+        right += votes.argmax() == label
+    assert record["target"]["accuracy"] == pytest.approx(right / len(test))
+    assert record["pseudo_labels"]["adafer/labels_au_lookup"]["coverage"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("baseline", ["hard_labels", "soft_labels", "joint"])
+def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, listener):
+    layers = (ONE_SOURCE, {"adafer": {"baseline": baseline, "finetune_steps": 3}, "train": {"steps": 4}})
+    shop = make_shop("adafer", layers=layers)
+    record = run(shop, tmp_path / "run", listener())
+    assert record["steps"] == 7
+    assert record["pseudo_labels"]["adafer/labels_predicted"]["coverage"] == 1
+    term = "t_hard" if baseline == "hard_labels" else "t_soft"
+    names = [set(entry["terms"]) for entry in log_of(tmp_path / "run", "step")]
+    assert names == [{"adafer/supervised"}] * 4 + [{f"adafer/{term}"}] * 3
+
+
+def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_shop, listener):
+    small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 14, "source_batch": 40}}
+    record = run(make_shop("adafer", layers=(ONE_SOURCE, small)), tmp_path / "run", listener())
+    assert record["target"]["n"] == 14
