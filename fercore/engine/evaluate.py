@@ -160,25 +160,3 @@ def unit_shares(codes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
     """
     shares = {name: codes[labels == k] for k, name in enumerate(classes)}
     return {name: rows.mean(axis=0).tolist() if len(rows) else None for name, rows in shares.items()}
-
-
-def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:
-    """Return intra-L2, intra-var, inter-L2 and their ratio r of L2-normalised features (LA-CMFER, Table 4).
-
-    Args:
-        features: float[N,D]. labels: int64[N]; -1 takes no part.
-
-    Returns:
-        intra_l2: mean distance to the own class centre; intra_var: mean variance per dimension inside classes;
-        inter_l2: mean distance between class centres; r = inter_l2 / intra_l2. inter_l2 and r are None
-        where there are fewer than two classes.
-    """
-    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    groups = [unit[labels == k] for k in np.unique(labels[labels >= 0])]
-    centres = np.array([group.mean(axis=0) for group in groups])
-    intra = float(np.mean([np.linalg.norm(g - c, axis=1).mean() for g, c in zip(groups, centres, strict=True)]))
-    pairs = [(i, j) for i in range(len(centres)) for j in range(i)]
-    inter = float(np.mean([np.linalg.norm(centres[i] - centres[j]) for i, j in pairs])) if pairs else None
-    ratio = None if inter is None else inter / max(intra, 1e-12)
-    variance = float(np.mean([group.var(axis=0).mean() for group in groups]))
-    return {"intra_l2": intra, "intra_var": variance, "inter_l2": inter, "r": ratio}

@@ -15,7 +15,8 @@ from torch import nn
 
 from fercore import ops
 from fercore.data import side_table
-from fercore.engine.evaluate import Predictions, feature_distances, score, score_labels, unit_shares
+from fercore.engine.distances import domain_distances, feature_distances
+from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
 from fercore.engine.files import write_json
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
@@ -131,15 +132,18 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
     write_predictions(shop, folder, found)
     if report.features:
         table = side_table(shop.domains, "source")
-        sources = _arrays(shop.evaluator.predict(shop.model, table, clock), "source/")
-        arrays = {**_arrays(found, ""), **sources, "source/domain": table.domain, **_prototypes(shop.model)}
+        taught = _arrays(shop.evaluator.predict(shop.model, table, clock), "source/")
+        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.model)}
         np.savez_compressed(folder.path / "features.npz", **arrays)
     if report.distances:
-        tables = {"sources": side_table(shop.domains, "source"), "target": shop.domains.test}
-        distances: dict[str, dict[str, dict[str, float | None]]] = {}
-        for side, table in tables.items():
-            found = shop.evaluator.predict(shop.model, table, clock)
-            distances[side] = {name: feature_distances(f, found.labels) for name, f in found.features.items()}
+        table = side_table(shop.domains, "source")
+        sources = shop.evaluator.predict(shop.model, table, clock)
+        distances: dict[str, Any] = {
+            side: {name: feature_distances(f, of.labels) for name, f in of.features.items()}
+            for side, of in (("sources", sources), ("target", found))
+        }
+        names = tuple(shop.config.data.sources)
+        distances["mmd_to_target"] = domain_distances(sources.features, found.features, table.domain, names)
         write_json(folder.path / "distances.json", distances)
 
 

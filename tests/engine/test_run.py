@@ -91,6 +91,9 @@ def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
         assert (found["probs"].argmax(1) == found["labels"]).mean() == pytest.approx(record["target"]["accuracy"])
     distances = json.loads((tmp_path / "run/distances.json").read_text())
     assert distances["target"]["main"].keys() == {"intra_l2", "intra_var", "inter_l2", "r"}
+    assert distances["sources"]["main"]["intra_l2"] > 0
+    assert len(distances["mmd_to_target"]) == len(record["sources"])
+    assert all(0 < found["main"] < 3 for found in distances["mmd_to_target"].values())
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
