@@ -121,13 +121,15 @@ def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> 
 
 
 def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
-    """Write predictions.csv, and if asked features.npz and distances.json of both sides.
+    """Write predictions.csv, au.json where the run has action units, and if asked features.npz and distances.json of both sides.
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
     lie in the space of the features.
     """
     report = shop.config.report
+    if shop.domains.au_names:
+        write_unit_shares(shop, folder)
     found = shop.evaluator.predict(shop.model, shop.domains.test, clock)
     write_predictions(shop, folder, found)
     if report.features:
