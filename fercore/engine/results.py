@@ -121,7 +121,7 @@ def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> 
 
 
 def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
-    """Write predictions.csv, au.json where the run has action units, and if asked features.npz and distances.json of both sides.
+    """Write predictions.csv, au.json where the run has action units; if asked features.npz and distances.json.
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
