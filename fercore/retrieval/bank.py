@@ -139,6 +139,8 @@ class FeatureBank(nn.Module):
             raise ValueError(f"k must be 1 or more, got {k}")
         _check_finite(queries, "queries")
         asked, kept = queries.float().contiguous(), min(k, len(self))
+        if self.index == "flat" and kept == k:
+            return self._search(asked, k)
         worst = float("-inf") if self.metric == "ip" else float("inf")
         scores = asked.new_full((len(asked), k), worst)
         indices = torch.full((len(asked), k), -1, device=asked.device)

@@ -175,3 +175,19 @@ def test_bad_input_is_named(change, message):
         mine_triplets(**{**good, **change})
     with pytest.raises(ValueError, match="shapes"):
         au_similarity(scores, scores[:2])
+
+
+def test_whole_groups_are_weighed_by_their_rows(monkeypatch):
+    monkeypatch.setattr(compiled, "TRIES", 0)
+    rng = np.random.default_rng(0)
+    equal, spread = np.tile([0.9, 0.9, 0.1, 0.6], (500, 1)), np.tile([0.9, 0.9, 0.6, 0.1], (100, 1))
+    b = np.concatenate([equal, spread + rng.uniform(0, 0.05, (100, 4)), [[0.9, 0.9, 0.1, 0.1]]])
+    a = np.tile(b[-1:], (6000, 1))
+    mined = mine_triplets(a, code_keys(pack_codes(a)), b, code_keys(pack_codes(b)), tau_n=0.5)
+    assert abs((mined.negative < 500).mean() - 500 / 600) < 0.02
+
+
+def test_rows_of_the_anchors_code_and_class_are_left_out_once():
+    a, b = np.array([[0.9, 0.1]]), np.array([[0.9, 0.1], [0.9, 0.6]])
+    mined = mine_triplets(a, code_keys(pack_codes(a)), b, code_keys(pack_codes(b)), exclude=([1], [1, 0]))
+    assert mined.negative.tolist() == [1]
