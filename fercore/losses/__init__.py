@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fercore.losses.adversarial import domain_adversarial, ramp, reverse_gradient
+from fercore.losses.ambiguous import ambiguous_consistency, concave_weights, official_positive_set, positive_set
 from fercore.losses.consistency import mean_absolute, mean_squared, mutual_consistency, symmetric_kl
 from fercore.losses.contrastive import info_nce, supcon, unit
 from fercore.losses.mmd import (
@@ -23,7 +24,9 @@ from fercore.losses.triplet import triplet
 
 __all__ = [
     "adaptive_thresholds",
+    "ambiguous_consistency",
     "class_weights",
+    "concave_weights",
     "confident",
     "domain_adversarial",
     "domain_mean",
@@ -35,8 +38,10 @@ __all__ = [
     "mean_squared",
     "mutual_consistency",
     "normalise_weights",
+    "official_positive_set",
     "pair_contrast",
     "plain_mmd",
+    "positive_set",
     "prototype_ce",
     "prototype_domain_scores",
     "ramp",
