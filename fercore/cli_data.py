@@ -123,6 +123,50 @@ def convert(
     typer.echo(f"written; read it as {run_convert(parse_spec(spec), out, copy=copy)}")
 
 
+@data_app.command()
+def prepare(
+    spec: Spec,
+    out: Annotated[Path, typer.Option(help="New folder, or that of an interrupted preparation, which then goes on.")],
+    size: Annotated[int, typer.Option(help="Side of the face in pixels.")] = 112,
+    align: Annotated[
+        str, typer.Option(help="five = similarity transform of five points; box = the box, square.")
+    ] = "five",
+    margin: Annotated[float, typer.Option(help="Share of the side added all round.")] = 0.0,
+    detector: Annotated[str, typer.Option(help="mtcnn, facenet, yunet, retinaface, or an installed one.")] = "mtcnn",
+    weights: Annotated[Path | None, typer.Option(help="Weights of a detector that brings none.")] = None,
+    boxes: Annotated[Path | None, typer.Option(help="py-feat CSV or OpenFace folder, instead of detecting.")] = None,
+    choose: Annotated[str, typer.Option(help="Of several faces: largest, centre or surest.")] = "largest",
+    min_score: Annotated[float, typer.Option(help="Refuse faces the detector is less sure of.")] = 0.8,
+    min_size: Annotated[int, typer.Option(help="Refuse faces with a shorter box, pixels.")] = 20,
+    image_format: Annotated[str, typer.Option("--format", help="png or jpg.")] = "png",
+    device: Annotated[str, typer.Option(help="cpu or cuda, for detectors that can.")] = "cpu",
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes; 0 = one a core.")] = 0,
+) -> None:
+    """Find the face in every image, align, cut out, resize; write images, manifest.csv and refused.csv."""
+    import os
+    import time
+
+    from fercore.data.prepare import PrepareSettings
+    from fercore.data.prepare import prepare as run_prepare
+    from fercore.data.spec import parse_spec
+
+    settings = PrepareSettings(
+        size=size, align=align, margin=margin, detector=detector, weights=str(weights) if weights else None,
+        device=device, boxes=str(boxes) if boxes else None, choose=choose, min_score=min_score, min_size=min_size,
+        image_format=image_format,
+    )  # fmt: skip
+    begun = time.perf_counter()
+    with _progress("finding faces", show=True) as progress:
+        count = workers or os.cpu_count() or 1
+        report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
+    new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
+    speed = f", {new / max(1e-9, time.perf_counter() - begun):.1f} images/s" if new else ", all done before"
+    typer.echo(f"{report['prepared']} of {report['images']} images prepared ({share:.1%}){speed}")
+    for reason, n in report["reasons"].items():
+        typer.echo(f"refused {n}: {reason}")
+    typer.echo(f"read them as {report['spec']}; refused images are listed in {out / 'refused.csv'}")
+
+
 @contextmanager
 def _progress(what: str, *, show: bool) -> Iterator[Progress | None]:
     """Show a bar on a terminal; nothing elsewhere."""

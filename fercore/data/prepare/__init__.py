@@ -1,0 +1,235 @@
+"""`fercore data prepare`: find the face in every image, align, cut out, resize, and write a manifest."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from fercore.data.cache_files import stamps
+from fercore.data.domains import read_domain
+from fercore.data.labels import CANONICAL
+from fercore.data.prepare.boxes import read_boxes
+from fercore.data.prepare.detectors import make_detector
+from fercore.data.prepare.faces import CHOICES, Detector, Face
+from fercore.data.prepare.journal import Journal
+from fercore.data.prepare.one import PrepareSettings, prepare_one
+from fercore.data.readers import Reader
+from fercore.data.spec import DomainSpec
+from fercore.data.table import Table
+from fercore.errors import UserInputError, did_you_mean
+
+__all__ = ["PrepareSettings", "prepare"]
+
+COLUMNS = ("path", "label", "domain", "split", "subject", "sequence", "source", "left", "top", "right", "bottom",
+           "score", *(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
+                      for axis in "xy"))  # fmt: skip
+Progress = Callable[[int, int], None]
+Job = tuple[int, str]
+"""Row of the reader, path of the face without suffix."""
+
+
+def prepare(
+    spec: DomainSpec, out: Path, settings: PrepareSettings, *, workers: int = 0, progress: Progress | None = None
+) -> dict[str, Any]:
+    """Prepare a dataset's faces into a folder; called again on the same folder it goes on where it stopped.
+
+    The folder gets images/<class>/<number>.<png|jpg>, manifest.csv (with source, box, score and landmarks),
+    refused.csv (path, reason) and journal.jsonl.
+
+    Args:
+        spec: the dataset. out: new folder, or one of an interrupted preparation with these settings.
+        workers: processes; 0 = here, in this one. progress: told images done and in all.
+
+    Returns:
+        {"images", "prepared", "refused", "reasons": {reason: n}, "resumed": images done before, "spec": of the result}
+
+    Raises:
+        UserInputError: for the spec, the folder, the detector or the boxes.
+    """
+    _check(settings)
+    table, _ = read_domain(spec)
+    given = read_boxes(Path(settings.boxes), table.keys) if settings.boxes else None
+    if given is None:
+        make_detector(settings.detector, weights=_weights(settings), device=settings.device)
+    journal = Journal(out, {"spec": spec.text, **settings.record()})
+    try:
+        todo, marks = _outstanding(table, journal, out)
+        resumed = len(table) - len(todo)
+        jobs = [(int(table.rows[i]), str(out / _place(table, i))) for i in todo]
+        faces = None if given is None else {int(table.rows[i]): given[i] for i in todo}
+        for done, (k, record) in enumerate(_results(table.reader, jobs, settings, faces, workers), start=1):
+            i = todo[k]
+            whole = {"key": table.keys[i], "mark": marks[i], **record}
+            journal.write(whole)
+            journal.done[table.keys[i]] = whole
+            if progress is not None:
+                progress(resumed + done, len(table))
+    finally:
+        journal.close()
+    return {**_write_tables(table, journal, out), "resumed": resumed}
+
+
+def _check(settings: PrepareSettings) -> None:
+    for name, value, known in (
+        ("--align", settings.align, ("five", "box")),
+        ("--choose", settings.choose, CHOICES),
+        ("--format", settings.image_format, ("png", "jpg")),
+    ):
+        if value not in known:
+            raise UserInputError(f"unknown value {value!r}", where=name, fix=did_you_mean(value, known))
+    if not 16 <= settings.size <= 4096:
+        raise UserInputError(f"size {settings.size} is not from 16 to 4096", where="--size")
+    if not 0 <= settings.margin <= 2:
+        raise UserInputError(f"margin {settings.margin} is not from 0 to 2", where="--margin")
+
+
+def _weights(settings: PrepareSettings) -> Path | None:
+    return Path(settings.weights) if settings.weights else None
+
+
+def _place(table: Table, i: int) -> str:
+    label = int(table.labels[i])
+    return f"images/{CANONICAL[label] if label >= 0 else 'unlabelled'}/{i:0{max(5, len(str(len(table))))}d}"
+
+
+def _outstanding(table: Table, journal: Journal, out: Path) -> tuple[list[int], list[list[int]]]:
+    """Return the samples that are still to be done, and what each source file is known to be unchanged by."""
+    paths = getattr(table.reader, "paths", None)
+    if paths is None:
+        marks: list[list[int]] = [[] for _ in range(len(table))]
+    else:
+        marks = [[int(value) for value in stamp] for stamp in stamps(paths[int(row)] for row in table.rows)]
+    todo = []
+    for i, key in enumerate(table.keys):
+        record = journal.done.get(key)
+        whole = record is not None and record["mark"] == marks[i]
+        if whole and record is not None and "file" in record:
+            whole = (out / Path(_place(table, i)).parent / record["file"]).is_file()
+        if not whole:
+            todo.append(i)
+    return todo, marks
+
+
+def _results(
+    reader: Reader, jobs: list[Job], settings: PrepareSettings, given: dict[int, list[Face]] | None, workers: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number of the job, record) as jobs are done."""
+    for folder in {os.path.dirname(path) for _, path in jobs}:
+        os.makedirs(folder, exist_ok=True)
+    if not jobs:
+        return
+    if workers < 2:
+        _begin(reader, settings, given)
+        for k, job in enumerate(jobs):
+            yield k, _run(job)
+        return
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() and settings.device == "cpu" else "spawn"
+    context = multiprocessing.get_context(method)
+    try:
+        with ProcessPoolExecutor(workers, context, _begin, (reader, settings, given)) as pool:
+            yield from _windowed(pool, jobs, 8 * workers)
+    except BrokenProcessPool:
+        what = "a worker process died, perhaps for want of memory"
+        raise UserInputError(
+            what, where="--workers", fix="run the same command again to go on, with fewer workers"
+        ) from None
+
+
+def _windowed(pool: ProcessPoolExecutor, jobs: list[Job], window: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Hand out jobs a few at a time, so that a large dataset does not pile up, and yield results as they come."""
+    waiting: dict[Future[dict[str, Any]], int] = {}
+    for k, job in enumerate(jobs):
+        waiting[pool.submit(_run, job)] = k
+        while len(waiting) >= window:
+            yield from _finished(waiting)
+    while waiting:
+        yield from _finished(waiting)
+
+
+def _finished(waiting: dict[Future[dict[str, Any]], int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    done, _ = wait(waiting, return_when="FIRST_COMPLETED")
+    for future in sorted(done, key=lambda each: waiting[each]):
+        yield waiting.pop(future), future.result()
+
+
+_STATE: dict[str, Any] = {}
+
+
+def _begin(reader: Reader, settings: PrepareSettings, given: dict[int, list[Face]] | None) -> None:
+    detector: Detector | None = None
+    if given is None:
+        detector = make_detector(settings.detector, weights=_weights(settings), device=settings.device)
+    _STATE.update(reader=reader, settings=settings, given=given, detector=detector)
+
+
+def _run(job: Job) -> dict[str, Any]:
+    row, path = job
+    given = _STATE["given"]
+    faces = None if given is None else given[row]
+    return prepare_one(_STATE["reader"], row, Path(path), _STATE["settings"], _STATE["detector"], faces)
+
+
+def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
+    """Write manifest.csv and refused.csv from the journal, in the dataset's order; return counts."""
+    reasons: Counter[str] = Counter()
+    prepared = 0
+    with _csv(out / "manifest.csv") as manifest, _csv(out / "refused.csv") as refused:
+        keep, drop = csv.writer(manifest, lineterminator="\n"), csv.writer(refused, lineterminator="\n")
+        keep.writerow(COLUMNS)
+        drop.writerow(("path", "reason"))
+        for i, key in enumerate(table.keys):
+            record = journal.done[key]
+            if "refused" in record:
+                drop.writerow((key, record["refused"]))
+                reasons[_kind(record["refused"])] += 1
+            else:
+                keep.writerow(_row(table, i, record))
+                prepared += 1
+    spec = f"manifest:{out / 'manifest.csv'}"
+    refusals = dict(reasons.most_common())
+    return {
+        "images": len(table),
+        "prepared": prepared,
+        "refused": len(table) - prepared,
+        "reasons": refusals,
+        "spec": spec,
+    }
+
+
+def _row(table: Table, i: int, record: dict[str, Any]) -> list[Any]:
+    label = int(table.labels[i])
+    path = f"{Path(_place(table, i)).parent.as_posix()}/{record['file']}"
+    points = [""] * 10 if record["landmarks"] is None else [value for point in record["landmarks"] for value in point]
+    known = (table.name, table.split[i], table.subjects[i], table.sequences[i])
+    return [
+        path,
+        CANONICAL[label] if label >= 0 else "",
+        *known,
+        table.keys[i],
+        *record["box"],
+        record["score"],
+        *points,
+    ]
+
+
+def _kind(reason: str) -> str:
+    """Return a reason without its numbers and names, to count by."""
+    for start, kind in (
+        ("unusable image: ", "unusable image"),
+        ("face of ", "face too small"),
+        ("no face surer", "no sure face"),
+    ):
+        if reason.startswith(start):
+            return kind
+    return reason
+
+
+def _csv(path: Path) -> Any:
+    return path.open("w", newline="", encoding="utf-8")

@@ -1,0 +1,101 @@
+"""Faces that another tool has found: CSV files of py-feat or OpenFace, read instead of detecting.
+
+py-feat writes one table (input, FaceRectX, FaceRectY, FaceRectWidth, FaceRectHeight, FaceScore, x_0.., y_0..); OpenFace
+one file an image (confidence, success, x_0.., y_0.., no box) named like the image, so its folder is given.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fercore.data.au.match import match_rows
+from fercore.data.formats.tables import csv_rows
+from fercore.data.prepare.faces import Face, five_of_68
+from fercore.errors import UserInputError
+
+RECTANGLE = ("facerectx", "facerecty", "facerectwidth", "facerectheight")
+POINTS = [f"{axis}_{k}" for axis in "xy" for k in range(68)]
+IMAGE_COLUMNS = ("input", "image", "path", "file", "filename")
+FIX = "give a py-feat CSV, or the folder of OpenFace's CSV files"
+
+
+def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
+    """Return the faces of each sample; an empty list where the tool found none.
+
+    Args:
+        path: a CSV file of py-feat, or a folder of CSV files of OpenFace. keys: names of the samples.
+
+    Raises:
+        UserInputError: if it is neither, a number cannot be read (by line), or no row fits any sample.
+    """
+    if path.is_dir():
+        found = {file.stem: _openface(file) for file in sorted(path.glob("*.csv"))}
+        if not found:
+            raise UserInputError("no CSV file in the folder", where=str(path), fix=FIX)
+        faces = [found.get(Path(key.replace("\\", "/")).stem, []) for key in keys]
+    elif path.is_file():
+        by_image = _pyfeat(path)
+        images = list(by_image)
+        rows = match_rows(keys, images, str(path))
+        faces = [by_image[images[row]] if row >= 0 else [] for row in rows.tolist()]
+    else:
+        raise UserInputError("boxes not found", where=str(path), fix=FIX)
+    if not any(faces):
+        raise UserInputError("no row fits an image of the dataset", where=str(path), fix="compare the names")
+    return faces
+
+
+def _pyfeat(path: Path) -> dict[str, list[Face]]:
+    faces: dict[str, list[Face]] = defaultdict(list)
+    for number, row in csv_rows(path, RECTANGLE):
+        where = f"{path}, line {number}"
+        name = next((row[column] for column in IMAGE_COLUMNS if row.get(column)), "")
+        if not name:
+            raise UserInputError("row without an image", where=where, fix=f"it needs a column {IMAGE_COLUMNS[0]!r}")
+        if any(row[column].lower() in ("", "nan") for column in RECTANGLE):
+            faces[name] += []
+            continue
+        left, top, width, height = _numbers(row, RECTANGLE, where)
+        score = _numbers(row, ("facescore",), where)[0] if row.get("facescore") else 1.0
+        faces[name].append(Face((left, top, left + width, top + height), score, _landmarks(row, where)))
+    return dict(faces)
+
+
+def _openface(path: Path) -> list[Face]:
+    faces = []
+    for number, row in csv_rows(path, ["x_0", "y_0"]):
+        where = f"{path}, line {number}"
+        points = _points(row, where)
+        score = _numbers(row, ("confidence",), where)[0] if row.get("confidence") else 1.0
+        if points is None or row.get("success", "1") in ("0", "0.0"):
+            continue
+        (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        # The points begin at the brows: the forehead is a quarter of their height more.
+        box = (float(left), float(top - (bottom - top) / 4), float(right), float(bottom))
+        faces.append(Face(box, score, five_of_68(points)))
+    return faces
+
+
+def _landmarks(row: dict[str, str], where: str) -> np.ndarray | None:
+    points = _points(row, where)
+    return None if points is None else five_of_68(points)
+
+
+def _points(row: dict[str, str], where: str) -> np.ndarray | None:
+    if any(row.get(name, "").lower() in ("", "nan") for name in POINTS):
+        return None
+    return np.array(_numbers(row, POINTS, where)).reshape(2, 68).T
+
+
+def _numbers(row: dict[str, str], names: Sequence[str], where: str) -> list[float]:
+    try:
+        values = [float(row[name]) for name in names]
+    except (ValueError, KeyError):
+        raise UserInputError(f"{', '.join(names[:4])}: not numbers", where=where) from None
+    if not np.isfinite(values).all():
+        raise UserInputError(f"{', '.join(names[:4])}: not finite", where=where)
+    return values
