@@ -42,6 +42,9 @@ class DataSettings(Settings):
     std: tuple[float, float, float] | None = None
     source_batch: int = Field(64, ge=1, description="source samples a step, over all source domains together")
     target_batch: int = Field(64, ge=1)
+    small_domains: Literal["refuse", "repeat"] = Field(
+        "refuse", description="a domain with fewer images than its share of a batch: an error, or its images come again"
+    )
     source_sampling: Literal["balanced", "proportional"] = Field(
         "balanced", description="balanced = equal share of the batch for each source domain; proportional = by size"
     )

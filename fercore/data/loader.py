@@ -246,7 +246,8 @@ def source_order(
     orders: list[PoolOrder | ClassOrder] = []
     for number, (members, share, name) in enumerate(pools):
         least = 2 * len(pools)
-        batch = _fitting(len(members), share, name, "data.source_batch", least=least, trains=trains)
+        repeat = settings.small_domains == "repeat"
+        batch = _fitting(len(members), share, name, "data.source_batch", least=least, trains=trains, repeat=repeat)
         purpose = (seed, "source", number)
         if settings.class_balanced:
             orders.append(ClassOrder(members, table.labels[members], batch, purpose))
@@ -265,24 +266,27 @@ def target_order(table: Table, settings: DataSettings, seed: int, *, trains: boo
         UserInputError: if the batch does not fit the adaptation part.
     """
     n, name = len(table), f"target {table.name!r}"
-    batch = _fitting(n, settings.target_batch, name, "data.target_batch", least=2, trains=trains)
+    repeat = settings.small_domains == "repeat"
+    batch = _fitting(n, settings.target_batch, name, "data.target_batch", least=2, trains=trains, repeat=repeat)
     order = PoolOrder(np.arange(n), batch, (seed, "target", 0))
     return SideOrder([order], table.domain)
 
 
-def _fitting(n: int, batch: int, name: str, setting: str, *, least: int, trains: bool) -> int:
+def _fitting(n: int, batch: int, name: str, setting: str, *, least: int, trains: bool, repeat: bool) -> int:
     """Return the samples a step that a pool of n gives; for a side that does not train, as many as it can.
 
     Args:
         n: samples in the pool. batch: the share of a step. name: of the pool. setting: what sets the batch.
         least: value of the setting that gives each pool two samples. trains: whether the side has views.
+        repeat: whether a pool smaller than its share may repeat itself inside a batch.
     """
     if not trains:
         return max(1, min(batch, n))
     if batch < 2:
         what = f"batch too small: fewer than two samples a step from {name}, and batch normalisation needs two"
         raise UserInputError(what, where=setting, fix=f"set it to {least} or more")
-    if batch > n:
+    if batch > n and not repeat:
         what = f"batch larger than a domain: {batch} samples a step from {name}, which has {n} for training"
-        raise UserInputError(what, where=setting, fix="lower it or give more images")
+        fix = "lower it, give more images, or set data.small_domains=repeat"
+        raise UserInputError(what, where=setting, fix=fix)
     return batch

@@ -15,22 +15,28 @@ class PoolOrder:
 
     Args:
         members: int64[n] positions in the side's table.
-        batch: samples a step, at most n.
+        batch: samples a step; where it is more than n, every step goes through the pool again and again.
         purpose: what the random numbers belong to, (seed, side, pool).
     """
 
     def __init__(self, members: np.ndarray, batch: int, purpose: tuple[object, ...]) -> None:
         self.members, self.batch, self.purpose = members, batch, purpose
-        self.steps = len(members) // batch
+        self.steps = max(1, len(members) // batch)
         self._kept: tuple[int, np.ndarray] = (-1, members)
 
     def take(self, step: int) -> np.ndarray:
         """Return int64[batch] positions for a step."""
         cycle, k = divmod(step, self.steps)
         if self._kept[0] != cycle:
-            self._kept = (cycle, permutation(len(self.members), *self.purpose, cycle))
+            self._kept = (cycle, self._shuffled(cycle))
         drawn: np.ndarray = self.members[self._kept[1][k * self.batch : (k + 1) * self.batch]]
         return drawn
+
+    def _shuffled(self, cycle: int) -> np.ndarray:
+        n = len(self.members)
+        if self.batch <= n:
+            return permutation(n, *self.purpose, cycle)
+        return np.concatenate([permutation(n, *self.purpose, cycle, again) for again in range(-(-self.batch // n))])
 
 
 class ClassOrder:
@@ -45,7 +51,7 @@ class ClassOrder:
 
     def __init__(self, members: np.ndarray, labels: np.ndarray, batch: int, purpose: tuple[object, ...]) -> None:
         self.batch, self.purpose = batch, purpose
-        self.steps = len(members) // batch
+        self.steps = max(1, len(members) // batch)
         self.classes = [members[labels == label] for label in np.unique(labels)]
         self._stream = key(*purpose, "classes")
         self._kept: dict[int, tuple[int, np.ndarray]] = {}

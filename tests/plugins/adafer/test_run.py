@@ -140,6 +140,8 @@ def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, lis
 
 
 def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_shop, listener):
-    small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 14, "source_batch": 40}}
-    record = run(make_shop("adafer", layers=(ONE_SOURCE, small)), tmp_path / "run", listener())
-    assert record["target"]["n"] == 14
+    small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 40, "source_batch": 40}}
+    shop = make_shop("adafer", layers=(ONE_SOURCE, small))
+    record = run(shop, tmp_path / "run", listener())
+    assert len(shop.domains.adaptation) == record["target"]["n"] == 14
+    assert sum(shop.model.parts["adafer/state"].shares) == 26
