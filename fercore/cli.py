@@ -87,7 +87,7 @@ def run(
     folder = resume or out or _new_folder(plugin)
     if not resume:
         RunFolder(folder).refuse_if_taken()
-    shop = build_workshop(company)
+    shop = build_workshop(company, label_file=RunFolder(resume).label_file if resume else None)
     console.print_lines([*describe(shop, complexity=dry_run), *_protocol_lines(shop)])
     if dry_run:
         return
@@ -123,9 +123,9 @@ def compare(
     summary = comparing.compare(
         entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.observer_for(jobs), jobs=jobs
     )
-    head = ("method", "accuracy", "difference", "balanced", "difference", "accuracy by seed")
+    head = comparing.table_head(summary["lead"])
     title = f"target {_target_of(summary, layers)}, mean ± std over seeds {seeds}, in points"
-    console.print_table(title, head, comparing.table_rows(summary["rows"]))
+    console.print_table(title, head, comparing.table_rows(summary["rows"], summary["lead"]))
     console.print_lines([f"written to {folder}"])
 
 
@@ -234,7 +234,7 @@ def _layers(
     data_root: Path | None,
     **top: Any,
 ) -> tuple[list[dict[str, Any]], str]:
-    from fercore.config import merge, parse_assignment, read_toml
+    from fercore.config import asks_for_labels, merge, parse_assignment, read_toml
     from fercore.errors import did_you_mean
     from fercore.presets import PRESETS
 
@@ -242,6 +242,8 @@ def _layers(
     layers += [read_toml(config)] if config else []
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
     data = {key: value for key, value in (("sources", source), ("target", target)) if value}
+    if source and not target and any(map(asks_for_labels, source)):
+        data["target"] = next(filter(asks_for_labels, source))  # the rest of that dataset
     if len(data) == 1:
         _refuse_half(data)
     layers += [parse_assignment(text) for text in assignments or []] + [merge(flags, {"data": data} if data else {})]
@@ -249,7 +251,7 @@ def _layers(
     for layer in layers:
         merged = merge(merged, layer)
     own = _own_data(merged.get("data"))
-    if len(own) == 1:
+    if len(own) == 1 and not any(map(asks_for_labels, map(str, own.get("sources", ())))):
         _refuse_half(own)
     chosen = str(preset or merged.get("preset") or ("paper" if own else "demo"))
     if chosen not in PRESETS:

@@ -113,7 +113,8 @@ def compare(
     results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
     for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
         results[task.entry.label].append(record)
-    summary = {"schema": 1, "preset": preset, "seeds": list(seeds), "rows": summarise(results)}
+    lead = leading_score(results)
+    summary = {"schema": 1, "preset": preset, "seeds": list(seeds), "lead": lead, "rows": summarise(results)}
     write_json(out / "compare.json", summary)
     return summary
 
@@ -186,7 +187,8 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
         resume = (task.folder / CONFIG).is_file()
         if resume and folder.finished:
             return folder.result()
-        return run(build_workshop(company), task.folder, observe(task.label), resume=resume)
+        shop = build_workshop(company, label_file=folder.label_file if resume else None)
+        return run(shop, task.folder, observe(task.label), resume=resume)
 
 
 def _slug(label: str) -> str:
@@ -217,17 +219,33 @@ def _std(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def table_rows(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return the rows as text, in points (100 x share)."""
+def leading_score(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Return which of METRICS the table gives first: what a row's runs lead with, if it is not accuracy."""
+    named = [record.get("lead") for records in results.values() for record in records]
+    return next((name for name in METRICS[1:] if name in named), METRICS[0])
+
+
+def table_head(lead: str) -> tuple[str, ...]:
+    """Return the names of the columns of `table_rows`."""
+    columns = [name.removesuffix("_accuracy") for name in _in_order(lead)]
+    return ("method", *(text for name in columns for text in (name, "difference")), f"{columns[0]} by seed")
+
+
+def _in_order(lead: str) -> list[str]:
+    return sorted(METRICS, key=lambda name: name != lead)
+
+
+def table_rows(rows: Sequence[Mapping[str, Any]], lead: str = METRICS[0]) -> list[list[str]]:
+    """Return the rows as text, in points (100 x share); the score that leads comes first."""
     text: list[list[str]] = []
     for row in rows:
         cells = [str(row["label"])]
-        for metric in METRICS:
+        for metric in _in_order(lead):
             cells.append(f"{_points(row[metric]['mean'])} ± {_points(row[metric]['std'])}")
             cells.append(
                 f"{_points(row[metric]['difference']['mean'], '+')} ± {_points(row[metric]['difference']['std'])}"
             )
-        cells.append(" ".join(_points(score) for score in row["accuracy"]["by_seed"]))
+        cells.append(" ".join(_points(score) for score in row[lead]["by_seed"]))
         text.append(cells)
     return text
 

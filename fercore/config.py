@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fercore.errors import UserInputError, did_you_mean
 
@@ -28,6 +29,12 @@ class Settings(BaseModel):
         if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
             raise ValueError("input should be a number, not true or false")
         return value
+
+
+def asks_for_labels(spec: str) -> bool:
+    """Say whether a SPEC divides one dataset into labelled and unlabelled samples: ?labels=NUMBER or ?label_file=."""
+    _, _, options = spec.rpartition("?")
+    return re.search(r"(^|&)(labels=[-+0-9.]+(&|$)|label_count=|label_file=)", options) is not None
 
 
 class DataSettings(Settings):
@@ -61,6 +68,15 @@ class DataSettings(Settings):
         None, description="action units: 'synthfer', a CSV, a .safetensors network, or a detector's name"
     )
     au_threshold: float = Field(0.5, gt=0, le=1, description="a unit is present from this score on")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_rest_is_the_target(cls, values: Any) -> Any:
+        """Let a source that is divided into labelled and unlabelled samples be the target, where none is given."""
+        if not isinstance(values, Mapping) or "target" in values or not isinstance(values.get("sources"), list | tuple):
+            return values
+        divided = [spec for spec in values["sources"] if asks_for_labels(str(spec))]
+        return {**values, "target": divided[0]} if divided else values
 
 
 class ModelSettings(Settings):
@@ -107,6 +123,8 @@ class TrainSettings(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
     deterministic: bool = True
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights; it is reported")
+    ema_buffers: Literal["copy", "average"] = Field("copy", description="batch statistics beside those weights")
 
 
 class SelectSettings(Settings):
@@ -120,8 +138,13 @@ class ReportSettings(Settings):
     """What is written beside result.json."""
 
     features: bool = Field(False, description="features, logits, predictions and labels of the target as .npz")
-    distances: bool = Field(False, description="intra- and inter-class feature distances (LA-CMFER Table 4)")
+    distances: bool = Field(
+        False, description="distances of classes (LA-CMFER Table 4) and MMD of each source to the target"
+    )
     tensorboard: bool = True
+    lead: Literal["accuracy", "balanced_accuracy", "macro_f1"] = Field(
+        "accuracy", description="the score that summaries give first and the oracle goes by"
+    )
 
 
 class RunConfig(Settings):

@@ -16,6 +16,15 @@ from fercore.schedule import StepReport
 console = Console(width=None if sys.stdout.isatty() else 132)
 
 
+HEADS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
+"""Score in result.json -> what it is called in tables."""
+
+
+def leading(lead: str | None) -> list[str]:
+    """Return the scores of `HEADS`, the one that leads the run's summaries first."""
+    return sorted(HEADS, key=lambda name: name != lead)
+
+
 class ConsoleObserver(Observer):
     """Shows a progress bar with the loss terms on a terminal; plain lines elsewhere.
 
@@ -60,8 +69,8 @@ class ConsoleObserver(Observer):
         if scores["accuracy"] is None:
             self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
             return
-        accuracy = f"accuracy {scores['accuracy']:.4f} balanced {scores['balanced_accuracy']:.4f}"
-        self.message(f"{self._label} after {done} steps: target {accuracy} (n={scores['n']})")
+        text = " ".join(f"{HEADS[name]} {scores[name]:.4f}" for name in leading(scores.get("lead"))[:2])
+        self.message(f"{self._label} after {done} steps: target {text} (n={scores['n']})")
 
     def end(self) -> None:
         """Take the bar away."""
@@ -103,13 +112,16 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def print_result(record: Mapping[str, Any]) -> None:
     """Print a finished run's scores on the target."""
     target = record["target"]
-    head = ("target", "n", "accuracy", "balanced", "macro F1")
+    names = leading(record.get("lead"))
+    head = ("target", "n", *(HEADS[name] for name in names))
     if target["accuracy"] is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])
         return
-    scores = [f"{target[name]:.4f}" for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+    scores = [f"{target[name]:.4f}" for name in names]
     title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
+    title += f", weights averaged ({record['ema']['decay']})" if record.get("ema") else ""
     print_table(title, head, [(target["spec"], str(target["n"]), *scores)])
     oracle = record["selection"]["oracle_best"]
     if oracle:
-        print_lines([f"oracle best {oracle['accuracy']:.4f} at step {oracle['step']} (chosen on target test labels)"])
+        best = f"oracle best {HEADS[names[0]]} {oracle[names[0]]:.4f} at step {oracle['step']}"
+        print_lines([f"{best} (chosen on target test labels)"])

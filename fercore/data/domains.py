@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,9 @@ from fercore.data.cache_files import cache_folder
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.scan import Scan, listed
+from fercore.data.labelled import LabelSplit, divide_labels, divided_source
 from fercore.data.labels import CANONICAL, canonical_label
+from fercore.data.links import refuse_links_out
 from fercore.data.noise import permutation
 from fercore.data.parts import choose_split, limited, target_parts, training_part
 from fercore.data.preflight import Preflight, inspect
@@ -44,6 +46,7 @@ class DomainSet:
         truth: int64[n] labels of `adaptation` where they are known, else -1; for the evaluator alone.
         au_names: action units in the extras "au" and "au_code" of every part; empty without a provider.
         prints: part -> its fingerprint; see `fingerprint`.
+        label_split: which samples are labelled, where one dataset was divided so; what the run folder keeps.
     """
 
     classes: tuple[str, ...]
@@ -55,6 +58,7 @@ class DomainSet:
     truth: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     au_names: tuple[str, ...] = ()
     prints: Mapping[str, Any] = field(default_factory=dict)
+    label_split: Mapping[str, Any] | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this data from any other, as JSON values.
@@ -92,12 +96,13 @@ class Opened:
         return {**found, "au": units} if units else found
 
 
-def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
+def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None = None) -> DomainSet:
     """Read the domains that settings name, and decide classes and parts by the rules of the command line's SPEC.
 
     Args:
         settings: sources, target, classes, and the share of unusable images that is let pass.
-        seed: of the half-and-half division and of `limit`, where a spec has no seed of its own.
+        seed: of the half-and-half division, `labels` and `limit`, where a spec has no seed of its own.
+        label_file: which samples are labelled, as the run that goes on keeps it.
 
     Raises:
         UserInputError: for whatever is wrong with a spec, a file or the set of classes. Nothing is written.
@@ -106,15 +111,36 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
         raise UserInputError("no source domain", where="data.sources", fix="give --source FORMAT:PATH")
     specs = [parse_spec(text) for text in settings.sources]
     target_spec = parse_spec(settings.target)
+    divided = divided_source(specs, target_spec)
+    same = divided is not None and divided.text == target_spec.text
     for spec in specs:
         if spec.flag("transductive"):
             fix = "only a target adapts; remove it"
             raise UserInputError("option transductive on a source", where=spec.where, fix=fix)
-    sources = [_open(spec, settings, seed, target=False) for spec in specs]
     target = _open(target_spec, settings, seed, target=True)
+    if same and not target.labelled:
+        raise UserInputError("source without a labelled image", where=target_spec.where, fix="a source needs labels")
+    sources = [
+        replace(target, spec=spec, report=deepcopy(target.report))
+        if same and spec is divided
+        else _open(spec, settings, seed)
+        for spec in specs
+    ]
     classes = _choose_classes(settings, sources, target)
-    tables = [_labelled(source, classes) for source in sources]
     adaptation, test = _target(target, classes, _seed(target_spec, seed))
+    label_split = None
+    tables = []
+    for opened in sources:
+        if opened.spec is not divided:
+            tables.append(_labelled(opened, classes))
+            continue
+        pool = adaptation if same else _labelled(opened, classes)
+        label_split = _label_split(opened, pool, classes, seed=_seed(divided, seed), file=label_file)
+        tables.append(pool.subset(label_split.labelled()))
+        opened.report |= {"classes": tables[-1].counts(classes), "n": len(tables[-1])}
+        if same:
+            adaptation = pool.subset(label_split.unlabelled())
+            target.report["n_adaptation"] = len(adaptation)
     tables, adaptation, test, au_names, au_report = _with_units(settings, sources, target, tables, adaptation, test)
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     report = {
@@ -124,6 +150,7 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
         "target": target.report,
         "test_images_in_sources": _overlap(sources, tables, target, test),
         "au": au_report,
+        "label_split": None if label_split is None else label_split.report(),
     }
     prints = {
         "sources": [source.fingerprint(table) for source, table in zip(sources, tables, strict=True)],
@@ -141,7 +168,14 @@ def open_domains(settings: DataSettings, *, seed: int) -> DomainSet:
         truth=adaptation.labels,
         au_names=au_names,
         prints=prints,
+        label_split=None if label_split is None else label_split.record,
     )
+
+
+def _label_split(opened: Opened, pool: Table, classes: Sequence[str], *, seed: int, file: Path | None) -> LabelSplit:
+    """Divide the training part of a domain; copies with different labels are not taken for labelled ones."""
+    barred = frozenset(opened.table.rows[opened.preflight.conflicting].tolist())
+    return divide_labels(pool, opened.content, classes, opened.spec, seed=seed, barred=barred, file=file)
 
 
 def _with_units(
@@ -169,9 +203,10 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
     """Return all samples of a dataset, labels canonical, and what its format says of the rest.
 
     Raises:
-        UserInputError: as the format's `scan`, or for a split file of other data.
+        UserInputError: as the format's `scan`, for a link that leads out, or an option that does not fit the data.
     """
     scan: Scan = import_module(f"fercore.data.formats.{FORMATS[spec.format].module}").scan(spec)
+    refuse_links_out(spec, scan.reader)
     rows, n = scan.rows, len(scan.rows.keys)
     stem = PurePath(spec.path.replace("\\", "/")).stem or spec.format
     table = Table(
@@ -194,7 +229,7 @@ def _seed(spec: DomainSpec, seed: int) -> int:
     return seed if spec.format == "synthfer" else spec.integer("seed", seed)
 
 
-def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool) -> Opened:
+def _open(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool = False) -> Opened:
     whole, scan = read_domain(spec)
     table = choose_split(whole, spec)
     if not target:

@@ -19,6 +19,7 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     for domain in [*report["sources"], report["target"]]:
         name = domain["name"]
         lines += [f"{name}: {line}" for line in (*_classes(domain, report["classes"]), *_faults(domain))]
+    lines += _split_lines(report.get("label_split"))
     lines += _unit_lines(report.get("au"))
     target = report["target"]
     filtered = target["adaptation_filtered_by_label"]
@@ -54,6 +55,21 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
     absent = [name for name in classes if name not in domain["classes"]]
     if absent and domain["classes"]:
         lines.append("no sample of " + ", ".join(absent))
+    return lines
+
+
+def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
+    """Return what is to be said of a dataset that was divided into labelled and unlabelled samples."""
+    if not split:
+        return []
+    counts, rule = split["counts"], f"{split['rule']} by {split['by']}, seed {split['seed']}"
+    lines = [
+        f"labelled {counts['labelled']} ({_counts(split['per_class'])}), unlabelled {counts['unlabelled']}: {rule}"
+    ]
+    if counts["left out"]:
+        lines.append(f"{counts['left out']} unlabelled images of labelled persons left out; ?label_by=image keeps them")
+    if split["short"]:
+        lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
     return lines
 
 

@@ -87,7 +87,7 @@ def choose_labelled(labels: np.ndarray, budget: int, spec: DomainSpec) -> tuple[
         UserInputError: for a budget smaller than the number of classes, or one Ada-CM has no list for.
     """
     classes = [int(label) for label in np.unique(labels) if label >= 0]
-    quota = _quota(classes, budget, spec)
+    quota = label_quota(classes, budget, spec)
     chosen: list[int] = []
     for label in classes:
         members = np.flatnonzero(labels == label)
@@ -96,7 +96,12 @@ def choose_labelled(labels: np.ndarray, budget: int, spec: DomainSpec) -> tuple[
     return np.array(sorted(chosen), dtype=np.int64), sum(quota.values()) - len(chosen)
 
 
-def _quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
+def label_quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
+    """Return class (canonical number) -> labels it is given of a budget, by the spec's `label_rule`.
+
+    Raises:
+        UserInputError: for a budget smaller than the number of classes, or one Ada-CM has no list for.
+    """
     if spec.choice("label_rule", ("equal_floor", "adacm"), "equal_floor") == "adacm":
         if budget not in ADACM:
             known = ", ".join(map(str, ADACM))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,11 +11,14 @@ from fercore.errors import UserInputError, did_you_mean
 
 COMMON_OPTIONS: tuple[str, ...] = (
     "split", "transductive", "name", "limit", "seed", "au",
-    "drop", "split_file", "divide", "labelled", "beyond_labelled", "label_rule",
+    "links", "drop", "split_file", "divide", "labelled", "beyond_labelled", "label_rule",
+    "label_count", "label_by", "label_file", "include_labelled",
 )  # fmt: skip
 """Options every format takes: see `parse_spec`."""
 
 SPLITS: tuple[str, ...] = ("train", "test", "all")
+
+NUMBER = re.compile(r"[+-]?[0-9.]+")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,9 @@ def parse_spec(text: str) -> DomainSpec:
         name: what reports call the domain.
         limit: keep this many samples of each part, drawn at random by `seed`.
         au: who says which action units its images show, instead of `data.au`.
+        links: "follow" takes image files that are links out of the dataset's folder; they are refused otherwise.
         drop, split_file, divide, labelled, beyond_labelled, label_rule: see `fercore.data.reshape`.
+        labels (a number; also label_count), label_by, label_file, include_labelled: see `fercore.data.labelled`.
         seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
 
     Raises:
@@ -124,6 +130,9 @@ def _options(text: str, form: str, tail: str) -> dict[str, str]:
             raise UserInputError(
                 f"cannot read option {pair!r}", where=f"spec {text!r}", fix="write ?key=value&key=value"
             )
+        # Two formats name a coding of labels so; a number of labels is not one.
+        if key == "labels" and ("labels" not in known or NUMBER.fullmatch(value)):
+            key = "label_count"
         if key not in known:
             fix = did_you_mean(key, known)
             raise UserInputError(f"format {form} has no option {key!r}", where=f"spec {text!r}", fix=fix)
@@ -137,4 +146,9 @@ def _check_common(spec: DomainSpec) -> None:
     spec.choice("split", SPLITS, "all")
     spec.flag("transductive")
     spec.integer("limit", 1, least=1)
+    spec.flag("include_labelled")
+    count = spec.options.get("label_count", "1")
+    if not (count.isascii() and count.isdecimal() and 0 < int(count) < 10**9):
+        fix = "give a whole number from 1 up"
+        raise UserInputError(f"option labels={count!r} is not a number of labels", where=spec.where, fix=fix)
     spec.integer("seed", 0)

@@ -20,6 +20,7 @@ from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
+LABELS = "labelled.json"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "numpy", "pluggy")
 
 
@@ -46,7 +47,13 @@ class RunFolder:
         if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
             raise UserInputError("output folder is not empty", where=str(self.path), fix="choose another --out")
 
-    def create(self, company: Company, plugins: Plugins, data_report: Mapping[str, Any]) -> None:
+    def create(
+        self,
+        company: Company,
+        plugins: Plugins,
+        data_report: Mapping[str, Any],
+        label_split: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write what is known before the first step; the folder appears whole or not at all."""
         part = self.path.with_name(f".{self.path.name}.part")
         settings = without_none(company.config.model_dump(mode="json"))
@@ -58,6 +65,8 @@ class RunFolder:
             write_whole(part / CONFIG, tomli_w.dumps(settings))
             write_json(part / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
             write_json(part / DATA, data_report)
+            if label_split is not None:
+                write_json(part / LABELS, label_split)
             part.rename(self.path)
         except OSError as error:
             fix = "choose another --out"
@@ -77,6 +86,12 @@ class RunFolder:
         if not isinstance(found, dict) or not {"plugins", "versions"} <= found.keys():
             raise UserInputError(f"{PLUGINS} is damaged", where=str(self.path), fix="start the run again")
         return found
+
+    @property
+    def label_file(self) -> Path | None:
+        """The file that says which samples are labelled, if the run's dataset was divided so."""
+        path = self.path / LABELS
+        return path if path.is_file() else None
 
     def data_report(self) -> dict[str, Any]:
         """Return the contents of data.json as the run was started."""

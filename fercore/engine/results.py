@@ -31,7 +31,7 @@ SCHEMA = 1
 
 def evaluate_target(shop: Workshop, clock: Clock) -> dict[str, Any]:
     """Score the target's test part; the only use of its labels."""
-    predictions = shop.evaluator.predict(shop.model, shop.domains.test, clock)
+    predictions = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
     return score(predictions, shop.domains.classes)
 
 
@@ -57,6 +57,9 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "target": target,
         "sources": [{"spec": spec, "n": len(table)} for spec, table in sources],
         "selection": {"rule": config.select.rule, "oracle_best": trainer.oracle},
+        "lead": config.report.lead,
+        "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
+        "label_split": domains.report["label_split"],
         "pseudo_labels": label_quality(shop),
         "steps": trainer.total,
         "train_seconds": round(trainer.seconds, 3),
@@ -130,16 +133,16 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
     report = shop.config.report
     if shop.domains.au_names:
         write_unit_shares(shop, folder)
-    found = shop.evaluator.predict(shop.model, shop.domains.test, clock)
+    found = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
     write_predictions(shop, folder, found)
     if report.features:
         table = side_table(shop.domains, "source")
-        taught = _arrays(shop.evaluator.predict(shop.model, table, clock), "source/")
-        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.model)}
+        taught = _arrays(shop.evaluator.predict(shop.reported, table, clock), "source/")
+        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.reported)}
         np.savez_compressed(folder.path / "features.npz", **arrays)
     if report.distances:
         table = side_table(shop.domains, "source")
-        sources = shop.evaluator.predict(shop.model, table, clock)
+        sources = shop.evaluator.predict(shop.reported, table, clock)
         distances: dict[str, Any] = {
             side: {name: feature_distances(f, of.labels) for name, f in of.features.items()}
             for side, of in (("sources", sources), ("target", found))

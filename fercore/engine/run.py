@@ -90,7 +90,7 @@ class Trainer:
 
         def encode_dataset(side: Side) -> EncodedDataset:
             table = side_table(shop.domains, side)
-            return shop.evaluator.encode(shop.model, table, clock, with_labels=side == "source")
+            return shop.evaluator.encode(shop.reported, table, clock, with_labels=side == "source")
 
         metrics = shop.plugins.refresh(shop.model, clock, encode_dataset)
         if metrics:
@@ -113,6 +113,8 @@ class Trainer:
         for runner in self.runners if stage.turns == "step" else [self.runners[turn]]:
             now = Clock(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
             reports.append(train_step(shop.fabric, shop.plugins, shop.model, runner, batch, views, now))
+        if shop.average is not None:
+            shop.average.update(shop.model)
         return reports
 
     def _after_batch(self, reports: list[StepReport], clock: Clock) -> None:
@@ -137,13 +139,14 @@ class Trainer:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
         shop = self.shop
         scores = results.evaluate_target(shop, clock)
-        self.observer.evaluated(scores, self.done)
+        lead = shop.config.report.lead
+        self.observer.evaluated({**scores, "lead": lead}, self.done)
         summary = {key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
         if scores["accuracy"] is None:
             return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
         self.board.scalars("target", summary, self.done)
-        if oracle and (self.oracle is None or scores["accuracy"] > self.oracle["accuracy"]):
+        if oracle and (self.oracle is None or scores[lead] > self.oracle[lead]):
             self.oracle = {**summary, "epoch": clock.epoch, "step": self.done, "uses_target_labels": True}
         return scores
 
@@ -161,6 +164,7 @@ class Trainer:
             "images": self.images,
             "oracle": self.oracle,
             "model": dict(self.shop.model.state_dict()),
+            "average": None if self.shop.average is None else self.shop.average.state_dict(),
             "runners": [runner.state_dict() for runner in self.runners],
             "loader": self.loader.state_dict(),
             "random": checkpoint.random_state(),
@@ -181,6 +185,8 @@ class Trainer:
         self.stage_index, self.step = state["stage_index"], state["step"]
         self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
         self.shop.model.load_state_dict(state["model"])
+        if self.shop.average is not None:
+            self.shop.average.load_state_dict(state["average"])
         if self.stage_index == len(self.shop.stages):
             self.loader = self.shop.loader(self.shop.stages[-1])
         else:
@@ -216,7 +222,8 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
         check_same_data(folder, shop.domains.fingerprint())
     else:
         folder.refuse_if_taken()
-        folder.create(shop.company, shop.plugins, {**shop.domains.report, "fingerprint": shop.domains.fingerprint()})
+        report = {**shop.domains.report, "fingerprint": shop.domains.fingerprint()}
+        folder.create(shop.company, shop.plugins, report, shop.domains.label_split)
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     if latest is None:
         folder.rewind_log(0)

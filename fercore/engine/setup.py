@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -12,6 +13,7 @@ from lightning_fabric import Fabric
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
+from fercore.engine.average import WeightAverage
 from fercore.engine.checkpoint import seed_everything
 from fercore.engine.evaluate import Evaluator
 from fercore.errors import UserInputError
@@ -29,6 +31,7 @@ class Workshop:
     Attributes:
         company: settings and plugins. plugins: their hooks. domains: the data. fabric: device and precision.
         model: the network on its device. stages, views: what the method asked for. evaluator: sees target labels.
+        average: the moving average of the weights, where `train.ema` asks for it.
     """
 
     company: Company
@@ -39,6 +42,12 @@ class Workshop:
     stages: tuple[Stage, ...]
     views: tuple[ViewRequest, ...]
     evaluator: Evaluator
+    average: WeightAverage | None = None
+
+    @property
+    def reported(self) -> Model:
+        """The network that is evaluated: the average of the weights where there is one, else the one in training."""
+        return self.model if self.average is None else self.average.follow(self.model)
 
     @property
     def config(self) -> RunConfig:
@@ -64,8 +73,12 @@ def build_plugins(company: Company) -> Plugins:
     return Plugins([Defaults()], company.plugins, company.versions)
 
 
-def build_workshop(company: Company) -> Workshop:
+def build_workshop(company: Company, *, label_file: Path | None = None) -> Workshop:
     """Open the data, seed, and build the network.
+
+    Args:
+        company: settings and plugins.
+        label_file: which samples are labelled, as a run that goes on keeps it; None = as the settings say.
 
     Raises:
         UserInputError: for data, settings or a device that cannot be used; nothing has been written then.
@@ -74,7 +87,7 @@ def build_workshop(company: Company) -> Workshop:
     config = company.config
     plugins = build_plugins(company)
     fabric = build_fabric(config)
-    domains = open_domains(config.data, seed=config.seed)
+    domains = open_domains(config.data, seed=config.seed, label_file=label_file)
     seed_everything(config.seed)
     model = plugins.build_model(config, len(domains.classes))
     _set_statistics(model, config)
@@ -83,7 +96,10 @@ def build_workshop(company: Company) -> Workshop:
     stages = plugins.plan(config, model)
     _check_views(views, stages)
     model.run_through(fabric.setup_module)
-    shop = Workshop(company, plugins, domains, fabric, model, stages, views, Evaluator(fabric, plugins, config.data))
+    evaluator = Evaluator(fabric, plugins, config.data)
+    train = config.train
+    average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, fabric)
+    shop = Workshop(company, plugins, domains, fabric, model, stages, views, evaluator, average)
     return replace(shop, stages=tuple(_counted(shop, stage) for stage in stages))
 
 

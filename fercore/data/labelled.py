@@ -1,0 +1,272 @@
+"""One dataset divided into labelled and unlabelled samples, and the file that keeps the division.
+
+labels=100                of the training part so many samples are labelled; the rest is the unlabelled target
+label_rule=equal_floor    how they are shared out over the classes; see `fercore.data.reshape`
+label_by=subject          nobody is on both sides: further images of a labelled person are left out; or "image".
+                          Left out, it is "subject" where every subject is known
+include_labelled=true     the labelled images are among the unlabelled ones too, without their labels
+label_file=FILE           in place of `labels`: the division as a run folder's labelled.json keeps it
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fercore.data.fingerprint import common_folder
+from fercore.data.formats.scan import user_path
+from fercore.data.labels import CANONICAL
+from fercore.data.noise import permutation
+from fercore.data.reshape import label_quota
+from fercore.data.spec import DomainSpec
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+
+KIND = "fercore labelled split"
+LABELLED, UNLABELLED, LEFT_OUT = PARTS = ("labelled", "unlabelled", "left out")
+
+
+@dataclass(frozen=True)
+class LabelSplit:
+    """A dataset's training part, divided.
+
+    Attributes:
+        parts: one of PARTS for each sample.
+        record: what the run folder keeps, its hash included.
+        include_labelled: whether the labelled samples are unlabelled ones too.
+    """
+
+    parts: tuple[str, ...]
+    record: dict[str, Any]
+    include_labelled: bool
+
+    def labelled(self) -> np.ndarray:
+        """Return the positions of the labelled samples."""
+        return np.array([i for i, part in enumerate(self.parts) if part == LABELLED], dtype=np.int64)
+
+    def unlabelled(self) -> np.ndarray:
+        """Return the positions of the samples that adaptation sees, without their labels."""
+        wanted = (LABELLED, UNLABELLED) if self.include_labelled else (UNLABELLED,)
+        return np.array([i for i, part in enumerate(self.parts) if part in wanted], dtype=np.int64)
+
+    def report(self) -> dict[str, Any]:
+        """Return counts and rule, without the samples, as JSON values."""
+        return {key: self.record[key] for key in ("labels", "rule", "by", "seed", "counts", "per_class", "short")} | {
+            "include_labelled": self.include_labelled
+        }
+
+
+def divides(spec: DomainSpec) -> bool:
+    """Say whether a spec asks for labelled and unlabelled samples of one dataset."""
+    return "label_count" in spec.options or "label_file" in spec.options
+
+
+def divided_source(specs: Sequence[DomainSpec], target: DomainSpec) -> DomainSpec | None:
+    """Return the source that is to be divided, if there is one.
+
+    Raises:
+        UserInputError: if there are two, or the target is to be divided and is not that source.
+    """
+    found = [spec for spec in specs if divides(spec)]
+    if len(found) > 1:
+        fix = "drop ?labels= from all but one"
+        raise UserInputError("two sources are to be divided", where=f"{found[0].where}, {found[1].where}", fix=fix)
+    if divides(target) and (not found or found[0].text != target.text):
+        fix = "write the same spec as --source and leave --target out"
+        raise UserInputError("a target with ?labels= is the rest of a source's dataset", where=target.where, fix=fix)
+    if found and target.text == found[0].text and found[0].flag("transductive"):
+        fix = "remove one of them: labelled images would be test images"
+        raise UserInputError("options labels and transductive at once", where=target.where, fix=fix)
+    return found[0] if found else None
+
+
+def divide_labels(
+    pool: Table,
+    content: Mapping[int, str],
+    classes: Sequence[str],
+    spec: DomainSpec,
+    *,
+    seed: int,
+    barred: frozenset[int] = frozenset(),
+    file: Path | None = None,
+) -> LabelSplit:
+    """Divide a training part, by drawing or as a file says.
+
+    Args:
+        pool: the training part; labels are indices into `classes`, -1 = unknown.
+        content: row of the reader -> hash of its content.
+        classes: of the run. spec: options as of this module. seed: of the drawing.
+        barred: rows whose label is in doubt; they stay unlabelled.
+        file: labelled.json of the run that goes on; it wins over the options.
+
+    Raises:
+        UserInputError: if there are fewer images than labels, a class without one, nothing left unlabelled, or a file
+            that is not of this data.
+    """
+    if "label_file" in spec.options and "label_count" in spec.options:
+        raise UserInputError("options labels and label_file at once", where=spec.where, fix="give one of them")
+    labels = np.where([row in barred for row in pool.rows.tolist()], -1, pool.labels)
+    if file is None and "label_file" in spec.options:
+        file = user_path(spec.options["label_file"])
+    if file is not None:
+        record = read_labels(file)
+        parts = _parts_of(record, pool, content, classes, file)
+    else:
+        parts, how = _draw(pool, labels, classes, spec, seed)
+        record = _record(pool, parts, content, classes, {"spec": spec.text, **how})
+    split = LabelSplit(parts, record, spec.flag("include_labelled"))
+    if not len(split.unlabelled()):
+        fix = "ask for fewer labels" + (", or ?label_by=image" if record["by"] == "subject" else "")
+        raise UserInputError("no image is left without a label", where=spec.where, fix=fix)
+    return split
+
+
+def _draw(
+    pool: Table, labels: np.ndarray, classes: Sequence[str], spec: DomainSpec, seed: int
+) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Return the part of each sample, and how it came about."""
+    count = spec.integer("label_count", 1, least=1)
+    found = np.bincount(labels[labels >= 0], minlength=len(classes))
+    if found.sum() < count:
+        what = f"{count} labels asked for, and {found.sum()} labelled images to take them from"
+        raise UserInputError(what, where=spec.where, fix="ask for fewer or give more images")
+    empty = [name for name, n in zip(classes, found, strict=True) if not n]
+    if empty:
+        fix = "leave the class out of data.classes"
+        raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
+    canonical = [CANONICAL.index(name) for name in classes]
+    by_name = label_quota(canonical, count, spec)
+    quota = {k: by_name[number] for k, number in enumerate(canonical)}
+    by = _unit(pool, spec)
+    order = np.array(sorted(range(len(pool)), key=lambda i: pool.keys[i]), dtype=np.int64)
+    draw = _by_subject if by == "subject" else _by_image
+    chosen, left_out = draw(order, labels, pool.subjects, quota, seed)
+    parts = [UNLABELLED] * len(pool)
+    for i in left_out:
+        parts[i] = LEFT_OUT
+    for i in chosen:
+        parts[i] = LABELLED
+    rule = spec.options.get("label_rule", "equal_floor").lower()
+    short = sum(quota.values()) - len(chosen)
+    return tuple(parts), {"labels": count, "rule": rule, "by": by, "seed": seed, "short": short}
+
+
+def _unit(pool: Table, spec: DomainSpec) -> str:
+    known = all(pool.subjects) and len(set(pool.subjects)) > 1
+    by = spec.choice("label_by", ("subject", "image"), "subject" if known else "image")
+    if by == "subject" and not known:
+        raise UserInputError("not every subject is known", where=spec.where, fix="give label_by=image")
+    return by
+
+
+def _by_image(
+    order: np.ndarray, labels: np.ndarray, subjects: Sequence[str], quota: Mapping[int, int], seed: int
+) -> tuple[list[int], list[int]]:
+    chosen: list[int] = []
+    for label, wanted in quota.items():
+        members = order[labels[order] == label]
+        chosen += members[permutation(len(members), "labels", seed, label)][:wanted].tolist()
+    return chosen, []
+
+
+def _by_subject(
+    order: np.ndarray, labels: np.ndarray, subjects: Sequence[str], quota: Mapping[int, int], seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the labelled samples, and the other samples of the same persons."""
+    members: dict[str, list[int]] = {}
+    for i in order.tolist():
+        members.setdefault(subjects[i], []).append(i)
+    names = sorted(members)
+    need = dict(quota)
+    chosen: list[int] = []
+    left_out: list[int] = []
+    for place in permutation(len(names), "label subjects", seed).tolist():
+        own = members[names[place]]
+        taken: list[int] = []
+        for i in (own[k] for k in permutation(len(own), "label images", seed, names[place]).tolist()):
+            if need.get(int(labels[i]), 0) > 0:
+                need[int(labels[i])] -= 1
+                taken.append(i)
+        if taken:
+            chosen += taken
+            left_out += sorted(set(own) - set(taken))
+        if not any(need.values()):
+            break
+    return chosen, left_out
+
+
+def _record(
+    pool: Table, parts: Sequence[str], content: Mapping[int, str], classes: Sequence[str], how: Mapping[str, Any]
+) -> dict[str, Any]:
+    keys = _short_keys(pool)
+    rows: dict[str, list[str]] = {}
+    columns = zip(keys, parts, pool.rows.tolist(), pool.labels.tolist(), strict=True)
+    for key, part, row, label in sorted(columns):
+        rows[key] = [part, content[row], *([classes[label]] if part == LABELLED else [])]
+    if len(rows) != len(pool):
+        raise UserInputError("two samples have one name, so that no file can tell them apart", where=pool.spec)
+    taken = pool.subset([i for i, part in enumerate(parts) if part == LABELLED])
+    counts = {part: parts.count(part) for part in PARTS}
+    record = {
+        "schema": 1, "kind": KIND, **how, "classes": list(classes),
+        "counts": counts, "per_class": taken.counts(classes), "samples": rows,
+    }  # fmt: skip
+    return {**record, "sha256": _hash(record)}
+
+
+def read_labels(path: Path) -> dict[str, Any]:
+    """Return the content of a labelled.json.
+
+    Raises:
+        UserInputError: if it is missing, not such a file, or changed since it was written.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserInputError("labelled split not found", where=str(path), fix="check ?label_file=") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserInputError(f"cannot read labelled split: {str(error)[:80]}", where=str(path)) from None
+    if not isinstance(record, dict) or record.get("kind") != KIND or record.get("schema") != 1:
+        raise UserInputError("not a labelled split", where=str(path), fix="give labelled.json of a run folder")
+    stated = record.pop("sha256", "")
+    if stated != _hash(record):
+        what = "labelled split changed since it was written (its hash differs)"
+        raise UserInputError(what, where=str(path), fix="bring it back as it was, or draw again with ?labels=")
+    return {**record, "sha256": stated}
+
+
+def _parts_of(
+    record: Mapping[str, Any], pool: Table, content: Mapping[int, str], classes: Sequence[str], path: Path
+) -> tuple[str, ...]:
+    """Return the part of each sample as a file says; refuse a file of other data."""
+    samples: Mapping[str, list[str]] = record["samples"]
+    parts = []
+    for key, row, label in zip(_short_keys(pool), pool.rows.tolist(), pool.labels.tolist(), strict=True):
+        part, digest, *name = samples.get(key) or ("", "")
+        if not part or digest != content[row]:
+            what = f"{key!r} " + ("has other content than then" if part else "is not in it")
+            raise UserInputError(f"labelled split of other data: {what}", where=str(path), fix="draw again")
+        if name and (label < 0 or classes[label] != name[0]):
+            what = f"labelled split of other labels: {key!r} was {name[0]}"
+            raise UserInputError(what, where=str(path), fix="draw again")
+        parts.append(part)
+    if len(samples) != len(pool):
+        gone = next(iter(set(samples) - set(_short_keys(pool))))
+        what = f"labelled split of other data: {gone!r} is not in the training part"
+        raise UserInputError(what, where=str(path), fix="draw again")
+    return tuple(parts)
+
+
+def _short_keys(pool: Table) -> list[str]:
+    start = len(common_folder(pool.keys))
+    return [key[start:] for key in pool.keys]
+
+
+def _hash(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,82 @@
+"""The moving average of a run's weights (train.ema): what is reported, and never what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fercore.models import Model
+
+
+class WeightAverage:
+    """An exponential moving average of a model's parameters.
+
+    After every step, average = decay * average + (1 - decay) * weights; the first step is taken over as it is. What
+    plugins keep as buffers in `model.parts` is never averaged: the copy has what the model has.
+
+    Args:
+        model: the network on its device. decay: in (0, 1).
+        buffers: batch statistics of the network are the model's ("copy") or averaged as well ("average").
+        fabric: the copy's device and precision.
+    """
+
+    def __init__(self, model: Model, decay: float, buffers: Literal["copy", "average"], fabric: Fabric) -> None:
+        self.decay, self.buffers = decay, buffers
+        model.run_through(lambda network: network)  # wrappers of device and precision do not copy
+        rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        self._averaged = AveragedModel(model, multi_avg_fn=rule)
+        for network in (model, self.model):
+            network.run_through(fabric.setup_module)
+        self.model.requires_grad_(False)
+
+    @property
+    def model(self) -> Model:
+        """The averaged network, with the plugins' buffers as of the last `follow`."""
+        return cast("Model", self._averaged.module)
+
+    @torch.no_grad()
+    def update(self, model: Model) -> None:
+        """Take in the weights after a step."""
+        old = {name: buffer.clone() for name, buffer in _statistics(self.model)} if self.buffers == "average" else {}
+        first = int(self._averaged.n_averaged) == 0
+        self.follow(model)
+        self._averaged.update_parameters(model)
+        for name, buffer in _statistics(self.model):
+            if name in old and not first:
+                buffer.lerp_(old[name], self.decay)
+
+    @torch.no_grad()
+    def follow(self, model: Model) -> Model:
+        """Give the averaged network the plugins' buffers as they are now, whatever their shapes, and return it."""
+        for name, buffer in model.named_buffers():
+            if not name.startswith("parts."):
+                continue
+            owner, _, last = name.rpartition(".")
+            module = self.model.get_submodule(owner)
+            here = module.get_buffer(last)
+            if here.shape == buffer.shape:
+                here.copy_(buffer)
+            else:
+                module.register_buffer(last, buffer.clone(), persistent=last not in module._non_persistent_buffers_set)
+        return self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the averaged network and the number of steps in it."""
+        return {"steps": int(self._averaged.n_averaged), "model": dict(self.model.state_dict())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self._averaged.n_averaged.fill_(state["steps"])
+        self.model.load_state_dict(state["model"])
+
+
+def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the network's floating-point buffers, those of plugins left out."""
+    for name, buffer in model.named_buffers():
+        if buffer.is_floating_point() and not name.startswith("parts."):
+            yield name, buffer

@@ -1,0 +1,131 @@
+"""train.ema: an average of the weights that is reported, saved, resumed to the bit, and never trained."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from fercore.engine.average import WeightAverage
+from fercore.engine.run import run
+from fercore.models import Model, SizedByData
+
+EMA = {"train": {"ema": 0.7}}
+
+
+def small_model() -> Model:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = Model(backbone, {"main": nn.Identity()}, {"main": nn.Linear(4, 3)}, (0.0,) * 3, (1.0,) * 3)
+    model.parts["test/record"] = SizedByData({"kept": torch.zeros(0), "number": torch.tensor(0)})
+    return model
+
+
+@pytest.fixture(scope="module")
+def fabric():
+    return Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.mark.parametrize("buffers", ["copy", "average"])
+def test_the_average_is_the_literal_one(fabric, buffers):
+    model = small_model()
+    average = WeightAverage(model, 0.9, buffers, fabric)
+    expected = {}
+    for step in range(4):
+        with torch.no_grad():
+            for p in model.parameters():
+                p.add_(torch.randn_like(p))
+        model.train()
+        model(torch.randn(5, 3, 8, 8))
+        average.update(model)
+        for name, tensor in model.state_dict().items():
+            now = tensor.double().numpy().copy()
+            averaged = name in dict(model.named_parameters()) or (buffers == "average" and "running" in name)
+            expected[name] = now if step == 0 or not averaged else 0.9 * expected[name] + 0.1 * now
+    for name, tensor in average.model.state_dict().items():
+        np.testing.assert_allclose(tensor.double().numpy(), expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_average_has_the_plugins_buffers_whatever_their_shape(fabric):
+    model = small_model()
+    average = WeightAverage(model, 0.9, "copy", fabric)
+    model.parts["test/record"].put("kept", torch.arange(5.0))
+    model.parts["test/record"].number.fill_(3)
+    followed = average.follow(model).parts["test/record"]
+    assert followed.kept.tolist() == [0, 1, 2, 3, 4]
+    assert followed.number == 3
+    followed.kept.fill_(9)
+    assert model.parts["test/record"].kept.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_averages_forward_is_its_own(fabric):
+    model = small_model()
+    average = WeightAverage(model, 0.5, "copy", fabric)
+    images = torch.randn(2, 3, 8, 8)
+    model.eval()
+    average.model.eval()
+    before = average.model(images).logits["main"].clone()
+    with torch.no_grad():
+        model.heads["main"].bias.add_(1)
+    assert torch.equal(average.model(images).logits["main"], before)
+    assert not torch.equal(model(images).logits["main"], before)
+
+
+def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path, listener, weights_of):
+    data = {
+        "data": {"sources": ["synthfer:wild?n=140&seed=2&labels=28"], "target": "synthfer:wild?n=140&seed=2&labels=28"}
+    }
+    shop = make_shop("source_only", layers=(EMA, data))
+    whole = run(shop, tmp_path / "whole", listener())
+    assert whole["ema"] == {"decay": 0.7, "buffers": "copy"}
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("source_only", layers=(EMA, data)), tmp_path / "cut", listener(stop_after=5))
+    again = run(make_shop("source_only", layers=(EMA, data)), tmp_path / "cut", listener(), resume=True)
+    left, right = weights_of(tmp_path / "whole")["average"], weights_of(tmp_path / "cut")["average"]
+    assert left["steps"] == right["steps"] == 6
+    assert [key for key in left["model"] if not torch.equal(left["model"][key], right["model"][key])] == []
+    assert again["target"] == whole["target"]
+    trained = weights_of(tmp_path / "whole")["model"]
+    assert not torch.equal(left["model"]["heads.main.1.weight"], trained["heads.main.1.weight"])
+    probs = shop.evaluator.predict(shop.average.model, shop.domains.test, None).probs
+    lines = (tmp_path / "whole/predictions.csv").read_text().splitlines()
+    assert [f"{p:.6f}" for p in probs[0]] == lines[1].split(",")[2:]
+    kept = json.loads((tmp_path / "whole/labelled.json").read_text())
+    assert kept == shop.domains.label_split
+    assert whole["label_split"]["counts"]["labelled"] == 28
+
+
+def test_a_run_without_an_average_says_so(make_shop, tmp_path, listener, weights_of):
+    record = run(make_shop("source_only", layers=({"train": {"steps": 2}},)), tmp_path / "run", listener())
+    assert record["ema"] is None
+    assert record["label_split"] is None
+    assert record["lead"] == "accuracy"
+    assert weights_of(tmp_path / "run")["average"] is None
+    assert not (tmp_path / "run/labelled.json").exists()
+
+
+def test_the_score_that_leads_stands_first(capsys):
+    from fercore import compare, console
+
+    target = {"accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.125, "spec": "x", "n": 4}
+    record = {
+        "target": target, "lead": "balanced_accuracy", "plugins": ["m"], "seed": 0, "ema": {"decay": 0.9},
+        "selection": {"rule": "last", "oracle_best": None}, "train_seconds": 1.0, "peak_memory_mb": 1.0,
+    }  # fmt: skip
+    console.print_result(record)
+    text = capsys.readouterr().out
+    assert text.index("0.2500") < text.index("0.5000")
+    assert "weights averaged" in text
+    rows = compare.summarise({"m": [record]})
+    plain = {**record, "lead": "accuracy"}
+    assert compare.leading_score({"a": [plain], "m": [record]}) == "balanced_accuracy"
+    assert compare.leading_score({"a": [plain]}) == "accuracy"
+    assert compare.table_head("balanced_accuracy")[1] == "balanced"
+    assert compare.table_rows(rows, "balanced_accuracy")[0][1].startswith("25.0")
+    assert compare.table_rows(rows)[0][1].startswith("50.0")
