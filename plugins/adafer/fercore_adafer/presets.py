@@ -18,6 +18,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 """paper: 128 triplets a step are 384 images; half of the triplets have a source anchor, so 192 stand on either side.
 
 The paper's ResNet-18 starts from MS-Celeb-1M; those weights are the user's to give as model.weights=FILE, and
-ImageNet's stand in. A target smaller than its batch (JAFFE) gives its triplets again. demo: generated faces carry action
-units of their own.
+ImageNet's stand in. A target smaller than its batch (JAFFE) gives its triplets again. demo: generated faces carry
+action units of their own.
 """

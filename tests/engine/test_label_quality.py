@@ -1,0 +1,62 @@
+"""Pseudo labels are scored by the evaluator, records of them grow with the data, and no plugin sees the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fercore.engine.evaluate import score_labels, unit_shares
+from fercore.models import PseudoLabelRecord, SizedByData
+
+CLASSES = ("anger", "fear", "neutral")
+
+
+def test_scores_by_hand():
+    probs = np.array([[0.6, 0.4, 0], [0.2, 0.8, 0], [0, 0, 1], [0.5, 0.5, 0], [1, 0, 0]])
+    found = score_labels(probs, np.array([1, 1, 0.5, 0, 1]), np.array([0, 0, 2, 1, -1]), CLASSES)
+    assert (found["n"], found["labelled"], found["known"]) == (5, 4, 3)
+    assert found["coverage"] == 0.8
+    assert found["accuracy"] == pytest.approx(2 / 3)
+    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
+    assert found["probability"] == pytest.approx((0.6 + 0.2 + 1) / 3)
+    assert found["per_class"] == {
+        "anger": {"coverage": 1.0, "accuracy": 0.5},
+        "fear": {"coverage": 0.0, "accuracy": None},
+        "neutral": {"coverage": 1.0, "accuracy": 1.0},
+    }
+    assert found["uses_target_labels"]
+
+
+@pytest.mark.parametrize(("weight", "truth"), [([0, 0], [0, 1]), ([1, 1], [-1, -1])])
+def test_nothing_to_score_is_none(weight, truth):
+    found = score_labels(np.eye(3)[:2], np.array(weight), np.array(truth), CLASSES)
+    assert found["accuracy"] is found["balanced_accuracy"] is found["probability"] is None
+
+
+def test_unit_shares_by_class():
+    codes = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.uint8)
+    assert unit_shares(codes, np.array([0, 0, -1]), CLASSES) == {"anger": [1.0, 0.5], "fear": None, "neutral": None}
+
+
+def test_a_record_takes_the_datas_size_when_it_is_loaded():
+    one, other = (nn.ModuleDict({"p/labels": PseudoLabelRecord(3)}) for _ in range(2))
+    one["p/labels"].write(torch.eye(3)[[0, 2, 1, 1]], torch.tensor([True, False, True, True]))
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(other["p/labels"].probs, torch.eye(3)[[0, 2, 1, 1]])
+    assert other["p/labels"].weight.tolist() == [1, 0, 1, 1]
+    assert other["p/labels"].weight.dtype == torch.float32
+
+
+def test_a_record_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="do not fit"):
+        PseudoLabelRecord(3).write(torch.eye(3), torch.ones(2))
+
+
+def test_buffers_keep_their_type_and_a_missing_one_is_told():
+    part = SizedByData({"rows": torch.zeros(0, dtype=torch.int64)})
+    part.put("rows", torch.tensor([3.0, 1.0]))
+    assert part.get_buffer("rows").tolist() == [3, 1]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        part.load_state_dict({})
