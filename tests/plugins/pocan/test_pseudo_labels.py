@@ -194,6 +194,15 @@ def test_prediction_is_the_sources_until_adaptation_begins(method):
     torch.testing.assert_close(plugin.predict(model=model_of(state), encoded=encoded), MIXED.flip(1))
 
 
+def test_confidences_of_huge_scores_stay_finite(method):
+    plugin, state = method(), RunState(3)
+    logits = torch.tensor([[1e4, 0.0, -1e4], [-3e4, 2e4, 0.0], [0.0, 0.0, 5e4]])
+    data = {"source": whole(torch.tensor([0]), logits), "target": whole(-torch.ones(3), logits)}
+    plugin.refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get)
+    assert torch.equal(state.probs, torch.eye(3))
+    assert state.trusted.all()
+
+
 def test_saved_pseudo_labels_find_room_in_a_fresh_state():
     state, fresh = RunState(3), RunState(3)
     state.relabel(MIXED.float(), 2.0)
