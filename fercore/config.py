@@ -56,7 +56,7 @@ class DataSettings(Settings):
         "balanced", description="balanced = equal share of the batch for each source domain; proportional = by size"
     )
     class_balanced: bool = Field(False, description="draw labelled samples with equal probability for each class")
-    augment: Literal["none", "light", "standard"] = Field("standard", description="strength of the weak view")
+    augment: Literal["none", "light", "standard", "crop"] = Field("standard", description="what a weak view does")
     workers: int = Field(0, ge=0, le=64)
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
     cache: Literal["memory", "disk"] = Field("memory", description="disk = keep decoded image files for later runs too")

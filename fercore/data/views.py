@@ -1,10 +1,12 @@
 """Views: the augmentation policies behind ViewRequest.transform.
 
 - "none": resized only.
-- "weak", by data.augment: "none"; "light" = flip, shift up to 5 %, brightness up to 10 %; "standard" = brightness,
-  contrast and saturation up to 20 %, grey with probability 0.2, flip, turn up to 15 degrees, shift up to 5 %,
-  scale 0.9 to 1.05, black outside.
-- "strong": three operations of RandAugment's fourteen, CutOut up to half the width, then flip and shift up to 5 %.
+- "weak", by data.augment: "none"; "crop" = flip, and half of the time a crop of the image padded by 1/28 of its side
+  (8 of 224 pixels), as semi-supervised methods have it; "light" = flip, shift up to 5 %, brightness up to 10 %;
+  "standard" = brightness, contrast and saturation up to 20 %, grey with probability 0.2, flip, turn up to 15 degrees,
+  shift up to 5 %, scale 0.9 to 1.05, black outside.
+- "strong": three operations of RandAugment's fourteen, CutOut up to half the width, then flip and shift up to 5 %, or
+  for "crop" its weak view.
 - a CropAndColour: crop with both flips, colour jitter with hue, grey, blur, as its numbers say.
 """
 
@@ -89,7 +91,7 @@ class Views:
         if isinstance(transform, CropAndColour):
             return crop_and_colour(x, torch.from_numpy(uniforms(self.streams[name], draws, 16)), transform)
         u = torch.from_numpy(uniforms(self.streams[name], draws, 16))
-        return strong(x, u) if transform == "strong" else weak(x, u, self.policy)
+        return strong(x, u, self.policy) if transform == "strong" else weak(x, u, self.policy)
 
 
 @contextmanager
@@ -107,10 +109,12 @@ def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:
     """Return the weak view.
 
     Args:
-        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers. policy: "none", "light" or "standard".
+        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers. policy: data.augment.
     """
     if policy == "none":
         return x
+    if policy == "crop":
+        return flip_and_crop(x, u)
     if policy == "light":
         x = (x * augment.per_sample(0.9 + 0.2 * u[:, 4])).clamp_(0, 1)
         return flip_and_shift(x, u)
@@ -121,15 +125,15 @@ def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:
     return augment.warp(x, augment.inverse_affine(angle, (u[:, 1:3] - 0.5) * 0.1, scale, u[:, 0] < 0.5))
 
 
-def strong(x: Tensor, u: Tensor) -> Tensor:
+def strong(x: Tensor, u: Tensor, policy: str = "standard") -> Tensor:
     """Return the strong view.
 
     Args:
-        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers.
+        x: float[B,3,S,S] in [0, 1]. u: float[B,16] uniform random numbers. policy: of the weak view.
     """
     x = augment.rand_augment(x, (u[:, 3:6] * len(RAND_OPS)).long(), u[:, 6:9])
     x = augment.cutout(x, u[:, 9:11], u[:, 11] / 2)
-    return flip_and_shift(x, u)
+    return flip_and_crop(x, u) if policy == "crop" else flip_and_shift(x, u)
 
 
 def crop_and_colour(x: Tensor, u: Tensor, how: CropAndColour) -> Tensor:
@@ -157,3 +161,12 @@ def flip_and_shift(x: Tensor, u: Tensor) -> Tensor:
     """Flip half of the images and shift each by up to 5 % of its side."""
     zero = torch.zeros(len(x))
     return augment.warp(x, augment.inverse_affine(zero, (u[:, 1:3] - 0.5) * 0.1, zero + 1, u[:, 0] < 0.5))
+
+
+def flip_and_crop(x: Tensor, u: Tensor) -> Tensor:
+    """Flip half of the images, and half of them crop out of the image padded with black by 1/28 of its side."""
+    zero = torch.zeros(len(x))
+    pad = max(1, round(x.shape[-1] / 28))
+    # Whole pixels, as a crop of a padded image has them.
+    places = ((u[:, 1:3] * (2 * pad + 1)).floor() - pad) / x.shape[-1] * (u[:, 12:13] < 0.5)
+    return augment.warp(x, augment.inverse_affine(zero, places, zero + 1, u[:, 0] < 0.5))

@@ -230,3 +230,25 @@ def test_impossible_views_are_refused(wrong):
     name = next(iter(wrong))
     with pytest.raises(ValueError, match="chances" if name == "grey_chance" else name):
         CropAndColour(**wrong)
+
+
+def test_the_crop_policy_is_a_crop_of_the_padded_image(faces: torch.Tensor):
+    u = draws(40)
+    x = faces.repeat(8, 1, 1, 1)
+    seen = weak(x, u, "crop")
+    moved = 0
+    for face, numbers, found in zip(x, u.tolist(), seen, strict=True):
+        image = face.flip(-1) if numbers[0] < 0.5 else face
+        if numbers[12] < 0.5:
+            padded = torch.nn.functional.pad(image, (1, 1, 1, 1))  # 1/28 of 32 pixels
+            left, top = (2 - int(3 * number) for number in numbers[1:3])
+            moved += 1
+        expected = padded[:, top : top + 32, left : left + 32] if numbers[12] < 0.5 else image
+        assert torch.allclose(found, expected, atol=1e-5)
+    assert 10 < moved < 30
+    assert torch.equal(strong(x, u, "crop"), weak(augmented(x, u), u, "crop"))
+
+
+def augmented(x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    choice = (u[:, 3:6] * len(augment.RAND_OPS)).long()
+    return augment.cutout(augment.rand_augment(x, choice, u[:, 6:9]), u[:, 9:11], u[:, 11] / 2)
