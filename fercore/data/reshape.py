@@ -1,11 +1,8 @@
-"""Options of every format that change a dataset after it has been read: classes, parts, and a budget of labels.
+"""Options of every format that change a dataset after it has been read: classes and parts.
 
 drop=contempt,neutral     leave these classes out
 split_file=FILE           parts as a file of `fercore data split` says
 divide=class:90/10        parts drawn by `seed` (0): train and test shares, by "class" or whole "subject"
-labelled=100              of the training part keep so many samples, the labelled ones of semi-supervised learning
-beyond_labelled=100       of the training part leave just those samples out: the unlabelled rest
-label_rule=equal_floor    how the budget is shared out: equal_floor (floor(n/k) a class) or adacm (its own table)
 """
 
 from __future__ import annotations
@@ -18,7 +15,6 @@ import numpy as np
 
 from fercore.data.formats.scan import user_path
 from fercore.data.labels import CANONICAL, canonical_label
-from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
 from fercore.data.split import apply_split, divide
 from fercore.data.table import Table
@@ -31,7 +27,7 @@ SHARES = re.compile(r"(class|subject):([0-9]{1,2})/([0-9]{1,2})")
 
 
 def reshape(table: Table, spec: DomainSpec, left_out: Counter[str]) -> Table:
-    """Return the table as a spec's options want it; `left_out` counts what goes, and labels a class is short of.
+    """Return the table as a spec's options want it; `left_out` counts what goes.
 
     Raises:
         UserInputError: for an option that cannot be read, a class nobody knows, or a table left empty.
@@ -47,9 +43,6 @@ def reshape(table: Table, spec: DomainSpec, left_out: Counter[str]) -> Table:
         table = apply_split(table, user_path(spec.options["split_file"]))
     if "divide" in spec.options:
         table = replace(table, split=tuple(_divided(table, spec)))
-    for option in ("labelled", "beyond_labelled"):
-        if option in spec.options:
-            table = _budgeted(table, spec, option, left_out)
     return table
 
 
@@ -62,42 +55,10 @@ def _divided(table: Table, spec: DomainSpec) -> list[str]:
     return divide(table, shares, by=match[1], seed=spec.integer("seed", 0))
 
 
-def _budgeted(table: Table, spec: DomainSpec, option: str, left_out: Counter[str]) -> Table:
-    budget = spec.integer(option, 0, least=1)
-    train = np.flatnonzero([part == "train" for part in table.split]) if any(table.split) else np.arange(len(table))
-    chosen, short = choose_labelled(table.labels[train], budget, spec)
-    if option == "labelled":
-        if short:
-            left_out["labels short of the budget"] += short
-        gone = np.setdiff1d(train, train[chosen])
-        left_out["training samples beyond the label budget"] += len(gone)
-    else:
-        gone = train[chosen]
-        left_out["labelled samples of the budget"] += len(gone)
-    return _not_empty(table.subset(np.setdiff1d(np.arange(len(table)), gone)), spec, option)
-
-
-def choose_labelled(labels: np.ndarray, budget: int, spec: DomainSpec) -> tuple[np.ndarray, int]:
-    """Return positions of the labelled samples of a budget, sorted, and how many labels some classes are short of.
-
-    Args:
-        labels: int64[n] canonical, -1 = unknown. budget: labels in all. spec: for `label_rule` and `seed` (0).
-
-    Raises:
-        UserInputError: for a budget smaller than the number of classes, or one Ada-CM has no list for.
-    """
-    classes = [int(label) for label in np.unique(labels) if label >= 0]
-    quota = label_quota(classes, budget, spec)
-    chosen: list[int] = []
-    for label in classes:
-        members = np.flatnonzero(labels == label)
-        order = permutation(len(members), "labelled", spec.integer("seed", 0), label)
-        chosen += members[order[: quota[label]]].tolist()
-    return np.array(sorted(chosen), dtype=np.int64), sum(quota.values()) - len(chosen)
-
-
 def label_quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
     """Return class (canonical number) -> labels it is given of a budget, by the spec's `label_rule`.
+
+    "equal_floor" gives floor(budget / classes) to each, "adacm" what Ada-CM's own lists for RAF-DB give.
 
     Raises:
         UserInputError: for a budget smaller than the number of classes, or one Ada-CM has no list for.

@@ -11,8 +11,8 @@ from fercore.errors import UserInputError, did_you_mean
 
 COMMON_OPTIONS: tuple[str, ...] = (
     "split", "transductive", "name", "limit", "seed", "au",
-    "links", "drop", "split_file", "divide", "labelled", "beyond_labelled", "label_rule",
-    "label_count", "label_by", "label_file", "include_labelled",
+    "links", "drop", "split_file", "divide",
+    "label_rule", "label_count", "label_by", "label_file", "include_labelled",
 )  # fmt: skip
 """Options every format takes: see `parse_spec`."""
 
@@ -90,8 +90,9 @@ def parse_spec(text: str) -> DomainSpec:
         limit: keep this many samples of each part, drawn at random by `seed`.
         au: who says which action units its images show, instead of `data.au`.
         links: "follow" takes image files that are links out of the dataset's folder; they are refused otherwise.
-        drop, split_file, divide, labelled, beyond_labelled, label_rule: see `fercore.data.reshape`.
-        labels (a number; also label_count), label_by, label_file, include_labelled: see `fercore.data.labelled`.
+        drop, split_file, divide: see `fercore.data.reshape`.
+        labels (a number; also label_count), label_rule, label_by, label_file, include_labelled: see
+            `fercore.data.labelled`.
         seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
 
     Raises:

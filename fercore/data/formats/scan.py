@@ -98,8 +98,13 @@ def existing(path: str, *, folder: bool, where: str) -> Path:
         raise UserInputError(f"path not found: {path}", where=where, fix="check the spec")
     if is_folder != folder:
         kind = "folder" if folder else "file"
-        raise UserInputError(f"not a {kind}: {path}", where=where, fix=f"give the path of a {kind}")
+        fix = f"give the path of a {kind}" + (" (unpack the archive first)" if _is_archive(path) else "")
+        raise UserInputError(f"not a {kind}: {path}", where=where, fix=fix)
     return found
+
+
+def _is_archive(path: str) -> bool:
+    return path.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"))
 
 
 def read_text(path: Path) -> str:

@@ -52,7 +52,8 @@ class Journal:
                 line = json.loads(raw)
             except ValueError:
                 break
-            if not raw.endswith(b"\n") or not isinstance(line, dict):
+            wanted = {"key", "mark"} if lines else {"how"}
+            if not raw.endswith(b"\n") or not isinstance(line, dict) or not wanted <= set(line):
                 break
             lines.append(line)
             end += len(raw)
