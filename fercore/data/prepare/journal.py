@@ -45,7 +45,8 @@ class Journal:
         """Return the whole lines; a last one that was cut short is cut off."""
         if not self.path.exists():
             return []
-        lines, end = [], 0
+        lines: list[dict[str, Any]] = []
+        end = 0
         content = self.path.read_bytes()
         for raw in content.splitlines(keepends=True):
             try:
