@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from fercore.losses.adversarial import domain_adversarial, ramp, reverse_gradient
 from fercore.losses.ambiguous import ambiguous_consistency, concave_weights, official_positive_set, positive_set
-from fercore.losses.consistency import mean_absolute, mean_squared, mutual_consistency, symmetric_kl
+from fercore.losses.consistency import (
+    mean_absolute,
+    mean_entropy,
+    mean_squared,
+    mutual_consistency,
+    probability_mse,
+    self_adaptive_fairness,
+    sharpen,
+    symmetric_kl,
+    weighted_cross_entropy,
+)
 from fercore.losses.contrastive import info_nce, supcon, unit
 from fercore.losses.mmd import (
     domain_mean,
@@ -19,22 +29,37 @@ from fercore.losses.mmd import (
 )
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
 from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
-from fercore.losses.thresholds import adaptive_thresholds, confident, vote, voted_cross_entropy
+from fercore.losses.thresholds import (
+    adaptive_thresholds,
+    align_distribution,
+    confident,
+    curriculum_thresholds,
+    labelled_thresholds,
+    self_adaptive_thresholds,
+    shrinking_threshold,
+    truncated_gaussian,
+    vote,
+    voted_cross_entropy,
+)
 from fercore.losses.triplet import triplet
 
 __all__ = [
     "adaptive_thresholds",
+    "align_distribution",
     "ambiguous_consistency",
     "class_weights",
     "concave_weights",
     "confident",
+    "curriculum_thresholds",
     "domain_adversarial",
     "domain_mean",
     "hardness_weights",
     "info_nce",
+    "labelled_thresholds",
     "logit_square",
     "masked_cross_entropy",
     "mean_absolute",
+    "mean_entropy",
     "mean_squared",
     "mutual_consistency",
     "normalise_weights",
@@ -42,6 +67,7 @@ __all__ = [
     "pair_contrast",
     "plain_mmd",
     "positive_set",
+    "probability_mse",
     "prototype_ce",
     "prototype_domain_scores",
     "ramp",
@@ -49,11 +75,17 @@ __all__ = [
     "rest_mmd",
     "reverse_gradient",
     "sample_mmd",
+    "self_adaptive_fairness",
+    "self_adaptive_thresholds",
+    "sharpen",
+    "shrinking_threshold",
     "soft_kl",
     "supcon",
     "symmetric_kl",
     "triplet",
+    "truncated_gaussian",
     "unit",
     "vote",
     "voted_cross_entropy",
+    "weighted_cross_entropy",
 ]

@@ -1,9 +1,12 @@
-"""Agreement of two views' predictions (LA-CMFER, ACM MM 2024, Eqs 10-11 and Table S.3)."""
+"""Agreement of two views' predictions (LA-CMFER, ACM MM 2024, Eqs 10-11 and Table S.3), and of predictions with pseudo
+labels, as semi-supervised methods have it.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,3 +50,66 @@ def mean_absolute(first: Tensor, second: Tensor) -> Tensor:
 def mean_squared(first: Tensor, second: Tensor) -> Tensor:
     """Mean squared difference of logits f[B,K]; scalar (Table S.3, "MSE")."""
     return F.mse_loss(first, second)
+
+
+def sharpen(probs: Tensor, temperature: float) -> Tensor:
+    """Raise probabilities f[...,K] to 1 / temperature and let rows sum to 1 again (MixMatch, Berthelot et al. 2019)."""
+    # In logarithms: a power of a small probability would underflow.
+    tiny = torch.finfo(probs.dtype).tiny
+    return (probs.clamp_min(tiny).log() / temperature).softmax(-1)
+
+
+def weighted_cross_entropy(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy with hard or soft pseudo labels, weighted, and divided by the batch (FixMatch, Sohn et al. 2020).
+
+    Args:
+        logits: f[B,K]. targets: int64[B], or f[B,K] rows summing to 1. weight: f[B] in [0,1].
+
+    Returns:
+        Scalar; 0, still connected to the logits, where every weight is 0.
+    """
+    return (weight * F.cross_entropy(logits, targets, reduction="none")).mean()
+
+
+def probability_mse(logits: Tensor, probs: Tensor) -> Tensor:
+    """Mean squared difference of softmax(logits f[B,K]) and probabilities f[B,K], over samples and classes; scalar."""
+    return F.mse_loss(logits.softmax(-1), probs)
+
+
+def mean_entropy(logits: Tensor) -> Tensor:
+    """Mean entropy of the predictions f[B,K]; scalar (Grandvalet and Bengio 2004)."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1).mean()
+
+
+def self_adaptive_fairness(logits: Tensor, selected: Tensor, class_means: Tensor, histogram: Tensor) -> Tensor:
+    """Keep the strong views' predictions as varied as the weak ones' have been (FreeMatch, Wang et al. 2023, Eq 11).
+
+    sum_k a_k log b_k with a = class_means / histogram and b = mean probability / share of predictions of the selected
+    samples, both summing to 1; a class that nothing is predicted as has a share of 0 in either. Minimised.
+
+    Args:
+        logits: f[B,K] of the strong views. selected: f[B], > 0 = takes part.
+        class_means: f[K], running mean probabilities. histogram: f[K], running shares of predictions.
+
+    Returns:
+        Scalar; 0, still connected to the logits, where nothing is selected.
+    """
+    share = (selected > 0).to(logits.dtype)
+    total = share.sum().clamp_min(1)
+    probs = logits.softmax(-1)
+    mean = (share[:, None] * probs).sum(0) / total
+    predicted = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+    goal = _by_share(class_means.to(logits.dtype), histogram.to(logits.dtype))
+    now = _by_share(mean, (share[:, None] * predicted).sum(0) / total)
+    value = (goal.detach() * (now + 1e-12).log()).sum()
+    return value * (share.sum() > 0)
+
+
+def _by_share(mean: Tensor, share: Tensor) -> Tensor:
+    """Return mean / share over its sum, 0 where the share is 0."""
+    scaled = torch.where(
+        share > 0, mean / torch.where(share > 0, share, torch.ones_like(share)), torch.zeros_like(mean)
+    )
+    total = scaled.sum()
+    return scaled / torch.where(total > 0, total, torch.ones_like(total))
