@@ -85,7 +85,7 @@ def find_detector(provider: str) -> Detector:
     installed = {point.name: point for point in entry_points(group=GROUP)}
     if provider not in installed:
         known = did_you_mean(provider, [GENERATED, *installed])
-        fix = f"{known} or give a file: {FORMATS_THAT_DO}"
+        fix = f"{known}, or give a file: {FORMATS_THAT_DO}"
         raise UserInputError(f"unknown action-unit provider {provider!r}", where="data.au", fix=fix)
     loaded = installed[provider].load()
     detector = loaded() if isinstance(loaded, type) else loaded
