@@ -121,14 +121,14 @@ class ExpertMixture(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map f[B,d] to f[B,d]."""
-        log_gates = self.gate(x)
-        answers = self.experts(x).expand(log_gates.shape[-1], -1, -1)
+        log_gates: Tensor = self.gate(x)
+        answers: Tensor = self.experts(x).expand(log_gates.shape[-1], -1, -1)
         if self.balance and self.training and torch.is_grad_enabled():
             self._importance.append(log_gates.exp().sum(0))
+        log_weights = log_gates.transpose(0, 1).unsqueeze(-1)
         if self.combine == "log":
-            return (log_gates.mT.unsqueeze(-1) + answers).logsumexp(0)
-        y: Tensor = torch.einsum("bn,nbd->bd", log_gates.exp().to(answers.dtype), answers)
-        return y
+            return (log_weights + answers).logsumexp(0)
+        return (log_weights.exp().to(answers.dtype) * answers).sum(0)
 
     def take_imbalance(self) -> Tensor | None:
         """Return how unevenly the experts were used since the last call, and forget it.

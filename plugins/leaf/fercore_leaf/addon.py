@@ -1,0 +1,168 @@
+"""leaf_eaf: LEAF's three levels around whichever method runs (section 5.5.4, Fig. 7).
+
+The mixtures answer in the place of the method's branches and heads wherever the method calls them, in a step, in an
+evaluation or inside a loss of its own; the method's modules, their names and their first weights stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from fercore.config import RunConfig, Settings
+from fercore.errors import UserInputError
+from fercore.hooks import Plugin, hookimpl
+from fercore.losses import ambiguous_consistency
+from fercore.models import Model
+from fercore.schedule import ParamGroup, Stage, ViewRequest
+from fercore.types import Encoded, Forward, LossTerm, Role, Side
+from fercore_leaf.levels import (
+    build_mixture,
+    candidates,
+    mean_probs,
+    scores,
+    semantic_level,
+    split_views,
+    take_imbalance,
+)
+from fercore_leaf.presets import ADDON_PRESETS
+from fercore_leaf.settings import LeafEafSettings
+
+WEAK: tuple[Side, str] = ("target", "weak")
+STRONG: tuple[Side, str] = ("target", "strong")
+Answers: TypeAlias = list[Sequence[LossTerm]]
+"""What a collected hook returns: the terms of each plugin."""
+
+
+class LeafEaf(Plugin):
+    """Mixtures of experts on the features and logits of a method, and candidate classes for its consistency."""
+
+    kind: ClassVar[Literal["method", "addon"]] = "addon"
+    Settings: ClassVar[type[Settings]] = LeafEafSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = ADDON_PRESETS
+    conflicts: ClassVar[tuple[str, ...]] = ("leaf",)
+    settings: LeafEafSettings
+
+    @hookimpl(wrapper=True)
+    def build_model(self, config: RunConfig) -> Generator[None, Model, Model]:
+        """Attach a semantic mixture to every branch of the method's network and an instance mixture to every head."""
+        model = yield
+        tried = _try(model, config)
+        for branch, module in _distinct(model.branches):
+            level = semantic_level(tried.features[branch].shape[1], self.settings, mixture=self.settings.semantic)
+            if len(level):
+                self._attach(model, f"semantic/{branch}", level, module)
+        for branch, module in _distinct(model.heads):
+            if self.settings.instance:
+                mixture = build_mixture(tried.logits[branch].shape[1], self.settings)
+                self._attach(model, f"instance/{branch}", mixture, module)
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for a weak and a strong view of the target, unless the method's own consistency stays."""
+        if self.settings.consistency == "keep":
+            return []
+        return [ViewRequest(*WEAK, "weak"), ViewRequest(*STRONG, "strong")]
+
+    @hookimpl(wrapper=True)
+    def plan(self) -> Generator[None, Sequence[Stage], Sequence[Stage]]:
+        """Train the mixtures in the first phase of every stage whose own phases leave them out."""
+        stages = yield
+        return [self._with_mixtures(stage) for stage in stages]
+
+    @hookimpl(wrapper=True)
+    def align(self, encoded: Forward) -> Generator[None, Answers, Answers]:
+        """Take out the consistency terms that a method counts among those that bring domains together."""
+        return self._exchange((yield), encoded, "align")
+
+    @hookimpl(wrapper=True)
+    def loss(self, model: Model, encoded: Forward) -> Generator[None, Answers, Answers]:
+        """Put the ambiguous consistency (Eq 14) in the place of the method's consistency terms."""
+        answers = self._exchange((yield), encoded, "loss")
+        imbalance = take_imbalance(self._levels(model))
+        if imbalance is not None:
+            weight = self.settings.gate.balance
+            answers = [*answers, [LossTerm(f"{self.name}/balance", Role.REGULARISER, imbalance, weight)]]
+        return answers
+
+    def _attach(self, model: Model, part: str, level: nn.Module, module: nn.Module) -> None:
+        model.parts[f"{self.name}/{part}"] = level
+        module.register_forward_hook(Through(level))
+
+    def _levels(self, model: Model) -> list[nn.Module]:
+        return [part for name, part in model.parts.items() if name.startswith(f"{self.name}/")]
+
+    def _with_mixtures(self, stage: Stage) -> Stage:
+        mine = f"parts.{self.name}/"
+        prefixes = (prefix for phase in stage.phases for group in phase.groups for prefix in group.prefixes)
+        if any(mine.startswith(prefix) for prefix in prefixes):
+            return stage
+        first, *others = stage.phases
+        return replace(stage, phases=(replace(first, groups=(*first.groups, ParamGroup((mine,)))), *others))
+
+    def _exchange(self, answers: Answers, encoded: Forward, hook: Literal["align", "loss"]) -> Answers:
+        """Return the answers with consistency terms out and the ambiguous term in, as `consistency` says."""
+        mode = self.settings.consistency
+        if mode == "keep":
+            return answers
+        rest: Answers = [[term for term in terms if term.role is not Role.CONSISTENCY] for terms in answers]
+        found = sum(map(len, rest)) < sum(map(len, answers))
+        if found if mode == "where_present" else hook == "loss":
+            name = f"{self.name}/consistency" if hook == "loss" else f"{self.name}/consistency_in_align"
+            rest.append([LossTerm(name, Role.CONSISTENCY, self._consistency(encoded), self.settings.weight)])
+        return rest
+
+    def _consistency(self, encoded: Forward) -> Tensor:
+        """Return the mean of Eq 14 over the branches; each branch chooses its candidates itself."""
+        weak, strong = encoded[WEAK].logits, encoded[STRONG].logits
+        values = []
+        for branch in sorted(weak.keys() & strong.keys()):
+            views = split_views([weak[branch]], strong[branch], self.settings)
+            positive = candidates(mean_probs(views["teacher"]), self.settings)
+            (student,) = views["student"]
+            values.append(ambiguous_consistency(scores(student, self.settings), positive, self.settings.epsilon).mean())
+        return torch.stack(values).mean()
+
+
+class Through:
+    """A forward hook that sends a module's answer through another module; a copy of the network gets a copy of both."""
+
+    def __init__(self, level: nn.Module) -> None:
+        self.level = level
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        """Return the other module's answer to a module's output, float[B,D]."""
+        answer: Tensor = self.level(output)
+        return answer
+
+
+def _distinct(modules: nn.ModuleDict) -> list[tuple[str, nn.Module]]:
+    """Return each module once, under its first name: branches may share one."""
+    first: dict[int, tuple[str, nn.Module]] = {}
+    for name, module in modules.items():
+        first.setdefault(id(module), (name, module))
+    return list(first.values())
+
+
+@torch.no_grad()
+def _try(model: Model, config: RunConfig) -> Encoded:
+    """Encode one black image, to see how wide features and logits are; neither weights nor random numbers change.
+
+    Raises:
+        UserInputError: if the method's network does not take images of this size.
+    """
+    size, training = config.data.size, model.training
+    model.eval()
+    try:
+        tried: Encoded = model(torch.zeros(1, 3, size, size))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
+        what = f"the network of this method does not take {size} px images: {reason}"
+        raise UserInputError(what, where="data.size, model.backbone", fix="change one of them") from error
+    model.train(training)
+    return tried
