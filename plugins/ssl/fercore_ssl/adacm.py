@@ -1,0 +1,101 @@
+"""Ada-CM (Li et al., CVPR 2022, Eqs 3-9): a margin for each class from the labelled samples; unsure samples contrast.
+
+Settings of the released code (hangyu94/Ada-CM): 0.5 times the labelled cross-entropy, 0.1 times the contrast with
+temperature 0.07, threshold 0.8 at first and at least, 0.97 / (1 + e^-epoch) of the mean confidence, Adam 5e-4, batches
+of 16 and 16, 20 epochs of 800 steps, weights averaged with 0.999.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fercore.config import Settings
+from fercore.hooks import hookimpl
+from fercore.losses import info_nce, labelled_thresholds, weighted_cross_entropy
+from fercore.models import Model
+from fercore.types import Batch, Clock, EncodedDataset, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore_ssl.base import SemiSupervised, SslSettings, full, logits
+from fercore_ssl.presets import presets
+
+
+class AdaCMSettings(SslSettings):
+    """Settings of adacm."""
+
+    lambda_x: float = Field(0.5, ge=0, description="weight of the labelled term")
+    lambda_c: float = Field(0.1, ge=0, description="weight of the contrast of unsure samples")
+    tau: float = Field(0.07, gt=0, description="temperature of the contrast")
+    floor: float = Field(0.8, gt=0, le=1, description="first and least threshold")
+    scale: float = Field(0.97, gt=0, description="share of the mean confidence that counts in the end")
+
+
+class Margins(nn.Module):
+    """Attributes: levels f[K], the threshold of each class."""
+
+    levels: Tensor
+
+    def __init__(self, num_classes: int, floor: float) -> None:
+        super().__init__()
+        self.register_buffer("levels", torch.full((num_classes,), floor))
+
+
+class AdaCM(SemiSupervised):
+    """Confident samples learn their class, the others their identity."""
+
+    Settings: ClassVar[type[Settings]] = AdaCMSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
+        "adacm", paper={"train": {"steps": 16000, "steps_per_epoch": 800}}
+    )
+    views: ClassVar[tuple[str, ...]] = ("weak", "weak2", "strong")
+    settings: AdaCMSettings
+
+    def state(self, num_classes: int) -> nn.Module:
+        """Keep the thresholds."""
+        return Margins(num_classes, self.settings.floor)
+
+    @hookimpl
+    def refresh(
+        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+    ) -> dict[str, float] | None:
+        """Take the thresholds from the labelled samples after every epoch, by averaged weights if there are any."""
+        if clock.epoch == 0:
+            return None
+        data, chosen = encode_dataset("source"), self.settings
+        probs = full(data.logits["main"]).softmax(-1)
+        levels = self._levels(model)
+        found = labelled_thresholds(probs, data.labels, clock.epoch - 1, floor=chosen.floor, scale=chosen.scale)
+        levels.copy_(found)
+        return {f"{self.name}/mean_threshold": float(levels.mean())}
+
+    @hookimpl
+    def pseudo_label(self, model: Model, encoded: Forward) -> PseudoLabels:
+        """Label samples by the mean prediction of two weak views; trust those that reach their class's threshold."""
+        probs = (logits(encoded, "target", "weak").softmax(-1) + logits(encoded, "target", "weak2").softmax(-1)) / 2
+        top, labels = probs.max(-1)
+        return PseudoLabels(labels, (top >= self._levels(model)[labels]).to(probs.dtype), probs)
+
+    def terms(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> list[LossTerm]:
+        """Return cross-entropy with labels and pseudo labels, and the contrast of samples that are not trusted."""
+        assert pseudo is not None
+        supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
+        value = weighted_cross_entropy(logits(encoded, "target", "strong"), pseudo.labels, pseudo.weight)
+        unsure = pseudo.weight == 0
+        one, other = (full(encoded["target", name].features["main"])[unsure] for name in ("weak", "weak2"))
+        contrast = info_nce(one, other, self.settings.tau)
+        return [
+            self._supervised(supervised, self.settings.lambda_x),
+            self._consistency(value),
+            LossTerm(f"{self.name}/contrast", Role.CONTRASTIVE, contrast, self.settings.lambda_c),
+        ]
+
+    def _levels(self, model: Model) -> Tensor:
+        state = model.parts[self._part]
+        assert isinstance(state, Margins)
+        return state.levels

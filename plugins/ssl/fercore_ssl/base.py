@@ -1,0 +1,169 @@
+"""What the methods share: network, views, the supervised term, pseudo labels by confidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fercore.config import RunConfig, Settings
+from fercore.hooks import Plugin, hookimpl
+from fercore.losses import weighted_cross_entropy
+from fercore.models import Model, build_backbone
+from fercore.schedule import Transform, ViewRequest
+from fercore.types import Batch, Clock, Encoded, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore_ssl.presets import COMMON
+
+TRANSFORMS: Mapping[str, Transform] = {"weak": "weak", "weak2": "weak", "strong": "strong"}
+
+
+class SslSettings(Settings):
+    """Settings of every method."""
+
+    lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled term")
+
+
+class SemiSupervised(Plugin):
+    """Cross-entropy on the labelled samples and one consistency term on the unlabelled ones.
+
+    Attributes:
+        views: views of the unlabelled samples that the method needs.
+    """
+
+    Settings: ClassVar[type[Settings]] = SslSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
+    views: ClassVar[tuple[str, ...]] = ("weak", "strong")
+    settings: Any
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+        """Build backbone and linear head, as `source_only` does, and the method's state."""
+        trunk = build_backbone(config.model)
+        head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
+        model = Model(trunk.module, {"main": nn.Identity()}, {"main": head}, trunk.mean, trunk.std)
+        state = self.state(num_classes)
+        if state is not None:
+            model.parts[self._part] = state
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for a weak view of the labelled samples and the method's views of the unlabelled ones."""
+        unlabelled = [ViewRequest("target", name, TRANSFORMS[name]) for name in self.views]
+        return [ViewRequest("source", "weak", "weak"), *unlabelled]
+
+    @hookimpl
+    def loss(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> Sequence[LossTerm]:
+        """Return the supervised term, the consistency term, and what else the method has."""
+        with torch.autocast(batch.source.labels.device.type, enabled=False):
+            return self.terms(model, batch, encoded, pseudo, clock)
+
+    def terms(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> list[LossTerm]:
+        """Return the loss terms of a step."""
+        raise NotImplementedError
+
+    def state(self, num_classes: int) -> nn.Module | None:
+        """Return the module whose buffers are what the method keeps between steps; None = nothing."""
+        return None
+
+    @property
+    def _part(self) -> str:
+        return f"{self.name}/state"
+
+    def _supervised(self, value: Tensor, weight: float = 1.0) -> LossTerm:
+        return LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value, weight)
+
+    def _consistency(self, value: Tensor, weight: float | None = None) -> LossTerm:
+        chosen = self.settings.lambda_u if weight is None else weight
+        return LossTerm(f"{self.name}/consistency", Role.CONSISTENCY, value, chosen)
+
+
+class ThresholdSettings(SslSettings):
+    """Settings of methods that train the strong view on the weak view's confident predictions."""
+
+    T: float = Field(0.5, gt=0, description="temperature of soft pseudo labels")
+    hard_label: bool = Field(True, description="pseudo labels are classes; false = sharpened probabilities")
+
+
+class CutoffSettings(ThresholdSettings):
+    """Settings of methods with a threshold on the confidence."""
+
+    p_cutoff: float = Field(0.95, gt=0, le=1, description="least probability of a pseudo label")
+
+
+class ThresholdMethod(SemiSupervised):
+    """FixMatch's scheme: the weak view labels a sample, a weight says how far to trust it, the strong view learns."""
+
+    Settings: ClassVar[type[Settings]] = ThresholdSettings
+
+    @hookimpl
+    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
+        """Label the unlabelled samples by their weak view, and weigh them."""
+        probs = logits(encoded, "target", "weak").softmax(-1)
+        weight, probs = self.trusted(model, batch, encoded, probs)
+        labels = probs.argmax(-1)
+        return PseudoLabels(labels, weight.to(probs.dtype), probs if self.hard else tempered(probs, self.settings.T))
+
+    def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each sample's weight f[B] in [0,1], and the probabilities f[B,K] its pseudo label comes from.
+
+        Args:
+            probs: f[B,K] of the weak view.
+        """
+        raise NotImplementedError
+
+    @property
+    def hard(self) -> bool:
+        """Whether pseudo labels are classes."""
+        return bool(self.settings.hard_label)
+
+    def terms(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    ) -> list[LossTerm]:
+        """Return cross-entropy of the labelled samples, and of the strong view with the pseudo labels."""
+        supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
+        if pseudo is None:
+            return [self._supervised(supervised)]
+        targets = pseudo.labels if self.hard else pseudo.probs
+        unlabelled = weighted_cross_entropy(logits(encoded, "target", "strong"), targets, pseudo.weight)
+        return [self._supervised(supervised), self._consistency(unlabelled)]
+
+
+def logits(encoded: Forward, side: Side, view: str) -> Tensor:
+    """Return the logits f[B,K] of one view, in float32 at least."""
+    return full(encoded[side, view].logits["main"])
+
+
+def full(tensor: Tensor) -> Tensor:
+    """Return the tensor in float32, or as it is in float64."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def tempered(probs: Tensor, temperature: float) -> Tensor:
+    """Return softmax(logits / temperature) of the logits that gave the probabilities f[B,K]."""
+    return (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(-1)
+
+
+def warm_up(clock: Clock, share: float) -> float:
+    """Return the linear rise from 0 to 1 over a share of the stage; 1 throughout for a share of 0."""
+    return 1.0 if share == 0 else min(1.0, clock.step / (share * clock.total_steps))
+
+
+def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Encoded:
+    """Run the network without leaving a trace in its batch statistics.
+
+    Args:
+        images: f[B,3,H,W]. weights: parameters by name, in place of the network's own.
+    """
+    statistics = {name: b.clone() for name, b in model.named_buffers() if not name.startswith("parts.")}
+    encoded: Encoded = functional_call(model, {**statistics, **(weights or {})}, (images,))
+    return encoded

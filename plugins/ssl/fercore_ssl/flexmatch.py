@@ -1,0 +1,63 @@
+"""FlexMatch (Zhang et al., NeurIPS 2021, Eqs 5-11): FixMatch with lower thresholds for classes that are learnt less.
+
+Defaults: USB, semilearn/algorithms/flexmatch and config/usb_cv/flexmatch (p_cutoff 0.95, T 0.5, hard labels, warm-up).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.data import Sampler
+
+from fercore.config import Settings
+from fercore.hooks import hookimpl
+from fercore.losses import curriculum_thresholds
+from fercore.models import Model, SizedByData
+from fercore.types import Batch, Forward, Side
+from fercore_ssl.base import CutoffSettings, ThresholdMethod
+from fercore_ssl.presets import COMMON
+
+
+class FlexMatchSettings(CutoffSettings):
+    """Settings of flexmatch."""
+
+    thresh_warmup: bool = Field(True, description="samples not learnt yet hold all thresholds down")
+
+
+class FlexMatch(ThresholdMethod):
+    """A threshold for each class, by how many samples the network was last sure to be of it."""
+
+    Settings: ClassVar[type[Settings]] = FlexMatchSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
+    settings: FlexMatchSettings
+
+    def state(self, num_classes: int) -> nn.Module:
+        """Keep the class each unlabelled sample was last sure of, int64[N], -1 = none yet."""
+        return SizedByData({"learnt": torch.zeros(0, dtype=torch.int64)})
+
+    @hookimpl
+    def build_sampler(self, model: Model, dataset: object, side: Side) -> Sampler[int] | None:
+        """Take note of how many unlabelled samples there are; the order of the samples stays the built-in one."""
+        state = self._kept(model)
+        if side == "target" and not len(state.get_buffer("learnt")):
+            state.put("learnt", torch.full((len(dataset),), -1))  # type: ignore[arg-type]
+        return None
+
+    def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return 1 where the largest probability reaches its class's threshold; then note what has been learnt."""
+        learnt = self._kept(model).get_buffer("learnt")
+        top, labels = probs.max(-1)
+        cutoff = self.settings.p_cutoff
+        levels = curriculum_thresholds(learnt, probs.shape[1], cutoff, warmup=self.settings.thresh_warmup)
+        sure = top >= cutoff
+        learnt[batch.target.index[sure]] = labels[sure]
+        return top >= levels[labels], probs
+
+    def _kept(self, model: Model) -> SizedByData:
+        state = model.parts[self._part]
+        assert isinstance(state, SizedByData)
+        return state
