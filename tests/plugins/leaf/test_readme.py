@@ -23,7 +23,8 @@ TERMS = {
 
 
 def rows_of_table_3():
-    found = re.findall(r"^\| (w.*|full) \| (`.*`|none) \|$", README, flags=re.M)
+    table = README.partition("## Ablations by settings alone")[2]
+    found = re.findall(r"^\| (w.*|full) \| (`.*`|none) \|$", table, flags=re.M)
     return [(row, text.strip("`").split() if text != "none" else []) for row, text in found]
 
 
