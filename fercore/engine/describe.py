@@ -27,7 +27,8 @@ def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
         complexity: count multiply-accumulates too, which runs the network once.
     """
     config, domains = shop.config, shop.domains
-    shop.loader()  # refuses batches that the data cannot fill
+    for stage in shop.stages:
+        shop.loader(stage)  # refuses batches that the data cannot fill
     lines = [f"classes: {', '.join(domains.classes)}"]
     lines += [f"source {spec}: {len(t)} images" for spec, t in zip(config.data.sources, domains.sources, strict=True)]
     flag = " (transductive: the same images)" if domains.transductive else ""

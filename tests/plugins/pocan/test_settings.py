@@ -7,6 +7,7 @@ from fercore_pocan.planning import decoupled, stages, views
 from fercore_pocan.settings import OFFICIAL, PocanSettings
 
 from fercore.config import RunConfig, check_settings, merge
+from fercore.engine.describe import describe
 from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
@@ -138,3 +139,10 @@ def test_classes_are_those_the_domains_share(tiny, classes):
     shop = build_workshop(assemble(["pocan"], [layer]))
     assert shop.model.heads["source"].out_features == len(classes)
     assert len(shop.model.parts["pocan/state"].source_counts) == len(classes)
+
+
+def test_a_batch_of_a_later_stage_is_checked_before_the_first(tiny):
+    layer = merge(tiny, {"data": {"target_batch": 500}, "pocan": {"stages": {"unit": "share"}}})
+    shop = build_workshop(assemble(["pocan"], [layer]))
+    with pytest.raises(UserInputError, match="500 samples a step from target"):
+        describe(shop)
