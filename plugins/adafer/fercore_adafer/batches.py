@@ -81,20 +81,20 @@ def balance(labels: Tensor, domain: Tensor, *, by_class: bool, by_domain: bool) 
     Args:
         labels: int64[N]. domain: int64[N].
     """
-    by_domain = by_domain and len(domain.unique()) > 1
+    by_domain = by_domain and len(torch.unique(domain)) > 1
     if not by_class:
         return 1 / _size_of_own(domain) if by_domain else None
     if not by_domain:
         return 1 / _size_of_own(labels)
-    pairs = torch.stack([domain, labels], dim=1).unique(dim=0)
+    pairs = torch.unique(torch.stack([domain, labels], dim=1), dim=0)
     classes = torch.bincount(pairs[:, 0]).float()
     return 1 / (classes[domain] * _size_of_own(domain * (int(labels.max()) + 1) + labels))
 
 
 def _size_of_own(group: Tensor) -> Tensor:
     """Return float[N]: how many samples are in each sample's group."""
-    _, where, counts = group.unique(return_inverse=True, return_counts=True)
-    return counts[where].float()
+    found: tuple[Tensor, Tensor, Tensor] = torch.unique(group, return_inverse=True, return_counts=True)
+    return found[2][found[1]].float()
 
 
 def plan_epoch(

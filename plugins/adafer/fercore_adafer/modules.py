@@ -73,7 +73,7 @@ class State(SizedByData):
             return torch.zeros(*shape, dtype=torch.int64)
 
         def flag(*shape: int) -> Tensor:
-            return torch.zeros(*shape, dtype=torch.bool)
+            return torch.zeros(shape, dtype=torch.bool)
 
         scores = {f"{side}_scores": torch.zeros(0, 0) for side in ("source", "target")}
         codes = {f"{side}_codes": torch.zeros(0, 0, dtype=torch.uint8) for side in ("source", "target")}
@@ -81,7 +81,7 @@ class State(SizedByData):
         mined = {name: ints(3, 0) for name in ("triplets_source", "triplets_target")}
         orders = {name: ints(0) for name in ("order_source", "order_target")}
         labels = {"q": torch.zeros(0, num_classes), "matched": flag(0)}
-        flags = {name: flag(()) for name in ("known", "annotated", "mined")}
+        flags = {name: flag() for name in ("known", "annotated", "mined")}
         super().__init__({**scores, **codes, **lists, **mined, **orders, **labels, **flags, "layout": ints(2)})
         self.register_buffer("warned", flag(2))
         self.drawing = drawing
@@ -144,7 +144,7 @@ class CodeTable(SizedByData):
         Args:
             codes: uint8[N,A]. labels: int64[N].
         """
-        unique, where = codes.unique(dim=0, return_inverse=True)
+        unique, where = torch.unique(codes, dim=0, return_inverse=True)
         counts = torch.zeros(len(unique), len(self.prior), device=codes.device)
         counts.index_put_((where, labels), torch.ones(len(labels), device=codes.device), accumulate=True)
         self.put("codes", unique)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,10 +16,9 @@ from fercore.config import RunConfig, Settings
 from fercore.data.au import CODES, SCORES, refuse_without
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.plans import single_stage
 from fercore.losses import masked_cross_entropy, soft_kl, triplet
 from fercore.models import Model, PseudoLabelRecord, build_backbone
-from fercore.schedule import ParamGroup, Stage, ViewRequest
+from fercore.schedule import Stage, ViewRequest
 from fercore.types import (
     Batch,
     Clock,
@@ -38,11 +36,9 @@ from fercore_adafer.epoch import annotate, begin, fresh_epoch
 from fercore_adafer.modules import CodeTable, Drawing, Margin, State, UnitHead
 from fercore_adafer.presets import PRESETS
 from fercore_adafer.settings import SCHEMES, AdaFerSettings
+from fercore_adafer.stages import FINETUNE, FINETUNED, LOOKUP, TRAIN, VIEW, build_stage, stage_names, views_of
 
-VIEW, BRANCH = "weak", "main"
-PRETRAIN, TRAIN, SOURCE, FINETUNE, LOOKUP = "pretrain", "train", "source", "finetune", "lookup"
-STAGES = {"none": (PRETRAIN, TRAIN), "au_lookup": (LOOKUP,)}
-FINETUNED = ("hard_labels", "soft_labels", "joint")
+BRANCH = "main"
 
 
 class AdaFer(Plugin):
@@ -76,16 +72,13 @@ class AdaFer(Plugin):
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:
         """Ask for one weakly augmented view of each side, in the stages that train on it."""
-        names = [stage for stage, _ in self._stages()]
-        source = tuple(name for name in names if name != FINETUNE)
-        target = tuple(name for name in names if name in (TRAIN, FINETUNE))
-        views = [ViewRequest("source", VIEW, "weak", source)]
-        return [*views, ViewRequest("target", VIEW, "weak", target)] if target else views
+        return views_of(self.settings)
 
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Lay out the stages: source alone where asked for, then both domains; or those of a baseline."""
-        return [self._stage(config, name, length) for name, length in self._stages()]
+        margin = f"parts.{self._part('margin')}"
+        return [build_stage(name, config, self.settings, margin) for name in stage_names(self.settings)]
 
     @hookimpl
     def refresh(
@@ -170,7 +163,8 @@ class AdaFer(Plugin):
         part = self._part("margin")
         margin = model.parts[part]() if part in model.parts else self.settings.agt.gamma
         with torch.autocast(source.device.type, enabled=False):
-            value = triplet(*(x if x.dtype == torch.float64 else x.float() for x in rows), margin)
+            anchor, positive, negative = (x if x.dtype == torch.float64 else x.float() for x in rows)
+            value = triplet(anchor, positive, negative, margin)
         terms = [LossTerm(f"{self.name}/triplet", Role.CONTRASTIVE, value, self.settings.epsilon)]
         if isinstance(margin, Tensor):
             away = (margin - self.settings.agt.gamma).square()
@@ -238,34 +232,6 @@ class AdaFer(Plugin):
         if self.settings.baseline in FINETUNED:
             return ("predicted",)
         return SCHEMES if self.settings.aga.on else ()
-
-    def _stages(self) -> list[tuple[str, int]]:
-        """Return (stage, epochs of the pretraining or 0) in order."""
-        chosen = self.settings
-        if chosen.baseline == "au_lookup":
-            return [(LOOKUP, 0)]
-        if chosen.baseline in FINETUNED:
-            return [(SOURCE, 0), (FINETUNE, 0)]
-        first = [(PRETRAIN, chosen.source_pretrain_epochs)] if chosen.source_pretrain_epochs else []
-        return [*first, (TRAIN, 0)]
-
-    def _stage(self, config: RunConfig, name: str, length: int) -> Stage:
-        stage = single_stage(config, name)
-        if name == LOOKUP:
-            return replace(stage, steps=1)
-        if name == FINETUNE and self.settings.finetune_steps:
-            return replace(stage, steps=self.settings.finetune_steps)
-        (phase,) = stage.phases
-        groups = (*phase.groups, ParamGroup((f"parts.{self._part('margin')}",), weight_decay=0.0))
-        optimiser, epochs = phase.optimiser, length or self.settings.epochs
-        if epochs:
-            milestones = tuple(k / epochs for k in range(1, epochs))
-            if not length:
-                optimiser = replace(
-                    optimiser, schedule="step", milestones=milestones, drop=self.settings.lr_decay, max_steps=None
-                )
-            stage = replace(stage, steps=0, epochs=epochs)
-        return replace(stage, phases=(replace(phase, groups=groups, optimiser=optimiser),))
 
     def _check_pairs(self, state: State, batch: Batch) -> None:
         """Make sure the batch is the one that was laid out; another plugin's sampler would mix the triplets up."""
