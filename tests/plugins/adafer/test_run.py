@@ -31,11 +31,10 @@ def log_of(folder, kind):
 
 
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}],
+    ("settings", "stop"),
+    [({}, 7), ({"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}, 6)],
     ids=["epoch", "once"],
 )
-@pytest.mark.parametrize("stop", [5, 7])
 def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, make_shop, listener, weights_of):
     layers = (ONE_SOURCE, {"train": {"steps": 8, "steps_per_epoch": 4, "checkpoint_every": 1}, "adafer": settings})
     whole = run(make_shop("adafer", layers=layers), tmp_path / "whole", listener())
