@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fercore.hooks.discovery import installed_plugins, load_class
+from fercore.models import Model
+from fercore.types import Batch, Clock, DomainBatch, Encoded
+
+NAMES = sorted(name for name, info in installed_plugins().items() if info.distribution == "fercore-ssl")
+CLASSES, WIDTH = 4, 3
+
+
+@pytest.fixture(scope="session")
+def paper():
+    """The methods' equations in literal NumPy."""
+    spec = importlib.util.spec_from_file_location("ssl_paper", Path(__file__).parent / "paper.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def method():
+    """Build a plugin with some settings."""
+
+    def make(name, **settings):
+        cls = load_class(installed_plugins()[name])
+        return cls(name, cls.Settings.model_validate(settings))
+
+    return make
+
+
+class Step:
+    """A step in float64: logits and features of every view, small images, and a model that holds a method's state."""
+
+    def __init__(self, seed=0, labelled=3, unlabelled=6, scale=3.0, images=False):
+        self.rng = np.random.default_rng(seed)
+        sizes = {"source": labelled, "target": unlabelled}
+        keys = [("source", "weak"), ("target", "weak"), ("target", "weak2"), ("target", "strong")]
+        self.logits = {key: scale * self.rng.normal(size=(sizes[key[0]], CLASSES)) for key in keys}
+        self.features = {key: self.rng.normal(size=(sizes[key[0]], WIDTH)) for key in keys}
+        self.labels = np.arange(labelled) % CLASSES
+        self.index = np.arange(unlabelled)
+        self.images = {key: self.rng.normal(size=(sizes[key[0]], 3, 4, 4)) for key in keys}
+        self.total = 10
+        self.leaves = {}
+
+    def encoded(self):
+        self.leaves = {key: torch.tensor(z, requires_grad=True) for key, z in self.logits.items()}
+        return {
+            key: Encoded({"main": torch.tensor(self.features[key], requires_grad=True)}, {"main": z})
+            for key, z in self.leaves.items()
+        }
+
+    def batch(self):
+        sides = {}
+        for side, labels in (("source", self.labels), ("target", np.full(len(self.index), -1))):
+            n = len(labels)
+            images = {view: torch.tensor(x) for (s, view), x in self.images.items() if s == side}
+            zero = torch.zeros(n, dtype=torch.int64)
+            index = torch.tensor(self.index) if side == "target" else torch.arange(n)
+            sides[side] = DomainBatch(images, torch.tensor(labels), zero, index)
+        return Batch(**sides)
+
+    def clock(self, step=5, stage="train"):
+        return Clock(stage, "main", 0, step, self.total)
+
+    @staticmethod
+    def model(plugin, n=6):
+        torch.manual_seed(1)
+        net = nn.Sequential(
+            nn.Conv2d(3, WIDTH, 3), nn.BatchNorm2d(WIDTH), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+        heads = {"main": nn.Linear(WIDTH, CLASSES)}
+        model = Model(net, {"main": nn.Identity()}, heads, (0.0,) * 3, (1.0,) * 3)
+        state = plugin.state(CLASSES)
+        if state is not None:
+            model.parts[f"{plugin.name}/state"] = state
+        model = model.double()
+        if hasattr(plugin, "build_sampler"):
+            plugin.build_sampler(model, range(n), "target")
+        return model
+
+    def run(self, plugin, model, clock=None):
+        """Return (pseudo labels, terms by short name) of one step."""
+        import inspect
+
+        clock = clock or self.clock()
+        given = {"model": model, "batch": self.batch(), "encoded": self.encoded(), "clock": clock}
+        pseudo = None
+        if hasattr(plugin, "pseudo_label"):
+            wanted = inspect.signature(plugin.pseudo_label).parameters
+            with torch.no_grad():
+                pseudo = plugin.pseudo_label(**{k: v for k, v in given.items() if k in wanted})
+        terms = plugin.loss(model, given["batch"], given["encoded"], pseudo, clock)
+        return pseudo, {term.name.partition("/")[2]: term for term in terms}
+
+
+@pytest.fixture
+def step():
+    return Step
+
+
+@pytest.fixture(scope="session")
+def names():
+    return NAMES
