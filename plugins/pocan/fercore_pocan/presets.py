@@ -15,7 +15,7 @@ SCRATCH: Mapping[str, Any] = {
     "proj_hidden": 256,
     "network": {"reduction": 8, "grid": 6},
     "aug": {"kind": "weak"},
-    "stages": {"unit": "share", "pretrain": 1.0, "prototypes": 0.2, "adapt": 0.4},
+    "stages": {"unit": "share", "pretrain": 1.0, "prototypes": 0.2, "adapt": 0.25},
     "lr": {"prototypes": 0.05, "adapt": 1e-3, "adapt_prototypes": 5e-3},
 }
 """What a few hundred steps from random weights need in place of 300 epochs from VGGFace2: maps with places (aligned
