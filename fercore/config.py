@@ -57,6 +57,9 @@ class DataSettings(Settings):
     )
     class_balanced: bool = Field(False, description="draw labelled samples with equal probability for each class")
     augment: Literal["none", "light", "standard", "crop"] = Field("standard", description="what a weak view does")
+    augment_on: Literal["cpu", "device"] = Field(
+        "cpu", description="where views are made: cpu = with the batch, in workers; device = where the model is"
+    )
     workers: int = Field(0, ge=0, le=64)
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
     cache: Literal["memory", "disk"] = Field("memory", description="disk = keep decoded image files for later runs too")

@@ -30,8 +30,14 @@ def grey(x: Tensor) -> Tensor:
 
 def mean_grey(x: Tensor) -> Tensor:
     """Return each image's mean luma, [B,1,1,1]."""
-    flat = grey(x).flatten(1).numpy()
-    return per_sample(torch.from_numpy(flat.mean(axis=1, dtype="float64")).to(x.dtype))
+    return per_sample(row_means(grey(x).flatten(1)))
+
+
+def row_means(flat: Tensor) -> Tensor:
+    """Return the mean of each row of float[B,n], taken in float64 and, on the CPU, in an order of its own: NumPy's."""
+    if flat.device.type == "cpu":
+        return torch.from_numpy(flat.numpy().mean(axis=1, dtype="float64")).to(flat.dtype)
+    return flat.mean(dim=1, dtype=torch.float64).to(flat.dtype)
 
 
 def blend(x: Tensor, base: Tensor, factor: Tensor) -> Tensor:
@@ -45,9 +51,9 @@ def colour_jitter(x: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     Args:
         x: images. order: int64[B], row of ORDERS. factors: float[B,3] of brightness, contrast, saturation.
     """
-    for kind in ORDERS[order].unbind(1):
+    for kind in ORDERS.to(order.device)[order].unbind(1):
         luma = grey(x)
-        flat = torch.from_numpy(luma.flatten(1).numpy().mean(axis=1, dtype="float64")).to(x.dtype)
+        flat = row_means(luma.flatten(1))
         base = luma * per_sample(kind == 2) + per_sample(flat * (kind == 1))
         x = blend(x, base, per_sample(factors.gather(1, kind[:, None])))
     return x
@@ -90,7 +96,7 @@ def maybe_blur(x: Tensor, chosen: Tensor, sigma: Tensor) -> Tensor:
     if not len(at):
         return x
     reach = max(1, round(x.shape[-1] / 20))
-    places = torch.arange(-reach, reach + 1, dtype=x.dtype)
+    places = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-0.5 * (places / sigma[at, None]).square())
     kernel = kernel / kernel.sum(1, keepdim=True)
     blurred = x[at]
@@ -111,7 +117,7 @@ def crop(sides: Tensor, place: Tensor, flips: Tensor) -> Tensor:
         sides: float[B,2] width and height as shares of the image's. place: float[B,2] in [0, 1), where in the rest.
         flips: bool[B,2], mirrored left to right and upside down.
     """
-    theta = torch.zeros(len(sides), 2, 3)
+    theta = torch.zeros(len(sides), 2, 3, device=sides.device)
     sign = 1 - 2 * flips.to(sides.dtype)
     theta[:, 0, 0], theta[:, 1, 1] = (sides * sign).unbind(1)
     theta[:, :, 2] = (1 - sides) * (2 * place - 1)
@@ -135,7 +141,7 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) ->
 def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
     """Sample square images at the places `theta` float[B,2,3] says, bilinearly; outside is black or as the border."""
     size = x.shape[-1]
-    axis = (torch.arange(size, dtype=x.dtype) * 2 + 1) / size - 1
+    axis = (torch.arange(size, dtype=x.dtype, device=x.device) * 2 + 1) / size - 1
     along_x = theta[:, :, 0, None, None] * axis
     along_y = theta[:, :, 1, None, None] * axis[:, None] + theta[:, :, 2, None, None]
     grid = (along_x + along_y).permute(0, 2, 3, 1)
@@ -144,22 +150,22 @@ def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
 
 def cutout(x: Tensor, centre: Tensor, side: Tensor) -> Tensor:
     """Fill a square with grey; centre float[B,2] (x, y) and side float[B] as shares of the width."""
-    axis = (torch.arange(x.shape[-1], dtype=x.dtype) + 0.5) / x.shape[-1]
+    axis = (torch.arange(x.shape[-1], dtype=x.dtype, device=x.device) + 0.5) / x.shape[-1]
     near = (axis - centre[:, :, None]).abs() <= side[:, None, None] / 2
     hole = near[:, 1, :, None] & near[:, 0, None, :]
     return x.masked_fill(hole[:, None], 0.5)
 
 
 def _matrix(m: Tensor, entry: tuple[int, int], value: Tensor) -> Tensor:
-    theta = torch.eye(2, 3).repeat(len(m), 1, 1)
+    theta = torch.eye(2, 3, device=m.device).repeat(len(m), 1, 1)
     theta[:, entry[0], entry[1]] = value
     return theta
 
 
 def _turn(x: Tensor, m: Tensor) -> Tensor:
-    zero = torch.zeros(len(m))
+    zero = torch.zeros_like(m)
     angle = torch.deg2rad(m)
-    return warp(x, inverse_affine(angle, torch.zeros(len(m), 2), zero + 1, zero > 0))
+    return warp(x, inverse_affine(angle, torch.stack([zero, zero], 1), zero + 1, zero > 0))
 
 
 def _auto_contrast(x: Tensor, m: Tensor) -> Tensor:

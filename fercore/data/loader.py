@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,17 @@ def eval_batches(
         yield _make(table, at, at, views, settings)
 
 
-def _make(table: Table, at: np.ndarray, draws: np.ndarray, views: Views, settings: DataSettings) -> DomainBatch:
-    images = views.make(fetch(table, at, settings), draws) if views.transforms else {}
+RAW = "raw pixels"
+"""Name of the images uint8[B,3,S,S] that views are to be made of on the device."""
+
+
+def _make(
+    table: Table, at: np.ndarray, draws: np.ndarray, views: Views, settings: DataSettings, *, raw: bool = False
+) -> DomainBatch:
+    images: Mapping[str, Tensor] = {}
+    if views.transforms:
+        pixels = fetch(table, at, settings)
+        images = {RAW: torch.from_numpy(pixels)} if raw else views.make(pixels, draws)
     return DomainBatch(
         images=images,
         labels=torch.from_numpy(table.labels[at]),
@@ -71,12 +80,14 @@ class StepDataset(Dataset[Batch | str]):
     tables: tuple[Table, Table]
     views: tuple[Views, Views]
     settings: DataSettings
+    raw: bool = False
+    """Whether batches hold the pixels as they are, under RAW, for views to be made of them later."""
 
     def __getitem__(self, plan: Plan) -> Batch | str:
         step, *drawn = plan
         try:
             sides = [
-                _make(table, at, step * len(at) + np.arange(len(at)), views, self.settings)
+                _make(table, at, step * len(at) + np.arange(len(at)), views, self.settings, raw=self.raw)
                 for table, at, views in zip(self.tables, drawn, self.views, strict=True)
             ]
         except UserInputError as error:
@@ -97,6 +108,7 @@ class StepLoader:
         seed: the run's.
         mean, std: per channel.
         start: number of the first step; a later stage goes on where the one before it stopped.
+        device: where views are made under data.augment_on="device"; None = on the CPU, with the batch.
 
     Raises:
         UserInputError: if a side that has views has a batch larger than a domain, or of less than two samples for one.
@@ -112,6 +124,7 @@ class StepLoader:
         mean: Sequence[float],
         std: Sequence[float],
         start: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
         policy = settings.augment
@@ -125,7 +138,8 @@ class StepLoader:
         }
         self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
-        self._dataset = StepDataset(tables, (made[0], made[1]), settings)
+        self._device = device if settings.augment_on == "device" else None
+        self._dataset = StepDataset(tables, (made[0], made[1]), settings, raw=self._device is not None)
         self._step = start
         self._batches: Iterator[Batch | str] | None = None
         reserve(tables, settings)
@@ -144,8 +158,21 @@ class StepLoader:
         batch = next(self._batches)
         if isinstance(batch, str):
             raise UserInputError(batch)
+        if self._device is not None:
+            batch = Batch(*(self._viewed(n, side, self._device) for n, side in enumerate((batch.source, batch.target))))
         self._step += 1
         return batch
+
+    def _viewed(self, number: int, batch: DomainBatch, device: torch.device) -> DomainBatch:
+        """Return a batch of raw pixels on the device, with its views made there."""
+        if RAW not in batch.images:
+            return batch.to(device)
+        pixels = batch.images[RAW]
+        if device.type == "cuda":
+            pixels = pixels.pin_memory().to(device, non_blocking=True)
+        draws = self._step * len(batch) + np.arange(len(batch))
+        views = self._dataset.views[number].make(pixels, draws)
+        return replace(replace(batch, images={}).to(device), images=views)
 
     def set_sampler(self, side: Side, sampler: Iterable[int] | None) -> None:
         """Let a sampler choose a side's samples from the next batch on; None = the built-in order.

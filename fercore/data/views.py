@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
@@ -66,31 +66,34 @@ class Views:
                 raise UserInputError(what, where="request_views", fix="give the views different names")
         self.streams = {name: key(seed, side, "view", name) for name in self.transforms}
 
-    def make(self, pixels: np.ndarray, draws: np.ndarray) -> Mapping[str, Tensor]:
-        """Return view name -> float32[B,3,S,S], normalised.
+    def make(self, pixels: np.ndarray | Tensor, draws: np.ndarray) -> Mapping[str, Tensor]:
+        """Return view name -> float32[B,3,S,S], normalised, on the device of the pixels.
 
         Args:
             pixels: uint8[B,3,S,S]. draws: int64[B], number of each draw.
         """
         if not self.transforms:
             return {}
-        made = {name: torch.empty(pixels.shape, dtype=torch.float32) for name in self.transforms}
-        chunk = max(1, CHUNK // pixels[0].size) if len(pixels) else 1
-        with one_thread():
-            for start in range(0, len(pixels), chunk):
+        images = torch.from_numpy(pixels) if isinstance(pixels, np.ndarray) else pixels
+        on_cpu = images.device.type == "cpu"
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        made = {name: torch.empty_like(images, dtype=torch.float32) for name in self.transforms}
+        chunk = max(1, CHUNK // images[0].numel()) if on_cpu and len(images) else max(1, len(images))
+        with one_thread() if on_cpu else nullcontext():
+            for start in range(0, len(images), chunk):
                 part = slice(start, start + chunk)
-                x = torch.from_numpy(pixels[part]).to(torch.float32) / 255
+                x = images[part].to(torch.float32) / 255
                 for name, out in made.items():
-                    torch.sub(self._view(name, x, draws[part]), self.mean, out=out[part]).div_(self.std)
+                    torch.sub(self._view(name, x, draws[part]), mean, out=out[part]).div_(std)
         return made
 
     def _view(self, name: str, x: Tensor, draws: np.ndarray) -> Tensor:
         transform = self.transforms[name]
         if transform == "none":
             return x
+        u = torch.from_numpy(uniforms(self.streams[name], draws, 16)).to(x.device, non_blocking=True)
         if isinstance(transform, CropAndColour):
-            return crop_and_colour(x, torch.from_numpy(uniforms(self.streams[name], draws, 16)), transform)
-        u = torch.from_numpy(uniforms(self.streams[name], draws, 16))
+            return crop_and_colour(x, u, transform)
         return strong(x, u, self.policy) if transform == "strong" else weak(x, u, self.policy)
 
 
@@ -149,7 +152,7 @@ def crop_and_colour(x: Tensor, u: Tensor, how: CropAndColour) -> Tensor:
     flips = torch.stack([u[:, 4] < how.flip_chance, u[:, 5] < how.upside_down_chance], 1)
     x = augment.warp(x, augment.crop(sides, u[:, 2:4], flips), "border")
     done = (u[:, 6] < how.jitter_chance).to(u.dtype)
-    factors = 1 + (u[:, 8:11] * 2 - 1) * torch.tensor(how.jitter[:3]) * done[:, None]
+    factors = 1 + (u[:, 8:11] * 2 - 1) * torch.tensor(how.jitter[:3], device=u.device) * done[:, None]
     x = augment.colour_jitter(x, (u[:, 7] * 6).long(), factors)
     x = augment.turn_hue(x, (u[:, 11] * 2 - 1) * how.jitter[3] * done)
     x = augment.maybe_grey(x, u[:, 12] < how.grey_chance)
@@ -159,13 +162,13 @@ def crop_and_colour(x: Tensor, u: Tensor, how: CropAndColour) -> Tensor:
 
 def flip_and_shift(x: Tensor, u: Tensor) -> Tensor:
     """Flip half of the images and shift each by up to 5 % of its side."""
-    zero = torch.zeros(len(x))
+    zero = torch.zeros(len(x), device=x.device)
     return augment.warp(x, augment.inverse_affine(zero, (u[:, 1:3] - 0.5) * 0.1, zero + 1, u[:, 0] < 0.5))
 
 
 def flip_and_crop(x: Tensor, u: Tensor) -> Tensor:
     """Flip half of the images, and half of them crop out of the image padded with black by 1/28 of its side."""
-    zero = torch.zeros(len(x))
+    zero = torch.zeros(len(x), device=x.device)
     pad = max(1, round(x.shape[-1] / 28))
     # Whole pixels, as a crop of a padded image has them.
     places = ((u[:, 1:3] * (2 * pad + 1)).floor() - pad) / x.shape[-1] * (u[:, 12:13] < 0.5)

@@ -65,7 +65,8 @@ class Workshop:
         given = {"source_batch": stage.source_batch, "target_batch": stage.target_batch}
         data = config.data.model_copy(update={name: size for name, size in given.items() if size is not None})
         mean, std = self.model.mean, self.model.std
-        return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start)
+        device = self.fabric.device
+        return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device)
 
 
 def build_plugins(company: Company) -> Plugins:
