@@ -63,6 +63,8 @@ class BuildWithKernels(build_py):
         if getattr(self, "editable_mode", False):
             return
         package = Path(self.build_lib) / "fercore" / "ops"
+        if not (ROOT / "csrc" / "library.cpp").is_file():
+            raise SystemExit("fercore: the folder csrc with the kernels' sources is missing beside setup.py")
         shutil.copytree(ROOT / "csrc", package / "csrc", dirs_exist_ok=True)
         (package / "_lib").mkdir(exist_ok=True)
         for library in built:

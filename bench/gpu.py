@@ -35,7 +35,7 @@ def checks() -> dict[str, object]:
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         return {**result, "sanitizer": "not installed"}
-    few = ["-k", "plain or one_group or single_rows or mpc"]
+    few = ["-k", "plain or one_group or single_rows or streamed or mpc"]
     for tool in ("memcheck", "racecheck"):
         command = [sanitizer, "--tool", tool, "--error-exitcode", "9", *CUDA_TESTS, *few]
         result[tool] = run(command, FERCORE_REQUIRE_EXT="1", PYTORCH_NO_CUDA_MEMORY_CACHING="1")

@@ -63,13 +63,18 @@ struct Problem {
   int64_t kept_distances() const { return groups * rows() * stride() + kRowPadding; }
 };
 
+inline void check_device(const MaybeTensor& tensor, const char* name, const Tensor& like) {
+  if (!tensor.has_value()) return;
+  STD_TORCH_CHECK(tensor->get_device_index() == like.get_device_index() && tensor->device().type() == like.device().type(),
+                  name, " must be on the device of x");
+}
+
 inline void check_rows(const MaybeTensor& tensor, const char* name, const Tensor& like, int64_t groups, bool shared) {
   if (!tensor.has_value()) return;
   STD_TORCH_CHECK(tensor->dim() == 2 && tensor->size(1) == like.size(1), name, " must have one value a row");
   STD_TORCH_CHECK(tensor->size(0) == groups || (shared && tensor->size(0) == like.size(0)), name, " has ", tensor->size(0),
                   " groups, expected ", groups);
-  STD_TORCH_CHECK(tensor->get_device_index() == like.get_device_index() && tensor->device().type() == like.device().type(),
-                  name, " must be on the device of x and y");
+  check_device(tensor, name, like);
 }
 
 inline void check_type(const MaybeTensor& tensor, const char* name, ScalarType type) {
@@ -92,6 +97,7 @@ inline Problem check_mmd(const Tensor& x, const Tensor& y, const MaybeTensor& wx
   STD_TORCH_CHECK(x_labels.has_value() == y_labels.has_value(), "x_labels and y_labels come together");
   const int64_t groups = x.size(0);
   check_type(Tensor(y), "y", type);
+  check_device(Tensor(y), "y", x);
   for (const auto& [tensor, name] : {std::pair{&wx, "wx"}, {&cx, "cx"}}) {
     check_type(*tensor, name, type);
     check_rows(*tensor, name, x, groups, false);
@@ -116,11 +122,34 @@ inline void check_mpc(const Tensor& p, const Tensor& q) {
   const ScalarType type = p.scalar_type();
   STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double, "p must be float32 or float64");
   STD_TORCH_CHECK(q.scalar_type() == type, "p and q must have one type");
+  check_device(Tensor(q), "q", p);
 }
 
-inline void check_bandwidth(const MaybeTensor& bandwidth, const char* name, ScalarType type, int64_t count) {
-  check_type(bandwidth, name, type);
-  if (bandwidth.has_value()) STD_TORCH_CHECK(bandwidth->numel() == count, name, " must have ", count, " values");
+// What the backward ops take beside the forward's inputs: so many numbers of one type, beside `like`.
+inline void check_given(const Tensor& tensor, const char* name, const Tensor& like, ScalarType type, int64_t count) {
+  STD_TORCH_CHECK(tensor.numel() == count, name, " must have ", count, " values, got ", tensor.numel());
+  check_type(MaybeTensor(tensor), name, type);
+  check_device(MaybeTensor(tensor), name, like);
+}
+
+inline void check_bandwidth(const MaybeTensor& bandwidth, const char* name, const Tensor& like, int64_t count) {
+  if (bandwidth.has_value()) check_given(*bandwidth, name, like, like.scalar_type(), count);
+}
+
+inline void check_mmd_backward(const Problem& p, const Tensor& grad_sample, const Tensor& grad_value, const Tensor& x,
+                               const Tensor& bands, const Tensor& memo, int64_t memo_size) {
+  const int64_t pairs = p.classes * p.classes;
+  check_given(grad_sample, "grad_sample", x, x.scalar_type(), p.groups);
+  check_given(grad_value, "grad_value", x, x.scalar_type(), p.groups * pairs);
+  check_given(bands, "bands", x, ScalarType::Double, p.groups * (1 + pairs));
+  STD_TORCH_CHECK(bands.is_contiguous() && memo.is_contiguous(), "bands and memo must be those of the forward");
+  STD_TORCH_CHECK(memo.numel() == memo_size, "memo must be that of a forward called with keep");
+  check_given(memo, "memo", x, x.scalar_type(), memo_size);
+}
+
+inline void check_mpc_backward(const Tensor& grad, const Tensor& p, const Tensor& joint) {
+  check_given(grad, "grad", p, p.scalar_type(), p.size(0));
+  check_given(joint, "joint", p, p.scalar_type(), p.size(0) * p.size(2) * p.size(2));
 }
 
 // The inverse of the mixture's largest bandwidth, from its middle one.

@@ -121,7 +121,6 @@ struct Group {
                Sums& sums) const {
     if (sample) sums.sample += 2.0 * omega[i] * vec.row_sum(d, omega.data() + from, to - from, sample_scale, mixture);
     segments(i, from, to, [&](int64_t a, int64_t b, int64_t pair, int kind) {
-      if (scales[pair] == 0) return;
       const double part = weight[i] * vec.row_sum(d + a - from, weight.data() + a, b - a, scales[pair], mixture);
       if (kind == 0) sums.within_x[pair] += 2 * part;
       if (kind == 1) sums.across[pair] += part;

@@ -249,7 +249,7 @@ void distances(typename S::T* row, typename S::T square, const typename S::T* sq
   const auto step = [&](V products, V others) {
     const V bound = square + others;
     const V distance = bound - (products + products);
-    return keep<S>(distance, distance > bound * S::noise);
+    return keep<S>(distance, ~(distance - bound * S::noise <= V{}));  // what is infinite or no number stays
   };
   int64_t j = 0;
   for (; j + S::W <= n; j += S::W) store<S>(row + j, step(load<S>(row + j), load<S>(squares + j)));
@@ -299,7 +299,7 @@ FERCORE_INLINE double row_pass(const typename S::T* d, const typename S::T* w, i
     V sum;
     mixture_terms<S, Sum, Slope>(distance, scale, mixture, sum, slope);
     if (Sum) sums += weight * sum;
-    if (Slope) slope = keep<S>(slope * weight, distance > V{}) * (alpha * scale);
+    if (Slope) slope = keep<S>(slope * weight, ~(distance <= V{})) * (alpha * scale);
   };
   for (; j + S::W <= n; j += S::W) {
     V slope;

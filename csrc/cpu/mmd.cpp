@@ -53,8 +53,8 @@ Results mmd(const Tensor& x, const Tensor& y, const MaybeTensor& wx, const Maybe
   const Arguments a = arguments(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
   const Problem& p = a.p;
   const int64_t pairs = p.classes * p.classes;
-  check_bandwidth(bandwidth, "bandwidth", x.scalar_type(), p.groups);
-  check_bandwidth(class_bandwidth, "class_bandwidth", x.scalar_type(), p.groups * num_classes * num_classes);
+  check_bandwidth(bandwidth, "bandwidth", x, p.groups);
+  check_bandwidth(class_bandwidth, "class_bandwidth", x, p.groups * num_classes * num_classes);
   const MaybeTensor band = dense(bandwidth), class_band = p.by_class ? dense(class_bandwidth) : MaybeTensor();
   Tensor sample = fresh(x, {p.groups});
   Tensor value = fresh(x, {p.groups, p.classes, p.classes});
@@ -80,13 +80,7 @@ std::tuple<Tensor, Tensor> mmd_backward(const Tensor& grad_sample, const Tensor&
                                         int64_t num_classes, int64_t num_kernels, double multiplier) {
   const Arguments a = arguments(x, y, wx, wy, cx, cy, x_labels, y_labels, num_classes, num_kernels, multiplier);
   const Problem& p = a.p;
-  const int64_t pairs = p.classes * p.classes;
-  STD_TORCH_CHECK(grad_sample.numel() == p.groups, "grad_sample must be [G]");
-  STD_TORCH_CHECK(grad_value.numel() == p.groups * pairs, "grad_value must be [G,K,K]");
-  STD_TORCH_CHECK(bands.numel() == p.groups * (1 + pairs) && bands.scalar_type() == ScalarType::Double && bands.is_contiguous(),
-                  "bands must be those of the forward");
-  STD_TORCH_CHECK(memo.numel() == memo_size(p, true), "memo must be that of a forward called with keep");
-  check_type(MaybeTensor(memo), "memo", x.scalar_type());
+  check_mmd_backward(p, grad_sample, grad_value, x, bands, memo, memo_size(p, true));
   const Tensor sample = dense(grad_sample), value = dense(grad_value);
   // Streamed gradients are added up tile by tile; dense ones are written once.
   const bool written = p.dense() && p.groups > 0;

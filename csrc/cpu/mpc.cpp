@@ -149,8 +149,7 @@ std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offd
 std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_in, const Tensor& q_in,
                                         const Tensor& joint_in, bool offdiag) {
   check_mpc(p_in, q_in);
-  STD_TORCH_CHECK(grad_in.numel() == p_in.size(0), "grad must be [G]");
-  STD_TORCH_CHECK(joint_in.numel() == p_in.size(0) * p_in.size(2) * p_in.size(2), "joint must be [G,K,K]");
+  check_mpc_backward(grad_in, p_in, joint_in);
   const Tensor p = dense(p_in), q = dense(q_in);
   const Tensor grad = dense(grad_in), joint = dense(joint_in);
   const int64_t batch = p.size(1), classes = p.size(2), size = batch * classes;

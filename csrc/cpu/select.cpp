@@ -1,4 +1,5 @@
 // Chooses the vector level once: the widest that the processor has, or a narrower one named in FERCORE_VECTOR.
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -18,6 +19,10 @@ struct Choice {
 };
 
 Choice choose() {
+  const char* wanted = std::getenv("FERCORE_VECTOR");
+  if (wanted != nullptr && *wanted != '\0' && std::strcmp(wanted, "baseline") != 0 && std::strcmp(wanted, "avx2") != 0 &&
+      std::strcmp(wanted, "avx512") != 0)
+    std::fprintf(stderr, "fercore: FERCORE_VECTOR=%s is none of baseline, avx2, avx512; baseline is used\n", wanted);
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -66,12 +66,11 @@ __device__ inline void tile_distances(const Call<T>& call, int g, Span a, Span b
                                       T (&distance)[kPart][kPart]) {
   T sum[kPart][kPart] = {};
   T square = 0;
-  const T* centre = call.centre(g);
   const int lane = threadIdx.x % kDepth;
   __syncthreads();
   for (int k = 0; k < call.width; k += kDepth) {
     const bool inside = k + lane < call.width;
-    const T middle = inside ? centre[k + lane] : T(0);
+    const T middle = inside ? call.middle(g, k + lane) : T(0);
     for (int r = threadIdx.x / kDepth; r < kTile; r += kThreads / kDepth) {
       tiles.left[lane][r] = inside && a.from + r < a.end ? call.row(g, a.from + r)[k + lane] - middle : T(0);
       tiles.right[lane][r] = inside && b.from + r < b.end ? call.row(g, b.from + r)[k + lane] - middle : T(0);
@@ -94,7 +93,7 @@ __device__ inline void tile_distances(const Call<T>& call, int g, Span a, Span b
       const int r = row + 16 * i, c = column + 16 * j;
       const T bound = squares[r] + squares[kTile + c], value = bound - 2 * sum[i][j];
       const bool two_rows = a.from + r < a.end && b.from + c < b.end && a.from + r != b.from + c;
-      distance[i][j] = two_rows && value > bound * noise ? value : T(0);
+      distance[i][j] = two_rows && !(value - bound * noise <= 0) ? value : T(0);
     }
 }
 
@@ -151,16 +150,16 @@ __device__ inline T coefficient(const Call<T>& call, const T* matrices, int g, i
 template <class T>
 __device__ inline void accumulate(const Call<T>& call, const T* matrices, int g, bool sum_groups, int from_row, int end_row,
                                   int from_column, int from_j, int end_j, Tiles<T>& tiles, T (&sum)[kPart][kPart]) {
-  const T* centre = call.centre(g);
+  const int column = threadIdx.x % kTile, at = from_column + column;
+  const T middle = at < call.width ? call.middle(g, at) : T(0);
   for (int j = from_j; j < end_j; j += kDepth) {
     const int lane = threadIdx.x % kDepth;
     for (int r = threadIdx.x / kDepth; r < kTile; r += kThreads / kDepth)
       tiles.left[lane][r] = from_row + r < end_row && j + lane < end_j
                                 ? coefficient(call, matrices, g, from_row + r, j + lane, sum_groups)
                                 : T(0);
-    const int column = threadIdx.x % kTile, at = from_column + column;
     for (int r = threadIdx.x / kTile; r < kDepth; r += kThreads / kTile)
-      tiles.right[r][column] = j + r < end_j && at < call.width ? call.row(g, j + r)[at] - centre[at] : T(0);
+      tiles.right[r][column] = j + r < end_j && at < call.width ? call.row(g, j + r)[at] - middle : T(0);
     __syncthreads();
     multiply(tiles, sum);
     __syncthreads();

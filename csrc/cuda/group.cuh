@@ -20,8 +20,15 @@ struct Call {
     return i < n ? x + (static_cast<int64_t>(g) * n + i) * width
                  : y + (static_cast<int64_t>(g % targets) * m + i - n) * width;
   }
-  // Any point near the rows serves to centre them: the target's first row.
-  __device__ const T* centre(int g) const { return row(g, m > 0 ? n : 0); }
+  // Column c of the point that centres the rows of a group, any near them: the mean of up to sixteen of the target's rows (of
+  // x's where there is no target), so that one stray row does not carry it away.
+  __device__ T middle(int g, int c) const {
+    const int size = m > 0 ? m : n, count = size < 16 ? size : 16, step = size / count;
+    const T* from = row(g, m > 0 ? n : 0) + c;
+    T sum = 0;
+    for (int i = 0; i < count; ++i) sum += from[static_cast<int64_t>(i) * step * width];
+    return sum / count;
+  }
 
   // Class of row i, or -1.
   __device__ int label(int g, int i) const {

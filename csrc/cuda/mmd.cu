@@ -13,8 +13,14 @@ void by_type(const Tensor& x, const F& f) {
   x.scalar_type() == ScalarType::Float ? f(float{}) : f(double{});
 }
 
-void check_classes(const Problem& p) {
+// Sizes that the launches and the kernels' int indices can take.
+void check_sizes(const Problem& p) {
+  constexpr int64_t most = 65535;  // blocks in the grid's second and third dimension
+  const int64_t tiles = p.groups * tiles_of(p.n) + p.targets * tiles_of(p.m);
   STD_TORCH_CHECK(p.classes <= 1024, "the CUDA kernels take at most 1024 classes, got ", p.classes);
+  STD_TORCH_CHECK(p.groups <= most, "the CUDA kernels take at most ", most, " groups, got ", p.groups);
+  STD_TORCH_CHECK(!p.dense() || tiles <= most, "the CUDA kernels take at most ", most, " tiles of 64 rows, got ", tiles);
+  STD_TORCH_CHECK(p.rows() < (1 << 30) && p.width < (1 << 30), "the CUDA kernels take at most 2^30 rows and columns");
 }
 
 dim3 row_grid(const Problem& p) {
@@ -70,9 +76,9 @@ Results mmd(const Tensor& x_in, const Tensor& y_in, const MaybeTensor& wx_in, co
             int64_t num_classes, int64_t num_kernels, double multiplier, bool keep) {
   const Problem p = check_mmd(x_in, y_in, wx_in, wy_in, cx_in, cy_in, x_labels_in, y_labels_in, num_classes, num_kernels,
                               multiplier);
-  check_classes(p);
-  check_bandwidth(bandwidth, "bandwidth", x_in.scalar_type(), p.groups);
-  check_bandwidth(class_bandwidth, "class_bandwidth", x_in.scalar_type(), p.groups * num_classes * num_classes);
+  check_sizes(p);
+  check_bandwidth(bandwidth, "bandwidth", x_in, p.groups);
+  check_bandwidth(class_bandwidth, "class_bandwidth", x_in, p.groups * num_classes * num_classes);
   const Device device(x_in);
   const Tensor x = dense(x_in), y = dense(y_in);
   const MaybeTensor wx = dense(wx_in), wy = dense(wy_in), cx = dense(cx_in), cy = dense(cy_in);
@@ -116,14 +122,8 @@ std::tuple<Tensor, Tensor> mmd_backward(const Tensor& grad_sample, const Tensor&
                                         int64_t num_classes, int64_t num_kernels, double multiplier) {
   const Problem p = check_mmd(x_in, y_in, wx_in, wy_in, cx_in, cy_in, x_labels_in, y_labels_in, num_classes, num_kernels,
                               multiplier);
-  check_classes(p);
-  const int64_t pairs = p.classes * p.classes;
-  STD_TORCH_CHECK(grad_sample.numel() == p.groups, "grad_sample must be [G]");
-  STD_TORCH_CHECK(grad_value.numel() == p.groups * pairs, "grad_value must be [G,K,K]");
-  STD_TORCH_CHECK(bands.numel() == p.groups * (1 + pairs) && bands.scalar_type() == ScalarType::Double && bands.is_contiguous(),
-                  "bands must be those of the forward");
-  STD_TORCH_CHECK(memo.numel() == (p.dense() && p.groups > 0 ? p.kept_distances() : 0),
-                  "memo must be that of a forward called with keep");
+  check_sizes(p);
+  check_mmd_backward(p, grad_sample, grad_value, x_in, bands, memo, p.dense() && p.groups > 0 ? p.kept_distances() : 0);
   const Device device(x_in);
   const Tensor x = dense(x_in), y = dense(y_in);
   const MaybeTensor wx = dense(wx_in), wy = dense(wy_in), cx = dense(cx_in), cy = dense(cy_in);

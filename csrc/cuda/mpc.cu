@@ -87,7 +87,8 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-void check_classes(const Tensor& p) {
+void check_sizes(const Tensor& p) {
+  STD_TORCH_CHECK(p.size(1) * p.size(2) < (1LL << 31), "the CUDA kernels take groups of at most 2^31 numbers");
   STD_TORCH_CHECK(p.size(2) <= kMostClasses, "the CUDA kernels take at most ", kMostClasses, " classes, got ", p.size(2));
 }
 
@@ -98,7 +99,7 @@ void by_type(const Tensor& p, const F& f) {
 
 std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offdiag) {
   check_mpc(p_in, q_in);
-  check_classes(p_in);
+  check_sizes(p_in);
   const Device device(p_in);
   const Tensor p = dense(p_in), q = dense(q_in);
   const int64_t groups = p.size(0), classes = p.size(2);
@@ -118,9 +119,8 @@ std::tuple<Tensor, Tensor> mpc(const Tensor& p_in, const Tensor& q_in, bool offd
 std::tuple<Tensor, Tensor> mpc_backward(const Tensor& grad_in, const Tensor& p_in, const Tensor& q_in, const Tensor& joint_in,
                                         bool offdiag) {
   check_mpc(p_in, q_in);
-  check_classes(p_in);
-  STD_TORCH_CHECK(grad_in.numel() == p_in.size(0), "grad must be [G]");
-  STD_TORCH_CHECK(joint_in.numel() == p_in.size(0) * p_in.size(2) * p_in.size(2), "joint must be [G,K,K]");
+  check_sizes(p_in);
+  check_mpc_backward(grad_in, p_in, joint_in);
   const Device device(p_in);
   const Tensor p = dense(p_in), q = dense(q_in);
   const Tensor grad = dense(grad_in), joint = dense(joint_in);

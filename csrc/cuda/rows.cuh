@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
       band = count > 1 ? total / (count * (count - 1)) : 0;
       if (given_pairs != nullptr) band = given_pairs[static_cast<int64_t>(g) * classes * classes + item - 1];
     }
-    if (lane == 0) bands[item] = band > kMinBandwidth ? band : kMinBandwidth;
+    if (lane == 0) bands[item] = band < kMinBandwidth ? kMinBandwidth : band;
   }
 }
 
@@ -204,7 +204,7 @@ __global__ void __launch_bounds__(kThreads)
   double total = 0;
   for (int j = lane; j < rows; j += kWarp) {
     T coefficient = 0;
-    if (d[j] > 0) {
+    if (!(d[j] <= 0)) {
       coefficient = sample_slope(call, g, j, outer, scale, d[j]);
       if (own >= 0) coefficient += class_slope(call, g, i, j, own, grad_value + static_cast<int64_t>(g) * pairs, bands, mass, d[j]);
     }

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads) moment_kernel(const Call<T> call, Mo
   if (column >= call.width) return;
   const bool of_x = slot <= call.classes;
   const int place = of_x ? slot : slot - call.classes - 1, own = place < call.classes ? place : -1;
-  const T middle = call.centre(g)[column];
+  const T middle = call.middle(g, column);
   double sum = 0, square = 0;
   for (int i = of_x ? 0 : call.n; i < (of_x ? call.n : call.rows()); ++i) {
     if (call.label(g, i) != own) continue;
@@ -77,7 +77,7 @@ __global__ void __launch_bounds__(kThreads)
       const double count = count_rows(call, g, 0, call.n, k) + count_rows(call, g, call.n, rows, l);
       band = mean_distance(call, moments, g, k, k + 1, classes + 1 + l, count);
     }
-    if (lane == 0) bands[static_cast<int64_t>(g) * (1 + classes * classes) + item] = band > kMinBandwidth ? band : kMinBandwidth;
+    if (lane == 0) bands[static_cast<int64_t>(g) * (1 + classes * classes) + item] = band < kMinBandwidth ? kMinBandwidth : band;
   }
 }
 
@@ -180,7 +180,7 @@ __device__ inline void tile_slopes(const Call<T>& call, int g, Span a, Span b, c
       const int c = b.from + threadIdx.x % 16 + 16 * j;
       const T d = tile[i][j];  // 0 outside
       T slope = 0;
-      if (d > 0) {
+      if (!(d <= 0)) {
         slope = sample_slope(call, g, c, outer, scale, d);
         if (own >= 0) slope += class_slope(call, g, r, c, own, grad_value, bands, mass, d);
       }
@@ -194,16 +194,17 @@ __device__ inline void tile_slopes(const Call<T>& call, int g, Span a, Span b, c
 template <class T>
 __device__ inline void add_product(const Call<T>& call, int g, Span a, Span b, const T (&slope)[kPart][kPart], Tiles<T>& tiles,
                                    T* out) {
-  const T* centre = call.centre(g);
   const int row = threadIdx.x / 16, column = threadIdx.x % 16, lane = threadIdx.x % kTile;
   for (int from = 0; from < call.width; from += kTile) {
     T sum[kPart][kPart] = {};
+    const int c = from + lane;
+    const T middle = c < call.width ? call.middle(g, c) : T(0);
     for (int slab = 0; slab < kPart; ++slab) {  // the columns 16 slab to 16 slab + 15 of the tile
       __syncthreads();
       for (int i = 0; i < kPart; ++i) tiles.left[column][row + 16 * i] = slope[i][slab];
       for (int r = threadIdx.x / kTile; r < kDepth; r += kThreads / kTile) {
-        const int j = b.from + 16 * slab + r, c = from + lane;
-        tiles.right[r][lane] = j < b.end && c < call.width ? call.row(g, j)[c] - centre[c] : T(0);
+        const int j = b.from + 16 * slab + r;
+        tiles.right[r][lane] = j < b.end && c < call.width ? call.row(g, j)[c] - middle : T(0);
       }
       __syncthreads();
       multiply(tiles, sum);
@@ -244,13 +245,12 @@ __global__ void __launch_bounds__(kThreads)
       add_product(call, g, a, b, tile, tiles, out);
     });
   }
-  const T* centre = call.centre(first);
   for (int i = 0; i < kPart; ++i) {
     const int r = threadIdx.x / 16 + 16 * i;
     const T total = static_cast<T>(half_sum(totals[i]));
     if (a.from + r >= a.end) continue;
     for (int c = threadIdx.x % 16; c < call.width; c += 16)
-      out[static_cast<int64_t>(r) * call.width + c] -= total * (call.row(first, a.from + r)[c] - centre[c]);
+      out[static_cast<int64_t>(r) * call.width + c] -= total * (call.row(first, a.from + r)[c] - call.middle(first, c));
   }
 }
 

@@ -6,7 +6,7 @@ Two libraries: `cpu` (schemas, CPU kernels, and a small Python module: build inf
 
     FERCORE_CACHE          where first-use builds go (default: ~/.cache/fercore)
     FERCORE_CUDA_ARCHS     "80;90;100" by default
-    FERCORE_CXXFLAGS       further compiler and linker flags, e.g. "-fsanitize=address -g"
+    FERCORE_CXXFLAGS       further compiler and linker flags of the CPU library, e.g. "-fsanitize=address -g"
     CXX, CUDACXX           the compilers
 """
 
@@ -91,8 +91,13 @@ def find_compiler(kind: Kind) -> str | None:
     return next((path for name in names if name and (path := shutil.which(name))), None)
 
 
-def key(kind: Kind) -> str:
-    """Return the hash of everything a build depends on, the installed torch aside."""
+def key(kind: Kind, *, native: bool | None = None) -> str:
+    """Return a build's name: a hash of everything it depends on, the installed torch aside, then what it holds.
+
+    Args:
+        kind: "cpu" or "cuda".
+        native: whether the CPU library holds the Python module; default: whether a build here would.
+    """
     folder = source_dir()
     digest = hashlib.sha256()
     if folder is not None:
@@ -108,29 +113,39 @@ def key(kind: Kind) -> str:
         os.environ.get("FERCORE_CXXFLAGS", ""),
         platform.machine(),
     ]
-    facts += [sys.implementation.cache_tag, bool(_python_includes())] if kind == "cpu" else [NVCC_FLAGS, cuda_archs()]
+    facts.append(sys.implementation.cache_tag if kind == "cpu" else NVCC_FLAGS)
     digest.update(repr(facts).encode())
-    return digest.hexdigest()[:16]
+    native = bool(_python_includes()) if native is None else native
+    holds = ["native"] * native if kind == "cpu" else [f"sm{'_'.join(cuda_archs())}"]
+    return "-".join([digest.hexdigest()[:16], *holds])
 
 
-def cache_path(kind: Kind) -> Path:
-    """Return where a first-use build goes: one folder for each hash of sources and torch version."""
+def cache_path(kind: Kind, *, native: bool | None = None) -> Path:
+    """Return where a first-use build goes: one folder for each key and torch version."""
     import torch
 
     base = os.environ.get("FERCORE_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "fercore"
     )
-    return Path(base) / f"{key(kind)}-torch{torch.__version__}" / f"fercore_{kind}.so"
+    return Path(base) / f"{key(kind, native=native)}-torch{torch.__version__}" / f"fercore_{kind}.so"
 
 
-def ahead_path(kind: Kind) -> Path:
-    """Return where `setup.py` puts the library: in the package, named by its hash: no stale one loads."""
-    return AHEAD / f"fercore_{kind}-{key(kind)}.so"
+def ahead_path(kind: Kind, *, native: bool | None = None) -> Path:
+    """Return where `setup.py` puts the library: in the package, named by its key: no stale one loads."""
+    return AHEAD / f"fercore_{kind}-{key(kind, native=native)}.so"
 
 
 def find(kind: Kind) -> Path | None:
-    """Return the library that is there already: built ahead, or in the cache."""
-    return next((path for path in (ahead_path(kind), cache_path(kind)) if path.is_file()), None)
+    """Return the library that is there already: built ahead, or in the cache; wherever it was built.
+
+    One with the Python module is preferred. A CUDA library built ahead serves whatever architectures it was built for,
+    unless FERCORE_CUDA_ARCHS asks for some.
+    """
+    forms = (True, False) if kind == "cpu" else (None,)
+    found = [path(kind, native=native) for native in forms for path in (ahead_path, cache_path)]
+    if kind == "cuda" and not os.environ.get("FERCORE_CUDA_ARCHS"):
+        found += sorted(AHEAD.glob(f"fercore_cuda-{key(kind).split('-')[0]}-sm*.so"))
+    return next((path for path in found if path.is_file()), None)
 
 
 def build(kind: Kind, target: Path | None = None) -> Path:
@@ -160,7 +175,7 @@ def load(kind: Kind, path: Path) -> ModuleType | None:
     """Load a library into torch; return its Python module if it has one."""
     import torch
 
-    if kind == "cpu" and _python_includes():
+    if kind == "cpu" and "-native" in f"{path.parent.name}/{path.name}":
         loader = importlib.machinery.ExtensionFileLoader("_native", str(path))
         spec = importlib.util.spec_from_file_location("_native", str(path), loader=loader)
         if spec is not None:
@@ -222,7 +237,7 @@ def _compile(kind: Kind, folder: Path) -> Path:
     if compiler is None:
         raise BuildError("no C++ compiler (set CXX)" if kind == "cpu" else "no nvcc (set CUDACXX or CUDA_HOME)")
     include, libraries = _torch_folder() / "include", _torch_folder() / "lib"
-    extra = os.environ.get("FERCORE_CXXFLAGS", "").split()
+    extra = os.environ.get("FERCORE_CXXFLAGS", "").split() if kind == "cpu" else []
     files = sources(kind)
     if not files:
         raise BuildError(f"there are no {kind} sources")
@@ -258,4 +273,5 @@ def _run(command: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines()
-        raise BuildError("\n".join([f"{Path(command[0]).name} failed on {command[-3]}:", *lines[-20:]]))
+        at = f"on {command[command.index('-c') + 1]}" if "-c" in command else "at linking"
+        raise BuildError("\n".join([f"{Path(command[0]).name} failed {at}:", *lines[-20:]]))

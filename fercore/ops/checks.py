@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -66,4 +68,4 @@ def check_labels(name: str, labels: Tensor | None, like: Tensor, groups: int, *,
 def check_kernels(num_kernels: int, multiplier: float) -> None:
     """Check the family of kernels: at least one, at most 16, a positive multiplier."""
     expect(1 <= num_kernels <= 16, f"num_kernels must be in 1..16, got {num_kernels}")
-    expect(multiplier > 0, f"multiplier must be positive, got {multiplier}")
+    expect(0 < multiplier < math.inf, f"multiplier must be positive and finite, got {multiplier}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import threading
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,8 @@ class State:
     module: ModuleType | None = None
 
 
+_loading = threading.RLock()  # a thread that asks while another compiles waits
+_said: set[str] = set()
 _extension: Any = None  # registers fake kernels and autograd; importable once the library is loaded
 _states: dict[str, State] = {"cpu": State(), "cuda": State()}
 
@@ -44,10 +47,28 @@ def state(kind: str) -> State:
 
 
 def _wanted() -> bool:
-    return os.environ.get("FERCORE_KERNELS") != "reference"
+    return _one_of("FERCORE_KERNELS", "compiled", "reference") != "reference"
+
+
+def _required() -> bool:
+    return _one_of("FERCORE_REQUIRE_EXT", "0", "1") == "1"
+
+
+def _one_of(name: str, *values: str) -> str:
+    """Return a variable's value; say so, once, where it is none of those that mean something."""
+    value = os.environ.get(name) or values[0]
+    if value not in values and name not in _said:
+        _said.add(name)
+        sys.stderr.write(f"fercore: {name}={value} is none of {', '.join(values)}; {values[0]} is taken\n")
+    return value
 
 
 def _load(kind: build.Kind, *, compile_missing: bool) -> None:
+    with _loading:
+        _load_alone(kind, compile_missing=compile_missing)
+
+
+def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
     state = _states[kind]
     if state.tried or not _wanted():
         return
@@ -55,7 +76,6 @@ def _load(kind: build.Kind, *, compile_missing: bool) -> None:
         path = build.find(kind)
         if path is None and not compile_missing:
             return
-        state.tried = True
         if path is None:
             sys.stderr.write(f"fercore: compiling its {kind} kernels, once, into {build.cache_path(kind).parent}\n")
             path = build.build(kind)
@@ -65,7 +85,7 @@ def _load(kind: build.Kind, *, compile_missing: bool) -> None:
             _extension = importlib.import_module("fercore.ops.extension")
         state.module = module
         state.info = dict(module.build_info()) if module is not None else None
-        state.loaded = True
+        state.loaded = state.tried = True
     except (OSError, ImportError, RuntimeError) as error:
         state.tried, state.problem = True, str(error)
         sys.stderr.write(
@@ -93,7 +113,7 @@ def compiled(device: str) -> bool:
         _load_now(device)
         if state.loaded:
             return True
-    if os.environ.get("FERCORE_REQUIRE_EXT") == "1":
+    if _required():
         why = (
             state.problem if state is not None else None
         ) or "FERCORE_KERNELS=reference, or no kernels for the device"
@@ -108,7 +128,7 @@ def native() -> ModuleType | None:
         ExtensionRequiredError: there is none, and FERCORE_REQUIRE_EXT=1.
     """
     module = _states["cpu"].module if compiled("cpu") else None
-    if module is None and os.environ.get("FERCORE_REQUIRE_EXT") == "1":
+    if module is None and _required():
         raise ExtensionRequiredError("FERCORE_REQUIRE_EXT=1, but the library was built without Python's headers")
     return module
 

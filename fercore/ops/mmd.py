@@ -41,6 +41,7 @@ def weighted_mmd(
         OpArgumentError: the shapes, types or devices do not fit together.
     """
     if x.dim() == 2:
+        expect(bandwidth is None or bandwidth.numel() == 1, "bandwidth must be one number where x has no groups")
         scalar = None if bandwidth is None else bandwidth.reshape(1)
         one = weighted_mmd(
             x[None], y[None], wx[None], wy[None], num_kernels=num_kernels, multiplier=multiplier, bandwidth=scalar
@@ -166,14 +167,15 @@ def _align(
     cy = check_rows("cy", cy, y, groups, shared=True)
     x_labels = check_labels("x_labels", x_labels, x, groups, shared=False)
     y_labels = check_labels("y_labels", y_labels, y, groups, shared=True)
-    _check_bandwidth("bandwidth", bandwidth, [groups])
-    _check_bandwidth("class_bandwidth", class_bandwidth, [groups, num_classes, num_classes])
+    _check_bandwidth("bandwidth", bandwidth, x, [groups])
+    _check_bandwidth("class_bandwidth", class_bandwidth, x, [groups, num_classes, num_classes])
     floats = [None if t is None else t.detach().to(dtype) for t in (wx, wy, cx, cy, bandwidth, class_bandwidth)]
     return dispatch.alignment(
         x.to(dtype), y.to(dtype), *floats[:4], x_labels, y_labels, *floats[4:], num_classes, num_kernels, multiplier
     )
 
 
-def _check_bandwidth(name: str, bandwidth: Tensor | None, shape: list[int]) -> None:
+def _check_bandwidth(name: str, bandwidth: Tensor | None, x: Tensor, shape: list[int]) -> None:
     if bandwidth is not None:
         expect(list(bandwidth.shape) == shape, f"{name} must be {shape}, got {list(bandwidth.shape)}")
+        expect(bandwidth.device == x.device, f"{name} must be on {x.device}, got {bandwidth.device}")

@@ -24,13 +24,15 @@ class Alignment(NamedTuple):
 
 
 def squared_distances(rows: Tensor) -> Tensor:
-    """Return the squared distances [G,n,n] of rows [G,n,D]; what is under rounding noise is 0, gradient included."""
+    """Return the squared distances [G,n,n] of rows [G,n,D]; what is under rounding noise is 0, gradient included;
+    NaN stays NaN.
+    """
     gram = rows @ rows.mT
     squares = gram.diagonal(dim1=-2, dim2=-1)
     bound = squares.unsqueeze(-1) + squares.unsqueeze(-2)
     distances = bound - 2 * gram
     noise = SNAP * torch.finfo(rows.dtype).eps * bound.detach()
-    return torch.where(distances > noise, distances, torch.zeros_like(distances))
+    return torch.where(distances - noise <= 0, torch.zeros_like(distances), distances)
 
 
 def multi_kernel(distances: Tensor, bandwidth: Tensor, num_kernels: int, multiplier: float) -> Tensor:

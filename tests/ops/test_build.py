@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from fercore.ops import build, dispatch
 
 BUILD = "import sys; from pathlib import Path; from fercore.ops import build; build.build('cpu', Path(sys.argv[1]))"
 COMPILER = """#!/bin/sh
@@ -58,3 +62,50 @@ def test_a_failed_build_says_why_and_leaves_nothing(start, tmp_path):
     assert process.wait() == 1
     assert "no such flag" in process.stderr.read()
     assert list((tmp_path / "lib").iterdir()) == []
+
+
+def test_a_library_is_found_where_there_are_no_headers(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "AHEAD", tmp_path)
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(build, "_python_includes", lambda: ["/headers"])
+    made = build.ahead_path("cpu")
+    made.touch()
+    assert made.stem.endswith("-native")
+    monkeypatch.setattr(build, "_python_includes", list)
+    assert build.ahead_path("cpu") != made
+    assert build.find("cpu") == made
+
+
+def test_a_cuda_library_built_ahead_serves_unless_others_are_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "AHEAD", tmp_path)
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FERCORE_CUDA_ARCHS", "90")
+    made = build.ahead_path("cuda")
+    made.touch()
+    assert build.find("cuda") == made
+    monkeypatch.setenv("FERCORE_CUDA_ARCHS", "80")
+    assert build.find("cuda") is None
+    monkeypatch.delenv("FERCORE_CUDA_ARCHS")
+    assert build.find("cuda") == made
+
+
+def test_threads_that_ask_while_another_compiles_wait(tmp_path, monkeypatch):
+    def compile_slowly(kind):
+        time.sleep(0.3)
+        return tmp_path / "made.so"
+
+    monkeypatch.setattr(dispatch, "_states", {"cpu": dispatch.State(), "cuda": dispatch.State()})
+    monkeypatch.setattr(build, "find", lambda kind: None)
+    monkeypatch.setattr(build, "build", compile_slowly)
+    monkeypatch.setattr(build, "load", lambda kind, path: None)
+    monkeypatch.setenv("FERCORE_REQUIRE_EXT", "1")
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(dispatch.compiled, ["cpu"] * 3)) == [True] * 3
+
+
+def test_variables_that_mean_nothing_are_said_once(monkeypatch, capsys):
+    monkeypatch.setattr(dispatch, "_said", set())
+    monkeypatch.setenv("FERCORE_REQUIRE_EXT", "true")
+    assert not dispatch._required()
+    assert not dispatch._required()
+    assert capsys.readouterr().err == "fercore: FERCORE_REQUIRE_EXT=true is none of 0, 1; 0 is taken\n"

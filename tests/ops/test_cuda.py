@@ -57,12 +57,17 @@ class TestOnAGpu:
             there = dispatch.alignment(x, y, *arguments)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
+        leaves = x.requires_grad_(), y.requires_grad_()
         with torch.cuda.graph(graph):
-            captured = dispatch.alignment(x, y, *arguments)
+            captured = dispatch.alignment(*leaves, *arguments)
+            grads = torch.autograd.grad(captured.sample.sum() + captured.value.sum(), leaves)
         graph.replay()
         for result in (there, captured):
             assert distance(result.sample, expected.sample) <= 1e-5
             assert distance(result.value, expected.value) <= 1e-5
+        outside = dispatch.alignment(*leaves, *arguments)
+        for a, e in zip(grads, torch.autograd.grad(outside.sample.sum() + outside.value.sum(), leaves), strict=True):
+            assert torch.equal(a, e)
 
     def test_under_torch_compile(self):
         x, y, arguments = CASES["plain"].tensors(torch.float32)

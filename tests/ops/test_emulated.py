@@ -74,6 +74,27 @@ def test_rows_without_features_are_one_point(emulated):
 
 
 @pytest.mark.parametrize("name", ["plain", "streamed_shared"])
+def test_what_is_no_number_shows(emulated, name):
+    x, y, arguments = ALL[name].tensors(torch.float32)
+    x[0, 3, 2] = float("nan")
+    sample, _, _, _, grad_x, _ = both_ways(emulated, x, y, arguments)
+    assert sample[0].isnan()
+    assert grad_x[0, 3].isnan().all()
+    assert sample[1:].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["offset", "streamed_shared"])
+def test_a_stray_first_row_costs_no_digits_of_the_others(emulated, name):
+    x, y, arguments = ALL[name].tensors(torch.float64)
+    y[:, 0] *= 50
+    arguments[5][:, 0] = -1  # takes no part in the classes
+    expected = both_ways(torch.ops.fercore, x, y, arguments)
+    narrow = [a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in arguments]
+    actual = both_ways(emulated, x.float(), y.float(), narrow)
+    assert distance(actual[1], expected[1]) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["plain", "streamed_shared"])
 def test_given_bandwidths_are_used(emulated, name):
     x, y, arguments = ALL[name].tensors(torch.float64)
     groups, classes = x.shape[0], arguments[8]

@@ -152,7 +152,6 @@ void launch(const Device&, void (*kernel)(P...), dim3 grid, size_t memory, const
 }  // namespace emulated
 
 inline void __syncthreads() { emulated::Block::get().wait(emulated::State::kAtBlockBarrier); }
-inline void __syncwarp() { emulated::Block::get().wait(emulated::State::kAtWarpBarrier); }
 inline void __threadfence() {}
 inline double __shfl_xor_sync(unsigned, double value, int step) {
   return emulated::Block::get().exchange(value, (threadIdx.x % emulated::kWarp) ^ step);
