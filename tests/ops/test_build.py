@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,3 +110,14 @@ def test_variables_that_mean_nothing_are_said_once(monkeypatch, capsys):
     assert not dispatch._required()
     assert not dispatch._required()
     assert capsys.readouterr().err == "fercore: FERCORE_REQUIRE_EXT=true is none of 0, 1; 0 is taken\n"
+
+
+def test_the_source_distribution_holds_the_kernels(tmp_path):
+    command = [sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "sdist", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as files:
+        names = {name.split("/", 1)[1] for name in files.getnames() if "/" in name}
+    sources = {path.relative_to(build.source_dir().parent).as_posix() for path in build.source_dir().rglob("*.c*")}
+    assert "csrc/library.cpp" in sources
+    assert sources <= names
