@@ -124,7 +124,8 @@ class ExpertMixture(nn.Module):
         log_gates: Tensor = self.gate(x)
         answers: Tensor = self.experts(x).expand(log_gates.shape[-1], -1, -1)
         if self.balance and self.training and torch.is_grad_enabled():
-            self._importance.append(log_gates.exp().sum(0))
+            # The input is a constant here: a method may free the graph behind it before anyone asks for the imbalance.
+            self._importance.append(self.gate(x.detach()).exp().sum(0))
         log_weights = log_gates.transpose(0, 1).unsqueeze(-1)
         if self.combine == "log":
             return (log_weights + answers).logsumexp(0)
@@ -135,7 +136,8 @@ class ExpertMixture(nn.Module):
 
         Returns:
             Scalar: squared coefficient of variation of the experts' summed weights, mean over the forwards made with
-            gradients while training (Shazeer et al. 2017, L_importance); None without such a forward.
+            gradients while training (Shazeer et al. 2017, L_importance); None without such a forward. Its gradient
+            reaches the gate alone, not what the mixture was given.
         """
         kept, self._importance = self._importance, []
         if not kept:

@@ -19,7 +19,7 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.losses import ambiguous_consistency
 from fercore.models import Model
 from fercore.schedule import ParamGroup, Stage, ViewRequest
-from fercore.types import Encoded, Forward, LossTerm, Role, Side
+from fercore.types import Encoded, Forward, LossTerm, PseudoLabels, Role, Side
 from fercore_leaf.levels import (
     build_mixture,
     candidates,
@@ -76,14 +76,14 @@ class LeafEaf(Plugin):
         return [self._with_mixtures(stage) for stage in stages]
 
     @hookimpl(wrapper=True)
-    def align(self, encoded: Forward) -> Generator[None, Answers, Answers]:
+    def align(self, encoded: Forward, pseudo: PseudoLabels | None) -> Generator[None, Answers, Answers]:
         """Take out the consistency terms that a method counts among those that bring domains together."""
-        return self._exchange((yield), encoded, "align")
+        return self._exchange((yield), encoded, pseudo, "align")
 
     @hookimpl(wrapper=True)
-    def loss(self, model: Model, encoded: Forward) -> Generator[None, Answers, Answers]:
+    def loss(self, model: Model, encoded: Forward, pseudo: PseudoLabels | None) -> Generator[None, Answers, Answers]:
         """Put the ambiguous consistency (Eq 14) in the place of the method's consistency terms."""
-        answers = self._exchange((yield), encoded, "loss")
+        answers = self._exchange((yield), encoded, pseudo, "loss")
         imbalance = take_imbalance(self._levels(model))
         if imbalance is not None:
             weight = self.settings.gate.balance
@@ -105,7 +105,9 @@ class LeafEaf(Plugin):
         first, *others = stage.phases
         return replace(stage, phases=(replace(first, groups=(*first.groups, ParamGroup((mine,)))), *others))
 
-    def _exchange(self, answers: Answers, encoded: Forward, hook: Literal["align", "loss"]) -> Answers:
+    def _exchange(
+        self, answers: Answers, encoded: Forward, pseudo: PseudoLabels | None, hook: Literal["align", "loss"]
+    ) -> Answers:
         """Return the answers with consistency terms out and the ambiguous term in, as `consistency` says."""
         mode = self.settings.consistency
         if mode == "keep":
@@ -114,19 +116,22 @@ class LeafEaf(Plugin):
         found = sum(map(len, rest)) < sum(map(len, answers))
         if found if mode == "where_present" else hook == "loss":
             name = f"{self.name}/consistency" if hook == "loss" else f"{self.name}/consistency_in_align"
-            rest.append([LossTerm(name, Role.CONSISTENCY, self._consistency(encoded), self.settings.weight)])
+            rest.append([LossTerm(name, Role.CONSISTENCY, self._consistency(encoded, pseudo), self.settings.weight)])
         return rest
 
-    def _consistency(self, encoded: Forward) -> Tensor:
-        """Return the mean of Eq 14 over the branches; each branch chooses its candidates itself."""
+    def _consistency(self, encoded: Forward, pseudo: PseudoLabels | None) -> Tensor:
+        """Return the mean of Eq 14 over samples and branches; each branch chooses its candidates itself."""
         weak, strong = encoded[WEAK].logits, encoded[STRONG].logits
         values = []
         for branch in sorted(weak.keys() & strong.keys()):
             views = split_views([weak[branch]], strong[branch], self.settings)
             positive = candidates(mean_probs(views["teacher"]), self.settings)
             (student,) = views["student"]
-            values.append(ambiguous_consistency(scores(student, self.settings), positive, self.settings.epsilon).mean())
-        return torch.stack(values).mean()
+            values.append(ambiguous_consistency(scores(student, self.settings), positive, self.settings.epsilon))
+        mean = torch.stack(values).mean(0)
+        if self.settings.samples == "trusted" and pseudo is not None:
+            mean = mean * pseudo.weight.to(mean.dtype)
+        return mean.mean()
 
 
 class Through:

@@ -166,3 +166,6 @@ class LeafEafSettings(LevelSettings, CategorySettings, Variant):
         "only where it has some; or the method's own stay",
     )
     weight: float = Field(1.0, ge=0, description="of the term that takes their place")
+    samples: Literal["all", "trusted"] = Field(
+        "all", description="unlabelled samples in that term; trusted = each as much as the method's pseudo label weighs"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import fercore_leaf
@@ -23,7 +24,7 @@ from fercore.hooks.discovery import PluginInfo, installed_plugins, load_class
 from fercore.losses import ambiguous_consistency, positive_set
 from fercore.models import ExpertMixture, Model, build_backbone
 from fercore.schedule import ParamGroup, Phase, Stage, ViewRequest
-from fercore.types import Clock, LossTerm, Role
+from fercore.types import Clock, LossTerm, PseudoLabels, Role
 
 TINY = {"n_experts": 3}
 METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method" and name != "leaf"]
@@ -92,8 +93,9 @@ def step_of(shop):
     clock, loader = Clock("all", "network", 0, 0, 6), shop.loader()
     batch = next(loader)
     encoded = {(v.side, v.name): shop.plugins.encode(shop.model, batch.side(v.side), v.name, clock) for v in shop.views}
-    terms = shop.plugins.align(shop.model, batch, encoded, None, clock)
-    terms += shop.plugins.loss(shop.model, batch, encoded, None, clock)
+    pseudo = shop.plugins.pseudo_label(shop.model, batch, encoded, clock)
+    terms = shop.plugins.align(shop.model, batch, encoded, pseudo, clock)
+    terms += shop.plugins.loss(shop.model, batch, encoded, pseudo, clock)
     return batch, encoded, {term.name: term for term in terms}
 
 
@@ -174,6 +176,7 @@ SWITCHES = [
     {"combine": "log"},
     {"feat_norm": True},
     {"dropout": 0.5},
+    {"samples": "trusted"},
 ]
 
 
@@ -189,7 +192,8 @@ def test_every_switch_changes_the_term(around, tiny):
         torch.manual_seed(1)
         views = plugins.request_views(shop.config)
         encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
-        terms = {term.name: term for term in plugins.loss(model, batch, encoded, None, clock)}
+        pseudo = PseudoLabels(torch.zeros(14, dtype=torch.int64), torch.arange(14) / 13, torch.zeros(14, 7))
+        terms = {term.name: term for term in plugins.loss(model, batch, encoded, pseudo, clock)}
         return terms["leaf_eaf/consistency"].value.item()
 
     plain = value()
@@ -260,14 +264,33 @@ def test_branches_that_share_a_module_share_a_mixture(tiny):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_runs_around_every_installed_method(method, make_shop, tmp_path, listener):
-    shop = make_shop(method, "leaf_eaf", layers=({"leaf_eaf": TINY, "train": {"steps": 2}},))
+    spread = {"gate": {"balance": 0.1}}
+    shop = make_shop(method, "leaf_eaf", layers=({"leaf_eaf": TINY | spread, "train": {"steps": 2}},))
     heard = listener()
     record = run(shop, tmp_path / "run", heard)
     assert record["plugins"] == [method, "leaf_eaf"]
     assert any(isinstance(part, nn.Sequential | ExpertMixture) for part in shop.model.parts.values())
     for report in heard.reports:
-        by_addon = [name for name in report.terms if name.startswith("leaf_eaf/")]
-        assert by_addon == ["leaf_eaf/consistency"]
+        assert all(math.isfinite(value) for value in report.terms.values())
+        by_addon = {name for name in report.terms if name.startswith("leaf_eaf/")}
+        assert by_addon - {"leaf_eaf/balance"} == {"leaf_eaf/consistency"}
+    assert any("leaf_eaf/balance" in report.terms for report in heard.reports)  # a method may encode without gradients
+    assert f"{method}/consistency" not in heard.reports[-1].terms
+
+
+def test_methods_of_consistency_are_among_those_installed():
+    assert {"source_only", "fixmatch", "flexmatch", "mean_teacher", "vat", "mixmatch"} <= set(METHODS)
+
+
+def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_shop):
+    def terms(**settings):
+        shop = make_shop("fixmatch", "leaf_eaf", layers=({"leaf_eaf": TINY | settings, "fixmatch": {"p_cutoff": 1.0}},))
+        return {name: term.value.item() for name, term in step_of(shop)[2].items()}
+
+    assert set(terms()) == {"fixmatch/cross_entropy", "leaf_eaf/consistency"}
+    assert terms()["leaf_eaf/consistency"] > 0
+    assert terms(samples="trusted")["leaf_eaf/consistency"] == 0  # no prediction reaches a threshold of 1
+    assert set(terms(consistency="keep")) == {"fixmatch/cross_entropy", "fixmatch/consistency"}
 
 
 def test_it_names_no_method():
