@@ -29,6 +29,7 @@ lint: venv
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only
 	$(BIN)/python -m bench.ops.ratios
+	$(BIN)/python -m bench.input.speed
 	$(BIN)/python -m bench.retrieval.ratios
 
 sanitize: venv
