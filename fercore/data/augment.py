@@ -12,7 +12,6 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.v2 import functional as V2  # type: ignore[import-untyped]
 
 ORDERS = torch.tensor([[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]])
 """Orders of brightness (0), contrast (1), saturation (2)."""
@@ -175,7 +174,9 @@ def _auto_contrast(x: Tensor, m: Tensor) -> Tensor:
 
 
 def _equalize(x: Tensor, m: Tensor) -> Tensor:
-    flat: Tensor = V2.equalize((x * 255).round().to(torch.uint8))
+    from torchvision.transforms.v2 import functional  # type: ignore[import-untyped]
+
+    flat: Tensor = functional.equalize((x * 255).round().to(torch.uint8))
     return flat.to(x.dtype) / 255
 
 
