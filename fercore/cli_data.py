@@ -84,13 +84,13 @@ def split(
 ) -> None:
     """Divide a dataset into parts by seed, and write it down with hashes; `?split_file=FILE` uses it."""
     from fercore.data import split as dividing
-    from fercore.data.domains import read_domain
+    from fercore.data.domains import read_chosen
     from fercore.data.spec import parse_spec
     from fercore.errors import UserInputError, did_you_mean
 
     if by not in dividing.RULES:
         raise UserInputError(f"unknown rule {by!r}", where="--by", fix=did_you_mean(by, dividing.RULES))
-    table, _ = read_domain(parse_spec(spec))
+    table, _ = read_chosen(parse_spec(spec))
     if folds is None:
         shares = dividing.parse_shares(parts)
         drawn = {out: dividing.divide(table, shares, by=by, seed=seed)}

@@ -67,3 +67,19 @@ def test_a_mistake_is_one_line(fercore, tmp_path, monkeypatch, arguments, messag
     assert (code, error.count("\n")) == (2, 1)
     assert message in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_split_and_limit_choose_what_is_looked_at(fercore, tmp_path):
+    spec = "synthfer:wild?n=100&divide=class:60/40"
+    n = {}
+    for options in ("", "&split=train", "&split=test", "&limit=5", "&split=train&limit=7"):
+        code, text, _ = fercore("data", "check", spec + options, "--json")
+        n[options] = json.loads(text)["domains"][0]["n"]
+        assert code == 0
+    assert n[""] == n["&split=train"] + n["&split=test"] == 100
+    assert (n["&limit=5"], n["&split=train&limit=7"]) == (10, 7)
+    code, text, _ = fercore("data", "convert", f"{spec}&split=train&limit=7", "--out", tmp_path / "m")
+    assert len((tmp_path / "m" / "manifest.csv").read_text().splitlines()) == 8
+    code, _, error = fercore("data", "check", "synthfer:wild?n=9&split=train")
+    assert code == 2
+    assert "no train part in the dataset" in error

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore.data.domains import read_domain
+from fercore.data.domains import read_chosen
 from fercore.data.fingerprint import common_folder
 from fercore.data.labels import CANONICAL
 from fercore.data.readers import FileReader
@@ -31,7 +31,7 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> str:
     Raises:
         UserInputError: as the format, if `out` holds something, or an image cannot be read.
     """
-    table, _ = read_domain(spec)
+    table, _ = read_chosen(spec)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserInputError("the output folder is not empty", where=str(out), fix="choose a new folder")
     points = isinstance(table.reader, FileReader) and not copy

@@ -225,6 +225,17 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
     return reshape(table, spec, rows.left_out), scan
 
 
+def read_chosen(spec: DomainSpec) -> tuple[Table, Scan]:
+    """Return the samples that a spec's `split` and `limit` leave, outside a run; as `read_domain` without them.
+
+    Raises:
+        UserInputError: as `read_domain`, or if there is no such part.
+    """
+    whole, scan = read_domain(spec)
+    table = choose_split(whole, spec)
+    return (_limit_parts(table, spec, _seed(spec, 0)) if "limit" in spec.options else table), scan
+
+
 def _seed(spec: DomainSpec, seed: int) -> int:
     return seed if spec.format == "synthfer" else spec.integer("seed", seed)
 

@@ -46,8 +46,8 @@ class Facts:
     subjects: int = 0
 
     def fitting(self, spec: DomainSpec) -> Published | None:
-        """Return the published numbers for a spec's options, or None; a spec that takes a sample has none."""
-        if {"limit", "per_class", "drop", "split_file", "divide"} & set(spec.options):
+        """Return the published numbers for a spec's options, or None; a spec that takes only a part has none."""
+        if {"split", "limit", "per_class", "drop", "split_file", "divide"} & set(spec.options):
             return None
         chosen = {**self.defaults, **{key: value.lower() for key, value in spec.options.items()}}
         fits = (p for p in self.published if all(chosen.get(key) == value for key, value in p.when.items()))

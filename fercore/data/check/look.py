@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fercore.data.check.near import SIDE, thumbnail
-from fercore.data.domains import read_domain
+from fercore.data.domains import read_chosen
 from fercore.data.formats.scan import Scan
 from fercore.data.readers import Reader, Unusable
 from fercore.data.spec import DomainSpec
@@ -46,7 +46,7 @@ def look(spec: DomainSpec, progress: Progress | None = None) -> Seen:
     Raises:
         UserInputError: as the format's `scan`. Images that cannot be used are no error; they are what is looked for.
     """
-    table, scan = read_domain(spec)
+    table, scan = read_chosen(spec)
     digests, faults = [], []
     thumbs = np.zeros((len(table), SIDE, SIDE), dtype=np.uint8)
     for i, (digest, fault, thumb) in enumerate(_all(table)):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fercore.data.cache_files import stamps
-from fercore.data.domains import read_domain
+from fercore.data.domains import read_chosen
 from fercore.data.labels import CANONICAL
 from fercore.data.prepare.boxes import read_boxes
 from fercore.data.prepare.detectors import make_detector
@@ -54,7 +54,7 @@ def prepare(
         UserInputError: for the spec, the folder, the detector or the boxes.
     """
     _check(settings)
-    table, _ = read_domain(spec)
+    table, _ = read_chosen(spec)
     given = read_boxes(Path(settings.boxes), table.keys) if settings.boxes else None
     if given is None:
         make_detector(settings.detector, weights=_weights(settings), device=settings.device)
