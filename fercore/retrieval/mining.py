@@ -17,6 +17,7 @@ from fercore.retrieval import score_tree
 from fercore.retrieval.codes import Keys, check_keys, check_numbers
 from fercore.retrieval.join import CodeJoin, join_codes
 from fercore.retrieval.rng import MAX_ROWS, seed_bits
+from fercore.retrieval.threads import kept_threads
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -71,6 +72,7 @@ def au_similarity(first: npt.ArrayLike, second: npt.ArrayLike, similarity: Simil
     return np.asarray(1 - np.abs(a - b).mean(axis=1), np.float32)
 
 
+@kept_threads()
 def mine_triplets(
     anchor_scores: npt.ArrayLike,
     anchor_keys: npt.ArrayLike,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -191,3 +195,15 @@ def test_rows_of_the_anchors_code_and_class_are_left_out_once():
     a, b = np.array([[0.9, 0.1]]), np.array([[0.9, 0.1], [0.9, 0.6]])
     mined = mine_triplets(a, code_keys(pack_codes(a)), b, code_keys(pack_codes(b)), exclude=([1], [1, 0]))
     assert mined.negative.tolist() == [1]
+
+
+def test_torch_keeps_its_number_of_threads():
+    code = (
+        "import torch, numpy as np; from fercore.retrieval import mine_triplets;"
+        "s = np.random.default_rng(0).random((50, 3), dtype=np.float32);"
+        "k = (s > 0.5) @ np.array([1, 2, 4], np.uint64); mine_triplets(s, k, s, k); print(torch.get_num_threads())"
+    )
+    threads = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **threads})
+    assert done.stdout.split() == ["1"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -125,17 +123,16 @@ def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
         exclude = None
         if side == "target" and agt.exclude_same_label:
             exclude = (_array(state.t_hard), _array(state.source_labels))
-        with _same_threads():
-            found = mine_triplets(
-                scores[side],
-                keys[side],
-                scores[other],
-                keys[other],
-                similarity=agt.sim,
-                tau_n=agt.tau_n,
-                seed=_seed(),
-                exclude=exclude,
-            )
+        found = mine_triplets(
+            scores[side],
+            keys[side],
+            scores[other],
+            keys[other],
+            similarity=agt.sim,
+            tau_n=agt.tau_n,
+            seed=_seed(),
+            exclude=exclude,
+        )
         rows = np.stack([found.anchor, found.positive, found.negative])
         state.put(f"triplets_{side}", torch.from_numpy(rows))
         counts[f"{side}_triplets"] = len(found)
@@ -143,16 +140,6 @@ def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
         counts[f"{side}_without_negative"] = found.without_negative
         counts[f"{side}_negatives_below_tau"] = found.fallbacks
     return counts
-
-
-@contextmanager
-def _same_threads() -> Iterator[None]:
-    """Give torch its number of threads back: numba's first parallel call sets OpenMP's, and sums round by it."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _warn(state: State, which: int, text: str) -> None:
