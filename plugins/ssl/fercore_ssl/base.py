@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.losses import weighted_cross_entropy
 from fercore.models import Model, build_backbone
 from fercore.schedule import Transform, ViewRequest
-from fercore.types import Batch, Clock, Encoded, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role, Side
 from fercore_ssl.presets import COMMON
 
 TRANSFORMS: Mapping[str, Transform] = {"weak": "weak", "weak2": "weak", "strong": "strong"}
@@ -26,6 +26,9 @@ class SslSettings(Settings):
     """Settings of every method."""
 
     lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled term")
+    statistics: Literal["weak", "all"] = Field(
+        "weak", description="views whose batch statistics the network keeps for evaluation"
+    )
 
 
 class SemiSupervised(Plugin):
@@ -56,6 +59,14 @@ class SemiSupervised(Plugin):
         """Ask for a weak view of the labelled samples and the method's views of the unlabelled ones."""
         unlabelled = [ViewRequest("target", name, TRANSFORMS[name]) for name in self.views]
         return [ViewRequest("source", "weak", "weak"), *unlabelled]
+
+    @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+        """Run the network; a strong view leaves no trace in the statistics that plain images are scored with."""
+        if view == "strong" and model.training and self.settings.statistics == "weak":
+            return aside(model, batch.images[view])
+        encoded: Encoded = model(batch.images[view])
+        return encoded
 
     @hookimpl
     def loss(

@@ -464,3 +464,21 @@ def test_sharpening_survives_small_probabilities():
     found = losses.sharpen(torch.tensor([[1e-30, 1e-30, 1 - 2e-30]]), 0.05)
     assert torch.isfinite(found).all()
     assert float(found[0, 2]) == 1.0
+
+
+@pytest.mark.parametrize("statistics", ["weak", "all"])
+def test_strong_views_leave_the_statistics_alone(method, step, statistics):
+    s = step()
+    plugin = method("fixmatch", statistics=statistics)
+    model = s.model(plugin)
+    target = s.batch().target
+    norm = model.backbone[1]
+    before = norm.running_mean.clone()
+    encoded = plugin.encode(model, target, "strong").logits["main"]
+    assert torch.equal(norm.running_mean, before) == (statistics == "weak")
+    assert torch.allclose(encoded, model(target.images["strong"]).logits["main"])  # the batch's own statistics
+    encoded.sum().backward()
+    assert model.heads["main"].weight.grad is not None
+    norm.running_mean.copy_(before)
+    plugin.encode(model, target, "weak")
+    assert not torch.equal(norm.running_mean, before)
