@@ -138,6 +138,8 @@ def test_flexmatch_over_steps(method, step, paper, warmup):
         s.index = s.rng.choice(12, 5, replace=False)
         _, weak, _, strong = keys(s)
         levels = paper.flexmatch_thresholds(learnt, K, 0.7, warmup)
+        found = losses.curriculum_thresholds(torch.tensor(learnt), K, 0.7, warmup=warmup)
+        np.testing.assert_allclose(found.numpy(), levels, rtol=1e-6)
         probs = [paper.softmax(z) for z in weak]
         mask = [p.max() >= levels[p.argmax()] for p in probs]
         expected = sum(
