@@ -81,6 +81,12 @@ class DataSettings(Settings):
         divided = [spec for spec in values["sources"] if asks_for_labels(str(spec))]
         return {**values, "target": divided[0]} if divided else values
 
+    @property
+    def source_step(self) -> int:
+        """Source samples of a step: source_batch, less what does not divide among balanced sources."""
+        sources = max(1, len(self.sources))
+        return self.source_batch if self.source_sampling == "proportional" else self.source_batch // sources * sources
+
 
 class ModelSettings(Settings):
     """The network under the method's own parts."""

@@ -268,7 +268,7 @@ def source_order(
     if settings.source_sampling == "proportional":
         pools = [(whole, settings.source_batch, "the sources together")]
     else:
-        share = settings.source_batch // len(names)
+        share = settings.source_step // len(names)
         pools = [(whole[table.domain == d], share, f"source {name!r}") for d, name in enumerate(names)]
     orders: list[PoolOrder | ClassOrder] = []
     for number, (members, share, name) in enumerate(pools):

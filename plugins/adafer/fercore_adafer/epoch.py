@@ -58,7 +58,8 @@ def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
     codes = [pack_codes(_array(getattr(state, f"{side}_codes")).astype(bool)) for side in ("source", "target")]
     labels, classes = _array(state.source_labels), state.q.shape[1]
     join = join_codes(*code_keys(*codes))
-    near = neighbour_codes(join, *codes, radius=aga.radius, nearest=aga.unmatched == "nearest")
+    inexact = aga.radius > 0 or aga.unmatched == "nearest"
+    near = neighbour_codes(join, *codes, radius=aga.radius, nearest=aga.unmatched == "nearest") if inexact else None
     q, matched = code_histogram(join, labels, classes, neighbours=near)
     t_hard = majority(q, matched)
     if conflict == "majority":

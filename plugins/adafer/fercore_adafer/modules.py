@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fercore.models import SizedByData
 
 MOST_UNITS = 64
+ROWS_AT_ONCE = 1024
 """Columns of the AU inputs of baseline #5; the run's units come first, the rest is 0."""
 
 
@@ -161,11 +162,17 @@ class CodeTable(SizedByData):
         Returns:
             shares float[B,K], and bool[B]: which codes are there.
         """
-        apart = (codes[:, None, :] != self.codes[None, :, :]).sum(dim=2)
-        least = apart.amin(dim=1, keepdim=True)
-        closest = (apart == least).to(self.shares.dtype)
+        parts = [self._nearest(part) for part in torch.split(codes, ROWS_AT_ONCE)]
+        shares, exact = (torch.cat(column) for column in zip(*parts, strict=True))
         known = ~scores.isnan().any(dim=1)
-        found = known & (least[:, 0] == 0)
-        shares = closest @ self.shares / closest.sum(dim=1, keepdim=True)
+        found = known & exact
         used = known if nearest else found
         return torch.where(used[:, None], shares, self.prior), found
+
+    def _nearest(self, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean shares float[b,K] of the nearest codes, and bool[b]: whether they are the very same."""
+        asked, held = codes.to(self.shares.dtype), self.codes.to(self.shares.dtype)
+        apart = asked @ (1 - held).T + (1 - asked) @ held.T  # whole numbers, exact in float
+        least = apart.amin(dim=1, keepdim=True)
+        closest = (apart == least).to(self.shares.dtype)
+        return closest @ self.shares / closest.sum(dim=1, keepdim=True), least[:, 0] == 0

@@ -220,7 +220,7 @@ class AdaFer(Plugin):
             fix = f"set {self.name}.aga.on=true or leave the option out"
             what = "negatives can only be held apart by pseudo labels, which are off"
             raise UserInputError(what, where=f"{self.name}.agt.exclude_same_label", fix=fix)
-        batch = config.data.source_batch, config.data.target_batch
+        batch = config.data.source_step, config.data.target_batch
         if chosen.baseline == "none" and chosen.agt.on and not sum(triplets_a_step(*batch, chosen.agt.anchors)):
             fix = "take at least 3 on either side"
             what = f"batches of {batch[0]} source and {batch[1]} target images hold no triplet"
@@ -280,5 +280,5 @@ def drawing_of(config: RunConfig) -> Drawing:
     """Return how a run draws its samples."""
     data = config.data
     by_domain = data.source_sampling == "balanced" and len(data.sources) > 1
-    batch = data.source_batch, data.target_batch
+    batch = data.source_step, data.target_batch
     return Drawing(batch, config.train.steps_per_epoch, data.class_balanced, by_domain)

@@ -63,7 +63,7 @@ class TripletSettings(Settings):
 
     on: bool = Field(True, description="Table 3: false = no triplets")
     anchors: Literal["source", "target", "both"] = Field("both", description="Table 2: the anchors' domain")
-    gamma: float = Field(0.5, gt=0, description="margin (Figure 6); where it learns, its first value")
+    gamma: float = Field(0.5, gt=0, le=2, description="margin (Figure 6); where it learns, its first value")
     tau_n: float = Field(0.5, ge=-1, le=1, description="Table 4: least AU similarity of a negative to its anchor")
     sim: Literal["cosine", "one_minus_l1"] = Field("cosine", description="similarity of AU scores")
     resample: Literal["once", "epoch"] = Field("epoch", description="when triplets are drawn")

@@ -138,6 +138,14 @@ def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, lis
     assert names == [{"adafer/supervised"}] * 4 + [{f"adafer/{term}"}] * 3
 
 
+def test_a_batch_that_does_not_divide_among_the_sources_runs(tmp_path, make_shop, listener):
+    data = {"sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"], "au": "synthfer", "source_batch": 15}
+    record = run(make_shop("adafer", layers=({"data": data, "train": {"steps": 2}},)), tmp_path / "run", listener())
+    terms = log_of(tmp_path / "run", "step")[-1]["terms"]
+    assert record["target"]["n"] > 0
+    assert "adafer/triplet" in terms
+
+
 def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_shop, listener):
     small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 40, "source_batch": 40}}
     shop = make_shop("adafer", layers=(ONE_SOURCE, small))

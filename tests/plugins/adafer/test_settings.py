@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from fercore_adafer import modules
 from fercore_adafer.modules import CodeTable, UnitHead
 from fercore_adafer.plugin import drawing_of
 from fercore_adafer.settings import AdaFerSettings
@@ -176,6 +177,18 @@ def test_the_code_table_is_baseline_2():
     # 110 and 000: at distance 1 from 100, at 2 and 2 from 011.
     torch.testing.assert_close(shares[2:4], torch.tensor([[2 / 3, 0, 1 / 3], [2 / 3, 0, 1 / 3]]))
     torch.testing.assert_close(shares[4], torch.tensor(prior))
+
+
+def test_the_code_table_looks_up_part_by_part(monkeypatch):
+    table = CodeTable(3)
+    generator = torch.Generator().manual_seed(0)
+    held, asked = (torch.randint(0, 2, (n, 6), generator=generator, dtype=torch.uint8) for n in (20, 33))
+    table.fit(held, torch.randint(0, 3, (20,), generator=generator))
+    whole = table(asked.float(), asked, nearest=True)
+    monkeypatch.setattr(modules, "ROWS_AT_ONCE", 4)
+    assert all(torch.equal(a, b) for a, b in zip(table(asked.float(), asked, nearest=True), whole, strict=True))
+    apart = (asked[:, None] != table.codes[None]).sum(2)
+    assert torch.equal(whole[1], apart.amin(1) == 0)
 
 
 def test_equally_near_codes_share():
