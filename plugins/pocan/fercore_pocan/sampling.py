@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -47,8 +48,12 @@ class TrustSampler(Sampler[int]):
 
 
 def _rounds(members: Tensor, share: int) -> Iterator[list[int]]:
-    """Yield `share` members at a time without end; a rest smaller than that is reshuffled with the others."""
+    """Yield `share` members at a time without end; a rest smaller than that is reshuffled with the others.
+
+    A share of more than there are is drawn from as many orders, one after another, as it takes.
+    """
+    orders = max(1, math.ceil(share / len(members)))
     while True:
-        order = members[torch.randperm(len(members))].tolist()
+        order = torch.cat([members[torch.randperm(len(members))] for _ in range(orders)]).tolist()
         for start in range(0, len(order) - share + 1, share):
             yield order[start : start + share]

@@ -108,6 +108,17 @@ def test_every_batch_of_the_sampler_holds_both_parts(count):
             assert len(set(seen[: rounds * n].tolist())) == rounds * n
 
 
+def test_a_batch_larger_than_the_target_repeats_samples():
+    trusted = torch.tensor([True, False] * 5)
+    order = iter(TrustSampler(trusted, 32))
+    drawn = torch.tensor([next(order) for _ in range(3 * 32)]).view(3, 32)
+    assert (trusted[drawn].sum(1) == 16).all()
+    for batch in drawn:
+        times = torch.bincount(batch, minlength=10)
+        assert times.min() >= 3  # 16 draws from 5 members
+        assert times.max() <= 4
+
+
 def test_the_sampler_draws_from_the_global_generator():
     trusted = torch.arange(20) < 8
     orders = []
