@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fercore.data.au.match import plain_name
 from fercore.data.au.table import AUTable, canonical_name
 from fercore.data.formats.scan import listed, read_text
 from fercore.errors import UserInputError
@@ -116,7 +117,7 @@ def _best_rows(rows: Sequence[Sequence[str]], header: Sequence[str], where: str)
         if len(rows[line]) != len(header):
             what = f"{len(rows[line])} cells in a table of {len(header)} columns"
             raise UserInputError(what, where=f"{where}, line {line + 1}")
-        name = rows[line][image].strip()
+        name = plain_name(rows[line][image])
         confidence = 0.0 if sure is None else _number(rows[line][sure], f"{where}, line {line + 1}, {header[sure]}")
         if name not in best:
             best[name] = (confidence, line)

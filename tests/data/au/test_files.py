@@ -90,6 +90,9 @@ def test_a_missing_file_names_the_formats(tmp_path):
         (["anger/1.png"], ["/elsewhere/anger/1.png"], [0]),
         (["/here/a/1.png", "/here/b/1.png"], ["/there/x/b/1.png", "/there/x/a/1.png"], [1, 0]),
         (["/d/joy/1.png", "/d/anger/2.png"], ["anger/1.png", "anger/2.png"], [-1, 1]),
+        (["1.png", "sub/1.png"], ["1.png"], [0, -1]),  # a full name is of that image alone
+        (["1.png", "sub/1.png"], ["sub/1.png"], [-1, 0]),
+        (["a/1.png", "a/1.png"], ["a/1.png"], [0, 0]),
         (["f.csv#3", "f.csv#4"], ["f.csv#4"], [-1, 0]),
         ([r"c:\d\a\1.png"], ["a/1.png"], [0]),
     ],
@@ -101,6 +104,25 @@ def test_rows_find_their_images(keys, images, rows):
 def test_a_name_that_fits_twice_is_refused():
     with pytest.raises(UserInputError, match="two rows fit"):
         match_rows(["1.png"], ["a/1.png", "b/1.png"], "au.csv")
+
+
+@pytest.mark.parametrize(
+    ("keys", "images"),
+    [
+        (["/d/anger/0.png", "/d/happiness/0.png"], ["0.png"]),
+        (["anger/0.png", "happiness/0.png"], ["0.png", "1.png"]),
+        (["anger/0.png", "0.png"], ["/x/anger/0.png"]),
+    ],
+)
+def test_a_row_that_fits_two_images_is_refused(keys, images):
+    with pytest.raises(UserInputError, match="row '.*0.png' fits two images, .*more detail"):
+        match_rows(keys, images, "au.csv")
+
+
+@pytest.mark.parametrize("other", ["./a/1.png", r"a\1.png", "a//1.png", " a/./1.png "])
+def test_spellings_of_one_name_are_one_image(read, other):
+    with pytest.raises(UserInputError, match="two rows for image 'a/1.png'.*line 3"):
+        read(f"path,AU01\na/1.png,0.5\n{other},0.6\n")
 
 
 def test_unknown_rows_are_nan():
