@@ -236,7 +236,7 @@ def _by_domain(batch: DomainBatch, *, mixed: bool) -> list[tuple[list[int], Tens
     if mixed:
         return [([0], torch.arange(len(batch), device=batch.domain.device)[None])]
     order = torch.argsort(batch.domain, stable=True)
-    counts = batch.domain_counts()
+    counts = list(batch.domain_counts())
     by_size: dict[int, list[tuple[int, Tensor]]] = {}
     for number, (count, rows) in enumerate(zip(counts, torch.split(order, counts), strict=True)):
         if count:
