@@ -90,7 +90,7 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
     units, unknown = units_of(provider, whole, settings, domain.spec.where)
     place = f"{provider} for {domain.spec.where}"
     missing = np.flatnonzero(~units.known)
-    if len(missing) > settings.max_bad_share * len(whole):
+    if len(missing) > settings.max_bad_share * len(whole) or len(missing) == len(whole):
         what = f"{len(missing)} of {len(whole)} images have no row of action units, first {whole.keys[missing[0]]}"
         fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share)"
         raise UserInputError(what, where=place, fix=fix)

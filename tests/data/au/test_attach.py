@@ -102,6 +102,23 @@ def test_missing_rows(folder, tmp_path):
     assert len(target.truth) == len(target.adaptation)
 
 
+def test_an_image_without_a_face_counts_as_one_without_a_row(folder, tmp_path):
+    spec = f"manifest:{folder}/manifest.csv?split=all"
+
+    def faceless(row):
+        return row.split(",")[0] + "," * 17
+
+    one = rewrite(folder, tmp_path, lambda rows: [faceless(rows[0]), *rows[1:]])
+    with pytest.raises(UserInputError, match=r"1 of 40 images have no row.*at most 1.0%"):
+        opened(f"{spec}&au={one}", au="synthfer")
+    domains = opened(f"{spec}&au={one}", au="synthfer", max_bad_share=0.05)
+    assert len(domains.sources[0]) == 39
+    assert domains.report["au"]["domains"][0]["without_row"] == 1
+    every = rewrite(folder, tmp_path, lambda rows: [*map(faceless, rows), "else.png" + ",0.5" * 17])
+    with pytest.raises(UserInputError, match="40 of 40 images have no row"):
+        opened(f"{spec}&au={every}", au="synthfer", max_bad_share=1.0)
+
+
 def test_a_file_of_other_images(folder, tmp_path):
     other = rewrite(folder, tmp_path, lambda rows: [row.replace("/000", "/111") for row in rows])
     with pytest.raises(UserInputError, match="no row of the action-unit file is of this domain"):

@@ -66,15 +66,46 @@ def test_the_threshold_counts(read):
         ("path,AU01_r\na,5.1\n", "5.1 is outside 0..5"),
         ("path,AU01\na,-0.1\n", "outside"),
         ("path,AU01\na,x\n", "'x' is not a number.*line 2"),
-        ("path,AU01\na,nan\n", "not a finite number"),
+        ("path,AU01,AU02\na,nan,0\n", "nan is not a finite number.*line 2, AU01"),
+        ("path,AU01\na,inf\n", "not a finite number"),
+        ("path,AU01\na,nan\n", "no row of the file has scores"),
+        ("path,success,AU01_r\na,2,0\n", "code 2 is neither 0 nor 1.*line 2, success"),
         ("path,AU01_c\na,0.5\n", "neither 0 nor 1"),
         ("path,AU01\na,0.5\na,0.5\n", "two rows for image 'a'.*line 3"),
         ("path,AU01\na\n", "1 cells in a table of 2"),
+        ("path,AU01\n\n\na,x\n", "'x' is not a number.*line 4"),
+        ("path,AU01\na,0.5\n,0.5\n", "without an image's name.*line 3"),
+        ("path,AU01\n./,0.5\n", "without an image's name"),
+        ('path,AU01\na,0.5\n"b,0.5\n', "no CSV: unexpected end of data.*line 3"),
+        (f"path,AU01\n{'a' * 140_000},0.5\n", "no CSV: field larger than field limit.*line 2"),
+        ("path,AU01,AU1\na,0.5,0.6\n", "two columns for AU01: 'AU01' and 'AU1'"),
+        ("path,AU01_r,AU1_intensity\na,0.5,0.6\n", "two columns for AU01: 'AU01_r' and 'AU1_intensity'"),
+        ("path,au_1,AU01_c\na,1,1\n", "two columns for AU01: 'au_1' and 'AU01_c'"),
+        ("path,confidence,AU01\na,0.9,0.5\na,0.9,0.6\n", "two rows for image 'a' with the same confidence.*line 3"),
     ],
 )
 def test_faults(read, text, words):
     with pytest.raises(UserInputError, match=words):
         read(text)
+
+
+def test_images_without_a_face_are_unknown(read):
+    openface = read("path,success,confidence,AU01_r,AU01_c\na,0,0,0,0\nb,1,0.9,5,1\nb,0,0.95,0,0\n")
+    assert openface.images == ("a", "b")
+    assert openface.table.known.tolist() == [False, True]
+    assert openface.table.scores[1].tolist() == [1.0]
+    fex = read("input,FaceScore,AU01,AU02\na,,,\nb,NaN,nan,NaN\nc,0.9,0.5,0.1\n")
+    assert fex.table.known.tolist() == [False, False, True]
+    assert fex.table.codes.tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
+def test_a_surer_face_settles_a_tie(read):
+    found = read("path,confidence,AU01\na,0.5,0.1\na,0.5,0.2\na,0.9,0.3\na,0.5,0.4\n")
+    assert found.table.scores[0].tolist() == pytest.approx([0.3])
+
+
+def test_a_name_may_hold_a_line_break(read):
+    assert read('path,AU01\n"a\nb",0.5\nc,0.5\n').images == ("a\nb", "c")
 
 
 def test_a_missing_file_names_the_formats(tmp_path):
