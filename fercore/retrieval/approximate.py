@@ -17,7 +17,7 @@ class Settings:
     """Of the approximate indexes; more of each finds more and takes longer."""
 
     lists: int | None = None
-    """ivf: cells; None: 4 sqrt N, and at most N / 39, what FAISS asks for training"""
+    """ivf: cells; None: 4 sqrt N; either way at most N / 39, what FAISS asks for training, and at least one"""
     probes: int = 16
     """ivf: cells a query looks into"""
     links: int = 32
@@ -55,6 +55,7 @@ class ApproximateIndex:
             quantiser = faiss.IndexFlat(width, number)
             index: Any = faiss.IndexIVFFlat(quantiser, width, lists, number)
             index.nprobe = min(settings.probes, lists)
+            index.cp.min_points_per_centroid = 1  # one cell is right for fewer than 39 rows: no warning
         else:
             index = faiss.IndexHNSWFlat(width, settings.links, number)
             index.hnsw.efSearch = settings.depth

@@ -81,12 +81,13 @@ class FeatureBank(nn.Module):
             probs: [n,K].
 
         Raises:
-            ValueError: shapes that do not fit, NaN features or probabilities, labels outside the classes.
+            ValueError: shapes that do not fit, labels that are no integers or outside the classes, features or
+                probabilities that are not finite in the bank's type, negative probabilities.
         """
         if len(features) > len(self.features):
             raise ValueError(f"the bank holds {len(self.features)} rows, got {len(features)}")
-        self._check(len(features), features, labels, probs)
         n = len(features)
+        features, labels, probs = self._stored(n, features, labels, probs)
         self.features[:n], self.labels[:n], self.probs[:n] = features, labels, probs
         self.features[n:], self.labels[n:], self.probs[n:] = 0, -1, 0
         self.filled.fill_(n)
@@ -104,17 +105,17 @@ class FeatureBank(nn.Module):
         Raises:
             ValueError: as in `refresh`, or rows not in use.
         """
-        if rows.ndim != 1 or rows.is_floating_point():
+        if rows.ndim != 1 or not _is_integer(rows):
             raise ValueError(f"rows must be int [n], got {rows.dtype} {list(rows.shape)}")
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {int(rows.min())}..{int(rows.max())}")
-        self._check(len(rows), features, labels, probs)
+        features, labels, probs = self._stored(len(rows), features, labels, probs)
         unique, place = np.unique(rows.cpu().numpy()[::-1], return_index=True)
         last = torch.as_tensor(len(rows) - 1 - place, device=features.device)
         at = torch.as_tensor(unique, device=self.features.device)
-        self.features[at] = features[last].to(self.features)
-        self.labels[at] = labels[last.to(labels.device)].to(self.labels)
-        self.probs[at] = probs[last.to(probs.device)].to(self.probs)
+        self.features[at] = features[last].to(at.device)
+        self.labels[at] = labels[last.to(labels.device)].to(at.device)
+        self.probs[at] = probs[last.to(probs.device)].to(at.device)
 
     @torch.no_grad()
     def search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -135,34 +136,42 @@ class FeatureBank(nn.Module):
             raise ValueError(f"queries must be [Q,{self.features.shape[1]}], got {list(queries.shape)}")
         if queries.device != self.features.device:
             raise ValueError(f"queries are on {queries.device}, the bank on {self.features.device}")
-        if k < 1:
-            raise ValueError(f"k must be 1 or more, got {k}")
-        _check_finite(queries, "queries")
-        asked, kept = queries.float().contiguous(), min(k, len(self))
+        _check_positive(k, "k")
+        asked, filled = queries.float().contiguous(), len(self)
+        _check_finite(asked, "queries")
+        kept, rows = min(k, filled), self.features[:filled].float()
         if self.index == "flat" and kept == k:
-            return self._search(asked, k)
+            return exact_search(asked, rows, k, self.metric)
         worst = float("-inf") if self.metric == "ip" else float("inf")
         scores = asked.new_full((len(asked), k), worst)
         indices = torch.full((len(asked), k), -1, device=asked.device)
         if kept and len(asked):
-            scores[:, :kept], indices[:, :kept] = self._search(asked, kept)
+            scores[:, :kept], indices[:, :kept] = self._search(asked, rows, kept)
             scores[indices < 0] = worst
         return scores, indices
 
     @torch.no_grad()
     def recall(self, k: int = 5, sample: int = 256) -> float:
-        """Return which share of the exact k nearest rows the index finds, for rows of the bank as queries; for the log.
+        """Return which share of the exact k nearest other rows the index finds, for rows of the bank as queries.
+
+        A row does not count as its own neighbour. 1 for "flat", and for a bank of fewer than two rows.
 
         Args:
-            k: neighbours asked for.
-            sample: queries, spread evenly over the bank.
+            k: neighbours asked for, at least 1; all other rows where the bank has fewer.
+            sample: queries at least, spread evenly over the bank; all rows where it has fewer.
+
+        Raises:
+            ValueError: k or sample below 1.
         """
+        _check_positive(k, "k")
+        _check_positive(sample, "sample")
         rows = self.features[: len(self)].float()
-        if self.index == "flat" or not len(rows):
+        if self.index == "flat" or len(rows) < 2:
             return 1.0
-        every = max(1, len(rows) // sample)
-        queries, k = rows[::every].contiguous(), min(k, len(rows))
-        exact, found = exact_search(queries, rows, k, self.metric)[1], self._search(queries, k)[1]
+        own = torch.arange(0, len(rows), max(1, len(rows) // sample), device=rows.device)
+        queries, asked = rows[own], min(k + 1, len(rows))
+        exact = _without(exact_search(queries, rows, asked, self.metric)[1], own)
+        found = _without(self._search(queries, rows, asked)[1], own)
         return float((exact[:, :, None] == found[:, None]).any(dim=2).float().mean())
 
     @torch.no_grad()
@@ -197,31 +206,36 @@ class FeatureBank(nn.Module):
         """Return the mean feature of each class.
 
         Args:
-            rows: i64 [K,n] from `top_per_class`: the mean over these; None: over all rows with the class's label.
+            rows: i64 [K,n] from `top_per_class`, -1 for none: the mean over these; None: over all rows with the class's
+                label.
 
         Returns:
             f32 [K,D], zero for a class without rows, and bool [K], which classes have none: the caller fills them.
+
+        Raises:
+            ValueError: rows of another shape or type, or not in use.
         """
         features = self.features[: len(self)].float()
         classes = self.probs.shape[1]
         if rows is None:
             chosen = self.labels[: len(self)] == torch.arange(classes, device=features.device)[:, None]
         else:
+            self._check_top(rows, len(features))
             chosen = torch.zeros(classes, len(features) + 1, dtype=torch.bool, device=features.device)
-            chosen = chosen.scatter(1, torch.where(rows < 0, len(features), rows), True)[:, :-1]
+            chosen = chosen.scatter(1, torch.where(rows < 0, len(features), rows.long()), True)[:, :-1]
         counts = chosen.sum(dim=1)
         return chosen.float() @ features / counts.clamp(min=1)[:, None], counts == 0
 
-    def _search(self, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        rows = self.features[: len(self)].float()
+    def _search(self, queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if self.index == "flat":
             return exact_search(queries, rows, k, self.metric)
-        state = (self.features.data_ptr(), self.features._version, len(self), self.features.device)
+        state = (self.features.data_ptr(), self.features._version, len(rows), self.features.device)
         if self._approximate is None or self._approximate.state != state:
             self._approximate = ApproximateIndex(rows, self.index, self.metric, self.settings, state)
         return self._approximate.search(queries, k)
 
-    def _check(self, n: int, features: Tensor, labels: Tensor, probs: Tensor) -> None:
+    def _stored(self, n: int, features: Tensor, labels: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the three checked, in the bank's types."""
         width, classes = self.features.shape[1], self.probs.shape[1]
         for name, tensor, shape in (
             ("features", features, (n, width)),
@@ -230,12 +244,38 @@ class FeatureBank(nn.Module):
         ):
             if tuple(tensor.shape) != shape:
                 raise ValueError(f"{name} must be {list(shape)}, got {list(tensor.shape)}")
-        if labels.is_floating_point() or (n and not -1 <= int(labels.min()) <= int(labels.max()) < classes):
+        if not _is_integer(labels) or (n and not -1 <= int(labels.min()) <= int(labels.max()) < classes):
             raise ValueError(f"labels must be integers in -1..{classes - 1}")
+        features, probs = features.to(self.features.dtype), probs.to(self.probs.dtype)
         _check_finite(features, "features")
         _check_finite(probs, "probs")
+        if bool((probs < 0).any()):
+            raise ValueError("probs has negative values")
+        return features, labels.to(self.labels.dtype), probs
+
+    def _check_top(self, rows: Tensor, filled: int) -> None:
+        classes = self.probs.shape[1]
+        if rows.ndim != 2 or len(rows) != classes or not _is_integer(rows):
+            raise ValueError(f"rows must be int [{classes},n], got {rows.dtype} {list(rows.shape)}")
+        if rows.numel() and not -1 <= int(rows.min()) <= int(rows.max()) < filled:
+            raise ValueError(f"rows must lie in -1..{filled - 1}, got {int(rows.min())}..{int(rows.max())}")
+
+
+def _without(found: Tensor, own: Tensor) -> Tensor:
+    """Leave each query's own row out of what it found, the last one where its own is not there."""
+    place = torch.argsort((found == own[:, None]).byte(), dim=1, stable=True)
+    return found.gather(1, place)[:, :-1]
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+
+
+def _check_positive(number: int, name: str) -> None:
+    if number < 1:
+        raise ValueError(f"{name} must be 1 or more, got {number}")
 
 
 def _check_finite(tensor: Tensor, name: str) -> None:
     if not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{name} has NaN or infinite values")
+        raise ValueError(f"{name} has NaN or infinite values in {tensor.dtype}")

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fercore.retrieval import FeatureBank
+from fercore.retrieval.approximate import Settings
 
 GPU = [pytest.mark.cuda, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 DEVICES = ["cpu", pytest.param("cuda", marks=GPU)]
@@ -64,7 +65,45 @@ def test_approximate_search_says_its_recall(index, metric):
         assert bank.search(queries[:1], 1)[1].item() == 7
     else:
         assert bank.search(100 * queries[:1], 1)[1].item() == 7
-    assert bank_of().recall() == 1
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_recall_counts_the_other_rows(metric, monkeypatch):
+    bank = FeatureBank(12, 300, 4, metric=metric, index="ivf", settings=Settings(probes=2))
+    bank.refresh(*rows(300))
+    features, k = bank.features.double(), 4
+    scores = features @ features.T if metric == "ip" else -(torch.cdist(features, features) ** 2)
+    searched = bank.search(features[::2].float(), k + 1)[1]
+    shares = []
+    for row, found in zip(range(0, 300, 2), searched.tolist(), strict=True):
+        others = scores[row].clone()
+        others[row] = float("-inf")
+        best = set(others.topk(k).indices.tolist())
+        shares.append(len(best & set([r for r in found if r != row][:k])) / k)
+    assert bank.recall(k=k, sample=150) == pytest.approx(sum(shares) / len(shares))
+    assert 0.2 < sum(shares) / len(shares) < 1
+    assert bank.recall(k=1000) > 0.2
+
+    def only_itself(queries, _, k):
+        own = (queries[:, None] == bank.features).all(dim=2).int().argmax(dim=1)
+        return None, torch.cat([own[:, None], torch.full((len(own), k - 1), -1)], dim=1)
+
+    monkeypatch.setattr(bank, "_search", only_itself)
+    assert bank.recall(k=k) == 0
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf", "hnsw"])
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_recall_of_tiny_banks(index, n):
+    assert bank_of(n, index=index).recall() == 1
+
+
+@pytest.mark.parametrize("n", [1, 10, 38, 39, 200])
+@pytest.mark.parametrize("lists", [None, 30])
+def test_small_banks_print_nothing(n, lists, capfd):
+    bank = bank_of(n, index="ivf", settings=Settings(lists=lists, probes=30))
+    assert bank.search(rows(n)[0], 1)[1].shape == (n, 1)
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -115,6 +154,15 @@ def test_state_is_saved_whole_and_refreshed_in_place():
     assert torch.equal(bank.probs[[2, 5]], probs[[2, 1]])
 
 
+def test_a_half_bank_stores_what_it_checked():
+    bank, (features, labels, probs) = FeatureBank(12, 5, 4).half(), rows(5)
+    bank.refresh(features.double(), labels.int(), probs)
+    bank.update(torch.tensor([3], dtype=torch.int32), features[:1].double(), labels[:1].int(), probs[:1])
+    assert torch.equal(bank.features, features[[0, 1, 2, 0, 4]].half())
+    assert torch.equal(bank.labels, labels[[0, 1, 2, 0, 4]])
+    assert bank.search(features[1:2].half(), 1)[0].dtype == torch.float32
+
+
 def test_features_are_detached():
     features, labels, probs = rows(5)
     bank = FeatureBank(12, 5, 4)
@@ -137,6 +185,9 @@ def changed(position, value):
         (changed(0, torch.zeros(3, 5)), r"features must be \[3, 12\]"),
         (changed(0, torch.full((3, 12), float("nan"))), "features has NaN"),
         (changed(1, torch.tensor([0, 1, 4])), r"-1\.\.3"),
+        (changed(1, torch.tensor([True, False, True])), "labels must be integers"),
+        (changed(2, torch.full((3, 4), -0.1)), "probs has negative"),
+        (changed(2, torch.full((3, 4), float("nan"))), "probs has NaN"),
         (changed(2, torch.zeros(3, 3)), r"probs must be \[3, 4\]"),
         (lambda: bank_of().search(torch.zeros(3, 5), 1), r"queries must be \[Q,12\]"),
         (lambda: bank_of().search(torch.zeros(3, 12), 0), "k must"),
@@ -144,6 +195,16 @@ def changed(position, value):
         (lambda: bank_of().search(torch.zeros(3, 12, device="meta"), 1), "queries are on meta"),
         (lambda: bank_of().update(torch.tensor([300]), *rows(1)), r"0\.\.299"),
         (lambda: bank_of().update(torch.tensor([1.0]), *rows(1)), "rows must be int"),
+        (lambda: bank_of().update(torch.tensor([True]), *rows(1)), "rows must be int"),
+        (lambda: bank_of().half().refresh(1e6 * rows(3)[0], *rows(3)[1:]), "features has NaN or infinite.*float16"),
+        (lambda: bank_of().half().update(torch.tensor([1]), 1e6 * rows(1)[0], *rows(1)[1:]), "features has NaN"),
+        (lambda: bank_of().search(torch.full((3, 12), 1e300, dtype=torch.float64), 1), "queries has NaN"),
+        (lambda: bank_of().recall(k=0), "k must"),
+        (lambda: bank_of(index="ivf").recall(sample=0), "sample must"),
+        (lambda: bank_of().centres(torch.full((4, 2), 300)), r"-1\.\.299, got 300\.\.300"),
+        (lambda: bank_of().centres(torch.full((4, 2), -2)), r"-1\.\.299"),
+        (lambda: bank_of().centres(torch.zeros(3, 2, dtype=torch.long)), r"int \[4,n\]"),
+        (lambda: bank_of().centres(torch.zeros(4, 2)), r"int \[4,n\]"),
         (lambda: bank_of().top_per_class(0), "n must"),
         (lambda: bank_of().top_per_class(1, by="age"), "by 'label'"),
     ],
