@@ -29,6 +29,17 @@ class Matches:
     """[total] Hamming distances in bits"""
 
 
+def check_distance(distance: int) -> int:
+    """Return a Hamming distance in bits as an int.
+
+    Raises:
+        ValueError: no integer, or negative.
+    """
+    if isinstance(distance, bool) or not isinstance(distance, (int, np.integer)) or distance < 0:
+        raise ValueError(f"distance must be a whole number of bits, 0 or more, got {distance!r}")
+    return int(distance)
+
+
 class AUIndex:
     """Binary codes, searched exactly.
 
@@ -82,11 +93,10 @@ class AUIndex:
             distance: in bits, inclusive (FAISS's own range search leaves its radius out).
 
         Raises:
-            ValueError: a negative distance.
+            ValueError: a distance that is no integer, or negative.
         """
         found = self._check(queries)
-        if distance < 0:
-            raise ValueError(f"distance must be 0 or more bits, got {distance}")
+        distance = min(check_distance(distance), self.bits)
         if not len(self) or not len(found):
             return Matches(np.zeros(len(found) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
         searched = self._faiss

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fercore.retrieval.au_index import AUIndex, Matches
+from fercore.retrieval.au_index import AUIndex, Matches, check_distance
 from fercore.retrieval.codes import check_codes
 from fercore.retrieval.join import CodeJoin
 from fercore.retrieval.rng import draw_below
@@ -41,6 +41,8 @@ def neighbour_codes(
 ) -> Neighbours:
     """Widen an exact join to codes within a Hamming distance. Distinct codes are compared, not rows.
 
+    At radius 0 only codes without an equal one are compared with all source codes, and only for `nearest`.
+
     Args:
         join: of the keys of these codes.
         source_codes: uint8 [N,bytes] from `pack_codes`.
@@ -50,7 +52,7 @@ def neighbour_codes(
             equally near.
 
     Raises:
-        ValueError: codes that do not fit the join, or a negative radius.
+        ValueError: codes that do not fit the join, or a radius that is no integer or negative.
     """
     source, target = check_codes(source_codes), check_codes(target_codes)
     if (len(source), len(target)) != (len(join.source_keys), len(join.target_keys)):
@@ -59,7 +61,7 @@ def neighbour_codes(
     in_target = np.flatnonzero(np.diff(join.target_offsets))
     index = AUIndex(source[join.source_order[join.source_offsets[in_source]]])
     queries = target[join.target_order[join.target_offsets[in_target]]]
-    found = index.radius(queries, radius)
+    found = index.radius(queries, radius) if check_distance(radius) else index.exact(queries)
     if nearest and len(in_source):
         found = _or_nearest(index, queries, found)
     counts = np.zeros(len(join.codes), np.int64)

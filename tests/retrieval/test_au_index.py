@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
@@ -23,7 +24,7 @@ def test_search_equals_brute_force(kind, n, q, aus):
     codes, queries = random_codes(n, aus), random_codes(q, aus, seed=1)
     index, truth = AUIndex(codes, index=kind), hamming(random_codes(q, aus, seed=1), codes)
     assert len(index) == n
-    for d in (0, 1, 3, 5, 8 * codes.shape[1]):
+    for d in (0, 1, np.int64(3), 5, 8 * codes.shape[1], 2**31 - 1, 2**70):
         found = index.radius(queries, d)
         for i in range(q):
             at = slice(*found.offsets[i : i + 2])
@@ -54,6 +55,8 @@ def test_search_equals_brute_force(kind, n, q, aus):
         (lambda: AUIndex(random_codes(3), index="hash", hash_bits=33), r"1\.\.32"),
         (lambda: AUIndex(random_codes(3)).nearest(random_codes(3), 0), "k must"),
         (lambda: AUIndex(random_codes(3)).radius(random_codes(3), -1), "distance must"),
+        (lambda: AUIndex(random_codes(3)).radius(random_codes(3), 1.5), r"whole number of bits, 0 or more, got 1\.5"),
+        (lambda: AUIndex(random_codes(3)).radius(random_codes(3), True), "distance must"),
         (lambda: AUIndex(random_codes(3)).exact(random_codes(3, 60)), "8 bytes"),
     ],
 )
@@ -101,6 +104,37 @@ def test_labels_equal_a_brute_force_join(radius, nearest):
     assert np.array_equal(labels.random_match(join, 7, neighbours=wide), labels.random_match(join, 7, neighbours=wide))
 
 
+@pytest.fixture
+def searched(monkeypatch):
+    """The number of queries of each FAISS search."""
+    queries = []
+    for name in ("search", "range_search"):
+        plain = getattr(faiss.IndexBinaryFlat, name)
+
+        def counted(index, x, *args, plain=plain, **options):
+            queries.append(len(x))
+            return plain(index, x, *args, **options)
+
+        monkeypatch.setattr(faiss.IndexBinaryFlat, name, counted)
+    return queries
+
+
+def test_equal_codes_are_joined_not_compared(searched):
+    numbers = np.random.default_rng(0).permutation(2**20)[:50_010].astype("<u4")
+    source = numbers[:50_000].view(np.uint8).reshape(-1, 4)
+    target = numbers[10:].view(np.uint8).reshape(-1, 4)
+    join = join_codes(*code_keys(source, target))
+    wide = labels.neighbour_codes(join, source, target)
+    assert not searched
+    assert np.array_equal(labels.last_match(join, neighbours=wide), labels.last_match(join))
+    near = labels.neighbour_codes(join, source, target, nearest=True)
+    assert sum(searched) == 20  # 10 codes without an equal one: how near, then all at that distance
+    matched = labels.last_match(join, neighbours=near)
+    assert np.array_equal(matched[:-10], np.arange(10, 50_000))
+    distances = hamming(target[-10:], source)
+    assert np.array_equal(distances[np.arange(10), matched[-10:]], distances.min(axis=1))
+
+
 def test_ties_go_to_the_smallest_class():
     keys = np.zeros(4, np.uint64)
     q, matched = labels.code_histogram(join_codes(keys, keys[:1]), [2, 1, 1, 2], 3)
@@ -129,5 +163,7 @@ def test_bad_labels_are_named():
         labels.code_histogram(join, np.full(120, -1), 2)
     with pytest.raises(ValueError, match="other numbers of rows"):
         labels.neighbour_codes(join, target, source)
+    with pytest.raises(ValueError, match="distance must"):
+        labels.neighbour_codes(join, source, target, radius=0.0)
     with pytest.raises(ValueError, match=r"q must be \[M,K\]"):
         labels.majority(np.zeros(3), np.zeros(3, bool))
