@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -17,7 +17,8 @@ class WeightAverage:
     """An exponential moving average of a model's parameters.
 
     After every step, average = decay * average + (1 - decay) * weights; the first step is taken over as it is. What
-    plugins keep as buffers in `model.parts` is never averaged: the copy has what the model has.
+    plugins keep as buffers in `model.parts` is never averaged: the copy has what the model has. Parameters that a
+    plugin sets as an epoch begins are taken over as they are, and averaged from there.
 
     Args:
         model: the network on its device. decay: in (0, 1).
@@ -64,6 +65,17 @@ class WeightAverage:
             else:
                 module.register_buffer(last, buffer.clone(), persistent=last not in module._non_persistent_buffers_set)
         return self.model
+
+    @torch.no_grad()
+    def adopt(self, model: Model, before: Sequence[Tensor]) -> None:
+        """Take over, as they are, the parameters that a plugin wrote by itself: those that differ from `before`.
+
+        Args:
+            model: the network in training. before: copies of its parameters, in their order.
+        """
+        for old, now, here in zip(before, model.parameters(), self.model.parameters(), strict=True):
+            if not torch.equal(old, now):
+                here.copy_(now)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the averaged network and the number of steps in it."""

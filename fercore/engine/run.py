@@ -86,13 +86,18 @@ class Trainer:
             self.loader = self.shop.loader(stage, start=self.done)
 
     def _begin_epoch(self, clock: Clock) -> None:
-        shop = self.shop
+        shop, average = self.shop, self.shop.average
+        before = [] if average is None else [p.detach().clone() for p in shop.model.parameters()]
 
         def encode_dataset(side: Side) -> EncodedDataset:
+            if average is not None:
+                average.adopt(shop.model, before)
             table = side_table(shop.domains, side)
             return shop.evaluator.encode(shop.reported, table, clock, with_labels=side == "source")
 
         metrics = shop.plugins.refresh(shop.model, clock, encode_dataset)
+        if average is not None:
+            average.adopt(shop.model, before)
         if metrics:
             self.folder.log(
                 {"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics}

@@ -10,8 +10,13 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from fercore.builtin.supervised import SourceOnly
 from fercore.engine.average import WeightAverage
 from fercore.engine.run import run
+from fercore.engine.setup import build_workshop
+from fercore.hooks import hookimpl
+from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.discovery import PluginInfo
 from fercore.models import Model, SizedByData
 
 EMA = {"train": {"ema": 0.7}}
@@ -99,6 +104,52 @@ def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path
     kept = json.loads((tmp_path / "whole/labelled.json").read_text())
     assert kept == shop.domains.label_split
     assert whole["label_split"]["counts"]["labelled"] == 28
+
+
+class Writer(SourceOnly):
+    """Sets the bias of its head as the second epoch begins, before and after it encodes the target."""
+
+    heard: list = []
+
+    @hookimpl
+    def refresh(self, model, clock, encode_dataset):
+        if clock.epoch == 1:
+            bias = model.heads["main"][1].bias
+            with torch.no_grad():
+                bias.fill_(0.0)[2] = 1e4
+            self.heard.append(encode_dataset("target").logits["main"].argmax(1).unique().tolist())
+            with torch.no_grad():
+                bias.copy_(torch.arange(7.0))
+
+
+def test_what_a_plugin_writes_as_an_epoch_begins_reaches_the_average_at_once(tiny, tmp_path, listener):
+    layers = [tiny, EMA, {"train": {"steps": 4, "steps_per_epoch": 2, "checkpoint_every": 1}}]
+    config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
+    info = PluginInfo("writer", "tests:Writer", "tests", "0", "")
+    shop = build_workshop(Company(config, (Writer("writer", SourceOnly.Settings()),), (info,)))
+    Writer.heard.clear()
+    run(shop, tmp_path / "run", listener())
+    assert Writer.heard == [[2]]
+    trained, averaged = (model.heads["main"][1] for model in (shop.model, shop.average.model))
+    torch.testing.assert_close(averaged.bias, torch.arange(7.0), rtol=0, atol=0.1)  # two small steps from there
+    assert not torch.equal(averaged.weight, trained.weight)  # not written, so averaged as ever
+
+
+def test_only_parameters_that_differ_are_adopted(fabric):
+    model = small_model()
+    average = WeightAverage(model, 0.9, "copy", fabric)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1)
+    before = [p.detach().clone() for p in model.parameters()]
+    kept = [p.detach().clone() for p in average.model.parameters()]
+    with torch.no_grad():
+        model.heads["main"].bias.fill_(3.0)
+    average.adopt(model, before)
+    assert average.model.heads["main"].bias.tolist() == [3.0] * 3
+    names = [name for name, _ in model.named_parameters()]
+    same = {n for n, old, p in zip(names, kept, average.model.parameters(), strict=True) if torch.equal(old, p)}
+    assert same == set(names) - {"heads.main.bias"}
 
 
 def test_a_run_without_an_average_says_so(make_shop, tmp_path, listener, weights_of):
