@@ -89,15 +89,18 @@ def _long(stage: Stage, length: float, settings: PocanSettings, config: RunConfi
 def _reset(stage: Stage, settings: PocanSettings) -> Stage:
     if settings.optim == "as_set":
         return stage
-    phases = (replace(phase, optimiser=decoupled(phase.optimiser)) for phase in stage.phases)
+    phases = (replace(phase, optimiser=decoupled(phase.optimiser, settings.sgdw_decay)) for phase in stage.phases)
     return replace(stage, phases=tuple(phases))
 
 
-def decoupled(spec: OptimiserSpec) -> OptimiserSpec:
+def decoupled(spec: OptimiserSpec, decay: float) -> OptimiserSpec:
     """Return the released code's optimiser: SGDW made anew every epoch.
 
     Its weights shrink by the decay itself each step, not by decay times learning rate; here by their product, so the
-    decay is divided by the rate.
+    decay is divided by the rate the phase starts from, and falls with the rate where a schedule lowers it.
+
+    Args:
+        spec: rate and schedule; its own decay is meant for another optimiser and is not used.
+        decay: share by which the weights shrink at a step.
     """
-    decay = spec.weight_decay / spec.lr
-    return replace(spec, name="sgdw", nesterov=False, weight_decay=decay, fresh_each_epoch=True)
+    return replace(spec, name="sgdw", nesterov=False, weight_decay=decay / spec.lr, fresh_each_epoch=True)

@@ -126,6 +126,7 @@ class PocanSettings(Settings):
     optim: Literal["as_set", "sgdw_reset"] = Field(
         "as_set", description="[optim] as it is; or SGD with decoupled decay whose momentum is forgotten every epoch"
     )
+    sgdw_decay: float = Field(1e-5, ge=0, lt=1, description="of 'sgdw_reset': share weights shrink by at a step")
     alternate: Literal["batch", "epoch"] = Field("batch", description="players move on every batch, or epoch by epoch")
     proto_lr: Literal["step", "const"] = Field("step", description="lr.adapt_prototypes, then a tenth; or the tenth")
     lambda_: LambdaSettings = Field(LambdaSettings(), alias="lambda")
