@@ -9,17 +9,18 @@ import numpy as np
 
 from fercore.config import DataSettings
 from fercore.data.au.providers import DIGITS, detect, find_detector
-from fercore.data.domains import read_domain
+from fercore.data.domains import read_chosen
 from fercore.data.preflight import inspect
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
 
 def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
-    """Run a detector over every usable image of a dataset and write path,AU01,... with scores in [0,1].
+    """Run a detector over the usable images of a dataset and write path,AU01,... with scores in [0,1].
 
     Args:
-        source: a SPEC. detector: a .safetensors network or the name of an installed one. out: a new CSV file.
+        source: a SPEC; its split and limit count. detector: a .safetensors network or the name of an installed one.
+        out: a new CSV file.
         size: side of the images that the detector is handed, in pixels.
 
     Returns:
@@ -31,12 +32,12 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
     if out.exists():
         raise UserInputError("output file exists", where=str(out), fix="choose another --out")
     found = find_detector(detector)
-    table, _ = read_domain(parse_spec(source))
+    table, _ = read_chosen(parse_spec(source))
     usable = inspect(table).usable
     if not len(usable):
         raise UserInputError("no usable image", where=f"spec {source!r}")
     part = table.subset(usable)
-    units = detect(found, part, DataSettings(size=size, cache_mb=0))
+    units = detect(found, part, DataSettings(size=size, cache_mb=0), detector)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("x", encoding="utf-8", newline="") as handle:

@@ -71,7 +71,7 @@ def units_of(provider: str, table: Table, settings: DataSettings, where: str) ->
             raise UserInputError("no row of the action-unit file is of this domain", where=file.path, fix=fix)
         found = file.table.take(file.table.names, rows)
         return found, len(file.images) - len(np.unique(rows[rows >= 0]))
-    return detect(find_detector(provider), table, settings), 0
+    return detect(find_detector(provider), table, settings, provider), 0
 
 
 def find_detector(provider: str) -> Detector:
@@ -87,32 +87,70 @@ def find_detector(provider: str) -> Detector:
         known = did_you_mean(provider, [GENERATED, *installed])
         fix = f"{known}, or give a file: {FORMATS_THAT_DO}"
         raise UserInputError(f"unknown action-unit provider {provider!r}", where="data.au", fix=fix)
-    loaded = installed[provider].load()
-    detector = loaded() if isinstance(loaded, type) else loaded
-    names = getattr(detector, "au_names", ())
-    if not callable(detector) or not names or any(canonical_name(str(name)) is None for name in names):
-        fix = "it must be a callable whose au_names are AU01, AU02, ..."
-        raise UserInputError(f"action-unit provider {provider!r} is no detector", where="data.au", fix=fix)
+    try:
+        loaded = installed[provider].load()
+        detector = loaded() if isinstance(loaded, type) else loaded
+        names = getattr(detector, "au_names", None)
+    except UserInputError:
+        raise
+    except Exception as error:
+        raise UserInputError(f"{_named(provider)} cannot be loaded: {_cause(error)}", where="data.au") from error
+    fix = "it must be a callable whose au_names are AU01, AU02, ..."
+    if not callable(detector) or not isinstance(names, Sequence) or not names:
+        raise UserInputError(f"{_named(provider)} is no detector", where="data.au", fix=fix)
+    canonical = [canonical_name(name) if isinstance(name, str) else None for name in names]
+    if None in canonical:
+        name = names[canonical.index(None)]
+        raise UserInputError(f"{_named(provider)} is no detector: {name!r} is no unit", where="data.au", fix=fix)
+    if len(set(canonical)) < len(canonical):
+        raise UserInputError(f"{_named(provider)} names a unit twice: {', '.join(names)}", where="data.au", fix=fix)
     return cast("Detector", detector)
 
 
 @torch.no_grad()
-def detect(detector: Detector, table: Table, settings: DataSettings) -> AUTable:
+def detect(detector: Detector, table: Table, settings: DataSettings, provider: str) -> AUTable:
     """Run a detector over a table's images, at the run's image size.
 
+    Args:
+        detector: see `find_detector`. table: its images. settings: image size, batch and threshold. provider: the
+            detector's name, for messages.
+
     Raises:
-        UserInputError: if it returns another shape, or scores outside 0..1.
+        UserInputError: if it fails, or returns no tensor, another shape, or scores outside 0..1.
     """
     names = [cast("str", canonical_name(name)) for name in detector.au_names]
     reserve([table], settings)
     parts = []
     for start in range(0, len(table), settings.eval_batch):
         at = np.arange(start, min(start + settings.eval_batch, len(table)))
-        scores = detector(torch.from_numpy(fetch(table, at, settings)).float() / 255)
-        if tuple(scores.shape) != (len(at), len(names)):
-            what = f"the detector returned {tuple(scores.shape)} scores for {len(at)} images and {len(names)} units"
-            raise UserInputError(what, where="data.au")
-        if not bool(((scores >= 0) & (scores <= 1)).all()):
-            raise UserInputError("the detector returned scores outside 0..1", where="data.au")
-        parts.append(np.round(scores.float().cpu().numpy(), DIGITS))
+        images = torch.from_numpy(fetch(table, at, settings)).float() / 255
+        parts.append(np.round(_scores(detector, images, len(names), provider), DIGITS))
     return from_scores(names, np.concatenate(parts), settings.au_threshold)
+
+
+def _scores(detector: Detector, images: Tensor, units: int, provider: str) -> np.ndarray:
+    """Return a detector's scores of images, float32[B,A], after a look at what it returned."""
+    try:
+        scores: object = detector(images)
+    except UserInputError:
+        raise
+    except Exception as error:
+        raise UserInputError(f"{_named(provider)} failed: {_cause(error)}", where="data.au") from error
+    if not isinstance(scores, Tensor) or scores.is_complex() or scores.layout != torch.strided:
+        what = f"{_named(provider)} returned {type(scores).__name__}, not a dense tensor of real scores"
+        raise UserInputError(what, where="data.au")
+    if tuple(scores.shape) != (len(images), units):
+        what = f"{_named(provider)} returned {tuple(scores.shape)} scores for {len(images)} images and {units} units"
+        raise UserInputError(what, where="data.au")
+    if not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise UserInputError(f"{_named(provider)} returned scores outside 0..1", where="data.au")
+    return np.asarray(scores.detach().float().cpu().numpy())
+
+
+def _named(provider: str) -> str:
+    return f"action-unit provider {provider!r}"
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return type(error).__name__ + (f": {lines[0][:120]}" if lines else "")

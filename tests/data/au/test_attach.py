@@ -213,6 +213,55 @@ def test_a_wrong_detector(monkeypatch, thing, words):
         opened(au="brows")
 
 
+def failing(*_):
+    raise RuntimeError("no weights here\nsecond line")
+
+
+@pytest.mark.parametrize(
+    ("thing", "words"),
+    [
+        (fake("AU1", lambda n: np.zeros((n, 1))), "returned ndarray, not a dense tensor"),
+        (fake("AU1", lambda n: [[0.0]] * n), "returned list"),
+        (fake("AU1", lambda n: None), "returned NoneType"),
+        (fake("AU1", lambda n: torch.zeros(n, 1, dtype=torch.complex64)), "of real scores"),
+        (fake("AU1", lambda n: torch.full((n, 1), torch.nan)), "outside 0..1"),
+        (fake("AU1", failing), "failed: RuntimeError: no weights here"),
+        (type("D", (), {"__init__": failing}), "cannot be loaded: RuntimeError: no weights here"),
+        (type("D", (), {"au_names": property(failing), "__call__": failing})(), "cannot be loaded: RuntimeError"),
+        (SimpleNamespace(au_names=5), "is no detector"),
+        (type("D", (), {"au_names": 5, "__call__": failing})(), "is no detector"),
+        (type("D", (), {"au_names": np.array(["AU1", "AU2"]), "__call__": failing})(), "is no detector"),
+        (type("D", (), {"au_names": (1, 2), "__call__": failing})(), "1 is no unit"),
+        (type("D", (), {"au_names": ("AU1", "AU01"), "__call__": failing})(), "names a unit twice: AU1, AU01"),
+    ],
+)
+def test_faults_of_a_detector_name_it_and_the_cause(monkeypatch, thing, words):
+    install(monkeypatch, thing)
+    with pytest.raises(UserInputError, match=f"action-unit provider 'brows' .*{words}") as caught:
+        opened(au="brows")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_detector_that_cannot_be_imported(monkeypatch):
+    def load():
+        raise ImportError("no module named 'eyes'")
+
+    point = SimpleNamespace(name="brows", load=load)
+    monkeypatch.setattr("fercore.data.au.providers.entry_points", lambda *, group: [point])
+    with pytest.raises(UserInputError, match="'brows' cannot be loaded: ImportError: no module named 'eyes'") as caught:
+        opened(au="brows")
+    assert isinstance(caught.value.__cause__, ImportError)
+
+
+def test_a_detector_may_leave_gradients_on(monkeypatch):
+    @torch.enable_grad()
+    def answer(n):
+        return torch.full((n, 1), 0.5, requires_grad=True) * 1
+
+    install(monkeypatch, fake("AU1", answer))
+    assert (opened(au="brows").test.extras[SCORES] == 0.5).all()
+
+
 def test_a_network_is_a_provider(tmp_path):
     torch.manual_seed(0)
     network = AUNetwork(("AU01", "AU12"), (4, 4, 4, 4)).eval()
