@@ -15,7 +15,7 @@ from fercore.config import DataSettings
 from fercore.data import open_domains
 from fercore.data.au import SCORES, load_network
 from fercore.data.au.training import AUTraining, f1_by_unit, train_network
-from fercore.data.synthfer import AU_NAMES, SynthFER
+from fercore.data.synthfer import AU_NAMES, SynthFER, write
 from fercore.errors import UserInputError
 
 
@@ -67,6 +67,23 @@ def test_detect_writes_what_a_run_reads(weights, tmp_path):
 
     by_file, by_network = (scores(f"synthfer:wild?n=28&au={which}") for which in (out, path))
     np.testing.assert_allclose(by_file, by_network, atol=1e-4)
+
+
+def test_detect_takes_split_and_limit(weights, tmp_path):
+    source = tmp_path / "set"
+    write(SynthFER("studio", n=40, size=24), source)
+    with (source / "manifest.csv").open() as handle:
+        tested = {row["path"] for row in csv.DictReader(handle) if row["split"] == "test"}
+    for spec, n in (("split=test", len(tested)), ("split=test&limit=3", 3)):
+        out = tmp_path / f"{n}.csv"
+        call(
+            "au", "detect", "--source", f"manifest:{source}/manifest.csv?{spec}",
+            "--weights", str(weights[0]), "--out", str(out),
+        )  # fmt: skip
+        with out.open() as handle:
+            keys = [row["path"] for row in csv.DictReader(handle)]
+        assert len(keys) == n
+        assert all(key.removeprefix(f"{source}/") in tested for key in keys)
 
 
 @pytest.mark.parametrize(
