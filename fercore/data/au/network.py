@@ -11,17 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fercore.data.au.table import canonical_name
+from fercore.data.au.table import MOST, canonical_name
 from fercore.errors import UserInputError
 
 KIND = "fercore action-unit network 1"
 SIZE = 48
 WIDTHS = (24, 48, 96, 128)
+MOST_BLOCKS = 5
+"""After as many halvings one pixel of 48 is left."""
+
+MOST_CHANNELS = 1024
 
 
 class AUNetwork(nn.Module):
@@ -87,17 +92,42 @@ def load_network(path: Path) -> AUNetwork:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-        if metadata.get("kind") != KIND:
-            raise UserInputError("the file holds no action-unit network", where=where, fix=fix)
-        names = metadata["au_names"].split(",")
-        network = AUNetwork(names, [int(width) for width in metadata["widths"].split(",")])
+            if metadata.get("kind") != KIND:
+                raise UserInputError("the file holds no action-unit network", where=where, fix=fix)
+            names = _unit_names(metadata["au_names"])
+            widths = _widths(metadata["widths"])
+            # On "meta" nothing is allocated: what the text claims is compared with the tensors before it costs memory.
+            with torch.device("meta"):
+                claimed = AUNetwork(names, widths).state_dict()
+            if {name: list(tensor.shape) for name, tensor in claimed.items()} != {
+                name: file.get_slice(name).get_shape() for name in file.keys()
+            }:
+                raise ValueError("its weights have other names or shapes than its metadata say")
+            state = {name: file.get_tensor(name) for name in claimed}
+        for name, tensor in state.items():
+            if tensor.dtype != claimed[name].dtype or not bool(tensor.isfinite().all()):
+                raise ValueError(f"{name} is no finite {claimed[name].dtype}")
+        network = AUNetwork(names, widths)
         network.load_state_dict(state)
-    except (SafetensorError, KeyError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, UserInputError):
-            raise
+    except UserInputError:
+        raise
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OSError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise UserInputError(f"cannot read the action-unit network: {reason}", where=where, fix=fix) from None
-    if not all(canonical_name(name) == name for name in names):
-        raise UserInputError("the action-unit network names no units", where=where, fix=fix)
     return network.eval()
+
+
+def _unit_names(text: str) -> list[str]:
+    names = text.split(",")
+    if not all(canonical_name(name) == name for name in names):
+        raise ValueError("it names no units")
+    if len(set(names)) < len(names) or len(names) > MOST:
+        raise ValueError(f"it names a unit twice, or more than {MOST}")
+    return names
+
+
+def _widths(text: str) -> list[int]:
+    widths = [int(width) for width in text.split(",")]
+    if len(widths) > MOST_BLOCKS or not all(1 <= width <= MOST_CHANNELS for width in widths):
+        raise ValueError(f"its widths are not 1 to {MOST_BLOCKS} numbers of 1 to {MOST_CHANNELS}")
+    return widths
