@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class RunState(nn.Module):
     Attributes:
         probs: f[N,K] of the target prototypes at the last refresh; trusted: bool[N]; both empty before adaptation.
         thresholds: f[K] of Eq 14, `NEVER` for a class that is not predicted.
-        source_counts, target_counts: int64[K], labels and trusted pseudo labels.
+        source_counts, target_counts: int64[K], labels and pseudo labels, as Eq 13 counts them.
         adapted: bool, the target prototypes are in use. progress: float64, share of adaptation done as the epoch began.
         warned: bool[4], warnings given so far, in the order of `WARNINGS`.
     """
@@ -89,17 +89,19 @@ class RunState(nn.Module):
         self.register_buffer("progress", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("warned", torch.zeros(len(WARNINGS), dtype=torch.bool))
 
-    def relabel(self, probs: Tensor, beta: float) -> None:
+    def relabel(self, probs: Tensor, beta: float, counted: Literal["trusted", "all"] = "trusted") -> None:
         """Take new pseudo labels: thresholds by Eq 14, trusted samples, their counts.
 
         Args:
             probs: f[N,K] of the target prototypes, in the target's order. beta: strictness.
+            counted: pseudo labels that count: of trusted samples, or of all.
         """
         num_classes = probs.shape[1]
         confidence, predicted = probs.max(-1)
         self.thresholds = adaptive_thresholds(confidence, predicted, num_classes, beta).clamp_max(NEVER)
         self.probs, self.trusted = probs, confidence >= self.thresholds[predicted]
-        self.target_counts = torch.bincount(predicted[self.trusted], minlength=num_classes)
+        labels = predicted if counted == "all" else predicted[self.trusted]
+        self.target_counts = torch.bincount(labels, minlength=num_classes)
         never = (torch.bincount(predicted, minlength=num_classes) == 0).nonzero().flatten().tolist()
         if never:
             self.warn("never_predicted", ", ".join(map(str, never)))

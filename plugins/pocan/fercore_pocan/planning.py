@@ -16,11 +16,20 @@ PRETRAIN, CLASSIFY, ADAPT = "pretrain", "prototypes", "adapt"
 ENCODER, PROTOTYPES = "encoder", "prototypes"
 """Phases: the two players."""
 
-PAIR, PRETRAIN_PAIR, PLAIN = ("weak", "weak2"), ("pretrain", "pretrain2"), "plain"
-"""Views: two of both sides in adaptation, two of the source in pretraining, one un-augmented for the prototypes."""
+PRETRAIN_PAIR, PLAIN = ("pretrain", "pretrain2"), "plain"
+"""Views: two of the source in pretraining, one un-augmented for the prototypes; see also `pair`."""
 
 FLOOR = 1e-4
 """Share of the learning rate at which cosine schedules end (released code)."""
+
+
+def pair(settings: PocanSettings) -> tuple[str, str]:
+    """Return the names of the two views of both sides in adaptation.
+
+    The names everyone uses for "weak" where the views are that, and only there: two plugins that ask for one name
+    share it, and must mean the same.
+    """
+    return ("weak", "weak2") if settings.aug.kind == "weak" else ("adapt", "adapt2")
 
 
 def views(settings: PocanSettings) -> list[ViewRequest]:
@@ -33,7 +42,8 @@ def views(settings: PocanSettings) -> list[ViewRequest]:
     if settings.stages.pretrain:
         found += [ViewRequest("source", name, "weak" if weak else wide, (PRETRAIN,)) for name in PRETRAIN_PAIR]
     if settings.stages.adapt:
-        found += [ViewRequest(side, name, "weak" if weak else square, (ADAPT,)) for side in SIDES for name in PAIR]
+        names = pair(settings)
+        found += [ViewRequest(side, name, "weak" if weak else square, (ADAPT,)) for side in SIDES for name in names]
     return found
 
 

@@ -92,7 +92,7 @@ class Pocan(Plugin):
         if clock.epoch % self.settings.refresh_every:
             return None
         logits = encode_dataset("target").logits[TARGET]
-        state.relabel(full(logits).softmax(-1), self.settings.beta)
+        state.relabel(full(logits).softmax(-1), self.settings.beta, self.settings.class_counts)
         known = state.thresholds[state.thresholds < NEVER]
         return {
             f"{self.name}/trusted": float(state.trusted.sum()),
@@ -171,7 +171,7 @@ class Pocan(Plugin):
 
     def _scene(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Scene:
         state = self._state(model)
-        names = {PRETRAIN: planning.PRETRAIN_PAIR, CLASSIFY: (PLAIN,)}.get(clock.stage, planning.PAIR)
+        names = {PRETRAIN: planning.PRETRAIN_PAIR, CLASSIFY: (PLAIN,)}.get(clock.stage, planning.pair(self.settings))
         sides = {
             side: torch.stack([full(encoded[side, name].features[SOURCE]) for name in names], 1)
             for side in SIDES

@@ -11,6 +11,7 @@ from fercore.config import Settings, merge
 
 OFFICIAL: Mapping[str, Any] = {
     "class_weight": {"src": 2.0, "tgt": 1.0, "clf": 1.5},
+    "class_counts": "all",
     "adv": {"on_encoder": False},
     "proto_lr": "const",
     "proto": {"lambda_on_tp": True, "bias": True},
@@ -115,6 +116,9 @@ class PocanSettings(Settings):
     use_adv: bool = Field(True, description="L_st and L_dis (Eqs 10-12); false = Table 3, w/o L_ad")
     class_weight: Literal["one_minus_sq", "none"] | ClassWeightSettings = Field(
         "one_minus_sq", description="Eq 13; 'none' = Table 3, w/o weights; or exponents src, tgt, clf of (1 - q)"
+    )
+    class_counts: Literal["trusted", "all"] = Field(
+        "trusted", description="pseudo labels whose classes Eq 13 counts in the target: of trusted samples, or of all"
     )
     tau: float = Field(0.7, gt=0, description="temperature of InfoNCE on the target")
     tau_sup: float = Field(0.1, gt=0, description="temperature of SupCon on the source")

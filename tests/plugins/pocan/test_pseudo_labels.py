@@ -37,6 +37,19 @@ def test_thresholds_trust_and_counts_are_the_papers(paper):
     assert state.target_counts.tolist() == [1, 1, 1]
 
 
+def test_eq_13_counts_trusted_pseudo_labels_or_all(method):
+    data = {"source": whole(torch.tensor([0, 0, 2]), torch.zeros(3, 3)), "target": whole(-torch.ones(6), MIXED.log())}
+    for settings, expected in (
+        ({}, [1, 1, 1]),
+        ({"variant": "official"}, [3, 1, 2]),
+        ({"class_counts": "all"}, [3, 1, 2]),
+    ):
+        state = RunState(3)
+        method(**settings).refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get)
+        assert state.target_counts.tolist() == expected
+        assert state.trusted.sum() == 3
+
+
 def test_a_class_never_predicted_trusts_nobody_and_is_said_once(caplog):
     state = RunState(4)
     with caplog.at_level(logging.WARNING):

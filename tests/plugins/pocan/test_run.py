@@ -126,6 +126,18 @@ def test_direct_transfer_is_the_adapted_runs_stage_1(shop, tmp_path, listener, w
     assert not alone["parts.pocan/state.adapted"]
 
 
+def test_an_average_of_the_weights_labels_by_the_prototypes_adaptation_starts_from(shop, tmp_path, listener):
+    made = shop(EVERY_STEP, {"train": {"ema": 0.9}})
+    with pytest.raises(KeyboardInterrupt):
+        run(made, tmp_path / "run", listener(stop_after=6))
+    state, averaged = made.model.parts["pocan/state"], made.average.model
+    assert state.adapted
+    trained = made.model.heads["target"].weight
+    # One small step after M_t was set: the average is next to it, not to what it was drawn as.
+    torch.testing.assert_close(averaged.heads["target"].weight, trained, rtol=0, atol=0.02)
+    assert (averaged.heads["source"].weight - made.model.heads["source"].weight).abs().max() > 0.02
+
+
 @pytest.mark.parametrize(
     "settings",
     [{"variant": "official"}, {"alternate": "epoch"}, {"aug": {"kind": "weak"}}, {"refresh_every": 2}],

@@ -98,14 +98,16 @@ def test_views_are_two_of_each_side():
     wanted = {
         "pretrain": [("source", "pretrain"), ("source", "pretrain2")],
         "prototypes": [("source", "plain")],
-        "adapt": [(side, name) for side in ("source", "target") for name in ("weak", "weak2")],
+        "adapt": [(side, name) for side in ("source", "target") for name in ("adapt", "adapt2")],
     }
     for stage, expected in wanted.items():
         assert [(view.side, view.name) for view in found if view.serves(stage)] == expected
     kinds = {view.name: view.transform for view in found}
     assert kinds["pretrain"] == CropAndColour(area=(0.2, 1.0))
-    assert kinds["weak"] == CropAndColour(area=(0.8, 0.95), ratio=(1.0, 1.0))
-    assert {v.transform for v in views(settings(aug={"kind": "weak"}))} == {"none", "weak"}
+    assert kinds["adapt"] == CropAndColour(area=(0.8, 0.95), ratio=(1.0, 1.0))
+    gentle = views(settings(aug={"kind": "weak"}))
+    assert {v.transform for v in gentle} == {"none", "weak"}
+    assert {v.name for v in gentle if v.serves("adapt")} == {"weak", "weak2"}
     flipped = {v.transform.upside_down_chance for v in views(settings(aug={"vflip": True})) if v.name != "plain"}
     assert flipped == {0.5}
 
