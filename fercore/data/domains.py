@@ -141,7 +141,8 @@ def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         if same:
             adaptation = pool.subset(label_split.unlabelled())
             target.report["n_adaptation"] = len(adaptation)
-    tables, adaptation, test, au_names, au_report = _with_units(settings, sources, target, tables, adaptation, test)
+    parts = (tables, adaptation, test)
+    tables, adaptation, test, au_names, au_report = _with_units(settings, classes, sources, target, *parts)
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     report = {
         "classes": list(classes),
@@ -180,6 +181,7 @@ def _label_split(opened: Opened, pool: Table, classes: Sequence[str], *, seed: i
 
 def _with_units(
     settings: DataSettings,
+    classes: Sequence[str],
     sources: Sequence[Opened],
     target: Opened,
     tables: Sequence[Table],
@@ -194,7 +196,7 @@ def _with_units(
     names, report = add_units([*taught, adapted], settings)
     found = [domain.parts["train"] for domain in taught]
     for opened, table in zip(sources, found, strict=True):
-        opened.report["n"] = len(table)
+        opened.report |= {"classes": table.counts(classes), "n": len(table)}
     target.report["n_adaptation"] = len(adapted.parts["adaptation"])
     return found, adapted.parts["adaptation"], adapted.parts["test"], names, report
 

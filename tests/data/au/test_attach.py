@@ -89,7 +89,9 @@ def test_missing_rows(folder, tmp_path):
         opened(f"{spec}&au={short}", au="synthfer")
     domains = opened(f"{spec}&au={short}", au="synthfer", max_bad_share=0.05)
     assert len(domains.sources[0]) == 39
-    assert domains.report["sources"][0]["n"] == 39
+    source = domains.report["sources"][0]
+    assert source["n"] == sum(source["classes"].values()) == 39
+    assert source["classes"] == domains.sources[0].counts(domains.classes)
     words = " ".join(mismatch_lines(domains.report))
     assert "1 images without a row of action units, 1 left out of training" in words
     assert "1 rows of action units are of none of its images" in words
