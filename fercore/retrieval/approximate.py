@@ -55,7 +55,7 @@ class ApproximateIndex:
             quantiser = faiss.IndexFlat(width, number)
             index: Any = faiss.IndexIVFFlat(quantiser, width, lists, number)
             index.nprobe = min(settings.probes, lists)
-            index.cp.min_points_per_centroid = 1  # one cell is right for fewer than 39 rows: no warning
+            index.cp.min_points_per_centroid = 1  # one cell is right for fewer than 39 rows: FAISS is not to warn
         else:
             index = faiss.IndexHNSWFlat(width, settings.links, number)
             index.hnsw.efSearch = settings.depth
@@ -71,6 +71,7 @@ class ApproximateIndex:
             index.add(rows.numpy())
             return index
         moved = faiss.index_cpu_to_gpu(gpu_resources(self._gpu), self._gpu, index)
+        moved.cp.min_points_per_centroid = index.cp.min_points_per_centroid  # the copy has its own
         moved.train(rows)
         moved.add(rows)
         return moved

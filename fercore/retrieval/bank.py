@@ -132,14 +132,15 @@ class FeatureBank(nn.Module):
         Raises:
             ValueError: shapes or devices that do not fit; NaN; k below 1; "hnsw" on a GPU.
         """
-        if queries.ndim != 2 or queries.shape[1] != self.features.shape[1]:
-            raise ValueError(f"queries must be [Q,{self.features.shape[1]}], got {list(queries.shape)}")
-        if queries.device != self.features.device:
-            raise ValueError(f"queries are on {queries.device}, the bank on {self.features.device}")
+        features = self.features
+        if queries.ndim != 2 or queries.shape[1] != features.shape[1]:
+            raise ValueError(f"queries must be [Q,{features.shape[1]}], got {list(queries.shape)}")
+        if queries.device != features.device:
+            raise ValueError(f"queries are on {queries.device}, the bank on {features.device}")
         _check_positive(k, "k")
         asked, filled = queries.float().contiguous(), len(self)
         _check_finite(asked, "queries")
-        kept, rows = min(k, filled), self.features[:filled].float()
+        kept, rows = min(k, filled), features[:filled].float()
         if self.index == "flat" and kept == k:
             return exact_search(asked, rows, k, self.metric)
         worst = float("-inf") if self.metric == "ip" else float("inf")

@@ -98,11 +98,12 @@ def test_recall_of_tiny_banks(index, n):
     assert bank_of(n, index=index).recall() == 1
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("n", [1, 10, 38, 39, 200])
 @pytest.mark.parametrize("lists", [None, 30])
-def test_small_banks_print_nothing(n, lists, capfd):
-    bank = bank_of(n, index="ivf", settings=Settings(lists=lists, probes=30))
-    assert bank.search(rows(n)[0], 1)[1].shape == (n, 1)
+def test_small_banks_print_nothing(n, lists, device, capfd):
+    bank = bank_of(n, device=device, index="ivf", settings=Settings(lists=lists, probes=30))
+    assert bank.search(rows(n)[0].to(device), 1)[1].shape == (n, 1)
     assert capfd.readouterr() == ("", "")
 
 
