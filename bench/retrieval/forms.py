@@ -93,16 +93,16 @@ def faces(rows: int) -> tuple:
 
 
 class Features:
-    """A bank of unit features, the same rows in a FAISS index, and queries."""
+    """A bank of unit features, which torch searches in the bank's buffer and FAISS in an index's copy, and queries."""
 
     def __init__(self, rows: int = 100_000, width: int = 512) -> None:
         generator = torch.Generator().manual_seed(0)
-        self.rows = torch.nn.functional.normalize(torch.randn(rows, width, generator=generator))
+        features = torch.nn.functional.normalize(torch.randn(rows, width, generator=generator))
         self.queries = torch.nn.functional.normalize(torch.randn(1000, width, generator=generator))
         self.bank = FeatureBank(width, rows, 7)
-        self.bank.refresh(self.rows, torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 7))
+        self.bank.refresh(features, torch.zeros(rows, dtype=torch.long), torch.zeros(rows, 7))
         self.flat = faiss.IndexFlatIP(width)
-        self.flat.add(self.rows.numpy())
+        self.flat.add(features.numpy())
 
     def search(self, name: str, count: int) -> object:
         """Find the top 5 of `count` queries."""
@@ -111,4 +111,4 @@ class Features:
             return self.bank.search(queries, 5)
         if name == "faiss":
             return self.flat.search(queries.numpy(), 5)
-        return torch.topk(queries @ self.rows.T, 5)
+        return torch.topk(queries @ self.bank.features.T, 5)

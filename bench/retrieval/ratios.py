@@ -26,14 +26,16 @@ FAST = ("table", "join", "numpy_argsort", "torch_sort")
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the CPU seconds of one thread of each form, round by round."""
+    """Return the CPU seconds of one thread of each form, round by round; each round begins with another form."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
         call()
-    for _ in range(rounds):
-        for name, call in calls.items():
+    names = list(calls)
+    for turn in range(rounds):
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
             start = time.thread_time()
-            call()
+            calls[name]()
             times[name].append(time.thread_time() - start)
     return times
 
