@@ -70,7 +70,7 @@ class ApproximateIndex:
             index.train(rows.numpy())
             index.add(rows.numpy())
             return index
-        moved = faiss.index_cpu_to_gpu(gpu_resources(self._gpu), self._gpu, index)
+        moved: Any = faiss.index_cpu_to_gpu(gpu_resources(self._gpu), self._gpu, index)
         moved.cp.min_points_per_centroid = index.cp.min_points_per_centroid  # the copy has its own
         moved.train(rows)
         moved.add(rows)
