@@ -92,7 +92,7 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
     missing = np.flatnonzero(~units.known)
     if len(missing) > settings.max_bad_share * len(whole) or len(missing) == len(whole):
         what = f"{len(missing)} of {len(whole)} images have no row of action units, first {whole.keys[missing[0]]}"
-        fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share)"
+        fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share), and never all"
         raise UserInputError(what, where=place, fix=fix)
     parts = {part: units.take(units.names, np.searchsorted(whole.rows, t.rows)) for part, t in domain.parts.items()}
     counts = {
