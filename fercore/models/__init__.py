@@ -1,19 +1,35 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
 from fercore.models.backbones import Trunk, build_backbone, build_trunk
+from fercore.models.external import External
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
 from fercore.models.model import Model
 from fercore.models.records import PseudoLabelRecord, SizedByData
+from fercore.models.statistics import (
+    StatisticsOf,
+    aside,
+    encode_view,
+    leaves_no_trace,
+    put_back,
+    set_aside,
+)
 
 __all__ = [
     "CombineKind",
     "ExpertKind",
     "ExpertMixture",
+    "External",
     "GateKind",
     "Model",
     "PseudoLabelRecord",
     "SizedByData",
+    "StatisticsOf",
     "Trunk",
+    "aside",
     "build_backbone",
     "build_trunk",
+    "encode_view",
+    "leaves_no_trace",
+    "put_back",
+    "set_aside",
 ]

@@ -1,0 +1,71 @@
+"""Forwards that leave no trace in a network's batch statistics: strong views, and what a method runs besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+from torch.func import functional_call
+
+from fercore.models.model import Model
+from fercore.types import Encoded
+
+StatisticsOf: TypeAlias = Literal["weak", "all"]
+"""Views whose batch statistics a network keeps for evaluation: all but the one named "strong", or all."""
+
+STRONG = "strong"
+
+
+def leaves_no_trace(model: Model, view: str, of: StatisticsOf) -> bool:
+    """Say whether a view's statistics are not to be kept: a strong view in training, unless all are wanted.
+
+    Plain images are scored with the kept statistics, and strong views are unlike them.
+    """
+    return of == "weak" and view == STRONG and model.training
+
+
+def encode_view(model: Model, images: Tensor, view: str, of: StatisticsOf) -> Encoded:
+    """Run the network on one view.
+
+    Args:
+        images: f[B,3,H,W]. view: its name. of: views that leave their statistics.
+    """
+    if leaves_no_trace(model, view, of):
+        return aside(model, images)
+    encoded: Encoded = model(images)
+    return encoded
+
+
+def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Encoded:
+    """Run the network without leaving a trace in its batch statistics.
+
+    Args:
+        images: f[B,3,H,W]. weights: parameters by name, in place of the network's own.
+    """
+    copies = {name: buffer.clone() for name, buffer in _statistics(model).items()}
+    encoded: Encoded = functional_call(model, {**copies, **(weights or {})}, (images,))
+    return encoded
+
+
+def set_aside(model: Model) -> dict[str, Tensor]:
+    """Let copies of the network's buffers stand in their place, and return the buffers by name for `put_back`.
+
+    Between the two calls every forward, by whomever, leaves its trace in the copies.
+    """
+    kept = _statistics(model)
+    put_back(model, {name: buffer.clone() for name, buffer in kept.items()})
+    return kept
+
+
+def put_back(model: Model, statistics: Mapping[str, Tensor]) -> None:
+    """Let buffers stand in the network again that `set_aside` returned."""
+    # The tensors themselves change places: a write into them would break the backward pass of earlier forwards.
+    for name, buffer in statistics.items():
+        owner, _, last = name.rpartition(".")
+        setattr(model.get_submodule(owner), last, buffer)
+
+
+def _statistics(model: Model) -> dict[str, Tensor]:
+    """Return the network's buffers by name; what plugins keep under `parts` is none of its statistics."""
+    return {name: buffer for name, buffer in model.named_buffers() if not name.startswith("parts.")}
