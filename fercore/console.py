@@ -121,6 +121,8 @@ def print_result(record: Mapping[str, Any]) -> None:
     title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
     title += f", weights averaged ({record['ema']['decay']})" if record.get("ema") else ""
     print_table(title, head, [(target["spec"], str(target["n"]), *scores)])
+    network, pace = record["parameters"], record["seconds_per_step"]
+    print_lines([f"{network['trained']:,} of {network['total']:,} parameters trained, {pace:.3f} s a step"])
     oracle = record["selection"]["oracle_best"]
     if oracle:
         best = f"oracle best {HEADS[names[0]]} {oracle[names[0]]:.4f} at step {oracle['step']}"

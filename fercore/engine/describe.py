@@ -44,12 +44,16 @@ def network_lines(shop: Workshop, *, macs: bool) -> list[str]:
     parameters = list(shop.model.parameters())
     total, trained = count(parameters), count(p for p in parameters if p.requires_grad)
     size = shop.config.data.size
-    lines = [f"network: {total / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained), {size} px"]
+    lines = [f"network: {total / 1e6:.2f} M parameters ({_amount(trained)} trained), {size} px"]
     if macs:
         lines[0] += f", {count_macs(shop) / 1e9:.3f} G MACs per image"
         for name, module in _blocks(shop.model):
             lines.append(f"  {name:<28} {count(module.parameters()) / 1e6:8.3f} M")
     return lines
+
+
+def _amount(number: int) -> str:
+    return f"{number / 1e6:.2f} M" if number >= 1e5 else f"{number:,}"
 
 
 def _blocks(model: Model) -> list[tuple[str, nn.Module]]:

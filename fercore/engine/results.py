@@ -15,6 +15,7 @@ from torch import nn
 
 from fercore import ops
 from fercore.data import side_table
+from fercore.engine.describe import count
 from fercore.engine.distances import domain_distances, feature_distances
 from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
 from fercore.engine.files import write_json
@@ -61,8 +62,13 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
         "label_split": domains.report["label_split"],
         "pseudo_labels": label_quality(shop),
+        "parameters": {
+            "total": count(shop.model.parameters()),
+            "trained": count(p for p in shop.model.parameters() if p.requires_grad),
+        },
         "steps": trainer.total,
         "train_seconds": round(trainer.seconds, 3),
+        "seconds_per_step": round(trainer.seconds / max(1, trainer.total), 6),
         "train_images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(shop.fabric.device),
         "threads": torch.get_num_threads(),

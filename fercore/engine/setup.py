@@ -90,7 +90,7 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     fabric = build_fabric(config)
     domains = open_domains(config.data, seed=config.seed, label_file=label_file)
     seed_everything(config.seed)
-    model = plugins.build_model(config, len(domains.classes))
+    model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes))
     _set_statistics(model, config)
     _try_backbone(model, config)
     views = plugins.request_views(config)
@@ -102,6 +102,11 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, fabric)
     shop = Workshop(company, plugins, domains, fabric, model, stages, views, evaluator, average)
     return replace(shop, stages=tuple(_counted(shop, stage) for stage in stages))
+
+
+def _with_classes(config: RunConfig, classes: tuple[str, ...]) -> RunConfig:
+    """Return the settings with the run's classes by name, whoever chose them."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
 
 
 def _counted(shop: Workshop, stage: Stage) -> Stage:

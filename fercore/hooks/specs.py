@@ -38,7 +38,8 @@ def build_model(config: RunConfig, num_classes: int) -> Model | None:
     """Build the network, on the CPU; called once, after the seed is set. First result.
 
     Args:
-        config: the run's settings; the plugin's own are in `self.settings`.
+        config: the run's settings; the plugin's own are in `self.settings`. `data.classes` names the run's classes in
+            the order of their labels.
         num_classes: number of classes K of the run.
 
     Returns:

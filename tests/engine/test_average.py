@@ -168,11 +168,13 @@ def test_the_score_that_leads_stands_first(capsys):
     record = {
         "target": target, "lead": "balanced_accuracy", "plugins": ["m"], "seed": 0, "ema": {"decay": 0.9},
         "selection": {"rule": "last", "oracle_best": None}, "train_seconds": 1.0, "peak_memory_mb": 1.0,
+        "parameters": {"total": 1234567, "trained": 1000}, "seconds_per_step": 0.25,
     }  # fmt: skip
     console.print_result(record)
     text = capsys.readouterr().out
     assert text.index("0.2500") < text.index("0.5000")
     assert "weights averaged" in text
+    assert "1,000 of 1,234,567 parameters trained, 0.250 s a step" in text
     rows = compare.summarise({"m": [record]})
     plain = {**record, "lead": "accuracy"}
     assert compare.leading_score({"a": [plain], "m": [record]}) == "balanced_accuracy"

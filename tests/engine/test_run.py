@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from fercore.builtin.supervised import SourceOnly
 from fercore.engine import checkpoint
 from fercore.engine.run import run
+from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import Company, assemble
@@ -45,6 +47,25 @@ def test_the_record_is_complete_and_true(make_shop, tmp_path, listener):
         {"spec": s, "n": len(t)} for s, t in zip(shop.config.data.sources, shop.domains.sources, strict=True)
     ]
     assert record["versions"]["source_only"].startswith("fercore ")
+    weights = sum(p.numel() for p in shop.model.parameters())
+    assert record["parameters"] == {"total": weights, "trained": weights}
+    assert record["seconds_per_step"] == pytest.approx(record["train_seconds"] / 6, abs=1e-3)
+
+
+def test_a_plugin_knows_the_classes_by_name(tiny):
+    seen = []
+
+    class Nosy(SourceOnly):
+        @hookimpl
+        def build_model(self, config, num_classes):
+            seen.append((config.data.classes, num_classes))
+            return SourceOnly.build_model(self, config, num_classes)
+
+    plugin = Nosy("source_only", SourceOnly.Settings())
+    info = PluginInfo("source_only", "tests:X", "tests", "0", "")
+    shop = build_workshop(Company(assemble(["source_only"], [tiny]).config, (plugin,), (info,)))
+    assert seen == [(shop.domains.classes, len(shop.domains.classes))]
+    assert shop.config.data.classes is None
 
 
 def test_the_oracle_is_flagged_and_decides_nothing(make_shop, tmp_path, listener, weights_of):
