@@ -150,7 +150,7 @@ def labelled_thresholds(
     """Threshold of each class from the labelled samples that are classified rightly (Ada-CM, Li et al. 2022, Eqs 3-4).
 
     Args:
-        probs: f[N,K] of the labelled samples. labels: int64[N]. epoch: finished ones, from 0.
+        probs: f[N,K] of the labelled samples. labels: int64[N]. epoch: how many are finished, from 1.
         floor: least threshold, and that of a class without such a sample. scale: share of their mean confidence that
             counts in the end.
 

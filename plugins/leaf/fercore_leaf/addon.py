@@ -17,7 +17,7 @@ from fercore.config import RunConfig, Settings
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.losses import ambiguous_consistency
-from fercore.models import Model
+from fercore.models import Model, leaves_no_trace, put_back, set_aside
 from fercore.schedule import ParamGroup, Stage, ViewRequest
 from fercore.types import Encoded, Forward, LossTerm, PseudoLabels, Role, Side
 from fercore_leaf.levels import (
@@ -74,6 +74,17 @@ class LeafEaf(Plugin):
         """Train the mixtures in the first phase of every stage whose own phases leave them out."""
         stages = yield
         return [self._with_mixtures(stage) for stage in stages]
+
+    @hookimpl(wrapper=True)
+    def encode(self, model: Model, view: str) -> Generator[None, Encoded, Encoded]:
+        """Take the strong view's trace out of the batch statistics, where the add-on asked for that view."""
+        asked = self.settings.consistency != "keep"
+        silent = asked and leaves_no_trace(model, view, self.settings.statistics)
+        kept = set_aside(model) if silent else {}
+        try:
+            return (yield)
+        finally:
+            put_back(model, kept)
 
     @hookimpl(wrapper=True)
     def align(self, encoded: Forward, pseudo: PseudoLabels | None) -> Generator[None, Answers, Answers]:

@@ -19,9 +19,20 @@ from fercore.config import RunConfig, Settings
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.plans import single_stage
 from fercore.losses import ambiguous_consistency, concave_weights, info_nce, labelled_thresholds
-from fercore.models import Model, build_backbone
+from fercore.models import Model, build_backbone, encode_view
 from fercore.schedule import Stage, StepReport, ViewRequest
-from fercore.types import Batch, Clock, EncodedDataset, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore.types import (
+    Batch,
+    Clock,
+    DomainBatch,
+    Encoded,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    PseudoLabels,
+    Role,
+    Side,
+)
 from fercore_leaf.levels import (
     build_mixture,
     candidates,
@@ -91,6 +102,11 @@ class Leaf(Plugin):
         return [replace(stage, steps=0, epochs=self.settings.epochs) if self.settings.epochs else stage]
 
     @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+        """Run the network; a strong view leaves no trace in the statistics that plain images are scored with."""
+        return encode_view(model, batch.images[view], view, self.settings.statistics)
+
+    @hookimpl
     def refresh(self, model: Model, clock: Clock, encode_dataset: Encode) -> dict[str, float] | None:
         """Renew the class thresholds from the labelled samples, and report the last epoch's candidates."""
         state, chosen = self._state(model), self.settings.thresholds
@@ -98,7 +114,7 @@ class Leaf(Plugin):
         if chosen.kind == "adaptive" and clock.epoch > 0:
             data = encode_dataset("source")
             probs = data.logits[BRANCH].float().softmax(-1)
-            level = labelled_thresholds(probs, data.labels, clock.epoch - 1, floor=chosen.floor, scale=chosen.scale)
+            level = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
             state.thresholds.copy_(level)
             found["mean_threshold"] = float(level.mean())
         return {f"{self.name}/{name}": value for name, value in found.items()} or None

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from fercore.config import Settings, merge
-from fercore.models import CombineKind, ExpertKind, GateKind
+from fercore.models import CombineKind, ExpertKind, GateKind, StatisticsOf
 
 Choice = Literal["ambiguous", "ce"]
 
@@ -22,7 +22,11 @@ OFFICIAL_LEVELS: Mapping[str, Any] = {
     "dropout": 0.5,
     "feat_norm": True,
 }
-OFFICIAL_CATEGORY: Mapping[str, Any] = {"partition_from": "weak", "candidates": "reach_minus_1_max3"}
+OFFICIAL_CATEGORY: Mapping[str, Any] = {
+    "partition_from": "weak",
+    "candidates": "reach_minus_1_max3",
+    "statistics": "all",
+}
 OFFICIAL: Mapping[str, Any] = {
     **OFFICIAL_LEVELS,
     **OFFICIAL_CATEGORY,
@@ -64,13 +68,14 @@ class LevelSettings(Settings):
 
 
 class CategorySettings(Settings):
-    """How candidate classes are chosen (Eqs 6-9); shared by method and add-on."""
+    """How views are run, and candidate classes chosen (Eqs 6-9); shared by method and add-on."""
 
     threshold: float = Field(0.9, gt=0, le=1, description="T: probability that the candidates reach together")
     epsilon: float = Field(0.0, ge=0, description="margin between candidates and other classes")
     partition_from: Literal["strong", "weak"] = Field("strong", description="view that chooses; the other is scored")
     candidates: Literal["reach", "reach_minus_1_max3"] = Field("reach", description="Eq 8, or one class fewer, up to 3")
     score: Literal["logits", "prob"] = Field("logits", description="what is held apart")
+    statistics: StatisticsOf = Field("weak", description="views whose batch statistics are kept for evaluation")
 
 
 class Variant(Settings):

@@ -1,8 +1,8 @@
 """Ada-CM (Li et al., CVPR 2022, Eqs 3-9): a margin for each class from the labelled samples; unsure samples contrast.
 
 Settings of the released code (hangyu94/Ada-CM): 0.5 times the labelled cross-entropy, 0.1 times the contrast with
-temperature 0.07, threshold 0.8 at first and at least, 0.97 / (1 + e^-epoch) of the mean confidence, Adam 5e-4, batches
-of 16 and 16, 20 epochs of 800 steps, weights averaged with 0.999.
+temperature 0.07, threshold 0.8 at first and at least, 0.97 / (1 + e^-n) of the mean confidence after n epochs, Adam
+5e-4, batches of 16 and 16, 20 epochs of 800 steps, weights averaged with 0.999.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class AdaCM(SemiSupervised):
         data, chosen = encode_dataset("source"), self.settings
         probs = full(data.logits["main"]).softmax(-1)
         levels = self._levels(model)
-        found = labelled_thresholds(probs, data.labels, clock.epoch - 1, floor=chosen.floor, scale=chosen.scale)
+        found = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
         levels.copy_(found)
         return {f"{self.name}/mean_threshold": float(levels.mean())}
 

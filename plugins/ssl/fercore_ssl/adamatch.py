@@ -16,10 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.config import Settings
-from fercore.models import Model
+from fercore.models import Model, aside
 from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
 from fercore_ssl.alignment import Alignment
-from fercore_ssl.base import CutoffSettings, ThresholdMethod, aside, full, logits
+from fercore_ssl.base import CutoffSettings, ThresholdMethod, full, logits
 from fercore_ssl.presets import presets
 
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from fercore.config import RunConfig, Settings
 from fercore.hooks import Plugin, hookimpl
 from fercore.losses import weighted_cross_entropy
-from fercore.models import Model, build_backbone
+from fercore.models import Model, StatisticsOf, build_backbone, encode_view
 from fercore.schedule import Transform, ViewRequest
 from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role, Side
 from fercore_ssl.presets import COMMON
@@ -26,7 +25,7 @@ class SslSettings(Settings):
     """Settings of every method."""
 
     lambda_u: float = Field(1.0, ge=0, description="weight of the unlabelled term")
-    statistics: Literal["weak", "all"] = Field(
+    statistics: StatisticsOf = Field(
         "weak", description="views whose batch statistics the network keeps for evaluation"
     )
 
@@ -63,10 +62,7 @@ class SemiSupervised(Plugin):
     @hookimpl
     def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
         """Run the network; a strong view leaves no trace in the statistics that plain images are scored with."""
-        if view == "strong" and model.training and self.settings.statistics == "weak":
-            return aside(model, batch.images[view])
-        encoded: Encoded = model(batch.images[view])
-        return encoded
+        return encode_view(model, batch.images[view], view, self.settings.statistics)
 
     @hookimpl
     def loss(
@@ -167,14 +163,3 @@ def tempered(probs: Tensor, temperature: float) -> Tensor:
 def warm_up(clock: Clock, share: float) -> float:
     """Return the linear rise from 0 to 1 over a share of the stage; 1 throughout for a share of 0."""
     return 1.0 if share == 0 else min(1.0, clock.step / (share * clock.total_steps))
-
-
-def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Encoded:
-    """Run the network without leaving a trace in its batch statistics.
-
-    Args:
-        images: f[B,3,H,W]. weights: parameters by name, in place of the network's own.
-    """
-    statistics = {name: b.clone() for name, b in model.named_buffers() if not name.startswith("parts.")}
-    encoded: Encoded = functional_call(model, {**statistics, **(weights or {})}, (images,))
-    return encoded

@@ -16,9 +16,9 @@ from torch.nn.utils import parameters_to_vector
 
 from fercore.config import Settings
 from fercore.hooks import hookimpl
-from fercore.models import Model, SizedByData
+from fercore.models import Model, SizedByData, aside
 from fercore.types import Batch, Forward
-from fercore_ssl.base import aside, full
+from fercore_ssl.base import full
 from fercore_ssl.pi_model import PiModel, PiModelSettings
 from fercore_ssl.presets import presets
 

@@ -18,9 +18,9 @@ from torch.distributions import Beta
 from fercore.config import Settings
 from fercore.hooks import hookimpl
 from fercore.losses import probability_mse, sharpen
-from fercore.models import Model
+from fercore.models import Model, aside
 from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
-from fercore_ssl.base import SemiSupervised, SslSettings, aside, full, logits, warm_up
+from fercore_ssl.base import SemiSupervised, SslSettings, full, logits, warm_up
 from fercore_ssl.presets import COMMON
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from fercore.config import Settings
 from fercore.losses import mean_entropy, soft_kl
-from fercore.models import Model
+from fercore.models import Model, aside
 from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels, Role
-from fercore_ssl.base import SemiSupervised, SslSettings, aside, full, logits, warm_up
+from fercore_ssl.base import SemiSupervised, SslSettings, full, logits, warm_up
 from fercore_ssl.presets import COMMON
 
 

@@ -169,7 +169,7 @@ def test_thresholds_follow_the_released_formula_after_each_epoch(paper, method, 
     assert first is None
     assert (state.thresholds == 0.3).all()
     told = plugin.refresh(model=model, clock=Clock("train", "", epoch, 3, 9), encode_dataset=encode_dataset)
-    expected = paper.official_thresholds(paper.softmax(logits.double().numpy()), labels.numpy(), epoch - 1, floor=0.3)
+    expected = paper.official_thresholds(paper.softmax(logits.double().numpy()), labels.numpy(), epoch, floor=0.3)
     torch.testing.assert_close(state.thresholds.double(), torch.tensor(expected), rtol=1e-5, atol=0)
     assert expected[3] == 0.3
     assert expected.max() > 0.3
