@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import multiprocessing
 import os
+import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
@@ -12,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from fercore.data.cache_files import stamps
+from fercore.data.cache_files import FileBacked, stamps
 from fercore.data.domains import read_chosen
 from fercore.data.labels import CANONICAL
 from fercore.data.prepare.boxes import read_boxes
@@ -60,15 +63,17 @@ def prepare(
         make_detector(settings.detector, weights=_weights(settings), device=settings.device)
     journal = Journal(out, {"spec": spec.text, **settings.record()})
     try:
-        todo, marks = _outstanding(table, journal, out)
+        places = [_place(table, i) for i in range(len(table))]
+        marks = _marks(table, given)
+        todo = [i for i in range(len(table)) if not _is_done(journal, out, table.keys[i], places[i], marks[i])]
         resumed = len(table) - len(todo)
-        jobs = [(int(table.rows[i]), str(out / _place(table, i))) for i in todo]
+        jobs = [(int(table.rows[i]), str(out / places[i])) for i in todo]
         faces = None if given is None else {int(table.rows[i]): given[i] for i in todo}
         for done, (k, record) in enumerate(_results(table.reader, jobs, settings, faces, workers), start=1):
             i = todo[k]
-            whole = {"key": table.keys[i], "mark": marks[i], **record}
+            whole = {"place": places[i], "key": table.keys[i], "mark": marks[i], **record}
             journal.write(whole)
-            journal.done[table.keys[i]] = whole
+            journal.done[places[i]] = whole
             if progress is not None:
                 progress(resumed + done, len(table))
     finally:
@@ -86,6 +91,10 @@ def _check(settings: PrepareSettings) -> None:
             raise UserInputError(f"unknown value {value!r}", where=name, fix=did_you_mean(value, known))
     if not 16 <= settings.size <= 4096:
         raise UserInputError(f"size {settings.size} is not from 16 to 4096", where="--size")
+    if not 0 <= settings.min_score <= 1:
+        raise UserInputError(f"score {settings.min_score} is not from 0 to 1", where="--min-score")
+    if settings.device != "cpu" and not re.fullmatch(r"cuda(:[0-9]+)?", settings.device):
+        raise UserInputError(f"unknown device {settings.device!r}", where="--device", fix="known: cpu, cuda")
     if not 0 <= settings.margin <= 2:
         raise UserInputError(f"margin {settings.margin} is not from 0 to 2", where="--margin")
 
@@ -99,22 +108,34 @@ def _place(table: Table, i: int) -> str:
     return f"images/{CANONICAL[label] if label >= 0 else 'unlabelled'}/{i:0{max(5, len(str(len(table))))}d}"
 
 
-def _outstanding(table: Table, journal: Journal, out: Path) -> tuple[list[int], list[list[int]]]:
-    """Return the samples that are still to be done, and what each source file is known to be unchanged by."""
-    paths = getattr(table.reader, "paths", None)
-    if paths is None:
-        marks: list[list[int]] = [[] for _ in range(len(table))]
+def _marks(table: Table, given: list[list[Face]] | None) -> list[list[Any]]:
+    """Return what the source of each sample is known to be unchanged by: its file and box, or its pixels, and the
+    faces that were given for it.
+    """
+    reader, rows = table.reader, table.rows.tolist()
+    if isinstance(reader, FileBacked):
+        found = stamps(reader.paths[row] for row in rows)
+        marks: list[list[Any]] = [
+            [*(int(value) for value in stamp), reader.identity(row)] for stamp, row in zip(found, rows, strict=True)
+        ]
     else:
-        marks = [[int(value) for value in stamp] for stamp in stamps(paths[int(row)] for row in table.rows)]
-    todo = []
-    for i, key in enumerate(table.keys):
-        record = journal.done.get(key)
-        whole = record is not None and record["mark"] == marks[i]
-        if whole and record is not None and "file" in record:
-            whole = (out / Path(_place(table, i)).parent / record["file"]).is_file()
-        if not whole:
-            todo.append(i)
-    return todo, marks
+        marks = [[reader.digest(row)] for row in rows]
+    if given is not None:
+        marks = [[*mark, _faces_mark(faces)] for mark, faces in zip(marks, given, strict=True)]
+    return marks
+
+
+def _faces_mark(faces: list[Face]) -> str:
+    known = [(*face.box, face.score, None if face.landmarks is None else face.landmarks.tolist()) for face in faces]
+    return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
+
+
+def _is_done(journal: Journal, out: Path, key: str, place: str, mark: list[Any]) -> bool:
+    """Return whether the result at a place is that of this sample, as its source is now."""
+    record = journal.done.get(place)
+    if record is None or record["key"] != key or record["mark"] != mark:
+        return False
+    return "file" not in record or (out / place).with_name(record["file"]).is_file()
 
 
 def _results(
@@ -133,7 +154,7 @@ def _results(
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() and settings.device == "cpu" else "spawn"
     context = multiprocessing.get_context(method)
     try:
-        with ProcessPoolExecutor(workers, context, _begin, (reader, settings, given)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin_worker, (reader, settings, given)) as pool:
             yield from _windowed(pool, jobs, 8 * workers)
     except BrokenProcessPool:
         what = "a worker process died, perhaps for want of memory"
@@ -162,6 +183,19 @@ def _finished(waiting: dict[Future[dict[str, Any]], int]) -> Iterator[tuple[int,
 _STATE: dict[str, Any] = {}
 
 
+def _begin_worker(reader: Reader, settings: PrepareSettings, given: dict[int, list[Face]] | None) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _begin(reader, settings, given)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: killed, it cannot send the workers home."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _begin(reader: Reader, settings: PrepareSettings, given: dict[int, list[Face]] | None) -> None:
     detector: Detector | None = None
     if given is None:
@@ -185,7 +219,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
         keep.writerow(COLUMNS)
         drop.writerow(("path", "reason"))
         for i, key in enumerate(table.keys):
-            record = journal.done[key]
+            record = journal.done[_place(table, i)]
             if "refused" in record:
                 drop.writerow((key, record["refused"]))
                 reasons[_kind(record["refused"])] += 1
@@ -232,4 +266,4 @@ def _kind(reason: str) -> str:
 
 
 def _csv(path: Path) -> Any:
-    return path.open("w", newline="", encoding="utf-8")
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")

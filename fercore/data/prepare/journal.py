@@ -8,38 +8,57 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fercore.errors import UserInputError
 
-NAME = "journal.jsonl"
+NAME, LOCK = "journal.jsonl", ".prepare.lock"
 
 
 class Journal:
     """The journal of one output folder.
 
     Args:
-        folder: the output folder, made if it is not there. how: what decides the result; another preparation in the
-            folder is refused.
+        folder: the output folder, made if it is not there, and locked until `close`. how: what decides the result;
+            another preparation in the folder is refused.
 
     Attributes:
-        done: key -> record of images that need not be looked at again.
+        done: place of the result in the folder, without suffix -> record of an image that has been looked at.
 
     Raises:
-        UserInputError: if the folder holds something else, or another preparation.
+        UserInputError: if the folder cannot be made, holds something else or another preparation, or another process
+            is at work in it.
     """
 
     def __init__(self, folder: Path, how: Mapping[str, Any]) -> None:
         self.path = folder / NAME
+        self._lock = FileLock(folder / LOCK)
+        try:
+            self._open(folder, dict(how))
+        except Timeout:
+            what = "another process prepares faces in this folder"
+            raise UserInputError(what, where=str(folder), fix="wait for it, or choose a new folder") from None
+        except OSError as error:
+            fix = "choose a folder you may write"
+            raise UserInputError(f"cannot write: {error.strerror}", where=str(folder), fix=fix) from None
+        except UserInputError:
+            self._lock.release()
+            raise
+
+    def _open(self, folder: Path, how: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists() and any(folder.iterdir()):
+        if not self.path.exists() and any(child.name != LOCK for child in folder.iterdir()):
             raise UserInputError("the output folder is not empty", where=str(folder), fix="choose a new folder")
+        self._lock.acquire(timeout=0)
         lines = self._lines()
-        if lines and lines[0] != {"how": dict(how)}:
+        if lines and lines[0] != {"how": how}:
             fix = "choose a new folder, or give the settings of the first time"
             raise UserInputError("the folder holds a preparation with other settings", where=str(folder), fix=fix)
-        self.done = {str(line["key"]): line for line in lines[1:]}
-        self._file = self.path.open("a", encoding="utf-8")
+        self.done = {str(line["place"]): line for line in lines[1:]}
+        # A name that is no UTF-8 is written as JSON's own escapes, and read back as it was.
+        self._file = self.path.open("a", encoding="utf-8", errors="backslashreplace")
         if not lines:
-            self.write({"how": dict(how)})
+            self.write({"how": how})
 
     def _lines(self) -> list[dict[str, Any]]:
         """Return the whole lines; a last one that was cut short is cut off."""
@@ -53,7 +72,7 @@ class Journal:
                 line = json.loads(raw)
             except ValueError:
                 break
-            wanted = {"key", "mark"} if lines else {"how"}
+            wanted = {"place", "key", "mark"} if lines else {"how"}
             if not raw.endswith(b"\n") or not isinstance(line, dict) or not wanted <= set(line):
                 break
             lines.append(line)
@@ -68,5 +87,6 @@ class Journal:
         self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and let others into the folder."""
         self._file.close()
+        self._lock.release()

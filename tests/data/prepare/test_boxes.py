@@ -1,0 +1,80 @@
+"""Faces that other tools have found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from photographs import TRUTH, N, Truth, contents, spec
+
+from fercore.data.domains import read_domain
+from fercore.data.prepare import PrepareSettings, prepare
+from fercore.data.prepare.boxes import read_boxes
+from fercore.data.prepare.faces import five_of_68
+from fercore.errors import UserInputError
+
+
+def pyfeat(path: Path, names: list[str]) -> Path:
+    points = Truth().points
+    header = ["input", "FaceRectX", "FaceRectY", "FaceRectWidth", "FaceRectHeight", "FaceScore"]
+    header += [f"{axis}_{k}" for axis in "xy" for k in range(68)]
+    lines = [",".join(header)]
+    for name in names:
+        five = points[int(Path(name).stem)]
+        lines.append(",".join([name, "44", "34", "56", "58", "0.97", *map(str, five[:, 0]), *map(str, five[:, 1])]))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_pyfeat_boxes_instead_of_detecting(photographs: Path, tmp_path: Path):
+    keys = read_domain(spec(photographs))[0].keys
+    names = ["/elsewhere/" + Path(key).relative_to(photographs).as_posix() for key in keys[:-1]]
+    boxes = pyfeat(tmp_path / "fex.csv", names)
+    report = prepare(spec(photographs), tmp_path / "out", PrepareSettings(size=48, boxes=str(boxes), detector="none"))
+    assert (report["prepared"], report["reasons"]) == (N - 1, {"no face found": 1})
+    prepare(spec(photographs), tmp_path / "truth", TRUTH)
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "truth")
+    assert sum(ours[name] == theirs[name] for name in ours if name.endswith(".png")) == N - 1
+
+
+def test_openface_landmarks_instead_of_detecting(photographs: Path, tmp_path: Path):
+    folder = tmp_path / "openface"
+    folder.mkdir()
+    header = ", ".join(["face", "confidence", *(f"{axis}_{k}" for axis in "xy" for k in range(68))])
+    for i, points in enumerate(Truth().points[: N - 2]):
+        values = ", ".join(map(str, [0, 0.98, *points[:, 0], *points[:, 1]]))
+        (folder / f"{i}.csv").write_text(f"{header}\n{values}\n")
+    (folder / f"{N - 2}.csv").write_text(f"{header}, success\n{', '.join(['0'] * 138)}, 0\n")
+    settings = PrepareSettings(size=48, boxes=str(folder))
+    report = prepare(spec(photographs), tmp_path / "out", settings)
+    assert report["prepared"] == N - 2
+    faces = read_boxes(folder, ["/x/3.png"])[0][0]
+    assert faces.landmarks == pytest.approx(five_of_68(Truth().points[3]))
+    left, top, right, bottom = faces.box
+    assert left < faces.landmarks[0, 0] < faces.landmarks[1, 0] < right
+    assert top < faces.landmarks[0, 1] < faces.landmarks[3, 1] < bottom
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("input,FaceRectX\n", "no column 'facerecty'"),
+        ("input,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight\n0.png,1,x,3,4\n", "not numbers .*, line 2"),
+        ("input,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight\n0.png,1,inf,3,4\n", "not finite .*, line 2"),
+        ("input,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight\n,1,2,3,4\n", "row without an image .*, line 2"),
+        ("input,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight\nz.png,1,2,3,4\n", "no row fits an image"),
+    ],
+)
+def test_boxes_that_cannot_be_read(tmp_path: Path, text: str, message: str):
+    file = tmp_path / "b.csv"
+    file.write_text(text)
+    with pytest.raises(UserInputError, match=message):
+        read_boxes(file, ["0.png"])
+    with pytest.raises(UserInputError, match="boxes not found"):
+        read_boxes(tmp_path / "none", ["0.png"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserInputError, match="no CSV file in the folder"):
+        read_boxes(tmp_path / "empty", ["0.png"])
