@@ -54,10 +54,10 @@ class Model(nn.Module):
 
         The wrapped module lies beside the module tree, so names of parameters and state stay as they are.
         """
-        self.__dict__["_network"] = wrap(_Network(self))
+        self.__dict__["_network"] = wrap(Network(self))
 
 
-class _Network(nn.Module):
+class Network(nn.Module):
     """A model's forward on plain dictionaries, which wrappers can look into."""
 
     def __init__(self, model: Model) -> None:
@@ -65,6 +65,7 @@ class _Network(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> NamedTensors:
+        """Encode images f[B,3,H,W] into features and logits by branch."""
         model = self.model
         shared = model.backbone(images)
         features = {name: branch(shared) for name, branch in model.branches.items()}

@@ -119,9 +119,10 @@ def _from_file(model: str, config: Mapping[str, Any], path: Path) -> Loaded:
 
 def _from_tag(model: str, config: Mapping[str, Any], tag: str) -> Loaded:
     tags = list_pretrained_tags_by_model(model)
-    if tag.lower().replace("-", "_") not in tags:
+    written, tag = tag, tag.lower().replace("-", "_")  # open_clip takes either spelling
+    if tag not in tags:
         fix = did_you_mean(tag, tags) if tags else "it has no published weights; give a file, or 'none'"
-        raise UserInputError(f"{tag!r} is no file and no tag of CLIP model {model!r}", where="pretrained", fix=fix)
+        raise UserInputError(f"{written!r} is no file and no tag of CLIP model {model!r}", where="pretrained", fix=fix)
     published = get_pretrained_cfg(model, tag)
     network = _build(config, quick_gelu=bool(published.get("quick_gelu")))
     try:
