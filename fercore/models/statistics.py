@@ -37,9 +37,7 @@ def encode_view(model: Model, images: Tensor, view: str, of: StatisticsOf) -> En
     return encoded
 
 
-def aside(
-    model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None, *, plain: bool = False
-) -> Encoded:
+def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None, *, plain: bool = False) -> Encoded:
     """Run the network without leaving a trace in its batch statistics.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -116,3 +117,11 @@ def test_presets_are_those_of_the_readme(names):
             assert (quick.train.ema, quick.report.lead, quick.data.augment) == (0.98, "balanced_accuracy", "crop")
     assert assemble(["freematch"], [], preset="demo").plugins[0].settings.ema_p == 0.98
     assert assemble(["freematch"], [], preset="paper").plugins[0].settings.ema_p == 0.999
+
+
+@pytest.mark.parametrize("company", ["vat", "vat+leaf_eaf"])
+def test_vat_takes_its_own_gradient_in_mixed_precision(company, make_shop, tmp_path, listener):
+    heard = listener()
+    layer = {**LAYER, "train": {**LAYER["train"], "steps": 2, "precision": "bf16-mixed"}}
+    run(make_shop(*company.split("+"), layers=(layer,)), tmp_path / "run", heard)
+    assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())
