@@ -13,6 +13,7 @@ from fercore.data.cache_disk import DiskStore
 from fercore.data.cache_files import FileBacked, cache_folder
 from fercore.data.readers import Reader
 from fercore.data.table import JoinedReader, Table
+from fercore.errors import UserInputError
 
 MIB = 2**20
 
@@ -25,21 +26,27 @@ class PixelStore:
 
     Args:
         reader: where images come from. size: side in pixels. resize: "stretch" or "crop".
+        cap: bytes that the images may ever take; a system refuses a mapping far beyond its memory, however empty.
+
+    Raises:
+        UserInputError: if the system refuses the memory.
     """
 
-    def __init__(self, reader: Reader, size: int, resize: str) -> None:
-        n, shape = len(reader), (3, size, size)
-        self.size, self.resize = size, resize
+    def __init__(self, reader: Reader, size: int, resize: str, cap: int) -> None:
+        self.size, self.resize, self.cap = size, resize, cap
         self.image_bytes = 3 * size * size
-        self.slots = np.full(n, -1, dtype=np.int64)
+        self.slots = np.full(len(reader), -1, dtype=np.int64)
         self.reserved = 0
-        self.data = np.frombuffer(mmap.mmap(-1, max(1, n * self.image_bytes)), dtype=np.uint8)
-        self.data = self.data[: n * self.image_bytes].reshape(n, *shape)
-        self.filled = np.frombuffer(mmap.mmap(-1, max(1, n)), dtype=np.uint8)
+        most = min(len(reader), max(0, cap) // self.image_bytes)
+        self.data = np.frombuffer(_memory(max(1, most * self.image_bytes)), dtype=np.uint8)
+        self.data = self.data[: most * self.image_bytes].reshape(most, 3, size, size)
+        # One more than there are slots: rows without a slot look at the last, which nobody fills.
+        self.filled = np.frombuffer(mmap.mmap(-1, most + 1), dtype=np.uint8)
 
     def reserve(self, rows: np.ndarray, room: int) -> None:
         """Give a slot to those of the rows that have none, as far as `room` bytes go."""
         new = rows[self.slots[rows] < 0]
+        room = min(room, (len(self.data) - self.reserved) * self.image_bytes)
         new = np.unique(new)[: max(0, room) // self.image_bytes]
         self.slots[new] = np.arange(self.reserved, self.reserved + len(new))
         self.reserved += len(new)
@@ -56,6 +63,14 @@ class PixelStore:
             if slots[i] >= 0:
                 self.data[slots[i]] = pixels
                 self.filled[slots[i]] = 1
+
+
+def _memory(size: int) -> mmap.mmap:
+    try:
+        return mmap.mmap(-1, size)
+    except OSError as error:
+        what = f"no room in memory for {size // MIB} MiB of images: {error.strerror}"
+        raise UserInputError(what, where="data.cache_mb", fix="lower it, or set data.cache=disk") from None
 
 
 _STORES: WeakKeyDictionary[Reader, PixelStore | DiskStore] = WeakKeyDictionary()
@@ -132,6 +147,8 @@ def _store(reader: Reader, settings: DataSettings) -> PixelStore | DiskStore:
         if not isinstance(store, DiskStore) or (store.size, store.resize, store.folder) != (size, resize, folder):
             store = _STORES[reader] = DiskStore(reader, size, resize, folder, cap)
         store.cap = cap
-    elif not isinstance(store, PixelStore) or (store.size, store.resize) != (size, resize):
-        store = _STORES[reader] = PixelStore(reader, size, resize)
+        return store
+    cap = settings.cache_mb * MIB
+    if not isinstance(store, PixelStore) or (store.size, store.resize) != (size, resize) or store.cap < cap:
+        store = _STORES[reader] = PixelStore(reader, size, resize, cap)
     return store
