@@ -51,6 +51,21 @@ class Step:
         self.total = 10
         self.leaves = {}
 
+    @staticmethod
+    def value(terms, name):
+        """Return a term's value."""
+        return float(terms[name].value.detach())
+
+    @staticmethod
+    def near(expected):
+        """Compare as float64 computations do."""
+        return pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+    def views(self):
+        """Return the logits of the labelled images and of the weak, second weak and strong view."""
+        source, target = [("source", "weak")], [("target", name) for name in ("weak", "weak2", "strong")]
+        return tuple(self.logits[key] for key in source + target)
+
     def encoded(self):
         self.leaves = {key: torch.tensor(z, requires_grad=True) for key, z in self.logits.items()}
         return {
