@@ -209,6 +209,7 @@ def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
             base = rows[0][metric]["by_seed"] if rows else scores
             gaps = [score - other for score, other in zip(scores, base, strict=True)]
             row[metric]["difference"] = {"by_seed": gaps, "mean": statistics.fmean(gaps), "std": _std(gaps)}
+        row["target_labels"] = records[0]["target"].get("labelled", {}).get("n", 0)
         row["train_seconds"] = [record["train_seconds"] for record in records]
         row["peak_memory_mb"] = max(record["peak_memory_mb"] for record in records)
         rows.append(row)

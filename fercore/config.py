@@ -37,6 +37,12 @@ def asks_for_labels(spec: str) -> bool:
     return re.search(r"(^|&)(labels=[-+0-9.]+(&|$)|label_count=|label_file=)", options) is not None
 
 
+def asks_for_shots(spec: str) -> bool:
+    """Say whether a SPEC asks for a few labelled images of a target: ?shots=NUMBER or ?fraction=SHARE."""
+    _, _, options = spec.rpartition("?")
+    return re.search(r"(^|&)(shots|fraction)=", options) is not None
+
+
 class DataSettings(Settings):
     """What is read, and how batches are drawn from it."""
 
@@ -74,12 +80,31 @@ class DataSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _the_rest_is_the_target(cls, values: Any) -> Any:
-        """Let a source that is divided into labelled and unlabelled samples be the target, where none is given."""
-        if not isinstance(values, Mapping) or "target" in values or not isinstance(values.get("sources"), list | tuple):
+    def _one_dataset_on_both_sides(cls, values: Any) -> Any:
+        """Let a dataset that is divided into labelled and unlabelled samples stand on both sides.
+
+        A source that is divided so is the target, where none is given. A target with a few labels is the last source.
+        """
+        if not isinstance(values, Mapping):
             return values
-        divided = [spec for spec in values["sources"] if asks_for_labels(str(spec))]
-        return {**values, "target": divided[0]} if divided else values
+        sources = values.get("sources", cls.model_fields["sources"].default)
+        if not isinstance(sources, list | tuple):
+            return values
+        divided = [spec for spec in sources if asks_for_labels(str(spec))]
+        if "target" not in values:
+            return {**values, "target": divided[0]} if divided else values
+        target = str(values["target"])
+        if asks_for_shots(target) or ("label_file=" in target.rpartition("?")[2]):
+            return {**values, "sources": [*(spec for spec in sources if str(spec).strip() != target.strip()), target]}
+        return values
+
+    @property
+    def few_shot_domain(self) -> int | None:
+        """The source domain that holds labelled images of the target, as `DomainBatch.domain` numbers it, or None."""
+        target = self.target.strip()
+        if not (asks_for_shots(target) or asks_for_labels(target)):
+            return None
+        return next((number for number, spec in enumerate(self.sources) if spec.strip() == target), None)
 
     @property
     def source_step(self) -> int:

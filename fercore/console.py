@@ -109,6 +109,16 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console.print(table, markup=False)
 
 
+def target_labels(record: Mapping[str, Any]) -> str:
+    """Return what a summary adds where labels of the target were trained on, so that nobody takes it for unsupervised.
+
+    Args:
+        record: contents of result.json.
+    """
+    found = record["target"].get("labelled") or {"n": 0}
+    return f", trained with {found['n']} target labels" if found["n"] else ""
+
+
 def print_result(record: Mapping[str, Any]) -> None:
     """Print a finished run's scores on the target."""
     target = record["target"]
@@ -120,6 +130,7 @@ def print_result(record: Mapping[str, Any]) -> None:
     scores = [f"{target[name]:.4f}" for name in names]
     title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
     title += f", weights averaged ({record['ema']['decay']})" if record.get("ema") else ""
+    title += target_labels(record)
     print_table(title, head, [(target["spec"], str(target["n"]), *scores)])
     network, pace = record["parameters"], record["seconds_per_step"]
     print_lines([f"{network['trained']:,} of {network['total']:,} parameters trained, {pace:.3f} s a step"])

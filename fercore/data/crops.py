@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fercore.data.readers import Unusable, decode, file_bytes, with_pixels
+from fercore.data.readers import Unusable, check_scale, decode, file_bytes, scaling_text, with_pixels
+from fercore.data.scaling import Scaling
 from fercore.errors import UserInputError
 
 Box = tuple[int, int, int, int]
@@ -23,12 +24,14 @@ class CropReader:
         paths: file of each row.
         boxes: box of each row, or None for the whole image.
         pad: share of the box's width and height that is added on every side.
+        scaling: how one-channel images become 8 bits, by the whole file; None = deeper ones cannot be used.
     """
 
     paths: tuple[str, ...]
     boxes: tuple[Box | None, ...]
     pad: float = 0.0
     checked: bool = False
+    scaling: Scaling | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -40,7 +43,7 @@ class CropReader:
             UserInputError: if the file has become unreadable since it was checked; names it.
         """
         try:
-            image = decode(file_bytes(self.paths[row]))
+            image = decode(file_bytes(self.paths[row]), self.scaling)
             left, top, right, bottom = self.place(row, image.shape[1], image.shape[0])
         except Unusable as error:
             raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
@@ -56,13 +59,16 @@ class CropReader:
         content = file_bytes(self.paths[row])
         image = with_pixels(content)
         self.place(row, *image.size)
-        image.close()
+        check_scale(image, self.scaling)
         found = hashlib.blake2b(content, digest_size=16)
-        found.update(self.identity(row).encode())
+        found.update(self._box(row).encode())
         return found.hexdigest()
 
     def identity(self, row: int) -> str:
         """Return what a row shows of its file, as text; "" for all of it."""
+        return self._box(row) + scaling_text(self.scaling)
+
+    def _box(self, row: int) -> str:
         box = self.boxes[row]
         return "" if box is None else f"{box} {self.pad}"
 

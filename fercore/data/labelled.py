@@ -1,11 +1,16 @@
 """One dataset divided into labelled and unlabelled samples, and the file that keeps the division.
 
-labels=100                of the training part so many samples are labelled; the rest is the unlabelled target
+labels=100                of a source's training part so many samples are labelled; the rest is the unlabelled target
 label_rule=equal_floor    how they are shared out over the classes; see `fercore.data.reshape`
+shots=5                   so many samples of each class of a target's training part are labelled: the last source domain
+fraction=0.1              this share of each class of it is, to the nearest sample, and at least one
 label_by=subject          nobody is on both sides: further images of a labelled person are left out; or "image".
-                          Left out, it is "subject" where every subject is known
+                          Left out, it is "subject" for `labels` where every subject is known, and else "image"
 include_labelled=true     the labelled images are among the unlabelled ones too, without their labels
-label_file=FILE           in place of `labels`: the division as a run folder's labelled.json keeps it
+label_file=FILE           in place of a number: the division as a run folder's labelled.json keeps it
+
+The test part never holds a labelled sample. With `shots` and `fraction` it shows no person of one either: samples of
+persons who are in it, as parts that a dataset comes with may have it, are not labelled.
 """
 
 from __future__ import annotations
@@ -21,10 +26,8 @@ import numpy as np
 
 from fercore.data.fingerprint import common_folder
 from fercore.data.formats.scan import user_path
-from fercore.data.labels import CANONICAL
-from fercore.data.noise import permutation
-from fercore.data.reshape import label_quota
-from fercore.data.spec import DomainSpec
+from fercore.data.label_draw import draw_labels
+from fercore.data.spec import HOW_MANY, DomainSpec, asks_for_few, option_name
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -58,32 +61,48 @@ class LabelSplit:
     def report(self) -> dict[str, Any]:
         """Return counts and rule, without the samples, as JSON values."""
         return {key: self.record[key] for key in ("labels", "rule", "by", "seed", "counts", "per_class", "short")} | {
-            "include_labelled": self.include_labelled
+            "include_labelled": self.include_labelled,
+            "persons_of_test": self.record.get("persons_of_test", 0),
         }
 
 
 def divides(spec: DomainSpec) -> bool:
     """Say whether a spec asks for labelled and unlabelled samples of one dataset."""
-    return "label_count" in spec.options or "label_file" in spec.options
+    return any(option in spec.options for option in HOW_MANY)
 
 
 def divided_source(specs: Sequence[DomainSpec], target: DomainSpec) -> DomainSpec | None:
-    """Return the source that is to be divided, if there is one.
+    """Return the source that is to be divided, if there is one; with the target's text it is the target's dataset.
 
     Raises:
-        UserInputError: if there are two, or the target is to be divided and is not that source.
+        UserInputError: if there are two, the target is to be divided and is not that source, or a source asks for what
+            is the target's.
     """
+    for spec in specs:
+        if asks_for_few(spec) and spec.text != target.text:
+            fix = "write it after --target; of a source, ?labels=NUMBER labels so many images over all classes"
+            raise UserInputError(f"option {_chosen(spec)} on a source", where=spec.where, fix=fix)
     found = [spec for spec in specs if divides(spec)]
     if len(found) > 1:
-        fix = "drop ?labels= from all but one"
+        fix = "drop " + " or ".join(dict.fromkeys(f"?{_chosen(spec)}=" for spec in found)) + " from all but one"
         raise UserInputError("two sources are to be divided", where=f"{found[0].where}, {found[1].where}", fix=fix)
     if divides(target) and (not found or found[0].text != target.text):
-        fix = "write the same spec as --source and leave --target out"
+        fix = "write the same spec as --source and leave --target out, or ?shots= for a few labels beside other sources"
         raise UserInputError("a target with ?labels= is the rest of a source's dataset", where=target.where, fix=fix)
+    if asks_for_few(target) and len(specs) == 1:
+        fix = "give a labelled --source, or learn from one dataset alone with --source SPEC?labels=NUMBER"
+        raise UserInputError(
+            f"option {_chosen(target)} without a source beside the target", where=target.where, fix=fix
+        )
     if found and target.text == found[0].text and found[0].flag("transductive"):
         fix = "remove one of them: labelled images would be test images"
-        raise UserInputError("options labels and transductive at once", where=target.where, fix=fix)
+        raise UserInputError(f"options {_chosen(target)} and transductive at once", where=target.where, fix=fix)
     return found[0] if found else None
+
+
+def _chosen(spec: DomainSpec) -> str:
+    """Return the option by which a spec says how much is labelled."""
+    return option_name(next(option for option in HOW_MANY if option in spec.options))
 
 
 def divide_labels(
@@ -94,6 +113,7 @@ def divide_labels(
     *,
     seed: int,
     barred: frozenset[int] = frozenset(),
+    tested: frozenset[str] = frozenset(),
     file: Path | None = None,
 ) -> LabelSplit:
     """Divide a training part, by drawing or as a file says.
@@ -103,14 +123,13 @@ def divide_labels(
         content: row of the reader -> hash of its content.
         classes: of the run. spec: options as of this module. seed: of the drawing.
         barred: rows whose label is in doubt; they stay unlabelled.
+        tested: persons of the test part; with shots or fraction their samples stay unlabelled too.
         file: labelled.json of the run that goes on; it wins over the options.
 
     Raises:
         UserInputError: if there are fewer images than labels, a class without one, nothing left unlabelled, or a file
             that is not of this data.
     """
-    if "label_file" in spec.options and "label_count" in spec.options:
-        raise UserInputError("options labels and label_file at once", where=spec.where, fix="give one of them")
     labels = np.where([row in barred for row in pool.rows.tolist()], -1, pool.labels)
     if file is None and "label_file" in spec.options:
         file = user_path(spec.options["label_file"])
@@ -118,7 +137,11 @@ def divide_labels(
         record = read_labels(file)
         parts = _parts_of(record, pool, content, classes, file)
     else:
-        parts, how = _draw(pool, labels, classes, spec, seed)
+        shown = np.array([asks_for_few(spec) and name in tested for name in pool.subjects], dtype=bool)
+        chosen, left_out, how = draw_labels(pool, np.where(shown, -1, labels), classes, spec, seed)
+        if shown.any():
+            how["persons_of_test"] = int((labels[shown] >= 0).sum())
+        parts = _named_parts(len(pool), chosen, left_out)
         record = _record(pool, parts, content, classes, {"spec": spec.text, **how})
     split = LabelSplit(parts, record, spec.flag("include_labelled"))
     if not len(split.unlabelled()):
@@ -127,78 +150,12 @@ def divide_labels(
     return split
 
 
-def _draw(
-    pool: Table, labels: np.ndarray, classes: Sequence[str], spec: DomainSpec, seed: int
-) -> tuple[tuple[str, ...], dict[str, Any]]:
-    """Return the part of each sample, and how it came about."""
-    count = spec.integer("label_count", 1, least=1)
-    found = np.bincount(labels[labels >= 0], minlength=len(classes))
-    if found.sum() < count:
-        what = f"{count} labels asked for, and {found.sum()} labelled images to take them from"
-        raise UserInputError(what, where=spec.where, fix="ask for fewer or give more images")
-    empty = [name for name, n in zip(classes, found, strict=True) if not n]
-    if empty:
-        fix = "leave the class out of data.classes"
-        raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
-    canonical = [CANONICAL.index(name) for name in classes]
-    by_name = label_quota(canonical, count, spec)
-    quota = {k: by_name[number] for k, number in enumerate(canonical)}
-    by = _unit(pool, spec)
-    order = np.array(sorted(range(len(pool)), key=lambda i: pool.keys[i]), dtype=np.int64)
-    draw = _by_subject if by == "subject" else _by_image
-    chosen, left_out = draw(order, labels, pool.subjects, quota, seed)
-    parts = [UNLABELLED] * len(pool)
-    for i in left_out:
-        parts[i] = LEFT_OUT
-    for i in chosen:
-        parts[i] = LABELLED
-    rule = spec.options.get("label_rule", "equal_floor").lower()
-    short = sum(quota.values()) - len(chosen)
-    return tuple(parts), {"labels": count, "rule": rule, "by": by, "seed": seed, "short": short}
-
-
-def _unit(pool: Table, spec: DomainSpec) -> str:
-    known = all(pool.subjects) and len(set(pool.subjects)) > 1
-    by = spec.choice("label_by", ("subject", "image"), "subject" if known else "image")
-    if by == "subject" and not known:
-        raise UserInputError("not every subject is known", where=spec.where, fix="give label_by=image")
-    return by
-
-
-def _by_image(
-    order: np.ndarray, labels: np.ndarray, subjects: Sequence[str], quota: Mapping[int, int], seed: int
-) -> tuple[list[int], list[int]]:
-    chosen: list[int] = []
-    for label, wanted in quota.items():
-        members = order[labels[order] == label]
-        chosen += members[permutation(len(members), "labels", seed, label)][:wanted].tolist()
-    return chosen, []
-
-
-def _by_subject(
-    order: np.ndarray, labels: np.ndarray, subjects: Sequence[str], quota: Mapping[int, int], seed: int
-) -> tuple[list[int], list[int]]:
-    """Return the labelled samples, and the other samples of the same persons."""
-    members: dict[str, list[int]] = {}
-    for i in order.tolist():
-        members.setdefault(subjects[i], []).append(i)
-    names = sorted(members)
-    need = dict(quota)
-    chosen: list[int] = []
-    left_out: list[int] = []
-    for place in permutation(len(names), "label subjects", seed).tolist():
-        own = members[names[place]]
-        taken: list[int] = []
-        for i in (own[k] for k in permutation(len(own), "label images", seed, names[place]).tolist()):
-            if need.get(int(labels[i]), 0) > 0:
-                need[int(labels[i])] -= 1
-                taken.append(i)
-        if taken:
-            chosen += taken
-            left_out += sorted(set(own) - set(taken))
-        if not any(need.values()):
-            break
-    return chosen, left_out
+def _named_parts(n: int, chosen: Sequence[int], left_out: Sequence[int]) -> tuple[str, ...]:
+    parts = [UNLABELLED] * n
+    for name, positions in ((LEFT_OUT, left_out), (LABELLED, chosen)):
+        for i in positions:
+            parts[i] = name
+    return tuple(parts)
 
 
 def _record(
@@ -237,7 +194,7 @@ def read_labels(path: Path) -> dict[str, Any]:
     stated = record.pop("sha256", "")
     if stated != _hash(record):
         what = "labelled split changed since it was written (its hash differs)"
-        raise UserInputError(what, where=str(path), fix="bring it back as it was, or draw again with ?labels=")
+        raise UserInputError(what, where=str(path), fix="bring it back as it was, or draw again")
     return {**record, "sha256": stated}
 
 

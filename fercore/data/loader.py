@@ -257,6 +257,9 @@ def source_order(
 ) -> SideOrder:
     """Return the built-in order of the source side.
 
+    Balanced sources have equal shares, the labelled part of the target (`DataSettings.few_shot_domain`) as well: its
+    few images come again, whatever `small_domains` says, and do not decide how long an epoch is.
+
     Args:
         table: the joined sources. names: of the sources. settings: batch and sampling. seed: the run's.
         trains: whether any view of this side is asked for; if not, batches fit, being cut to the domains.
@@ -265,6 +268,7 @@ def source_order(
         UserInputError: if a batch does not fit the domains.
     """
     whole = np.arange(len(table))
+    few = settings.few_shot_domain if settings.source_sampling == "balanced" and len(names) > 1 else None
     if settings.source_sampling == "proportional":
         pools = [(whole, settings.source_batch, "the sources together")]
     else:
@@ -273,14 +277,14 @@ def source_order(
     orders: list[PoolOrder | ClassOrder] = []
     for number, (members, share, name) in enumerate(pools):
         least = 2 * len(pools)
-        repeat = settings.small_domains == "repeat"
+        repeat = settings.small_domains == "repeat" or number == few
         batch = _fitting(len(members), share, name, "data.source_batch", least=least, trains=trains, repeat=repeat)
         purpose = (seed, "source", number)
         if settings.class_balanced:
             orders.append(ClassOrder(members, table.labels[members], batch, purpose))
         else:
             orders.append(PoolOrder(members, batch, purpose))
-    return SideOrder(orders, table.domain)
+    return SideOrder(orders, table.domain, beside=few)
 
 
 def target_order(table: Table, settings: DataSettings, seed: int, *, trains: bool = True) -> SideOrder:

@@ -77,12 +77,16 @@ class SideOrder:
     Args:
         pools: one for each domain, or one for all.
         domain: int64[n] domain of each of the side's samples; a batch is sorted by it.
+        beside: number of a pool that may be far smaller than the others, so that `steps` does not go by it.
     """
 
-    def __init__(self, pools: Iterable[PoolOrder | ClassOrder], domain: np.ndarray) -> None:
+    def __init__(
+        self, pools: Iterable[PoolOrder | ClassOrder], domain: np.ndarray, *, beside: int | None = None
+    ) -> None:
         self.pools, self.domain = tuple(pools), domain
         self.batch = sum(pool.batch for pool in self.pools)
-        self.steps = min(pool.steps for pool in self.pools)
+        counted = [pool for number, pool in enumerate(self.pools) if number != beside] or self.pools
+        self.steps = min(pool.steps for pool in counted)
 
     def take(self, step: int) -> np.ndarray:
         """Return int64[batch] positions for a step, sorted by domain."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fercore.data.scaling import NoScale, Scaling, is_deep, is_scaled, scaled
 from fercore.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -47,10 +48,16 @@ class Reader(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class FileReader:
-    """Image files."""
+    """Image files.
+
+    Args:
+        paths: file of each row.
+        scaling: how one-channel images become 8 bits; None = those of more than 8 bits cannot be used.
+    """
 
     paths: tuple[str, ...]
     checked: bool = False
+    scaling: Scaling | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,7 +69,7 @@ class FileReader:
             UserInputError: if the file has become unreadable since it was checked; names it.
         """
         try:
-            return decode(file_bytes(self.paths[row]))
+            return decode(file_bytes(self.paths[row]), self.scaling)
         except Unusable as error:
             raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
 
@@ -74,12 +81,12 @@ class FileReader:
     def digest(self, row: int) -> str:
         """Return a hash of the file; raise Unusable if it does not decode to the last pixel."""
         content = file_bytes(self.paths[row])
-        with_pixels(content).close()
+        check_scale(with_pixels(content), self.scaling)
         return hashlib.blake2b(content, digest_size=16).hexdigest()
 
     def identity(self, row: int) -> str:
-        """Return "": a row shows all of its file."""
-        return ""
+        """Return what a row shows of its file, as text: all of it, so "" but for the scaling."""
+        return scaling_text(self.scaling)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,17 +133,47 @@ def file_bytes(path: str) -> bytes:
     return content
 
 
-def decode(content: bytes) -> np.ndarray:
-    """Return the pixels of an encoded image as uint8[H,W,3]; grey is repeated, 16-bit and float are scaled to 8 bits.
+def decode(content: bytes, scaling: Scaling | None = None) -> np.ndarray:
+    """Return the pixels of an encoded image as uint8[H,W,3]; grey is repeated, one channel scaled to 8 bits.
 
     Raises:
-        Unusable: if the image cannot be decoded to its last pixel, or its header claims more than MAX_PIXELS.
+        Unusable: if the image cannot be decoded to its last pixel, its header claims more than MAX_PIXELS, or it has
+            one channel of more than 8 bits and there is no scaling.
     """
     image = with_pixels(content)
     try:
-        return np.asarray(_to_rgb(image), dtype=np.uint8)
+        return np.asarray(_to_rgb(image, scaling), dtype=np.uint8)
+    except NoScale as error:
+        raise Unusable(str(error)) from None
     except (OSError, ValueError) as error:
         raise Unusable(f"cannot be converted: {error}") from None
+
+
+def check_scale(image: Image, scaling: Scaling | None) -> None:
+    """Make sure that an image can be scaled, and close it.
+
+    Raises:
+        Unusable: if not.
+    """
+    try:
+        scaled(image, scaling)
+    except NoScale as error:
+        raise Unusable(str(error)) from None
+    finally:
+        image.close()
+
+
+def scaling_text(scaling: Scaling | None) -> str:
+    """Return what caches know a scaling by; "" for none."""
+    return "" if scaling is None else f"range {scaling}"
+
+
+def kind_of(path: str) -> str:
+    """Return what an image file's header says: "deep" (one channel of more than 8 bits), "one_channel" or "colour"."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return "deep" if is_deep(image) else "one_channel" if is_scaled(image) else "colour"
 
 
 def with_pixels(content: bytes) -> Image:
@@ -164,15 +201,11 @@ def with_pixels(content: bytes) -> Image:
     return image
 
 
-def _to_rgb(image: Image) -> Image:
-    from PIL import Image, ImageOps
+def _to_rgb(image: Image, scaling: Scaling | None) -> Image:
+    from PIL import ImageOps
 
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        low, high = float(values.min()), float(values.max())
-        image = Image.fromarray(((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8))
-    elif "transparency" in image.info:
+    turned = image.getexif().get(0x0112, 1) != 1
+    if "transparency" in image.info and not is_scaled(image):
         image = image.convert("RGBA")
-    if image.getexif().get(0x0112, 1) != 1:
-        image = ImageOps.exif_transpose(image)
+    image = scaled(ImageOps.exif_transpose(image) if turned else image, scaling)
     return image if image.mode == "RGB" else image.convert("RGB")

@@ -68,9 +68,18 @@ def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
     ]
     if counts["left out"]:
         lines.append(f"{counts['left out']} unlabelled images of labelled persons left out; ?label_by=image keeps them")
+    if split["persons_of_test"]:
+        lines.append(f"{split['persons_of_test']} images stay unlabelled: their persons are in the test part")
     if split["short"]:
         lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
     return lines
+
+
+def _scaling_line(found: Mapping[str, Any]) -> str:
+    """Return what is to be said of a dataset whose one-channel images are scaled to 8 bits."""
+    of = "each image's own values" if str(found["range"]).startswith("image") else "fixed"
+    colour = f", {found['colour']} colour images as they are" if found["colour"] else ""
+    return f"{found['one_channel']} one-channel images scaled to 8 bits by range={found['range']} ({of}){colour}"
 
 
 def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
@@ -94,7 +103,7 @@ def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
 
 def _faults(domain: Mapping[str, Any]) -> list[str]:
     found = domain["preflight"]
-    lines = []
+    lines = [_scaling_line(domain["scaling"])] if "scaling" in domain else []
     if domain["missing_files"]:
         lines.append(f"{domain['missing_files']} listed files are missing, first {domain['first_missing'][0]}")
     if found["unusable"]:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
+from fractions import Fraction
+from math import floor
 
 import numpy as np
 
@@ -23,6 +26,7 @@ from fercore.errors import UserInputError
 ADACM: dict[int, tuple[int, int]] = {100: (10, 15), 400: (40, 60), 1000: (100, 150), 2000: (200, 300), 4000: (200, 625)}
 """Budget -> labels of fear, labels of every other class: Ada-CM's own lists for RAF-DB."""
 
+HALF = Fraction(1, 2)
 SHARES = re.compile(r"(class|subject):([0-9]{1,2})/([0-9]{1,2})")
 
 
@@ -55,7 +59,29 @@ def _divided(table: Table, spec: DomainSpec) -> list[str]:
     return divide(table, shares, by=match[1], seed=spec.integer("seed", 0))
 
 
-def label_quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
+def label_quota(found: Mapping[int, int], spec: DomainSpec) -> tuple[str, dict[int, int]]:
+    """Return the name of the rule, and class (canonical number) -> labels the spec's options give it.
+
+    shots=K gives K to each class; fraction=F the share F of the class's samples, to the nearest, at least one;
+    labels=N shares N out by `label_rule`.
+
+    Args:
+        found: class -> labelled samples there are. spec: which has one of those options.
+
+    Raises:
+        UserInputError: as `budget_quota`.
+    """
+    if "shots" in spec.options:
+        shots = spec.integer("shots", 1, least=1)
+        return f"shots={shots}", dict.fromkeys(found, shots)
+    if "fraction" in spec.options:
+        share = Fraction(spec.options["fraction"])
+        return f"fraction={float(share):g}", {label: max(1, floor(share * n + HALF)) for label, n in found.items()}
+    rule = spec.choice("label_rule", ("equal_floor", "adacm"), "equal_floor")
+    return rule, budget_quota(list(found), spec.integer("label_count", 1, least=1), spec)
+
+
+def budget_quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:
     """Return class (canonical number) -> labels it is given of a budget, by the spec's `label_rule`.
 
     "equal_floor" gives floor(budget / classes) to each, "adacm" what Ada-CM's own lists for RAF-DB give.

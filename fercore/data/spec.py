@@ -11,14 +11,17 @@ from fercore.errors import UserInputError, did_you_mean
 
 COMMON_OPTIONS: tuple[str, ...] = (
     "split", "transductive", "name", "limit", "seed", "au",
-    "links", "drop", "split_file", "divide",
-    "label_rule", "label_count", "label_by", "label_file", "include_labelled",
+    "links", "drop", "split_file", "divide", "range",
+    "label_rule", "label_count", "label_by", "label_file", "include_labelled", "shots", "fraction",
 )  # fmt: skip
 """Options every format takes: see `parse_spec`."""
 
 SPLITS: tuple[str, ...] = ("train", "test", "all")
 
 NUMBER = re.compile(r"[+-]?[0-9.]+")
+SHARE = re.compile(r"0?\.[0-9]{1,12}")
+HOW_MANY: tuple[str, ...] = ("label_count", "shots", "fraction", "label_file")
+"""Options that say which samples of a dataset are labelled; a spec has one of them."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ def parse_spec(text: str) -> DomainSpec:
         au: who says which action units its images show, instead of `data.au`.
         links: "follow" takes image files that are links out of the dataset's folder; they are refused otherwise.
         drop, split_file, divide: see `fercore.data.reshape`.
-        labels (a number; also label_count), label_rule, label_by, label_file, include_labelled: see
+        range: how one-channel images, infrared ones above all, become 8 bits; see `fercore.data.scaling`.
+        labels (a number; also label_count), shots, fraction, label_rule, label_by, label_file, include_labelled: see
             `fercore.data.labelled`.
         seed: seed of `limit` and of the half-and-half division; default: the run's (synthfer: seed of the faces).
 
@@ -143,13 +147,39 @@ def _options(text: str, form: str, tail: str) -> dict[str, str]:
     return options
 
 
+def option_name(option: str) -> str:
+    """Return an option as people write it."""
+    return "labels" if option == "label_count" else option
+
+
+def asks_for_few(spec: DomainSpec) -> bool:
+    """Say whether a spec asks for a few labelled samples of a target: shots= or fraction=."""
+    return "shots" in spec.options or "fraction" in spec.options
+
+
 def _check_common(spec: DomainSpec) -> None:
     spec.choice("split", SPLITS, "all")
     spec.flag("transductive")
     spec.integer("limit", 1, least=1)
-    spec.flag("include_labelled")
-    count = spec.options.get("label_count", "1")
-    if not (count.isascii() and count.isdecimal() and 0 < int(count) < 10**9):
-        fix = "give a whole number from 1 up"
-        raise UserInputError(f"option labels={count!r} is not a number of labels", where=spec.where, fix=fix)
     spec.integer("seed", 0)
+    _check_labelled(spec)
+
+
+def _check_labelled(spec: DomainSpec) -> None:
+    """Check the options that say which samples are labelled."""
+    spec.flag("include_labelled")
+    for option, kind in (("label_count", "labels"), ("shots", "labels a class")):
+        count = spec.options.get(option, "1")
+        if not (count.isascii() and count.isdecimal() and 0 < int(count) < 10**9):
+            what = f"option {option_name(option)}={count!r} is not a number of {kind}"
+            raise UserInputError(what, where=spec.where, fix="give a whole number from 1 up")
+    share = spec.options.get("fraction", ".1")
+    if not SHARE.fullmatch(share) or not float(share):
+        what = f"option fraction={share!r} is not a share between 0 and 1"
+        raise UserInputError(what, where=spec.where, fix="write it as in fraction=0.1")
+    given = [option_name(option) for option in HOW_MANY if option in spec.options]
+    if len(given) > 1:
+        raise UserInputError(f"options {given[0]} and {given[1]} at once", where=spec.where, fix="give one of them")
+    if "label_rule" in spec.options and {"shots", "fraction"} & spec.options.keys():
+        what = f"options label_rule and {given[0]} at once"
+        raise UserInputError(what, where=spec.where, fix="label_rule shares out ?labels=NUMBER; leave it out")

@@ -30,7 +30,9 @@ def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
     for stage in shop.stages:
         shop.loader(stage)  # refuses batches that the data cannot fill
     lines = [f"classes: {', '.join(domains.classes)}"]
-    lines += [f"source {spec}: {len(t)} images" for spec, t in zip(config.data.sources, domains.sources, strict=True)]
+    few = config.data.few_shot_domain
+    for number, (spec, table) in enumerate(zip(config.data.sources, domains.sources, strict=True)):
+        lines.append(f"source {spec}: {len(table)} images" + (", labelled ones of the target" if number == few else ""))
     flag = " (transductive: the same images)" if domains.transductive else ""
     lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
     lines += mismatch_lines(domains.report)

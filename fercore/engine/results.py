@@ -6,6 +6,7 @@ import contextlib
 import csv
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,16 +40,18 @@ def evaluate_target(shop: Workshop, clock: Clock) -> dict[str, Any]:
 def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """Return the contents of result.json; schema in docs/architecture.md."""
     config, domains = shop.config, shop.domains
-    filtered = domains.report["target"]["adaptation_filtered_by_label"]
+    read, taught = domains.report["target"], domains.report["sources"]
     target = {
         "spec": config.data.target,
+        "labelled": read["labelled"],
         **scores,
         "n_adaptation": len(domains.adaptation),
         "transductive": domains.transductive,
-        "adaptation_filtered_by_label": filtered,
+        "adaptation_filtered_by_label": read["adaptation_filtered_by_label"],
         "test_images_in_sources": domains.report["test_images_in_sources"],
+        **_scaling(read),
     }
-    sources = zip(config.data.sources, domains.sources, strict=True)
+    sources = zip(config.data.sources, domains.sources, taught, strict=True)
     return {
         "schema": SCHEMA,
         "plugins": list(shop.plugins.names),
@@ -56,7 +59,7 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "device": str(shop.fabric.device.type),
         "kernels": ops.kernels(shop.fabric.device),
         "target": target,
-        "sources": [{"spec": spec, "n": len(table)} for spec, table in sources],
+        "sources": [{"spec": spec, "n": len(table), **_scaling(found)} for spec, table, found in sources],
         "selection": {"rule": config.select.rule, "oracle_best": trainer.oracle},
         "lead": config.report.lead,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
@@ -75,6 +78,11 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "preset": config.preset,
         "versions": {**versions(), **shop.company.versions},
     }
+
+
+def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a domain's one-channel images became 8 bits, where its spec has a range."""
+    return {"scaling": read["scaling"]} if "scaling" in read else {}
 
 
 def label_quality(shop: Workshop) -> dict[str, Any]:

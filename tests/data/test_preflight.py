@@ -12,6 +12,7 @@ from PIL import Image
 from fercore.data import inspect, parse_spec
 from fercore.data.domains import read_domain
 from fercore.data.readers import decode
+from fercore.data.scaling import Scaling
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -70,7 +71,7 @@ def test_every_mode_becomes_rgb(tmp_path: Path, mode: str):
         image = Image.fromarray(ramp.astype(np.uint8)).convert(mode)
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.tif")
     image.save(path)
-    pixels = decode(path.read_bytes())
+    pixels = decode(path.read_bytes(), Scaling(0, 255 * 200) if mode == "I;16" else Scaling(0, 255))
     assert pixels.shape == (64, 64, 3)
     assert pixels.dtype == np.uint8
     assert pixels[-1, -1].min() > 250

@@ -1,0 +1,213 @@
+"""Opening one domain: read its format, keep the part its spec names, look at every image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib import import_module
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from fercore.config import DataSettings
+from fercore.data.cache_files import cache_folder
+from fercore.data.crops import CropReader
+from fercore.data.fingerprint import part_fingerprint, units_fingerprint
+from fercore.data.formats import FORMATS
+from fercore.data.formats.scan import Scan, listed
+from fercore.data.links import refuse_links_out
+from fercore.data.parts import choose_split, limited, training_part
+from fercore.data.preflight import Preflight, inspect
+from fercore.data.readers import FileReader, kind_of
+from fercore.data.reshape import reshape
+from fercore.data.scaling import NO_RANGE, Scaling, parse_scaling
+from fercore.data.spec import DomainSpec
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+
+UNLABELLED = "unlabelled"
+"""Why samples of a source that have no label are left out, in report["sources"][i]["left_out"]."""
+
+
+@dataclass
+class Opened:
+    """A domain that has been read and checked; labels are canonical."""
+
+    spec: DomainSpec
+    table: Table
+    preflight: Preflight
+    report: dict[str, Any]
+    resolved: str = ""
+
+    @property
+    def labelled(self) -> bool:
+        """Return whether any sample has a label."""
+        return bool((self.table.labels >= 0).any())
+
+    @cached_property
+    def content(self) -> dict[int, str]:
+        """Row of the reader -> hash of its content."""
+        return dict(zip(self.table.rows.tolist(), self.preflight.digests, strict=True))
+
+    def fingerprint(self, part: Table) -> dict[str, Any]:
+        """Return the fingerprint of a part of this domain."""
+        found = part_fingerprint(part, self.content, self.resolved)
+        units = units_fingerprint(part)
+        return {**found, "au": units} if units else found
+
+
+def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
+    """Return all samples of a dataset, labels canonical, and what its format says of the rest.
+
+    Raises:
+        UserInputError: as the format's `scan`, for a link that leads out, or an option that does not fit the data.
+    """
+    scaling = parse_scaling(spec)
+    scan: Scan = import_module(f"fercore.data.formats.{FORMATS[spec.format].module}").scan(spec)
+    refuse_links_out(spec, scan.reader)
+    if scaling is not None:
+        scan = _with_scaling(scan, scaling, spec)
+    rows, n = scan.rows, len(scan.rows.keys)
+    stem = PurePath(spec.path.replace("\\", "/")).stem or spec.format
+    table = Table(
+        name=spec.options.get("name", stem),
+        spec=spec.text,
+        keys=tuple(rows.keys),
+        labels=np.array(rows.labels, dtype=np.int64),
+        subjects=tuple(rows.subjects),
+        sequences=tuple(rows.sequences),
+        split=tuple(rows.split),
+        reader=scan.reader,
+        rows=np.arange(n),
+        domain=np.zeros(n, dtype=np.int64),
+        extras=scan.extras,
+    )
+    return reshape(table, spec, rows.left_out), scan
+
+
+def _with_scaling(scan: Scan, scaling: Scaling, spec: DomainSpec) -> Scan:
+    """Return the scan with a reader that scales one-channel images."""
+    reader = scan.reader
+    if not isinstance(reader, FileReader | CropReader):
+        fix = "remove it: it is for image files of one channel"
+        raise UserInputError(
+            f"option range on {spec.format}, whose pixels are no image files", where=spec.where, fix=fix
+        )
+    return replace(scan, reader=replace(reader, scaling=scaling), resolved=f"{scan.resolved}range {scaling}")
+
+
+def read_chosen(spec: DomainSpec) -> tuple[Table, Scan]:
+    """Return the samples that a spec's `split` and `limit` leave, outside a run; as `read_domain` without them.
+
+    Raises:
+        UserInputError: as `read_domain`, or if there is no such part.
+    """
+    whole, scan = read_domain(spec)
+    table = choose_split(whole, spec)
+    return (_limit_parts(table, spec, spec_seed(spec, 0)) if "limit" in spec.options else table), scan
+
+
+def spec_seed(spec: DomainSpec, seed: int) -> int:
+    """Return the seed of a spec's drawings: its own, or the run's; of generated data the run's always."""
+    return seed if spec.format == "synthfer" else spec.integer("seed", seed)
+
+
+def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool = False) -> Opened:
+    """Read and check a source or the target.
+
+    Args:
+        spec: the dataset. settings: cache, and the share of unusable images that is let pass.
+        seed: of `limit`, where the spec has no seed of its own. target: whether samples without a label may stay.
+
+    Raises:
+        UserInputError: for whatever is wrong with it.
+    """
+    whole, scan = read_domain(spec)
+    table = choose_split(whole, spec)
+    if not target:
+        table = limited(_with_labels(training_part(table, spec), spec, scan), spec, spec_seed(spec, seed))
+    elif "limit" in spec.options:
+        table = _limit_parts(table, spec, spec_seed(spec, seed))
+    preflight = inspect(table, cache_folder(settings.cache_dir) if settings.cache == "disk" else None)
+    report = {
+        "spec": spec.text,
+        "name": table.name,
+        "format": spec.format,
+        "found": len(whole),
+        "classes": {},
+        "dropped_classes": {},
+        "unknown_labels": dict(scan.rows.unknown),
+        "missing_files": len(scan.rows.missing),
+        "first_missing": scan.rows.missing[:5],
+        "left_out": dict(scan.rows.left_out),
+        "preflight": preflight.report(),
+    }
+    _refuse_without_range(preflight)
+    _refuse_if_bad(spec, scan, preflight, settings.max_bad_share)
+    if "range" in spec.options:
+        report["scaling"] = _scaling_report(spec, table, preflight)
+    return Opened(spec, table, preflight, report, scan.resolved)
+
+
+def _with_labels(table: Table, spec: DomainSpec, scan: Scan) -> Table:
+    """Return the labelled samples of a source; the others are counted."""
+    labelled = np.flatnonzero(table.labels >= 0)
+    if not len(labelled):
+        fix = "a source needs class folders or a label column; without labels it can be a target"
+        raise UserInputError("source without a labelled image", where=spec.where, fix=fix)
+    if len(labelled) < len(table):
+        scan.rows.left_out[UNLABELLED] += len(table) - len(labelled)
+    return table.subset(labelled)
+
+
+def _limit_parts(table: Table, spec: DomainSpec, seed: int) -> Table:
+    """Return a target with at most `limit` samples in each of its parts."""
+    parts = np.array(table.split, dtype=object) if "split" not in spec.options else np.full(len(table), "")
+    kept = [limited(table.subset(np.flatnonzero(parts == part)), spec, seed) for part in sorted(set(parts.tolist()))]
+    rows = np.sort(np.concatenate([part.rows for part in kept]))
+    return table.subset(np.searchsorted(table.rows, rows))
+
+
+def _refuse_without_range(preflight: Preflight) -> None:
+    """Refuse deep one-channel images without a range, however few: what they show would be a guess."""
+    key = next((key for key, reason in preflight.unusable if reason == NO_RANGE), None)
+    if key is not None:
+        fix = "add ?range=LO,HI (values that become black and white) or ?range=image to the spec"
+        raise UserInputError(NO_RANGE, where=key, fix=fix)
+
+
+def _scaling_report(spec: DomainSpec, table: Table, preflight: Preflight) -> dict[str, Any]:
+    """Return {"range", "one_channel": images it scales, "deep": those of more than 8 bits, "colour": those it leaves}.
+
+    Raises:
+        UserInputError: if it scales none.
+    """
+    assert isinstance(table.reader, FileReader | CropReader)
+    paths = (table.reader.paths[row] for row in table.rows[preflight.usable].tolist())
+    kinds = Counter(kind_of(path) for path in paths)
+    if not kinds["one_channel"] + kinds["deep"]:
+        fix = "remove it; grey that is stored as red, green and blue is 8 bits already"
+        raise UserInputError("option range on a dataset without a one-channel image", where=spec.where, fix=fix)
+    deep, shallow = kinds["deep"], kinds["one_channel"]
+    return {"range": str(table.reader.scaling), "one_channel": shallow + deep, "deep": deep, "colour": kinds["colour"]}
+
+
+def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: float) -> None:
+    unknown, missing = scan.rows.unknown, scan.rows.missing
+    bad = sum(unknown.values()) + len(missing) + len(preflight.unusable)
+    total = preflight.n + sum(unknown.values()) + len(missing)
+    if bad <= most * total:
+        return
+    kinds = []
+    if preflight.unusable:
+        key, reason = preflight.unusable[0]
+        kinds.append(f"{len(preflight.unusable)} unusable images, first {key}: {reason}")
+    if missing:
+        kinds.append(f"{len(missing)} missing files, first {missing[0]}")
+    if unknown:
+        kinds.append(f"{sum(unknown.values())} with labels outside the map: {listed(unknown)}")
+    fix = "remove or mend them, or raise data.max_bad_share"
+    what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)
+    raise UserInputError(what, where=spec.where, fix=fix)
