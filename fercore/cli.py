@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fercore import __version__
+from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
 from fercore.errors import UserInputError
 
@@ -25,6 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data_app, name="data")
+app.add_typer(clip_app, name="clip")
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 app.add_typer(au_app, name="au")
 
@@ -338,6 +341,9 @@ def _target_of(summary: dict[str, Any], layers: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may be no UTF-8
     try:
         code = app(standalone_mode=False)
     except UserInputError as error:

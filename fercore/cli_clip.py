@@ -1,0 +1,51 @@
+"""`fercore clip`: a small CLIP to work with offline. Parse and print, nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fercore.errors import UserInputError
+
+clip_app = typer.Typer(help="Make a small CLIP for work without published weights.", no_args_is_help=True)
+
+
+@clip_app.callback()
+def _group() -> None:
+    """Keep `warmup` a command of its own while it is the only one."""
+
+
+@clip_app.command()
+def warmup(
+    out: Annotated[Path, typer.Option(help="New .safetensors file for the weights.")],
+    model: Annotated[str, typer.Option(help="tiny, tiny-rn, or an open_clip ViT or ResNet.")] = "tiny",
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="FORMAT:PATH[?option=value&...], labelled, subjects known; may be repeated."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
+    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(help="Seed of weights, people held out, and batches.")] = 0,
+) -> None:
+    """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
+    from fercore.engine.clip_warmup import Warmup, save_clip, warm_up
+
+    if out.suffix != ".safetensors" or out.exists():
+        raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
+    plan = Warmup(model, Warmup.data if not data else tuple(data), steps=steps, batch=batch, lr=lr, seed=seed)
+    begun = time.perf_counter()
+    every = max(1, steps // 20)
+
+    def say(step: int, total: int, loss: float) -> None:
+        if step in (1, total) or step % every == 0:
+            typer.echo(f"step {step} of {total}: loss {loss:.4f}, {time.perf_counter() - begun:.0f} s")
+
+    clip, report = warm_up(plan, say)
+    save_clip(clip, out, plan, report)
+    people = f"{report['held_out']} images of people it never saw, {len(report['classes'])} classes"
+    typer.echo(f"zero-shot balanced accuracy on {people}: {report['before']:.1%} before, {report['after']:.1%} after")
+    typer.echo(f"written to {out}; use it with model={clip.model!r} and pretrained={str(out)!r}")

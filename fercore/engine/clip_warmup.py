@@ -1,0 +1,234 @@
+"""Warm-up of a small random CLIP: contrastive training on captions of labelled faces, and what it knows afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fercore.config import DataSettings
+from fercore.data.au.providers import GENERATED, units_of
+from fercore.data.cache import fetch
+from fercore.data.domains import read_chosen
+from fercore.data.labels import CANONICAL
+from fercore.data.noise import key, permutation, uniforms
+from fercore.data.preflight import inspect
+from fercore.data.spec import parse_spec
+from fercore.data.split import divide
+from fercore.data.views import one_thread, weak
+from fercore.errors import UserInputError
+from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_images, encode_text, load_clip
+from fercore.models.clip.captions import Caption, write_caption
+
+KIND = "fercore CLIP 1"
+LARGEST_SCALE = math.log(100)
+Say: TypeAlias = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Warmup:
+    """How a CLIP is warmed up.
+
+    Args:
+        model: its configuration. data: SPECs of labelled faces with known subjects; generated ones bring action units,
+            others may name a provider (?au=).
+        steps, batch: length, and images a step. lr: peak learning rate of AdamW. seed: of weights, people and batches.
+        held_out: share of the people that training never sees.
+    """
+
+    model: str = "tiny"
+    data: tuple[str, ...] = tuple(f"synthfer:{style}?n=2000&seed=70" for style in ("studio", "posed", "web", "wild"))
+    steps: int = 3000
+    batch: int = 64
+    lr: float = 2e-3
+    seed: int = 0
+    held_out: float = 0.2
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Labelled faces in memory: images u8[N,3,S,S], name of each expression, action units each shows."""
+
+    images: Tensor
+    labels: tuple[str, ...]
+    units: tuple[tuple[str, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Clip, dict[str, Any]]:
+    """Train a random CLIP on captions of faces, and score it without training on people it never saw.
+
+    Args:
+        plan: model, data and lengths. say: hears step, steps and loss after each step.
+
+    Returns:
+        the CLIP, frozen again, and {"classes", "train", "held_out" (images), "before", "after" (balanced accuracy of
+        zero-shot recognition with the sentences of `context_tokens`, held-out people)}.
+
+    Raises:
+        UserInputError: for an unknown model, unusable data, or lengths that make no training.
+    """
+    if plan.steps < 1 or plan.batch < 2 or not 0 < plan.held_out < 1:
+        raise UserInputError(
+            "at least one step, two images a step, and a share of people in (0, 1)", where="clip warmup"
+        )
+    clip = load_clip(ClipSettings(model=plan.model), seed=plan.seed)
+    taught, tested = _read(plan, clip.image_size)
+    classes = [name for name in CANONICAL if name in taught.labels]
+    if len(classes) < 2 or len(taught) < plan.batch:
+        what = f"{len(taught)} images of {len(classes)} classes to train on"
+        raise UserInputError(what, where="clip warmup --data", fix=f"give two classes and {plan.batch} images or more")
+    before = zero_shot(clip, tested, classes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        _fit(clip, taught, plan, say)
+    after = zero_shot(clip, tested, classes)
+    counts = {"train": len(taught), "held_out": len(tested)}
+    return clip, {"classes": classes, **counts, "before": before, "after": after}
+
+
+def save_clip(clip: Clip, path: Path, plan: Warmup, report: dict[str, Any]) -> None:
+    """Write a warmed-up CLIP's weights, for `pretrained=FILE`, with what they are as metadata.
+
+    Raises:
+        UserInputError: if the file cannot be written.
+    """
+    packages = {name: version(name) for name in ("fercore", "torch", "open_clip_torch")}
+    metadata = {"kind": KIND, "model": clip.model, "image_size": str(clip.image_size)}
+    metadata |= {"plan": json.dumps(asdict(plan)), "report": json.dumps(report), "versions": json.dumps(packages)}
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in clip.network.state_dict().items()}, part, metadata)
+        part.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise UserInputError(f"cannot write there: {error}", where=str(path), fix="choose another --out") from None
+
+
+@torch.no_grad()
+def zero_shot(clip: Clip, faces: Faces, classes: Sequence[str]) -> float:
+    """Return the balanced accuracy of the class whose sentence is nearest by cosine, nothing trained."""
+    texts = F.normalize(encode_text(clip.network, context_tokens(clip, classes, k=0)), dim=1)
+    found = [
+        encode_images(clip.network, _prepared(clip, part.float() / 255)) for part in torch.split(faces.images, 256)
+    ]
+    said = (F.normalize(torch.cat(found), dim=1) @ texts.T).argmax(1)
+    truth = torch.tensor([classes.index(label) if label in classes else -1 for label in faces.labels])
+    return float(np.mean([(said[truth == c] == c).float().mean().item() for c in sorted(set(truth.tolist()) - {-1})]))
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric cross-entropy in which every text that is true of an image is its own (UniCL, Yang et al. 2022).
+
+    Where each image has one text, this is CLIP's loss (Radford et al. 2021).
+
+    Args:
+        images: float[B,d]. texts: float[T,d], each text once. fits: bool[B,T], a text in each row, an image in each
+            column. scale: scalar factor of the cosines.
+    """
+    logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
+    shares = fits.to(logits.dtype)
+    from_images = -(shares / shares.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
+    from_texts = -(shares / shares.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    return (from_images + from_texts) / 2
+
+
+def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
+    network: Any = clip.network
+    network.requires_grad_(True).train()
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=plan.steps, pct_start=0.1)
+    for step in range(plan.steps):
+        loss = _step_loss(clip, faces, plan, step)
+        optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        schedule.step()
+        with torch.no_grad():
+            network.logit_scale.clamp_(0, LARGEST_SCALE)
+        say(step + 1, plan.steps, loss.item())
+    network.requires_grad_(False).eval()
+
+
+def _step_loss(clip: Clip, faces: Faces, plan: Warmup, step: int) -> Tensor:
+    network: Any = clip.network
+    at = _batch(len(faces), plan, step)
+    draws = np.arange(step * plan.batch, (step + 1) * plan.batch)
+    with one_thread():
+        seen = weak(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), "light")
+    words = _draws(plan, "words", draws, 4).numpy()
+    captions = {}
+    for i, draw in zip(at.tolist(), words, strict=True):
+        caption = write_caption(faces.labels[i], faces.units[i], draw)
+        captions[caption.text] = caption
+    texts = encode_text(network, clip.tokenize(list(captions)))
+    images = encode_images(network, _prepared(clip, seen))
+    return contrastive_loss(images, texts, _fits(faces, at, list(captions.values())), network.logit_scale.exp())
+
+
+def _fits(faces: Faces, at: np.ndarray, captions: Sequence[Caption]) -> Tensor:
+    return torch.tensor([[c.fits(faces.labels[i], faces.units[i]) for c in captions] for i in at.tolist()])
+
+
+def _batch(n: int, plan: Warmup, step: int) -> np.ndarray:
+    """Return int64[batch]: each epoch another order; what does not fill a batch waits for another epoch."""
+    per_epoch = n // plan.batch
+    epoch, number = divmod(step, per_epoch)
+    return permutation(n, "clip", plan.seed, epoch)[number * plan.batch : (number + 1) * plan.batch]
+
+
+def _draws(plan: Warmup, purpose: str, draws: np.ndarray, count: int) -> Tensor:
+    return torch.from_numpy(uniforms(key("clip", plan.seed, purpose), draws, count))
+
+
+def _prepared(clip: Clip, images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (clip.mean, clip.std))
+    return (images - mean) / std
+
+
+def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
+    """Return the faces of the people to train on, and of the others."""
+    parts: dict[str, list[Faces]] = {"train": [], "test": []}
+    for text in plan.data:
+        spec, settings = parse_spec(text), DataSettings(size=size, cache_mb=0)
+        table, _ = read_chosen(spec)
+        table = table.subset(inspect(table).usable)
+        table = table.subset(np.flatnonzero(table.labels >= 0))
+        if not len(table):
+            raise UserInputError("no usable labelled image", where=spec.where)
+        provider = spec.options.get("au", GENERATED if spec.format == "synthfer" else None)
+        shown: list[tuple[str, ...]] = [()] * len(table)
+        if provider:
+            units, _ = units_of(provider, table, settings, spec.where)
+            shown = [tuple(np.array(units.names)[row > 0].tolist()) for row in units.codes]
+        shares = {"train": 1 - plan.held_out, "test": plan.held_out}
+        division = np.array(divide(table, shares, by="subject", seed=plan.seed))
+        images = torch.from_numpy(fetch(table, np.arange(len(table)), settings))
+        for part, faces in parts.items():
+            at = np.flatnonzero(division == part).tolist()
+            labels = tuple(CANONICAL[table.labels[i]] for i in at)
+            faces.append(Faces(images[at], labels, tuple(shown[i] for i in at)))
+    taught, tested = (_joined(faces) for faces in parts.values())
+    return taught, tested
+
+
+def _joined(faces: Sequence[Faces]) -> Faces:
+    labels = tuple(label for part in faces for label in part.labels)
+    return Faces(torch.cat([part.images for part in faces]), labels, tuple(u for part in faces for u in part.units))
