@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from fractions import Fraction
 from itertools import product
-from math import floor
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +29,7 @@ EXPRESSIONS = ("anger", "happiness", "sadness")
 def exact(value: int, low: int, high: int) -> int:
     """Round half up in whole numbers: what no floating point can get wrong."""
     inside = min(max(value, low), high)
-    return floor(Fraction(255 * (inside - low), high - low) + Fraction(1, 2))
+    return (2 * 255 * (inside - low) + (high - low)) // (2 * (high - low))
 
 
 def thermal(seed: int, low: int = 7000, high: int = 9000, side: int = 12) -> np.ndarray:
