@@ -67,9 +67,9 @@ def write_caption(label: str, units: Sequence[str], draws: np.ndarray, *, most: 
     """
     told = [unit for unit in units if unit in UNITS]
     kind, count, first, form = draws.tolist()
-    if kind < 0.5 or not told:
-        texts, named, chosen = NAMED, True, []
-    else:
+    texts: Sequence[str] = NAMED
+    named, chosen = True, list[str]()
+    if kind >= 0.5 and told:
         size = 1 + int(count * min(most, len(told)))
         start = int(first * len(told))
         chosen = (told + told)[start : start + size]
