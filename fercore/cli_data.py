@@ -85,12 +85,13 @@ def split(
     """Divide a dataset into parts by seed, and write it down with hashes; `?split_file=FILE` uses it."""
     from fercore.data import split as dividing
     from fercore.data.domains import read_chosen
+    from fercore.data.leftover import leftover_lines
     from fercore.data.spec import parse_spec
     from fercore.errors import UserInputError, did_you_mean
 
     if by not in dividing.RULES:
         raise UserInputError(f"unknown rule {by!r}", where="--by", fix=did_you_mean(by, dividing.RULES))
-    table, _ = read_chosen(parse_spec(spec))
+    table, scan = read_chosen(parse_spec(spec))
     if folds is None:
         shares = dividing.parse_shares(parts)
         drawn = {out: dividing.divide(table, shares, by=by, seed=seed)}
@@ -99,6 +100,8 @@ def split(
         several = dividing.folds(table, folds, by=by, seed=seed)
         drawn = {out / f"fold{k}.json": chosen for k, chosen in enumerate(several)}
         how = {"by": by, "seed": seed, "folds": folds}
+    for line in leftover_lines(scan):
+        typer.echo(line)
     for path, chosen in drawn.items():
         record = dividing.split_record(table, chosen, **how)
         dividing.write_split(record, path)
@@ -120,7 +123,12 @@ def convert(
 
     if to != "manifest":
         raise UserInputError(f"unknown format {to!r}", where="--to", fix="known: manifest")
-    typer.echo(f"written; read it as {run_convert(parse_spec(spec), out, copy=copy)}")
+    done = run_convert(parse_spec(spec), out, copy=copy)
+    for line in done.notes:
+        typer.echo(line)
+    for key, reason in done.unusable:
+        typer.echo(f"unusable, left out: {key}: {reason}")
+    typer.echo(f"{done.n} images written; read them as {done.spec}")
 
 
 @data_app.command()
@@ -162,6 +170,8 @@ def prepare(
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
     speed = f", {new / max(1e-9, time.perf_counter() - begun):.1f} images/s" if new else ", all done before"
     typer.echo(f"{report['prepared']} of {report['images']} images prepared ({share:.1%}){speed}")
+    for line in report["notes"]:
+        typer.echo(line)
     for reason, n in report["reasons"].items():
         typer.echo(f"refused {n}: {reason}")
     typer.echo(f"read them as {report['spec']}; refused images are listed in {out / 'refused.csv'}")

@@ -6,12 +6,16 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from fercore.data.domains import read_chosen
 from fercore.data.fingerprint import common_folder
 from fercore.data.labels import CANONICAL
+from fercore.data.leftover import leftover_lines
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
@@ -20,8 +24,24 @@ from fercore.errors import UserInputError
 COLUMNS = ("path", "label", "domain", "split", "subject", "sequence")
 
 
-def convert(spec: DomainSpec, out: Path, *, copy: bool) -> str:
-    """Write `out`/manifest.csv, with images/ beside it where they are copied or are no files; return the new spec.
+@dataclass(frozen=True)
+class Converted:
+    """A dataset written as a manifest.
+
+    Attributes:
+        spec: of the manifest. n: samples in it.
+        unusable: (key, reason) of images that were to be written and cannot be read: they are not in it.
+        notes: what the dataset names and has not, in lines for people.
+    """
+
+    spec: str
+    n: int
+    unusable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+
+def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
+    """Write `out`/manifest.csv, with images/ beside it where they are copied or are no files.
 
     Args:
         spec: the dataset. out: a folder that does not exist or is empty.
@@ -29,51 +49,103 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> str:
             generated faces are written as PNG in any case.
 
     Raises:
-        UserInputError: as the format, if `out` holds something, or an image cannot be read.
+        UserInputError: as the format, if `out` holds something or cannot be written, if no image can be read, or for
+            an image that no manifest can point to.
     """
-    table, _ = read_chosen(spec)
+    table, scan = read_chosen(spec)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserInputError("the output folder is not empty", where=str(out), fix="choose a new folder")
     points = isinstance(table.reader, FileReader) and not copy
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    files = [os.path.abspath(key) for key in table.keys] if points else []
+    root = common_folder(tuple(files))
+    root = root[: root.rfind(os.sep) + 1]  # a backslash may be part of a name
+    paths: list[str | None] = [file[len(root) :] for file in files]
+    _refuse_unsayable(root, paths)
+    unusable: list[tuple[str, str]] = []
     try:
-        draft.chmod(0o755)
-        files = [os.path.abspath(key) for key in table.keys] if points else []
-        root = common_folder(tuple(files))
-        paths = [file[len(root) :] for file in files] if points else list(_write_images(table, draft))
-        _write_manifest(table, paths, draft / "manifest.csv")
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return f"manifest:{out / 'manifest.csv'}" + (f"?root={root}" if points else "")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        try:
+            draft.chmod(0o755)
+            if not points:
+                paths = _write_images(table, draft, unusable)
+            written = np.array([i for i, path in enumerate(paths) if path is not None], dtype=np.int64)
+            _write_manifest(table.subset(written), [path for path in paths if path is not None], draft)
+            if out.exists():
+                out.rmdir()
+            draft.rename(out)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        fix = "choose a folder you may write"
+        raise UserInputError(f"cannot write: {error.strerror or error}", where=str(out), fix=fix) from None
+    options = [f"root={root}"] if points else []
+    if isinstance(table.reader, FileReader) and table.reader.scaling is not None:
+        options.append(f"range={table.reader.scaling}")  # the files are what they were; other images are 8 bits now
+    found = manifest_spec(out / "manifest.csv", *options)
+    return Converted(found, len(written), tuple(unusable), tuple(leftover_lines(scan)))
 
 
-def _write_images(table: Table, folder: Path) -> Iterator[str]:
-    """Write every image and yield its path in the folder; image files are copied byte for byte."""
-    from PIL import Image
+def manifest_spec(path: Path, *options: str) -> str:
+    """Return the spec of a manifest; options follow the last question mark, so that a path may hold some as well."""
+    return f"manifest:{path}" + ("?" + "&".join(options) if options or "?" in str(path) else "")
 
+
+def _refuse_unsayable(root: str, paths: Sequence[str | None]) -> None:
+    r"""Refuse files that a manifest cannot point to: lists write `\\` for `/`, strip blanks and are UTF-8.
+
+    Raises:
+        UserInputError: for the first such name.
+    """
+    for path in filter(None, paths):
+        if path != path.strip() or (os.sep == "/" and "\\" in path) or path != path.encode("utf-8", "replace").decode():
+            what, fix = "a manifest cannot point to a file of this name", "rename it, or copy the images (--copy)"
+            raise UserInputError(what, where=repr(root + path), fix=fix)
+    if "?" in root or "&" in root or root != root.encode("utf-8", "replace").decode():
+        what, fix = "a spec cannot name this folder as its root", "rename it, or copy the images (--copy)"
+        raise UserInputError(what, where=repr(root), fix=fix)
+
+
+def _write_images(table: Table, folder: Path, unusable: list[tuple[str, str]]) -> list[str | None]:
+    """Write every image and return its path in the folder, None for those that cannot be read.
+
+    Image files are copied byte for byte; `unusable` gets key and reason of those that cannot be read.
+    """
     digits = max(5, len(str(len(table))))
+    paths: list[str | None] = []
     for i, label in enumerate(table.labels.tolist()):
         place = f"images/{CANONICAL[label] if label >= 0 else 'unlabelled'}"
         (folder / place).mkdir(parents=True, exist_ok=True)
-        if isinstance(table.reader, FileReader):
-            source = table.reader.paths[int(table.rows[i])]
-            path = f"{place}/{i:0{digits}d}{os.path.splitext(source)[1].lower()}"
-            try:
-                shutil.copyfile(source, folder / path)
-            except OSError as error:
-                raise UserInputError(f"cannot copy: {error.strerror}", where=source) from None
-        else:
-            path = f"{place}/{i:0{digits}d}.png"
-            Image.fromarray(table.read(i)).save(folder / path)
-        yield path
+        try:
+            paths.append(_write_image(table, i, folder, f"{place}/{i:0{digits}d}"))
+        except UserInputError as error:
+            unusable.append((table.keys[i], error.what))
+            paths.append(None)
+    if not any(paths):
+        key, reason = unusable[0]
+        raise UserInputError(f"no image can be read, the first is {key}: {reason}", where=table.spec)
+    return paths
 
 
-def _write_manifest(table: Table, paths: list[str], path: Path) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+def _write_image(table: Table, i: int, folder: Path, place: str) -> str:
+    from PIL import Image
+
+    if not isinstance(table.reader, FileReader):
+        Image.fromarray(table.read(i)).save(folder / f"{place}.png")
+        return f"{place}.png"
+    source = table.reader.paths[int(table.rows[i])]
+    path = place + os.path.splitext(source)[1].lower()
+    try:
+        with open(source, "rb"):
+            pass
+    except OSError as error:
+        raise UserInputError(f"cannot be opened: {error.strerror}", where=source) from None
+    shutil.copyfile(source, folder / path)
+    return path
+
+
+def _write_manifest(table: Table, paths: list[str], folder: Path) -> None:
+    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in zip(paths, table.labels.tolist(), table.split, table.subjects, table.sequences, strict=True):

@@ -40,8 +40,10 @@ def divide(table: Table, shares: Mapping[str, float], *, by: str, seed: int) -> 
     """
     units = _units(table, by)
     if len(units) < len(shares):
-        fix = "give fewer parts, or divide --by class"
-        raise UserInputError(f"{len(units)} subjects for {len(shares)} parts", where=table.spec, fix=fix)
+        unit, fix = "images", "give fewer parts"
+        if by == "subject":
+            unit, fix = "subjects", "give fewer parts, or divide --by class"
+        raise UserInputError(f"{len(units)} {unit} for {len(shares)} parts", where=table.spec, fix=fix)
     names = list(shares)
     weight = np.array([shares[name] for name in names], dtype=np.float64)
     weight /= weight.sum()
@@ -112,8 +114,9 @@ def folds(table: Table, count: int, *, by: str, seed: int) -> list[list[str]]:
     Raises:
         UserInputError: as `divide`, or for fewer than two folds.
     """
-    if count < 2:
-        raise UserInputError(f"{count} folds", where="--folds", fix="give two or more")
+    if not 2 <= count <= max(2, len(table)):
+        fix = f"give from 2 to {len(table)}, the number of images"
+        raise UserInputError(f"{count} folds", where="--folds", fix=fix)
     drawn = divide(table, {str(k): 1.0 for k in range(count)}, by=by, seed=seed)
     return [["test" if part == str(k) else "train" for part in drawn] for k in range(count)]
 
@@ -152,7 +155,9 @@ def write_split(record: Mapping[str, Any], path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        # A name that is no UTF-8 is written as JSON's own escapes, and read back as it was.
+        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
         draft.replace(path)
     except OSError as error:
         raise UserInputError(f"cannot write: {error.strerror}", where=str(path)) from None

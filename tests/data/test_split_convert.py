@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -163,7 +164,7 @@ def rows_of(table) -> list:
 def test_a_manifest_says_the_same(tmp_path: Path, make, spec: str, copy: bool):
     make(tmp_path / "original")
     table = read(spec.format(tmp_path / "original"))
-    made = convert(parse_spec(spec.format(tmp_path / "original")), tmp_path / "out", copy=copy)
+    made = convert(parse_spec(spec.format(tmp_path / "original")), tmp_path / "out", copy=copy).spec
     again = read(made)
     assert rows_of(again) == rows_of(table)
     for i in range(len(table)):
@@ -180,8 +181,65 @@ def test_conversion_refuses_a_full_folder_and_leaves_nothing_half_done(tmp_path:
         convert(parse_spec(f"jaffe:{tmp_path}/jaffe"), tmp_path / "out", copy=True)
     (tmp_path / "image").mkdir()
     layouts.Painter(tmp_path / "e")("image/a.png")
-    layouts.Painter(tmp_path / "e").text("label.lst", "a.png 0 1 1 9 9 5 6\na.png 1 90 90 99 99 5 6\n")
-    with pytest.raises(UserInputError, match="face box 90,90,99,99 outside"):
+    layouts.Painter(tmp_path / "e").text("label.lst", "a.png 1 90 90 99 99 5 6\n")
+    with pytest.raises(UserInputError, match="no image can be read, the first is .*face box 90,90,99,99 outside"):
         convert(parse_spec(f"expw:{tmp_path}/e"), tmp_path / "fresh", copy=False)
     assert not (tmp_path / "fresh").exists()
     assert not list(tmp_path.glob(".fresh*"))
+    (tmp_path / "file").write_text("x")
+    for where in (tmp_path / "file" / "out", Path("/proc/out")):
+        with pytest.raises(UserInputError, match="cannot write"):
+            convert(parse_spec(f"jaffe:{tmp_path}/jaffe"), where, copy=False)
+
+
+def test_conversion_leaves_unreadable_images_out_and_says_what_was_missing(tmp_path: Path):
+    paint = layouts.Painter(tmp_path / "e")
+    paint("image/a.png")
+    lines = ["a.png 0 1 1 9 9 5 6", "a.png 1 90 90 99 99 5 6", "gone.png 0 1 1 9 9 5 6", "a.png 2 1 1 9 9 5 12"]
+    paint.text("label.lst", "\n".join(lines) + "\n")
+    done = convert(parse_spec(f"expw:{tmp_path}/e"), tmp_path / "out", copy=False)
+    assert (done.n, len(read(done.spec))) == (1, 1)
+    assert done.unusable == ((f"{tmp_path}/e/image/a.png#1", done.unusable[0][1]),)
+    assert "outside" in done.unusable[0][1]
+    assert done.notes == (
+        f"listed files missing: 1, first {tmp_path}/e/image/gone.png", "labels nobody knows: '12', 1 images",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [b"J\xe4ger.png", b"back\\slash.png", b" blank.png"])
+def test_names_that_a_manifest_cannot_say(tmp_path: Path, name: bytes):
+    layouts.Painter(tmp_path)("d/anger/x.png")
+    folder = os.fsencode(tmp_path / "d" / "anger")
+    os.rename(folder + b"/x.png", folder + b"/" + name)
+    with pytest.raises(UserInputError, match="a manifest cannot point to a file of this name.*--copy"):
+        convert(parse_spec(f"folder:{tmp_path}/d"), tmp_path / "out", copy=False)
+    assert len(read(convert(parse_spec(f"folder:{tmp_path}/d"), tmp_path / "out", copy=True).spec)) == 1
+
+
+def test_folders_with_the_marks_of_a_spec(tmp_path: Path):
+    layouts.jaffe(tmp_path / "a&b")
+    with pytest.raises(UserInputError, match="a spec cannot name this folder as its root"):
+        convert(parse_spec(f"jaffe:{tmp_path}/a&b"), tmp_path / "out", copy=False)
+    for copy, source in ((True, "a&b"), (False, "j")):
+        layouts.jaffe(tmp_path / "j")
+        done = convert(parse_spec(f"jaffe:{tmp_path}/{source}"), tmp_path / f"what?{source}", copy=copy)
+        assert len(read(done.spec)) == 14
+
+
+def test_a_split_file_keeps_names_that_are_no_utf_8(tmp_path: Path):
+    paint = layouts.Painter(tmp_path)
+    for k in range(4):
+        paint(f"d/{('anger', 'fear')[k % 2]}/ü{k}.png")
+    os.rename(tmp_path / "d/anger/ü0.png", os.fsencode(tmp_path / "d" / "anger") + b"/\xfc0.png")
+    table = read(f"folder:{tmp_path}/d")
+    parts = divide(table, {"train": 1.0, "test": 1.0}, by="class", seed=0)
+    write_split(split_record(table, parts), tmp_path / "s.json")
+    assert "ü1.png" in (tmp_path / "s.json").read_text()
+    assert list(read(f"folder:{tmp_path}/d?split_file={tmp_path}/s.json").split) == parts
+
+
+@pytest.mark.parametrize("count", [-1, 1, 15, 10**12])
+def test_as_many_folds_as_there_can_be(tmp_path: Path, count: int):
+    layouts.jaffe(tmp_path)
+    with pytest.raises(UserInputError, match=f"{count} folds .--folds.; give from 2 to 14"):
+        folds(read(f"jaffe:{tmp_path}"), count, by="class", seed=0)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from fercore.data.cache_files import FileBacked, stamps
+from fercore.data.convert import manifest_spec
 from fercore.data.domains import read_chosen
 from fercore.data.labels import CANONICAL
+from fercore.data.leftover import leftover_lines
 from fercore.data.prepare.boxes import read_boxes
 from fercore.data.prepare.detectors import make_detector
 from fercore.data.prepare.faces import CHOICES, Detector, Face
@@ -51,13 +53,14 @@ def prepare(
         workers: processes; 0 = here, in this one. progress: told images done and in all.
 
     Returns:
-        {"images", "prepared", "refused", "reasons": {reason: n}, "resumed": images done before, "spec": of the result}
+        {"images", "prepared", "refused", "reasons": {reason: n}, "resumed": images done before, "spec": of the result,
+        "notes": what the dataset names and has not, in lines for people}
 
     Raises:
         UserInputError: for the spec, the folder, the detector or the boxes.
     """
     _check(settings)
-    table, _ = read_chosen(spec)
+    table, scan = read_chosen(spec)
     given = read_boxes(Path(settings.boxes), table.keys) if settings.boxes else None
     if given is None:
         make_detector(settings.detector, weights=_weights(settings), device=settings.device)
@@ -78,7 +81,7 @@ def prepare(
                 progress(resumed + done, len(table))
     finally:
         journal.close()
-    return {**_write_tables(table, journal, out), "resumed": resumed}
+    return {**_write_tables(table, journal, out), "resumed": resumed, "notes": leftover_lines(scan)}
 
 
 def _check(settings: PrepareSettings) -> None:
@@ -226,7 +229,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
             else:
                 keep.writerow(_row(table, i, record))
                 prepared += 1
-    spec = f"manifest:{out / 'manifest.csv'}"
+    spec = manifest_spec(out / "manifest.csv")
     refusals = dict(reasons.most_common())
     return {
         "images": len(table),

@@ -1,0 +1,15 @@
+"""What a dataset names and its table has not: told by every command that hands the table on."""
+
+from __future__ import annotations
+
+from fercore.data.formats.scan import Scan, listed
+
+
+def leftover_lines(scan: Scan) -> list[str]:
+    """Return a line for each kind of sample that a format could not take, or left out by the dataset's own rules."""
+    rows, lines = scan.rows, []
+    if rows.missing:
+        lines.append(f"listed files missing: {len(rows.missing)}, first {rows.missing[0]}")
+    if rows.unknown:
+        lines.append(f"labels nobody knows: {listed(rows.unknown)}, {sum(rows.unknown.values())} images")
+    return lines + [f"left out: {reason}, {n} images" for reason, n in rows.left_out.items() if n]
