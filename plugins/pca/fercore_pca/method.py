@@ -1,0 +1,177 @@
+"""The hooks that every method on CLIP shares.
+
+PCA: "Prompt-Based Cross-Modal Feature Alignment for Weakly Supervised IFER", IEEE Signal Processing Letters 2025.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from fercore.config import RunConfig, Settings
+from fercore.errors import UserInputError
+from fercore.hooks import Plugin, hookimpl
+from fercore.models import Model
+from fercore.models.clip import load_clip
+from fercore.schedule import Stage, StepReport, ViewRequest
+from fercore.types import (
+    SIDES,
+    Batch,
+    DomainBatch,
+    Encoded,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    PseudoLabels,
+    Role,
+    Side,
+)
+from fercore_pca import planning
+from fercore_pca.network import Network, build_network
+from fercore_pca.scores import infer, label_loss
+from fercore_pca.settings import PcaSettings
+
+log = logging.getLogger(__name__)
+
+
+class ClipMethod(Plugin):
+    """Learns little on a frozen CLIP: prompts, alignment with feature banks, or a probe, as the settings say.
+
+    Attributes:
+        recipe: the settings as PCA has them; those of other methods are special cases of it.
+    """
+
+    Settings: ClassVar[type[Settings]] = PcaSettings
+    settings: Any
+
+    def __init__(self, name: str, settings: Any) -> None:
+        super().__init__(name, settings)
+        self.recipe = self._recipe()
+
+    def _recipe(self) -> PcaSettings:
+        recipe: PcaSettings = self.settings
+        return recipe
+
+    @hookimpl
+    def build_model(self, config: RunConfig) -> Model:
+        """Load CLIP and put beside it what the method learns."""
+        labelled = planning.labelled_domain(self.recipe, config)
+        if labelled is None and self.recipe.target.mode != "pseudo":
+            fix = "add ?shots=5 or ?fraction=0.1 to --target"
+            log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
+        clip = load_clip(self.recipe.clip, seed=config.seed)
+        if clip.image_size != config.data.size:
+            log.warning(
+                "images of %d px are resized to the %d px of CLIP model %r (data.size)",
+                config.data.size, clip.image_size, clip.model,
+            )  # fmt: skip
+        return build_network(self.name, self.recipe, clip, config.data.classes or (), labelled)
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for the source, labelled target samples among them; for the target where it gets pseudo labels."""
+        sides: tuple[Side, ...] = SIDES if self._pseudo else ("source",)
+        return [planning.view_of(side, self.recipe.aug) for side in sides]
+
+    @hookimpl
+    def plan(self, config: RunConfig) -> Sequence[Stage]:
+        """Warm up where that is asked for, then train."""
+        return planning.stages(self.recipe, config)
+
+    @hookimpl
+    def refresh(self, model: Model, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
+        """Fill the banks before the first epoch from un-prompted CLIP, later by `bank.refresh`; label the target."""
+        network = self._network(model)
+        first = not bool(network.state.started)
+        banks = network.banks if first or self.recipe.bank.refresh == "epoch" else None
+        if banks is None and not self._pseudo:
+            return None
+        read: dict[Side, EncodedDataset] = {}
+        sides: tuple[Side, ...] = SIDES if banks is not None else ("target",)
+        for side in sides:
+            with network.state.read(side, by_hand=first):
+                read[side] = encode_dataset(side)
+        report = {}
+        if banks is not None:
+            report[f"{self.name}/classes_without_features"] = float(network.fill(read, by_hand=first))
+            if not bool(banks.usable) and not self.recipe.prompted:
+                fix = "give more images, or bank.rule='probability'"
+                raise UserInputError("no image for any class of either feature bank, and no prompts to learn", fix=fix)
+        if self._pseudo:
+            report[f"{self.name}/pseudo_labelled"] = self._label(network, read["target"], by_hand=first)
+        network.state.started.fill_(True)
+        return report
+
+    def _label(self, network: Network, target: EncodedDataset, *, by_hand: bool) -> float:
+        rule = "cls" if by_hand else self.recipe.rule
+        probs = infer(target.logits, rule, self.recipe.weights)
+        sure = probs.amax(-1) >= self.recipe.target.threshold
+        assert network.record is not None
+        network.record.write(probs, sure)
+        return float(sure.sum())
+
+    @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+        """Run CLIP with what is learnt: branch "cls" holds x_v (Eqs 1-7), branch "iga" x' (Eqs 9-11)."""
+        network = self._network(model)
+        if view.startswith("clip_"):
+            return network.encode(batch, batch.images[view], planning.side_of(view))
+        return network.evaluate(batch, batch.images[view])
+
+    @hookimpl
+    def pseudo_label(self, model: Model, batch: Batch) -> PseudoLabels | None:
+        """Return the epoch's pseudo labels, weight 1 where they are sure enough (target.mode = "pseudo")."""
+        record = self._network(model).record
+        if record is None:
+            return None
+        probs = record.probs[batch.target.index]
+        return PseudoLabels(probs.argmax(-1), record.weight[batch.target.index], probs)
+
+    @hookimpl
+    def align(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Sequence[LossTerm]:
+        """Return L_iga (Eq 12), where images are aligned."""
+        banks = self._network(model).banks
+        if banks is None or not bool(banks.usable) or self.recipe.weights[1] == 0:
+            return []
+        value = self._cross_entropy("iga", batch, encoded, pseudo)
+        return [LossTerm(f"{self.name}/iga", Role.ALIGNMENT, value, self.recipe.weights[1])]
+
+    @hookimpl
+    def loss(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Sequence[LossTerm]:
+        """Return L_cls (Eq 8)."""
+        if self.recipe.weights[0] == 0:
+            return []
+        value = self._cross_entropy("cls", batch, encoded, pseudo)
+        return [LossTerm(f"{self.name}/cls", Role.SUPERVISED, value, self.recipe.weights[0])]
+
+    @hookimpl
+    def predict(self, model: Model, encoded: Encoded) -> Tensor:
+        """Classify by the rule of inference."""
+        banks = self._network(model).banks
+        rule = self.recipe.rule if banks is not None and bool(banks.usable) else "cls"
+        return infer(encoded.logits, rule, self.recipe.weights)
+
+    @hookimpl
+    def after_step(self, model: Model, report: StepReport) -> None:
+        """Let go of the step's text features."""
+        self._network(model).sentences.forget()
+
+    @property
+    def _pseudo(self) -> bool:
+        return self.recipe.target.mode == "pseudo"
+
+    def _network(self, model: Model) -> Network:
+        return Network(self.name, self.recipe, model)
+
+    def _cross_entropy(self, branch: str, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Tensor:
+        sides: list[Side] = ["source"] if pseudo is None else ["source", "target"]
+        logits = torch.cat([encoded[side, planning.view_name(side)].logits[branch] for side in sides])
+        weight = torch.ones_like(batch.source.labels, dtype=logits.dtype)
+        if pseudo is None:
+            return label_loss(logits, batch.source.labels, weight)
+        labels = torch.cat([batch.source.labels, pseudo.labels])
+        return label_loss(logits, labels, torch.cat([weight, pseudo.weight.to(logits.dtype)]))

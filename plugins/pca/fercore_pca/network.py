@@ -1,0 +1,186 @@
+"""The network of a method on CLIP: how its parts are built, and how they encode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from fercore.losses import unit
+from fercore.models import Model, PseudoLabelRecord
+from fercore.models.clip import Clip
+from fercore.types import DomainBatch, Encoded, EncodedDataset, Side
+from fercore_pca.alignment import ImageGuidedAlignment
+from fercore_pca.banks import DualBanks
+from fercore_pca.probes import LinearProbe, Temperature, TextHead
+from fercore_pca.prompts import Prompts, sets_of_maps
+from fercore_pca.scores import aligned_logits, cosine_logits
+from fercore_pca.settings import PcaSettings
+from fercore_pca.state import RunState
+from fercore_pca.towers import ImageTower, KeptFeatures, Sentences, class_names, full, scale_of
+
+Part = TypeVar("Part", bound=nn.Module)
+
+
+def build_network(name: str, recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None) -> Model:
+    """Build a model from a loaded CLIP.
+
+    Args:
+        name: the plugin's. recipe: its settings. classes: the run's classes by name.
+        labelled: number of the source domain that is part of the target; None without one.
+    """
+    tower = ImageTower(clip, recipe.prompt.pos, trained=recipe.probe == "finetune")
+    branches = ("cls", "iga") if recipe.aligned else ("cls",)
+    features, heads = ({branch: nn.Identity() for branch in branches} for _ in range(2))
+    model = Model(tower, features, heads, clip.mean, clip.std)
+    for part, module in _parts(recipe, clip, classes, labelled).items():
+        model.parts[f"{name}/{part}"] = module
+    return model
+
+
+def _parts(recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None) -> dict[str, nn.Module]:
+    names = class_names(classes, recipe.text.words)
+    sentences = Sentences(clip, names, recipe.text.template, recipe.prompt.k if recipe.prompted else 0)
+    state = RunState(labelled, scale_of(clip, recipe.logit_scale))
+    parts: dict[str, nn.Module] = {"sentences": sentences, "state": state, "kept": KeptFeatures()}
+    if recipe.prompted:
+        sides = sets_of_maps(recipe.image_encoder == "per_domain_prompts")
+        parts["prompts"] = Prompts(clip, recipe.prompt, pool=recipe.rn.attnpool_prompts, sides=sides)
+    if recipe.aligned:
+        iga, hidden = recipe.iga, recipe.iga.hidden or max(1, clip.dim // 8)
+        parts["alignment"] = ImageGuidedAlignment(clip.dim, hidden, norm=iga.norm, eps=iga.eps, start=iga.start)
+        parts["banks"] = DualBanks(clip.dim, len(classes), recipe.bank.n, recipe.bank.empty)
+    if recipe.target.mode == "pseudo":
+        parts["pseudo"] = PseudoLabelRecord(len(classes))
+    if recipe.probe == "zero_shot":
+        parts["probe"] = Temperature()
+    elif recipe.probe == "linear_probe":
+        parts["probe"] = LinearProbe(clip.dim, len(classes))
+    elif recipe.probe == "finetune":
+        parts["probe"] = TextHead(sentences.by_hand(clip.network), state.scale)
+    return parts
+
+
+class Network:
+    """The parts of a model, found by name; made anew wherever they are needed.
+
+    Args:
+        name: the plugin's. recipe: its settings. model: what `build_network` made.
+    """
+
+    def __init__(self, name: str, recipe: PcaSettings, model: Model) -> None:
+        self.name, self.recipe, self.model = name, recipe, model
+        tower = model.backbone
+        assert isinstance(tower, ImageTower)
+        self.tower = tower
+        self.sentences = self._need("sentences", Sentences)
+        self.state = self._need("state", RunState)
+        self.prompts = self._find("prompts", Prompts)
+        self.banks = self._find("banks", DualBanks)
+        self.record = self._find("pseudo", PseudoLabelRecord)
+
+    def encode(self, batch: DomainBatch, images: Tensor, side: Side) -> Encoded:
+        """Encode a view of training."""
+        if self.tower.trained or self._shown:
+            return self._scored(self._prompted(batch, images, side))
+        if self.recipe.aug.kind != "none":
+            return self._scored(self.tower.encode(images))
+        # Neither the tower nor the image ever changes.
+        if not self.recipe.cache:
+            return self._scored(self.tower.one_by_one(images))
+        kept = self._need("kept", KeptFeatures)
+        return self._scored(kept.get(side, batch.index, images, self.tower.one_by_one))
+
+    def evaluate(self, batch: DomainBatch, images: Tensor) -> Encoded:
+        """Encode images as they are: of the side that is being read, or of the target's test part."""
+        if bool(self.state.by_hand) and not self.tower.trained:
+            features = full(self.tower.encode(images))
+            texts = self.sentences.by_hand(self.tower.network)
+            with torch.autocast(images.device.type, enabled=False):
+                return Encoded({"cls": features}, {"cls": cosine_logits(features, texts, self.state.scale)})
+        return self._scored(self._prompted(batch, images, self.state.side() or "target"))
+
+    def fill(self, read: Mapping[Side, EncodedDataset], *, by_hand: bool) -> int:
+        """Fill the banks with what was read of both sides; labelled target samples belong to the target's.
+
+        Args:
+            by_hand: whether it was read with CLIP as it was loaded.
+
+        Returns:
+            How many classes of how many domains have no feature.
+        """
+        assert self.banks is not None
+        source, target = read["source"], read["target"]
+        ours = torch.zeros_like(source.domain, dtype=torch.bool)
+        if self.state.labelled is not None:
+            ours = source.domain == self.state.labelled
+        one, other = source.features["cls"], source.logits["cls"].softmax(-1)
+        rule = self.recipe.bank.rule
+        self.banks.fill("source", one[~ours], other[~ours], source.labels[~ours], rule)
+        features = torch.cat([target.features["cls"], one[ours]])
+        probs = torch.cat([target.logits["cls"].softmax(-1), other[ours]])
+        self.banks.fill("target", features, probs, torch.cat([target.labels, source.labels[ours]]), rule)
+        with torch.no_grad():
+            texts = self.sentences.by_hand(self.tower.network) if by_hand else self._texts()
+        return self.banks.settle(texts)
+
+    @property
+    def _shown(self) -> bool:
+        """Whether images are encoded with prompts."""
+        return self.prompts is not None and self.prompts.visual
+
+    def _prompted(self, batch: DomainBatch, images: Tensor, side: Side) -> Tensor:
+        prompts = self.prompts
+        if prompts is None or not prompts.visual:
+            return self.tower.encode(images)
+        if self.recipe.image_encoder == "shared":
+            return self.tower.encode(images, **prompts.vision(side))
+        of_target = torch.full_like(batch.domain, side == "target", dtype=torch.bool)
+        if side == "source" and self.state.labelled is not None:
+            of_target = batch.domain == self.state.labelled
+        places: dict[Side, Tensor] = {"source": (~of_target).nonzero()[:, 0], "target": of_target.nonzero()[:, 0]}
+        parts = [self.tower.encode(images[at], **prompts.vision(of)) for of, at in places.items() if len(at)]
+        return torch.cat(parts)[torch.cat([*places.values()]).argsort()]
+
+    def _texts(self) -> Tensor:
+        """Return o f[C,d]."""
+        if self.prompts is None:
+            return self.sentences.by_hand(self.tower.network)
+        return self.sentences.prompted(self.tower.network, self.prompts.text)
+
+    def _scored(self, encoded: Tensor) -> Encoded:
+        features = full(encoded)
+        if self.tower.trained:
+            with torch.autocast(features.device.type, enabled=False):
+                return Encoded({"cls": features}, {"cls": self._need("probe", TextHead)(features)})
+        texts = self._texts()
+        with torch.autocast(features.device.type, enabled=False):
+            logits = cosine_logits(features, texts, self.state.scale)
+            probe = self._find("probe", nn.Module)
+            if probe is not None:
+                logits = probe(features, logits)
+            if self.banks is None:
+                return Encoded({"cls": features}, {"cls": logits})
+            aligned = self._aligned(features)
+            iga = self.recipe.iga
+            second = aligned_logits(aligned, texts, self.state.scale, score=iga.score, beta=iga.beta)
+        return Encoded({"cls": features, "iga": aligned}, {"cls": logits, "iga": second})
+
+    def _aligned(self, features: Tensor) -> Tensor:
+        """Return x', or x_v where there are no banks to look at."""
+        assert self.banks is not None
+        if not bool(self.banks.usable):
+            return unit(features)
+        alignment = self._need("alignment", ImageGuidedAlignment)
+        aligned: Tensor = alignment(features, self.banks.centres, self.banks.allowed)
+        return aligned
+
+    def _find(self, part: str, kind: type[Part]) -> Part | None:
+        return self._need(part, kind) if f"{self.name}/{part}" in self.model.parts else None
+
+    def _need(self, part: str, kind: type[Part]) -> Part:
+        found = self.model.parts[f"{self.name}/{part}"]
+        assert isinstance(found, kind)
+        return found

@@ -1,0 +1,60 @@
+"""Stages and views of a run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from fercore.config import RunConfig
+from fercore.errors import UserInputError
+from fercore.hooks.plans import optimiser_from
+from fercore.schedule import CropAndColour, ParamGroup, Phase, Stage, Transform, ViewRequest
+from fercore.types import Side
+from fercore_pca.settings import AugSettings, CommonSettings, PcaSettings
+
+TRAIN, WARMUP = "train", "warmup"
+
+
+def stages(settings: CommonSettings, config: RunConfig) -> list[Stage]:
+    """Return the warm-up, where there is one, and training."""
+    groups = (ParamGroup(("backbone.",), config.optim.backbone_multiplier), ParamGroup(("",)))
+    spec, clip = optimiser_from(config), config.optim.clip_grad_norm
+    per_epoch, warm = config.train.steps_per_epoch, settings.warmup
+    phase = Phase("main", groups, spec, clip)
+    found = []
+    if warm.epochs:
+        slow = replace(phase, optimiser=replace(spec, lr=warm.lr, schedule="constant", warmup_steps=0))
+        found.append(Stage(WARMUP, phases=(slow,), steps_per_epoch=per_epoch, epochs=warm.epochs))
+    if settings.epochs is None:
+        return [*found, Stage(TRAIN, config.train.steps, (phase,), per_epoch)]
+    return [*found, Stage(TRAIN, phases=(phase,), steps_per_epoch=per_epoch, epochs=settings.epochs - warm.epochs)]
+
+
+def view_of(side: Side, aug: AugSettings) -> ViewRequest:
+    """Return the view of a side that training sees; its name tells the side."""
+    crop = CropAndColour(area=aug.area, jitter_chance=0.0, grey_chance=0.0, blur_chance=0.0)
+    transforms: dict[str, Transform | CropAndColour] = {"crop": crop, "weak": "weak", "none": "none"}
+    return ViewRequest(side, view_name(side), transforms[aug.kind])
+
+
+def view_name(side: Side) -> str:
+    """Return the name of a side's view."""
+    return f"clip_{side}"
+
+
+def side_of(view: str) -> Side:
+    """Return the side that a view of training belongs to."""
+    return "source" if view == view_name("source") else "target"
+
+
+def labelled_domain(settings: PcaSettings, config: RunConfig) -> int | None:
+    """Return the number of the source domain that is the labelled part of the target; None without one.
+
+    Raises:
+        UserInputError: if `target.mode` counts on labelled target samples and there are none.
+    """
+    found: int | None = config.data.few_shot_domain
+    mode = settings.target.mode
+    if found is None and mode in ("shots", "fraction"):
+        what = f"no labelled target sample, and target.mode is {mode!r}"
+        raise UserInputError(what, where="--target", fix="write --target SPEC?shots=5 or ?fraction=0.1")
+    return found

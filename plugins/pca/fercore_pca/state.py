@@ -1,0 +1,54 @@
+"""What a run of pca_ifer keeps beside its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fercore.types import SIDES, Side
+
+NONE = -1
+
+
+class RunState(nn.Module):
+    """Where a run stands.
+
+    Args:
+        labelled: number of the source domain that is the labelled part of the target; None without one.
+        scale: s of Eq 7.
+
+    Attributes:
+        started: bool, the first epoch has begun.
+        reading: i64, which side is run through the network whole: 0, 1 of `SIDES`; -1 = none, or another table.
+        by_hand: bool, whether that is done with CLIP as it was loaded: no prompts.
+    """
+
+    started: Tensor
+    reading: Tensor
+    by_hand: Tensor
+
+    def __init__(self, labelled: int | None, scale: float) -> None:
+        super().__init__()
+        self.labelled, self.scale = labelled, scale
+        self.register_buffer("started", torch.tensor(False))
+        self.register_buffer("reading", torch.tensor(NONE))
+        self.register_buffer("by_hand", torch.tensor(False))
+
+    @contextmanager
+    def read(self, side: Side, *, by_hand: bool) -> Iterator[None]:
+        """Mark that a whole side is being encoded, for `encode` to know."""
+        self.reading.fill_(SIDES.index(side))
+        self.by_hand.fill_(by_hand)
+        try:
+            yield
+        finally:
+            self.reading.fill_(NONE)
+            self.by_hand.fill_(False)
+
+    def side(self) -> Side | None:
+        """Return the side that is being read; None for another table, the test part."""
+        number = int(self.reading)
+        return None if number < 0 else SIDES[number]

@@ -1,0 +1,230 @@
+"""Whole runs on tiny synthetic faces: what moves, what is saved, what is kept, pseudo labels, resume, references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fercore_pca.network import Network
+from fercore_pca.scores import infer
+
+from fercore.engine.run import run
+from fercore.errors import UserInputError
+from fercore.types import Clock, EncodedDataset
+
+BARE = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
+
+
+def tensors(model):
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items() if name.startswith("parts.")}
+
+
+def frozen(model):
+    return {name: tensor.clone() for name, tensor in model.backbone.frozen.module.state_dict().items()}
+
+
+def network_of(made):
+    return Network("pca_ifer", made.company.plugins[0].recipe, made.model)
+
+
+def test_what_is_learnt_moves_and_clip_does_not(shop, tmp_path, listener, weights_of):
+    made, heard = shop(), listener()
+    weights = frozen(made.model)
+    before = {name: p.detach().clone() for name, p in made.model.named_parameters() if p.requires_grad}
+    record = run(made, tmp_path / "run", heard)
+    after = dict(made.model.named_parameters())
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+    assert {name.split("/")[1].split(".")[0] for name in before} == {"prompts", "alignment"}
+    assert all(torch.equal(weights[name], tensor) for name, tensor in frozen(made.model).items())
+    assert [set(report.terms) for report in heard.reports] == [{"pca_ifer/cls", "pca_ifer/iga"}] * 4
+    assert record["parameters"]["trained"] == sum(p.numel() for p in before.values())
+    saved = weights_of(tmp_path / "run")["model"]
+    assert not [name for name in saved if "frozen.module" in name]
+    assert {"parts.pca_ifer/banks.source.features", "parts.pca_ifer/prompts.text"} <= saved.keys()
+    assert sum(t.numel() for t in saved.values() if t.is_floating_point()) < 2 * record["parameters"]["trained"]
+    assert record["sources"][1]["n"] == 7
+
+
+def test_the_banks_hold_what_they_should(shop, tmp_path, listener):
+    made = shop(bank={"n": 3})
+    run(made, tmp_path / "run", listener())
+    net = network_of(made)
+    assert (len(net.banks.source), len(net.banks.target)) == (21, 21)
+    clock = Clock("train", "", 0, 0, 4)
+    from fercore.data import side_table
+
+    read = {}
+    for side in ("source", "target"):
+        with net.state.read(side, by_hand=True):
+            table = side_table(made.domains, side)
+            read[side] = made.evaluator.encode(made.model, table, clock, with_labels=side == "source")
+    ours = read["source"].domain == 1
+    assert int(ours.sum()) == 7
+    pools = {
+        "source": read["source"].features["cls"][~ours],
+        "target": torch.cat([read["target"].features["cls"], read["source"].features["cls"][ours]]),
+    }
+    logits = {
+        "source": read["source"].logits["cls"][~ours],
+        "target": torch.cat([read["target"].logits["cls"], read["source"].logits["cls"][ours]]),
+    }
+    for number, side in enumerate(("source", "target")):
+        top = logits[side].softmax(-1).topk(3, dim=0).indices
+        wanted = torch.nn.functional.normalize(pools[side], dim=-1)[top].mean(0)
+        torch.testing.assert_close(net.banks.centres[number], wanted, rtol=1e-4, atol=1e-5)
+
+
+ROWS = {
+    "IGA alone": ({"cpt": {"on": False}}, {"pca_ifer/iga"}, {"alignment"}),
+    "CPT alone": ({"iga": {"on": False}}, {"pca_ifer/cls"}, {"prompts"}),
+    "neither": ({"cpt": {"on": False}, "iga": {"on": False}}, {"pca_ifer/cls"}, {"probe"}),
+    "k=0": ({"prompt": {"k": 0}}, {"pca_ifer/iga"}, {"alignment"}),
+    "per domain": ({"image_encoder": "per_domain_prompts"}, {"pca_ifer/cls", "pca_ifer/iga"}, {"prompts", "alignment"}),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_rows_of_table_2_learn_what_is_theirs(shop, tmp_path, listener, row):
+    settings, terms, learnt = ROWS[row]
+    made, heard = shop(**settings), listener()
+    names = {n.split("/")[1].split(".")[0] for n, p in made.model.named_parameters() if p.requires_grad}
+    assert names == learnt
+    run(made, tmp_path / "run", heard)
+    assert {frozenset(report.terms) for report in heard.reports} == {frozenset(terms)}
+
+
+def test_kept_features_change_no_bit_of_a_run(shop, tmp_path, listener, weights_of):
+    made = {cache: shop(cpt={"on": False}, aug={"kind": "none"}, cache=cache) for cache in (True, False)}
+    found = {}
+    for cache, one in made.items():
+        result = run(one, tmp_path / str(cache), listener())
+        found[cache] = (weights_of(tmp_path / str(cache))["model"], result["target"])
+    assert found[True][1] == found[False][1]
+    assert all(torch.equal(found[False][0][name], tensor) for name, tensor in found[True][0].items())
+    kept = made[True].model.parts["pca_ifer/kept"]
+    assert 0 < kept.computed <= 63
+    assert made[False].model.parts["pca_ifer/kept"].computed == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "layers"),
+    [
+        ({"bank": {"refresh": "epoch"}, "warmup": {"epochs": 1, "lr": 1e-4}}, ()),
+        pytest.param(
+            {"variant": "maple_pda", "target": {"threshold": 0.1}, "bank": {"refresh": "epoch"}},
+            (BARE,),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"cpt": {"on": False}, "aug": {"kind": "none"}}, (), marks=pytest.mark.slow),
+    ],
+)
+def test_a_run_resumes_to_the_bit(shop, tmp_path, listener, weights_of, settings, layers):
+    whole = run(shop("pca_ifer", *layers, **settings), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(shop("pca_ifer", *layers, **settings), tmp_path / "cut", listener(stop_after=3))
+    again = run(shop("pca_ifer", *layers, **settings), tmp_path / "cut", listener(), resume=True)
+    assert again["target"] == whole["target"]
+    one, other = (weights_of(tmp_path / name)["model"] for name in ("whole", "cut"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_the_warmup_has_its_own_rate(shop, tmp_path, listener):
+    made, heard = shop(warmup={"epochs": 1, "lr": 1e-4}, epochs=3), listener()
+    assert [(stage.name, stage.steps) for stage in made.stages] == [("warmup", 2), ("train", 4)]
+    run(made, tmp_path / "run", heard)
+    rates = [report.lr[0] for report in heard.reports]
+    assert rates[:2] == [1e-4, 1e-4]
+    assert rates[2] != 1e-4
+
+
+def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(shop, method):
+    made = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.3}, infer="weighted")
+    plugin, net = made.company.plugins[0], network_of(made)
+    rows = torch.tensor([[2.0, 0, 0, 0, 0, 0, 0], [0.1, 0, 0, 0, 0, 0, 0]])
+    calls = []
+
+    def encode_dataset(side):
+        calls.append((side, bool(net.state.by_hand), net.state.side()))
+        n = torch.arange(2)
+        logits = {"cls": rows} if net.state.by_hand else {"cls": rows.flip(1), "iga": 3 * rows.flip(1)}
+        features = {name: torch.eye(2, 64) for name in logits}
+        return EncodedDataset(features, logits, torch.tensor([0, 1]), torch.zeros_like(n), n)
+
+    report = plugin.refresh(made.model, encode_dataset)
+    assert calls == [("source", True, "source"), ("target", True, "target")]
+    torch.testing.assert_close(net.record.probs, rows.softmax(-1))
+    assert net.record.weight.tolist() == [1, 0]
+    assert report["pca_ifer/pseudo_labelled"] == 1
+    plugin.refresh(made.model, encode_dataset)
+    assert calls[2:] == [("target", False, "target")]
+    later = infer({"cls": rows.flip(1), "iga": 3 * rows.flip(1)}, "weighted", (0.5, 0.5))
+    torch.testing.assert_close(net.record.probs, later)
+
+
+def test_pseudo_labels_teach_and_are_scored(shop, tmp_path, listener):
+    made, heard = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.1}), listener()
+    assert {view.side for view in made.views} == {"source", "target"}
+    record = run(made, tmp_path / "run", heard)
+    assert record["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 1
+    none = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 1.0})
+    silent = run(none, tmp_path / "none", listener())
+    assert silent["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 0
+    assert {view.side for view in shop().views} == {"source"}
+
+
+def test_empty_banks_without_prompts_are_refused(shop, method):
+    made = shop(cpt={"on": False}, bank={"rule": "prediction"})
+    plugin = made.company.plugins[0]
+
+    def encode_dataset(side):
+        n = torch.arange(1)
+        return EncodedDataset({"cls": torch.ones(1, 64)}, {"cls": torch.eye(1, 7)}, n + 1, torch.zeros_like(n), n)
+
+    with pytest.raises(UserInputError, match="feature bank"):
+        plugin.refresh(made.model, encode_dataset)
+
+
+def test_zero_shot_keeps_every_decision(shop, tmp_path, listener):
+    made = shop("clip_zero_shot")
+    clock = Clock("train", "", 0, 0, 4)
+    before = made.evaluator.predict(made.model, made.domains.test, clock).probs
+    record = run(made, tmp_path / "run", listener())
+    after = made.evaluator.predict(made.model, made.domains.test, clock).probs
+    assert (before.argmax(1) == after.argmax(1)).all()
+    assert (before != after).any()
+    assert record["parameters"]["trained"] == 1
+
+
+LEARNT = {
+    "clip_linear_probe": lambda clip: 7 * (clip.dim + 1),
+    "coop": lambda clip: 16 * clip.text_width,
+    "maple": lambda clip: 4 * (2 * clip.text_width + (clip.text_width + 1) * clip.vision_width),
+    "clip_finetune": lambda clip: 7 * clip.dim + sum(p.numel() for p in clip.network.visual.parameters()),
+}
+
+
+@pytest.mark.parametrize("name", LEARNT)
+def test_references_learn_what_is_theirs(shop, tmp_path, listener, clip, name):
+    made, heard = shop(name), listener()
+    before = {n: p.detach().clone() for n, p in made.model.named_parameters() if p.requires_grad}
+    total = sum(p.numel() for p in before.values())
+    assert total == LEARNT[name](clip())
+    record = run(made, tmp_path / "run", heard)
+    after = dict(made.model.named_parameters())
+    still = [n for n in before if torch.equal(before[n], after[n])]
+    assert still == []
+    assert [set(report.terms) for report in heard.reports] == [{f"{name}/cls"}] * 4
+    assert record["parameters"]["trained"] == total
+
+
+def test_bf16_runs(shop, tmp_path, listener):
+    layer = {"train": {"precision": "bf16-mixed", "steps": 2}}
+    record = run(shop("pca_ifer", layer), tmp_path / "run", listener())
+    assert record["target"]["accuracy"] is not None
+
+
+def test_a_resnet_runs_with_prompts_in_its_pool(shop, tmp_path, listener):
+    own = {"clip": {"model": "tiny-rn"}, "rn": {"attnpool_prompts": True}}
+    made = shop("pca_ifer", {"train": {"steps": 2}}, **own)
+    record = run(made, tmp_path / "run", listener())
+    assert record["target"]["n"] > 0
