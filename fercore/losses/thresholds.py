@@ -155,9 +155,9 @@ def labelled_thresholds(
             counts in the end.
 
     Returns:
-        f[K], max(floor, mean confidence * scale / (1 + e^-epoch)).
+        f[K], max(floor, mean confidence * scale / (1 + e^-epoch)), at most 1.
     """
     top, predicted = probs.detach().max(-1)
     right = (predicted == labels)[:, None] & (labels[:, None] == torch.arange(probs.shape[1], device=labels.device))
     mean = (top[:, None] * right).sum(0) / right.sum(0).clamp_min(1)
-    return (mean * (scale / (1 + math.exp(-epoch)))).clamp_min(floor)
+    return (mean * (scale / (1 + math.exp(-epoch)))).clamp(floor, 1.0)

@@ -117,6 +117,28 @@ def test_a_gate_of_one_stands_still_and_a_gate_of_two_learns(gate):
     assert moved(2) > 1e-3
 
 
+@pytest.mark.parametrize("combine", ["linear", "log"])
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_a_gate_over_experts_that_share_their_weights_learns_nothing(combine, k):
+    mixture = double(6, 4, k, "residual", gate="noisy_topk", shared=True, combine=combine)
+    mixture(torch.randn(9, 6, dtype=torch.float64)).square().sum().backward()
+    torch.testing.assert_close(mixture.gate.weight.grad, torch.zeros(4, 6, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert mixture.experts.weights[0].grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kind", ["softplus_topk", "noisy_topk"])
+@pytest.mark.parametrize("combine", ["linear", "log"])
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+def test_extreme_inputs_are_finite_in_value_and_gradient(kind, combine, scale):
+    torch.manual_seed(0)
+    mixture = ExpertMixture(7, 4, 2, "residual", gate=kind, combine=combine)
+    x = (scale * torch.eye(7)[:5]).requires_grad_()
+    answer = mixture(x)
+    answer.sum().backward()
+    gradients = [p.grad for p in mixture.parameters() if p.grad is not None]
+    assert all(torch.isfinite(t).all() for t in (answer, x.grad, *gradients))
+
+
 def test_noise_is_for_training_only_and_follows_the_seed():
     mixture = ExpertMixture(4, 6, 2, "linear", gate="noisy_topk")
     x = torch.randn(5, 4)

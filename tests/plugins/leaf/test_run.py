@@ -82,6 +82,17 @@ def test_in_the_paper_variant_every_weight_learns_and_with_one_expert_no_gate_do
     assert [name for name, did in moved.items() if not did] == [name for name in moved if "gate.weight" in name]
 
 
+@pytest.mark.parametrize(("gate", "shared", "learns"), [(1, True, False), (2, True, False), (2, False, True)])
+def test_the_official_gates_learn_only_among_two_experts_of_their_own(gate, shared, learns, shop, tmp_path, listener):
+    leaf = {**TINY, "variant": "official", "gate": {"k": gate}, "expert": {"shared": shared}, "shrink": {"rate": 0}}
+    made = shop({"leaf": leaf, "optim": {"name": "sgd", "lr": 0.3, "weight_decay": 0.0}}, steps=3)
+    run(made, tmp_path / "run", listener())
+    names = [name for name in dict(made.model.named_parameters()) if "gate." in name]
+    assert len(names) == 4  # weights and noise of two levels, all 0 at first
+    moved = max(float(made.model.get_parameter(name).detach().abs().max()) for name in names)
+    assert moved > 1e-4 if learns else moved < 1e-6
+
+
 def test_length_in_epochs(shop, tmp_path, listener):
     record = run(shop({"leaf": {**TINY, "epochs": 2}}), tmp_path / "run", listener())
     assert record["steps"] == 4

@@ -197,6 +197,7 @@ def test_thresholds_from_labelled_samples(paper, epoch):
     found = losses.labelled_thresholds(torch.tensor(probs), torch.tensor(labels), epoch, floor=0.4)
     np.testing.assert_allclose(found.numpy(), paper.adacm_thresholds(probs, labels, epoch, 0.4, 0.97, K), rtol=1e-12)
     assert found[K - 1] == 0.4
+    assert losses.labelled_thresholds(torch.tensor(probs), torch.tensor(labels), epoch, scale=9.0).max() == 1
 
 
 @pytest.mark.parametrize("finished", [1, 2, 9])
