@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from fercore.data.labels import CANONICAL
+from fercore.data.labels import CANONICAL, find_label
 from fercore.data.spec import DomainSpec
 
 SEVEN = CANONICAL[:7]
@@ -18,7 +18,7 @@ class Published:
     Attributes:
         when: option -> value these numbers hold for; options not named do not matter.
         sizes: part -> samples; "" is the whole of a dataset without parts.
-        counts: part -> class -> samples.
+        counts: part -> class -> samples; "" is the whole, whatever its parts.
         source: where the numbers come from.
     """
 
@@ -26,6 +26,17 @@ class Published:
     sizes: Mapping[str, int] = field(default_factory=dict)
     counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     source: str = ""
+
+    def without(self, dropped: Collection[int]) -> Published:
+        """Return the numbers that are left without some classes (canonical labels).
+
+        The size of a part that has no published count of such a class is not known then.
+        """
+        names = [CANONICAL[label] for label in dropped]
+        counts = {part: {k: n for k, n in by.items() if k not in names} for part, by in self.counts.items()}
+        known = {part: by for part, by in self.counts.items() if all(name in by for name in names)}
+        sizes = {part: n - sum(known[part][k] for k in names) for part, n in self.sizes.items() if part in known}
+        return replace(self, sizes=sizes, counts=counts)
 
 
 @dataclass(frozen=True)
@@ -45,13 +56,22 @@ class Facts:
     published: tuple[Published, ...] = ()
     subjects: int = 0
 
-    def fitting(self, spec: DomainSpec) -> Published | None:
-        """Return the published numbers for a spec's options, or None; a spec that takes only a part has none."""
-        if {"split", "limit", "per_class", "drop", "split_file", "divide"} & set(spec.options):
+    def fitting(self, spec: DomainSpec, layout: Mapping[str, str] | None = None) -> Published | None:
+        """Return the published numbers for a spec's options, or None; a spec that takes only a part has none.
+
+        Args:
+            spec: of the dataset. layout: options that the layout found leaves no choice of, `Scan.layout`.
+        """
+        if {"split", "limit", "per_class", "split_file", "divide"} & set(spec.options):
             return None
-        chosen = {**self.defaults, **{key: value.lower() for key, value in spec.options.items()}}
+        chosen = {**self.defaults, **{key: value.lower() for key, value in spec.options.items()}, **(layout or {})}
         fits = (p for p in self.published if all(chosen.get(key) == value for key, value in p.when.items()))
-        return next(fits, None)
+        found = next(fits, None)
+        if found is None or "drop" not in spec.options:
+            return found
+        return found.without(
+            {label for name in spec.options["drop"].split(",") if (label := find_label(name)) is not None}
+        )
 
 
 def _by(names: Sequence[str], *numbers: int) -> dict[str, int]:
@@ -64,6 +84,7 @@ _AFFECT = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "an
 _CK = ("neutral", "surprise", "happiness", "disgust", "anger", "sadness", "fear")
 _JAFFE = _by(SEVEN, 30, 29, 32, 31, 31, 30, 30)
 _OULU = {"": _by(SEVEN, 240, 240, 240, 240, 240, 240, 480)}
+_EXPW = {"": _by(SEVEN, 3671, 3995, 1088, 30537, 10559, 7060, 34883)}
 _CMFER = "lists of the LA-CMFER release"
 
 FACTS: dict[str, Facts] = {
@@ -104,7 +125,11 @@ FACTS: dict[str, Facts] = {
             Published(
                 {"rule": "majority"},
                 {"train": 25_060, "val": 3_199, "test": 3_153},
-                {"train": _by(_PLUS, 8740, 7287, 3149, 3014, 2100, 119, 532, 119)},
+                {
+                    "train": _by(_PLUS, 8740, 7287, 3149, 3014, 2100, 119, 532, 119),
+                    "val": {"contempt": 13},
+                    "test": {"contempt": 16},
+                },
                 "Barsoum et al., ICMI 2016, majority vote",
             ),
             Published({"rule": "argmax"}, {"train": 28_389, "val": 3_553, "test": 3_546}, {}, "most votes"),
@@ -155,6 +180,12 @@ FACTS: dict[str, Facts] = {
                 {"": _by((*_CK[1:], "contempt"), 249, 207, 177, 135, 84, 75, 54)},
                 "CK+48, or no neutral faces",
             ),
+            Published(
+                {"neutral": "none", "last_n": "3", "contempt": "drop"},
+                {"": 927},
+                {"": _by(_CK[1:], 249, 207, 177, 135, 84, 75)},
+                "309 sequences of six expressions, last three frames",
+            ),
         ),
         subjects=123,
     ),
@@ -188,8 +219,13 @@ FACTS: dict[str, Facts] = {
         "http://mmlab.ie.cuhk.edu.hk/projects/socialrelation/index.html",
         defaults={"parts": "stratified"},
         published=(
-            Published({"parts": "stratified"}, {"train": 28_848, "val": 28_853, "test": 34_092}, {}, "stratified here"),
-            Published({}, {"": 91_793}, {"": _by(SEVEN, 3671, 3995, 1088, 30537, 10559, 7060, 34883)}, "label.lst"),
+            Published(
+                {"parts": "stratified"},
+                {"train": 28_848, "val": 28_853, "test": 34_092},
+                _EXPW,
+                "label.lst, stratified here",
+            ),
+            Published({}, {"": 91_793}, _EXPW, "label.lst"),
         ),
     ),
     "nvie": Facts("USTC-NVIE", "http://nvie.ustc.edu.cn/", CANONICAL[:6]),
@@ -213,6 +249,7 @@ FACTS: dict[str, Facts] = {
         published=(
             Published({"dataset": "jaffe"}, {"": 213}, {"": _JAFFE}, "benchmark"),
             Published({"dataset": "sfew"}, {"train": 958, "val": 436}, {}, "benchmark"),
+            Published({"dataset": "ck"}, {"val": 129}, {}, "benchmark"),
         ),
     ),
 }

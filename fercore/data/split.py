@@ -40,10 +40,10 @@ def divide(table: Table, shares: Mapping[str, float], *, by: str, seed: int) -> 
     """
     units = _units(table, by)
     if len(units) < len(shares):
-        unit, fix = "images", "give fewer parts"
+        kind, fix = "images", "give fewer parts"
         if by == "subject":
-            unit, fix = "subjects", "give fewer parts, or divide --by class"
-        raise UserInputError(f"{len(units)} {unit} for {len(shares)} parts", where=table.spec, fix=fix)
+            kind, fix = "subjects", "give fewer parts, or divide --by class"
+        raise UserInputError(f"{len(units)} {kind} for {len(shares)} parts", where=table.spec, fix=fix)
     names = list(shares)
     weight = np.array([shares[name] for name in names], dtype=np.float64)
     weight /= weight.sum()

@@ -1,4 +1,4 @@
-"""Every official layout, in miniature and from SynthFER faces, is read back; every broken one is named in one line."""
+"""Datasets recorded in a laboratory: official layouts in miniature are read back; broken ones are one line."""
 
 from __future__ import annotations
 
@@ -6,51 +6,16 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
+from reading import counts, error_of, left_out, read, rows, same_pixels
 
 from fercore.data.domains import read_domain
-from fercore.data.facts import FACTS
 from fercore.data.formats import FORMATS
-from fercore.data.formats.expw import SIZES, stratified
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
-from fercore.data.table import Table
-from fercore.errors import UserInputError
-
-
-def read(spec: str) -> Table:
-    return read_domain(parse_spec(spec))[0]
-
-
-def rows(table: Table) -> Counter:
-    labels = [CANONICAL[label] if label >= 0 else "?" for label in table.labels]
-    return Counter(zip(labels, table.split, table.subjects, strict=True))
-
-
-def counts(table: Table) -> dict[str, int]:
-    return table.counts(CANONICAL)
-
-
-def error_of(spec: str) -> str:
-    with pytest.raises(UserInputError) as caught:
-        read(spec)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def left_out(spec: str) -> dict[str, int]:
-    return dict(read_domain(parse_spec(spec))[1].rows.left_out)
-
-
-def same_pixels(table: Table, paint: layouts.Painter, box: tuple[int, int, int, int] | None = None) -> None:
-    left, top, right, bottom = box or (0, 0, 24, 24)
-    for i, key in enumerate(table.keys):
-        expected = paint.pixels[key.partition("#")[0]][top:bottom, left:right].astype(int)
-        assert np.abs(table.read(i).astype(int) - expected).mean() < (4 if key.endswith(("jpg", "jpeg")) else 1e-9)
 
 
 def test_ckplus_frames(tmp_path: Path):
@@ -149,150 +114,13 @@ def test_sfew(tmp_path: Path):
     assert Counter(read(f"sfew:{tmp_path}/a?test=unlabelled").split)["test"] == 3
     layouts.sfew(tmp_path / "b", "_Aligned_Faces")
     assert len(read(f"sfew:{tmp_path}/b")) == 14
+    layouts.sfew(tmp_path / "a", "_Aligned_Faces")
+    assert [key.count("Aligned") for key in read(f"sfew:{tmp_path}/a").keys] == [0] * 14  # not both of them
+    assert [key.count("Aligned") for key in read(f"sfew:{tmp_path}/a?images=aligned").keys] == [1] * 14
     paint("Train/Wut/x.png")
     assert f"folder that is no expression ({tmp_path}/a/Train/Wut)" in error_of(f"sfew:{tmp_path}/a")
     layouts.Painter(tmp_path / "c")("Train/Angry/x.png")
     assert "no folder Val/" in error_of(f"sfew:{tmp_path}/c")
-
-
-def test_expw_crops(tmp_path: Path):
-    paint = layouts.expw(tmp_path)
-    table = read(f"expw:{tmp_path}?parts=none")
-    assert counts(table) == dict.fromkeys(layouts.SEVEN, 2)
-    assert set(table.split) == {""}
-    first = table.keys.index(f"{tmp_path}/data/image/origin/expw 0 face.png#0")
-    expected = paint.pixels[f"{tmp_path}/data/image/origin/expw 0 face.png"]
-    assert (table.read(first) == expected[2:22, 4:20]).all()
-    assert (table.read(first + 1) == expected[3:21, 4:20]).all()
-    assert len({table.reader.digest(row) for row in range(14)}) == 14
-    assert set(read(f"expw:{tmp_path}").split) <= {"train", "val", "test"}
-
-
-def test_expw_stratified_parts():
-    real = [3671, 3995, 1088, 30537, 10559, 7060, 34883]
-    labels = [label for label, n in enumerate(real) for _ in range(n)]
-    parts = stratified(labels, 0)
-    assert Counter(parts) == SIZES
-    train = Counter(label for label, part in zip(labels, parts, strict=True) if part == "train")
-    for label, n in enumerate(real):
-        assert abs(train[label] - n * SIZES["train"] / 91_793) < 4
-    assert parts == stratified(labels, 0)
-    assert parts != stratified(labels, 1)
-    assert Counter(stratified([0] * 91_793, 0)) == SIZES
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a.png 0 1 2 3 4 5", "line with 7 words instead of 8 ({file}, line 1)"),
-        ("a.png 0 1 x 3 4 5 6", "box '1 x 3 4 5' is not numbers ({file}, line 1)"),
-        ("a.png 0 1 inf 3 4 5 6", "box '1 inf 3 4 5' is not numbers ({file}, line 1)"),
-        ("../a.png 0 1 2 3 4 5 6", "path '../a.png' leads out of the dataset's folder ({file}, line 1)"),
-        ("a.png 0 1 2 3 4 5 9", "no usable sample: labels '9' are no expressions"),
-    ],
-)
-def test_expw_faults(tmp_path: Path, line: str, message: str):
-    file = layouts.Painter(tmp_path).text("label.lst", line + "\n")
-    (tmp_path / "image").mkdir()
-    assert error_of(f"expw:{tmp_path}").startswith(message.format(file=file))
-
-
-def test_a_box_outside_the_image_is_unusable(tmp_path: Path):
-    from fercore.data.preflight import inspect
-
-    paint = layouts.Painter(tmp_path)
-    paint("image/a.png")
-    paint.text("label.lst", "a.png 0 30 30 60 60 5 6\na.png 1 0 0 90 90 5 6\na.png 2 9 9 3 3 5 6\n")
-    table = read(f"expw:{tmp_path}?parts=none")
-    found = inspect(table)
-    assert [reason for _, reason in found.unusable] == [
-        "face box 30,30,60,60 outside the 24x24 image",
-        "face box 9,9,3,3 outside the 24x24 image",
-    ]
-    assert table.read(1).shape == (24, 24, 3)
-    with pytest.raises(UserInputError, match="face box 30,30,60,60 outside"):
-        table.read(0)
-
-
-def test_affectnet_csv(tmp_path: Path):
-    paint = layouts.affectnet_csv(tmp_path)
-    table = read(f"affectnet:{tmp_path}")
-    assert counts(table) == dict.fromkeys(CANONICAL, 2)
-    assert Counter(table.split) == {"train": 8, "val": 8}
-    assert left_out(f"affectnet:{tmp_path}") == {"8": 1, "9": 1, "10": 1}
-    same_pixels(table, paint, (2, 3, 18, 21))
-    same_pixels(read(f"affectnet:{tmp_path}?crop=none"), paint)
-    moved = tmp_path / "elsewhere"
-    (tmp_path / "Manually_Annotated_Images").rename(moved)
-    assert "no usable sample" in error_of(f"affectnet:{tmp_path}")
-    assert len(read(f"affectnet:{tmp_path}?images={moved}")) == 16
-
-
-def test_affectnet_npy_and_folders(tmp_path: Path):
-    for name, make in (("npy", layouts.affectnet_npy), ("folders", layouts.affectnet_folders)):
-        paint = make(tmp_path / name)
-        table = read(f"affectnet:{tmp_path / name}")
-        assert counts(table) == dict.fromkeys(CANONICAL, 2)
-        assert Counter(table.split) == {"train": 8, "val": 8}
-        same_pixels(table, paint)
-
-
-def test_affectnet_names_its_labels_right(tmp_path: Path):
-    layouts.affectnet_folders(tmp_path)
-    table = read(f"affectnet:{tmp_path}")
-    named = {Path(key).parent.name: CANONICAL[label] for key, label in zip(table.keys, table.labels, strict=True)}
-    order = ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger", "contempt")
-    assert named == {str(code): name for code, name in enumerate(order)}
-
-
-def test_affectnet_per_class(tmp_path: Path):
-    paint = layouts.Painter(tmp_path)
-    for part in ("train", "val"):
-        for k in range(5):
-            paint(f"{part}/1/{k}.png")
-    table = read(f"affectnet:{tmp_path}?per_class=2&seed=4")
-    assert Counter(table.split) == {"train": 2, "val": 5}
-    assert table.keys == read(f"affectnet:{tmp_path}?per_class=2&seed=4").keys
-    assert left_out(f"affectnet:{tmp_path}?per_class=2") == {"beyond per_class": 3}
-    assert len({read(f"affectnet:{tmp_path}?per_class=2&seed={s}").keys for s in range(6)}) > 1
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "annotation empty file"),
-        (b"abc", "annotation is no array of one expression code"),
-        (b"\x93NUMPY\x01\x00\xff\xff{", "annotation is no array of one expression code"),
-    ],
-)
-def test_affectnet_npy_faults(tmp_path: Path, content: bytes, message: str):
-    layouts.affectnet_npy(tmp_path)
-    bad = tmp_path / "train_set/annotations/10_exp.npy"
-    bad.write_bytes(content)
-    assert error_of(f"affectnet:{tmp_path}").startswith(message)
-    assert f"({bad})" in error_of(f"affectnet:{tmp_path}")
-
-
-def test_affectnet_never_unpickles(tmp_path: Path):
-    layouts.affectnet_npy(tmp_path)
-    np.save(tmp_path / "train_set/annotations/10_exp.npy", np.array({"a": 1}, dtype=object), allow_pickle=True)
-    assert "annotation is no array" in error_of(f"affectnet:{tmp_path}")
-
-
-def test_affectnet_faults(tmp_path: Path):
-    layouts.affectnet_csv(tmp_path / "a")
-    file = tmp_path / "a/training.csv"
-    file.write_text(layouts.AFFECT_HEADER + "a.png,x,3,16,18,,1,0,0\n")
-    assert error_of(f"affectnet:{tmp_path}/a") == f"face box 'x 3 16 18' is not four numbers ({file}, line 2)"
-    file.write_text("path,label\n")
-    assert "no column 'subdirectory_filepath'" in error_of(f"affectnet:{tmp_path}/a")
-    (tmp_path / "b").mkdir()
-    assert "none of AffectNet's releases" in error_of(f"affectnet:{tmp_path}/b")
-    (tmp_path / "c/train_set/images").mkdir(parents=True)
-    assert "no folder annotations/" in error_of(f"affectnet:{tmp_path}/c")
-    layouts.affectnet_npy(tmp_path / "d")
-    (tmp_path / "d/val_set/annotations/12_exp.npy").unlink()
-    assert "annotation cannot be opened" in error_of(f"affectnet:{tmp_path}/d")
 
 
 def test_nvie_spectra_and_pairs(tmp_path: Path):
@@ -321,67 +149,6 @@ def test_nvie_pairs_by_time(tmp_path: Path):
     assert sorted(pairs([*frames[:2], frame("thermal", None)])) == [(0, 2)]
 
 
-def test_lacmfer_lists(tmp_path: Path):
-    paint = layouts.lacmfer(tmp_path)
-    table = read(f"lacmfer:{tmp_path}/data?domain=ck")
-    names = [CANONICAL[label] for label in table.labels]
-    assert names == ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
-    assert table.subjects[:2] == ("S000", "S001")
-    same_pixels(table, paint)
-    oulu = f"lacmfer:{tmp_path}/data?domain=oulu"
-    assert (len(read(oulu)), left_out(oulu)) == (2, {"line listed before": 1})
-    assert len(read(f"{oulu}&duplicates=keep")) == 3
-    raf = f"lacmfer:{tmp_path}/data?domain=raf"
-    assert Counter(read(raf).split) == {"train": 4, "test": 2}
-    assert left_out(raf) == {"training line that is a test line": 2}
-    assert Counter(read(f"{raf}&overlap=keep").split) == {"train": 6, "test": 2}
-    (tmp_path / "datasets").rename(tmp_path / "sets")
-    assert "listed files are missing" in error_of(raf)
-    (tmp_path / "sets").rename(tmp_path / "datasets")
-    (tmp_path / "data").rename(tmp_path / "lists")
-    assert len(read(f"lacmfer:{tmp_path}/lists?domain=ck&root={tmp_path}/datasets")) == 7
-    assert "option domain is missing" in error_of(f"lacmfer:{tmp_path}/lists")
-    assert "no list Aff.txt" in error_of(f"lacmfer:{tmp_path}/lists?domain=aff")
-    file = paint.text("lists/CK.txt", "only.png\n")
-    assert f"line 'only.png' without a label ({file}, line 1)" in error_of(f"lacmfer:{tmp_path}/lists?domain=ck")
-    paint.text("lists/CK.txt", "../a/../../../etc/x.png 1\n")
-    assert "leads out of the dataset's folder" in error_of(f"lacmfer:{tmp_path}/lists?domain=ck")
-
-
-@pytest.mark.parametrize(
-    ("dataset", "expected"),
-    [
-        ("raf", {("happiness", "train", ""): 1, ("happiness", "test", ""): 1}),
-        ("afe", {("anger", "train", ""): 1, ("neutral", "val", ""): 1}),
-        ("ck", {("surprise", "train", "S010"): 1, ("surprise", "val", "S010"): 1}),
-        ("jaffe", {("anger", "", "KA"): 1}),
-        ("sfew", {("anger", "train", ""): 1, ("anger", "val", ""): 1}),
-        ("fer2013", {("anger", "train", ""): 1, ("anger", "val", ""): 1}),
-        ("expw", {("neutral", "train", ""): 1, ("neutral", "val", ""): 1}),
-    ],
-)
-def test_cdfer_datasets(tmp_path: Path, dataset: str, expected: dict):
-    layouts.cdfer(tmp_path)
-    assert rows(read(f"cdfer:{tmp_path}?dataset={dataset}")) == expected
-
-
-def test_cdfer_crops_and_faults(tmp_path: Path):
-    paint = layouts.cdfer(tmp_path)
-    spec = f"cdfer:{tmp_path}?dataset=raf"
-    assert read(spec).read(0).shape == (18, 18, 3)
-    assert read(f"{spec}&pad=0").read(0).shape == (16, 16, 3)
-    assert left_out(spec) == {"no landmark file": 1}
-    assert left_out(f"cdfer:{tmp_path}?dataset=afe") == {}
-    assert read_domain(parse_spec(f"cdfer:{tmp_path}?dataset=afe"))[1].rows.unknown == {"8": 2}
-    bad = paint.text("RAF/basic/Annotation/boundingbox/train_00001.txt", "4 4 20\n")
-    assert error_of(spec) == f"box '4 4 20' is not four numbers ({bad})"
-    file = paint.text("FER2013/list/train_list.txt", "x.jpg\n")
-    assert error_of(f"cdfer:{tmp_path}?dataset=fer2013") == f"line with 1 words instead of 2 or more ({file}, line 1)"
-    assert "option dataset is missing" in error_of(f"cdfer:{tmp_path}")
-    (tmp_path / "JAFFE").rename(tmp_path / "else")
-    assert "no folder JAFFE" in error_of(f"cdfer:{tmp_path}?dataset=jaffe")
-
-
 def test_non_ascii_paths_and_windows_separators(tmp_path: Path):
     root = tmp_path / "Gesichter \u00e4\u00f6\u00fc \u8868\u60c5"
     paint = layouts.jaffe(root)
@@ -392,23 +159,26 @@ def test_non_ascii_paths_and_windows_separators(tmp_path: Path):
     assert parse_spec("jaffe:C:\\data\\jaffe").path == "C:\\data\\jaffe"
 
 
-def test_published_facts_fit_the_spec_and_add_up():
-    own = {"synthfer", "folder", "list", "manifest"}
-    assert set(FACTS) == set(FORMATS) - own
-    for name, facts in FACTS.items():
-        assert facts.page.startswith("http")
-        assert set(facts.classes) <= set(CANONICAL)
-        for published in facts.published:
-            assert set(published.when) <= set(FORMATS[name].options)
-            for part, by_class in published.counts.items():
-                assert set(by_class) <= set(facts.classes)
-                if part in published.sizes:
-                    assert sum(by_class.values()) == published.sizes[part], (name, part)
-    ck = FACTS["ckplus"]
-    assert ck.fitting(parse_spec("ckplus:x?neutral=per_subject&contempt=drop")).sizes == {"": 1050}
-    assert ck.fitting(parse_spec("ckplus:x")).sizes == {"": 1308}
-    assert ck.fitting(parse_spec("ckplus:x?last_n=5")) is None
-    assert ck.fitting(parse_spec("ckplus:x?limit=5")) is None
+def test_what_systems_leave_behind_is_no_data(tmp_path: Path):
+    ck, oulu = layouts.ckplus(tmp_path / "ck"), layouts.oulu(tmp_path / "oulu")
+    expected = rows(read(f"ckplus:{tmp_path}/ck")), rows(read(f"oulu:{tmp_path}/oulu"))
+    ck.text("Emotion/S005/001/._S005_001_00000010_emotion.txt", "Mac OS X")
+    ck.text("__MACOSX/Emotion/S005/._001", "x")
+    ck("cohn-kanade-images/S005/001/@eaDir/S005_001_00000010.png")
+    oulu("VL/Strong/__MACOSX/Anger/000.jpeg")
+    assert (rows(read(f"ckplus:{tmp_path}/ck")), rows(read(f"oulu:{tmp_path}/oulu"))) == expected
+    layouts.Painter(tmp_path / "f")("anger/a.png")
+    layouts.Painter(tmp_path / "f")("@eaDir/a.png")
+    assert read_domain(parse_spec(f"folder:{tmp_path}/f"))[1].rows.unknown == {}
+
+
+def test_ckplus_names_in_any_case(tmp_path: Path):
+    layouts.ckplus(tmp_path)
+    expected = rows(read(f"ckplus:{tmp_path}"))
+    (tmp_path / "Emotion" / "S005").rename(tmp_path / "Emotion" / "s005")
+    file = tmp_path / "Emotion" / "S010" / "002" / "S010_002_00000010_emotion.txt"
+    file.rename(file.with_name("S010_002_00000010_EMOTION.TXT"))
+    assert rows(read(f"ckplus:{tmp_path}")) == expected
 
 
 @pytest.mark.parametrize("form", sorted(set(FORMATS) - {"synthfer"}))

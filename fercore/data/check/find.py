@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -30,13 +31,14 @@ def counts(table: Table) -> dict[str, dict[str, int]]:
 def differences(seen: Seen) -> dict[str, Any]:
     """Return what is published of the dataset, and where the counts found are others."""
     facts = FACTS.get(seen.spec.format)
-    published = facts.fitting(seen.spec) if facts else None
+    published = facts.fitting(seen.spec, seen.scan.layout) if facts else None
     if facts is None or published is None:
         return {"title": facts.title if facts else "", "page": facts.page if facts else "", "source": "", "wrong": []}
     have = counts(seen.table)
+    have[""] = counts(replace(seen.table, split=("",) * len(seen.table))).get("", {})
     wrong = []
     for part, n in published.sizes.items():
-        found = sum(have.get(part, {}).values()) if part or set(have) <= {""} else len(seen.table)
+        found = sum(have.get(part, {}).values())
         if found != n:
             wrong.append({"part": part, "class": "", "found": found, "published": n})
     for part, by_class in published.counts.items():

@@ -31,12 +31,10 @@ def count_rows(domain: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def fault_lines(domain: Mapping[str, Any]) -> list[str]:
     """Return lines about what is wrong with one dataset; none if nothing is."""
     lines = []
-    absent = [
-        item for item in domain["published"]["wrong"] if item["part"] not in domain["counts"] and not item["class"]
-    ]
+    beside = [item for item in domain["published"]["wrong"] if item["part"] not in domain["counts"]]
     if domain["published"]["wrong"]:
         text = f"counts differ from the published ones ({domain['published']['source']})"
-        lines.append("; ".join([text, *(f"no {item['part']} part of {item['published']}" for item in absent)]))
+        lines.append("; ".join([text, *(_difference(item) for item in beside if not (item["part"] and item["class"]))]))
     if domain["unknown_labels"]:
         lines.append(
             "labels nobody knows: " + ", ".join(f"{k} ({n} images)" for k, n in domain["unknown_labels"].items())
@@ -65,6 +63,13 @@ def between_lines(report: Mapping[str, Any]) -> list[str]:
         for item in report["between"]
     ]
     return _listed("pictures in two datasets", items)
+
+
+def _difference(item: Mapping[str, Any]) -> str:
+    """Return a difference that has no place in the table: a part that is not there, or the whole of several."""
+    if item["part"]:
+        return f"no {item['part']} part of {item['published']}"
+    return f"{item['class'] or 'all'} {item['found']} [{item['published']}]"
 
 
 def _group(item: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ FORMATS: dict[str, Format] = {
     "oulu": Format(
         "oulu", ("spectrum", "light", "images", "neutral", "last_n"), "Oulu-CASIA: VL|NI/Strong|Weak|Dark/P001/Anger/"
     ),
-    "sfew": Format("sfew", ("test",), "SFEW 2.0: Train|Val/Angry/*.png"),
+    "sfew": Format("sfew", ("test", "images"), "SFEW 2.0: Train|Val/Angry/*.png"),
     "expw": Format("expw", ("images", "parts"), "ExpW: label.lst and data/image/origin/"),
     "nvie": Format("nvie", ("root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"),
     "lacmfer": Format("lacmfer", ("domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"),

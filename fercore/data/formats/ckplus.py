@@ -7,6 +7,7 @@ S###_###_########.png, has no neutral faces.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     contempt = spec.choice("contempt", ("keep", "drop"), "keep") == "keep"
     images, rows = find_child(root, *IMAGES), Rows()
+    layout = {} if images is not None else {"neutral": "none", "last_n": "3"}
     if images is None:
         _scan_classes(rows, root, contempt=contempt)
     else:
@@ -43,7 +45,7 @@ def scan(spec: DomainSpec) -> Scan:
             raise UserInputError(f"no folder Emotion/ beside {images.name}/", where=str(root), fix=FIX)
         _scan_sequences(rows, images, _nested(labels), spec, contempt=contempt)
     not_empty(rows, str(root), FIX)
-    return Scan(rows, FileReader(tuple(rows.keys)))
+    return Scan(rows, FileReader(tuple(rows.keys)), layout=layout)
 
 
 def _nested(folder: Path) -> Path:
@@ -53,30 +55,36 @@ def _nested(folder: Path) -> Path:
 
 def _scan_sequences(rows: Rows, images: Path, labels: Path, spec: DomainSpec, *, contempt: bool) -> None:
     rule, seen = frame_rule(spec), set()
+    emotions = {f"{s.name}_{f.name}".lower(): f for s in subfolders(labels) for f in subfolders(s)}
     for subject in subfolders(_nested(images)):
         for folder in subfolders(subject):
             sequence = f"{subject.name}_{folder.name}"
-            seen.add(sequence)
-            label = read_emotion(labels / subject.name / folder.name)
+            seen.add(sequence.lower())
+            label = read_emotion(emotions.get(sequence.lower()))
             if label is None:
                 rows.left_out["sequence without a label"] += 1
             elif CANONICAL[label] == "contempt" and not contempt:
                 rows.left_out["sequence of contempt"] += 1
                 label = None
             rule.add(rows, frames_of(folder), label, subject=subject.name, sequence=sequence)
-    for subject in subfolders(labels):
-        for folder in subfolders(subject):
-            if f"{subject.name}_{folder.name}" not in seen and read_emotion(folder) is not None:
-                rows.missing.append(str(images / subject.name / folder.name))
+    for name, folder in emotions.items():
+        if name not in seen and read_emotion(folder) is not None:
+            rows.missing.append(str(images / folder.parent.name / folder.name))
 
 
-def read_emotion(folder: Path) -> int | None:
-    """Return the canonical label in a sequence's emotion file, or None if it has none.
+def read_emotion(folder: Path | None) -> int | None:
+    """Return the canonical label in the emotion file of a sequence's folder, or None if it has none.
 
     Raises:
         UserInputError: if the file holds no code, or there are several files.
     """
-    files = sorted(folder.glob("*_emotion.txt")) if folder.is_dir() else []
+    if folder is None:
+        return None
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
+    files = [folder / name for name in names if name.lower().endswith("_emotion.txt") and not name.startswith(".")]
     if not files:
         return None
     if len(files) > 1:

@@ -24,6 +24,9 @@ PARTS: dict[str, str] = {
 }  # fmt: skip
 """Lower-case name of a part's folder -> the part."""
 
+JUNK = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+"""Lower-case names of folders that systems leave beside one's own; what is in them is no part of a dataset."""
+
 LOOSE = "loose images"
 """Why images that stand beside class folders or parts are left out."""
 
@@ -60,7 +63,7 @@ def subfolders(folder: Path) -> list[Path]:
         UserInputError: if it cannot be listed.
     """
     try:
-        return sorted(child for child in folder.iterdir() if child.is_dir() and not child.name.startswith("."))
+        return sorted(child for child in folder.iterdir() if child.is_dir() and _is_own(child.name))
     except OSError as error:
         raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
 
@@ -69,7 +72,7 @@ def images_below(folder: Path) -> list[str]:
     """Return the image files of a folder and the folders in it, sorted; links to folders are not followed."""
     found = []
     for where, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        inner[:] = sorted(name for name in inner if _is_own(name))
         found += [os.path.join(where, name) for name in sorted(files) if _is_image(name)]
     return found
 
@@ -123,6 +126,11 @@ def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> bool:
         where = str(empty[0]) if len(empty) == 1 else listed([str(path) for path in empty])
         raise UserInputError(what, where=where, fix="put images there, or remove it")
     return labelled
+
+
+def _is_own(name: str) -> bool:
+    """Return whether a folder is the user's: neither hidden nor left there by a system."""
+    return not name.startswith(".") and name.lower() not in JUNK
 
 
 def _is_image(name: str) -> bool:

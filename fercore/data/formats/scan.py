@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,12 +70,14 @@ class Scan:
         reader: its pixels, row by row.
         extras: name -> array[n,...].
         resolved: for generated data, the options that decide the pixels beside the row; "" = they are in files.
+        layout: options that the layout found leaves no choice of -> what they come to.
     """
 
     rows: Rows
     reader: Reader
     extras: dict[str, np.ndarray] = field(default_factory=dict)
     resolved: str = ""
+    layout: Mapping[str, str] = field(default_factory=dict)
 
 
 def user_path(text: str) -> Path:

@@ -1,11 +1,14 @@
 """`sfew`: SFEW 2.0, Train|Val/<Class>/*.png, or the aligned faces Train_Aligned_Faces/ and Val_Aligned_Faces/.
 
+`images=original` takes the former, `images=aligned` the latter; left out, the former where they are there.
+
 The test images have no public labels: Test/ is left out, or with `test=unlabelled` becomes the test part without
 labels, whose predictions can be handed in.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from fercore.data.formats.folder import images_below, subfolders
@@ -15,7 +18,7 @@ from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
-PARTS = {"train": "train", "val": "val", "test": "test"}
+PARTS = ("train", "val", "test")
 FIX = "it must hold Train/Angry/*.png, Val/Angry/*.png and so on"
 
 
@@ -28,17 +31,26 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     test = spec.choice("test", ("none", "unlabelled"), "none")
     rows, found = Rows(), set()
-    for folder in subfolders(root):
-        part = PARTS.get(folder.name.lower().partition("_")[0])
-        if part in ("train", "val"):
+    for part, folder in _parts(root, spec):
+        if part == "test":
+            _add_test(rows, folder, take=test == "unlabelled")
+        else:
             _add_classes(rows, folder, part)
             found.add(part)
-        elif part == "test":
-            _add_test(rows, folder, take=test == "unlabelled")
     if missing := sorted({"train", "val"} - found):
         raise UserInputError(f"no folder {missing[0].capitalize()}/", where=str(root), fix=FIX)
     not_empty(rows, str(root), FIX)
     return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def _parts(root: Path, spec: DomainSpec) -> Iterator[tuple[str, Path]]:
+    """Yield the parts of one kind of images: the release has them uncropped and aligned, side by side."""
+    folders = {folder.name.lower(): folder for folder in subfolders(root)}
+    aligned = {part: folder for name, folder in folders.items() for part in PARTS if name.startswith(f"{part}_aligned")}
+    plain = {part: folders[part] for part in PARTS if part in folders}
+    default = "original" if plain.keys() & {"train", "val"} else "aligned"
+    chosen = spec.choice("images", ("original", "aligned"), default)
+    yield from (plain if chosen == "original" else aligned).items()
 
 
 def _add_classes(rows: Rows, part: Path, split: str) -> None:
