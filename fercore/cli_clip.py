@@ -26,9 +26,9 @@ def warmup(
         list[str] | None,
         typer.Option(help="FORMAT:PATH[?option=value&...], labelled, subjects known; may be repeated."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 1500,
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
-    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 1e-3,
+    lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 2e-3,
     seed: Annotated[int, typer.Option(help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""

@@ -32,7 +32,9 @@ from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_image
 from fercore.models.clip.captions import Caption, write_caption
 
 KIND = "fercore CLIP 1"
-LARGEST_SCALE = math.log(100)
+SCALES = (math.log(1 / 0.07), math.log(100))
+"""Bounds of the learned logit scale: CLIP's first value, below which early training stays stuck, and its largest."""
+
 Say: TypeAlias = Callable[[int, int, float], None]
 
 
@@ -49,7 +51,7 @@ class Warmup:
 
     model: str = "tiny"
     data: tuple[str, ...] = tuple(f"synthfer:{style}?n=2000&seed=70" for style in ("studio", "posed", "web", "wild"))
-    steps: int = 3000
+    steps: int = 1500
     batch: int = 64
     lr: float = 2e-3
     seed: int = 0
@@ -162,7 +164,7 @@ def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
         optimiser.step()
         schedule.step()
         with torch.no_grad():
-            network.logit_scale.clamp_(0, LARGEST_SCALE)
+            network.logit_scale.clamp_(*SCALES)
         say(step + 1, plan.steps, loss.item())
     network.requires_grad_(False).eval()
 

@@ -16,7 +16,7 @@ _SMALL_TEXT = {"context_length": 32, "vocab_size": SHORT_VOCABULARY, "width": 64
 SMALL: dict[str, dict[str, Any]] = {
     "tiny": {
         "embed_dim": 64,
-        "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 80, "layers": 4, "head_width": 16},
+        "vision_cfg": {"image_size": 64, "patch_size": 16, "width": 96, "layers": 4, "head_width": 16},
         "text_cfg": _SMALL_TEXT,
     },
     "tiny-rn": {

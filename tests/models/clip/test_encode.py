@@ -78,7 +78,7 @@ def test_without_prompts_is_open_clips_own(name):
 def test_prompts_enter_every_variant(name):
     network = VARIANTS[name]().requires_grad_(False)
     pictures, tokens = torch.randn(2, 3, 64, 64), torch.randint(1, 2046, (3, 32))
-    seen, said = prompts(4, 2, 80).requires_grad_(), prompts(4, 2, 64).requires_grad_()
+    seen, said = prompts(4, 2, 96).requires_grad_(), prompts(4, 2, 64).requires_grad_()
     image, text = encode_images(network, pictures, seen), encode_text(network, tokens, said)
     assert image.shape == (2, 64)
     assert text.shape == (3, 64)
@@ -123,9 +123,9 @@ def test_the_network_is_its_own_again_after_a_failure(small):
 @pytest.mark.parametrize("position", ["after_patches", "after_cls"])
 def test_equations_1_to_3(paper, small, depth, k, position):
     network, weights = double(small)
-    pictures, given = images(small, dtype=torch.float64), prompts(depth, k, 80, dtype=torch.float64)
+    pictures, given = images(small, dtype=torch.float64), prompts(depth, k, 96, dtype=torch.float64)
     got = encode_images(network, pictures, given, position=position)
-    expected = torch.stack([paper.image(weights, picture, given, 4, 5, 8) for picture in pictures])
+    expected = torch.stack([paper.image(weights, picture, given, 4, 6, 16) for picture in pictures])
     torch.testing.assert_close(got, expected, atol=1e-10, rtol=0)
 
 
@@ -152,7 +152,7 @@ def test_attention_pool_with_prompts(paper, small_rn):
 
 def test_every_prompted_layer_learns_and_nothing_else_moves(small):
     before = {key: tensor.clone() for key, tensor in small.network.state_dict().items()}
-    seen = torch.nn.Parameter(prompts(3, 2, 80))
+    seen = torch.nn.Parameter(prompts(3, 2, 96))
     said = torch.nn.Parameter(prompts(4, 2, 64))
     optimiser = torch.optim.SGD([seen, said], 0.1)
     tokens = context_tokens(small, ["happiness", "anger"], k=2)
@@ -177,7 +177,7 @@ def test_recomputed_blocks_give_the_same_gradient(small):
     grads = []
     for enable in (False, True):
         network.set_grad_checkpointing(enable)
-        seen, said = prompts(2, 2, 80).requires_grad_(), prompts(2, 2, 64).requires_grad_()
+        seen, said = prompts(2, 2, 96).requires_grad_(), prompts(2, 2, 64).requires_grad_()
         image, text = encode_images(network, images(small), seen), encode_text(network, tokens, said)
         (image * text).sum().backward()
         grads.append((seen.grad, said.grad))
@@ -185,7 +185,7 @@ def test_recomputed_blocks_give_the_same_gradient(small):
 
 
 def test_autocast_keeps_prompts_in_use(small):
-    given = prompts(2, 2, 80).requires_grad_()
+    given = prompts(2, 2, 96).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         encode_images(small.network, images(small), given).float().sum().backward()
     assert (given.grad.abs().sum((1, 2)) > 0).all()
@@ -196,17 +196,17 @@ def test_autocast_keeps_prompts_in_use(small):
 
 def test_wrong_prompts_are_refused(small, small_rn):
     pictures, tokens = images(small, 1), small.tokenize(["a"])
-    with pytest.raises(ValueError, match=r"not \(layers, k, 80\)"):
+    with pytest.raises(ValueError, match=r"not \(layers, k, 96\)"):
         encode_images(small.network, pictures, prompts(2, 2, 64))
     with pytest.raises(ValueError, match="5 layers, the tower has 4"):
-        encode_images(small.network, pictures, prompts(5, 2, 80))
+        encode_images(small.network, pictures, prompts(5, 2, 96))
     with pytest.raises(ValueError, match="unknown position 'before'"):
-        encode_images(small.network, pictures, prompts(2, 2, 80), position="before")
+        encode_images(small.network, pictures, prompts(2, 2, 96), position="before")
     with pytest.raises(ValueError, match="this image tower is a ViT"):
-        encode_images(small.network, pictures, pool_prompts=prompts(2, 80))
+        encode_images(small.network, pictures, pool_prompts=prompts(2, 96))
     with pytest.raises(ValueError, match="give pool_prompts instead"):
-        encode_images(small_rn.network, pictures, prompts(2, 2, 80))
+        encode_images(small_rn.network, pictures, prompts(2, 2, 96))
     with pytest.raises(ValueError, match=r"not \(k, 512\)"):
-        encode_images(small_rn.network, pictures, pool_prompts=prompts(2, 80))
+        encode_images(small_rn.network, pictures, pool_prompts=prompts(2, 96))
     with pytest.raises(ValueError, match="31 prompts do not fit into 32 tokens"):
         encode_text(small.network, tokens, prompts(1, 31, 64))
