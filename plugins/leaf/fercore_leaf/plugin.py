@@ -141,7 +141,9 @@ class Leaf(Plugin):
             return []
         rest = pseudo.weight == 0
         first, second = (encoded[view].features[BRANCH][rest] for view in (WEAK, WEAK_2))
-        value = info_nce(full(first), full(second), self.settings.temperature)
+        # Cosines in half precision would be off by hundredths, and the temperature divides by hundredths.
+        with torch.autocast(first.device.type, enabled=False):
+            value = info_nce(full(first), full(second), self.settings.temperature)
         return [LossTerm(f"{self.name}/contrast", Role.CONTRASTIVE, value, self.settings.loss_weights[2])]
 
     @hookimpl

@@ -9,7 +9,7 @@ from fercore.config import merge
 
 QUICK: Mapping[str, Any] = {
     "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
-    "train": {"ema": 0.98},
+    "train": {"ema": 0.9},
     "report": {"lead": "balanced_accuracy"},
 }
 SHORT: Mapping[str, Any] = {"n_experts": 4, "partition_from": "weak"}

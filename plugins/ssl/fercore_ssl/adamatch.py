@@ -35,7 +35,7 @@ class AdaMatch(ThresholdMethod):
     """A threshold relative to the mean confidence on the labelled samples of the step."""
 
     Settings: ClassVar[type[Settings]] = AdaMatchSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("adamatch", quick={"ema_p": 0.98})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("adamatch", quick={"ema_p": 0.9})
     settings: AdaMatchSettings
 
     def state(self, num_classes: int) -> nn.Module:

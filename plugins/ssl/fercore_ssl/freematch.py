@@ -65,7 +65,7 @@ class FreeMatch(ThresholdMethod):
     """A global and a class threshold that rise with the confidences."""
 
     Settings: ClassVar[type[Settings]] = FreeMatchSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("freematch", quick={"ema_p": 0.98})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("freematch", quick={"ema_p": 0.9})
     settings: FreeMatchSettings
 
     def state(self, num_classes: int) -> nn.Module:

@@ -34,7 +34,7 @@ class MeanTeacher(PiModel):
     """The second weak view is drawn to the teacher's prediction for the first."""
 
     Settings: ClassVar[type[Settings]] = MeanTeacherSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("mean_teacher", quick={"decay": 0.98})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("mean_teacher", quick={"decay": 0.9})
     settings: MeanTeacherSettings
 
     def state(self, num_classes: int) -> nn.Module:

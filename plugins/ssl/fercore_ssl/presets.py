@@ -2,6 +2,8 @@
 
 paper: the setting of the comparison in LEAF's released code (ResNet-18 at 224 pixels, Adam 5e-4, 16 labelled and 16
 unlabelled images a step, 20 epochs of 1600 steps), with the average of the weights that FixMatch and Ada-CM report.
+small, demo: the average spans the share of their 250 to 300 steps that 0.999 spans of 32000, three in a hundred; a
+longer one would still hold the first weights at the end.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ COMMON: Mapping[str, Mapping[str, Any]] = {
     },
     "small": {
         "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
-        "train": {"ema": 0.98},
+        "train": {"ema": 0.9},
         "report": {"lead": "balanced_accuracy"},
     },
     "demo": {
         "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
-        "train": {"ema": 0.98},
+        "train": {"ema": 0.9},
         "report": {"lead": "balanced_accuracy"},
     },
 }

@@ -74,7 +74,7 @@ class SoftMatch(ThresholdMethod):
     """Weights between 0 and 1 in place of a threshold."""
 
     Settings: ClassVar[type[Settings]] = SoftMatchSettings
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("softmatch", quick={"ema_p": 0.98})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("softmatch", quick={"ema_p": 0.9})
     settings: SoftMatchSettings
 
     def state(self, num_classes: int) -> nn.Module:

@@ -257,3 +257,13 @@ def test_half_precision_logits_choose_and_score_in_float32(scene, step):
     assert step.pseudo.probs.dtype == torch.float32
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(reference.item(), rel=0.05)
+
+
+def test_the_contrast_is_computed_in_full_precision(scene, step):
+    world = scene(unlabelled=8, width=64)
+    exact = step(world, thresholds=np.full(5, 0.99), **OFFICIAL)["contrast"].value
+    world.arrays = {key: value.astype(np.float32) for key, value in world.arrays.items()}
+    world.wake()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = step(world, thresholds=np.full(5, 0.99), **OFFICIAL)["contrast"].value
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)
