@@ -124,14 +124,12 @@ def _from_tag(model: str, config: Mapping[str, Any], tag: str) -> Loaded:
         fix = did_you_mean(tag, tags) if tags else "it has no published weights; give a file, or 'none'"
         raise UserInputError(f"{written!r} is no file and no tag of CLIP model {model!r}", where="pretrained", fix=fix)
     published = get_pretrained_cfg(model, tag)
-    network = _build(config, quick_gelu=bool(published.get("quick_gelu")))
     try:
         path = download_pretrained(published)
     except Exception as error:
         what = f"cannot fetch weights {tag!r} of {model!r} ({type(error).__name__})"
-        source = published.get("hf_hub") or published.get("url")
-        fix = f"on a machine with a network download them from {source}, then give the file: pretrained=/path/to/file"
-        raise UserInputError(what, where="pretrained", fix=fix) from None
+        raise UserInputError(what, where="pretrained", fix=_by_hand(model, config, published)) from None
+    network = _build(config, quick_gelu=bool(published.get("quick_gelu")))
     try:
         open_clip.load_checkpoint(network, path)
     except Exception as error:
@@ -140,6 +138,16 @@ def _from_tag(model: str, config: Mapping[str, Any], tag: str) -> Loaded:
     statistics = (published.get("mean"), published.get("std"))
     known = (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     return network, (statistics[0] or known[0], statistics[1] or known[1]), {"pretrained": tag}
+
+
+def _by_hand(model: str, config: Mapping[str, Any], published: Mapping[str, Any]) -> str:
+    """Say how to load a tag's weights where there is no network."""
+    hub = str(published.get("hf_hub") or "").strip("/")
+    source = f"open_clip_model.safetensors of {hub} on the Hugging Face hub" if hub else published.get("url")
+    fix = f"on a machine with a network download {source}, then give the file: pretrained=/path/to/file"
+    if published.get("quick_gelu") and not config.get("quick_gelu"):
+        fix += f", with model={model}-quickgelu, the activation they were trained with"
+    return fix
 
 
 def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: dict[str, str | int]) -> Clip:

@@ -240,6 +240,7 @@ def test_a_tag_without_a_network_says_what_to_do(monkeypatch):
     text = str(error.value)
     assert "cannot fetch weights 'openai' of 'ViT-B-16' (OSError)" in text
     assert "pretrained=/path/to/file" in text
+    assert "model=ViT-B-16-quickgelu" in text
     assert "\n" not in text
 
 
