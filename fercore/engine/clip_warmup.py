@@ -133,9 +133,10 @@ def zero_shot(clip: Clip, faces: Faces, classes: Sequence[str]) -> float:
 
 
 def contrastive_loss(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric cross-entropy in which every text that is true of an image is its own (UniCL, Yang et al. 2022).
+    """Symmetric divergence from "every text that is true of an image is its own" (UniCL, Yang et al. 2022).
 
-    Where each image has one text, this is CLIP's loss (Radford et al. 2021).
+    The least is 0, where the texts that fit share all probability equally. Where each image has one text and no other
+    fits, this is CLIP's loss (Radford et al. 2021).
 
     Args:
         images: float[B,d]. texts: float[T,d], each text once. fits: bool[B,T], a text in each row, an image in each
@@ -143,9 +144,13 @@ def contrastive_loss(images: Tensor, texts: Tensor, fits: Tensor, scale: Tensor)
     """
     logits = scale * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
     shares = fits.to(logits.dtype)
-    from_images = -(shares / shares.sum(1, keepdim=True) * logits.log_softmax(1)).sum(1).mean()
-    from_texts = -(shares / shares.sum(0, keepdim=True) * logits.log_softmax(0)).sum(0).mean()
+    from_images = _divergence(shares / shares.sum(1, keepdim=True), logits.log_softmax(1)).sum(1).mean()
+    from_texts = _divergence(shares / shares.sum(0, keepdim=True), logits.log_softmax(0)).sum(0).mean()
     return (from_images + from_texts) / 2
+
+
+def _divergence(wanted: Tensor, log_found: Tensor) -> Tensor:
+    return torch.xlogy(wanted, wanted) - wanted * log_found
 
 
 def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:

@@ -32,7 +32,7 @@ def test_true_texts_of_other_images_are_no_negatives():
     images = torch.stack([texts[0] + texts[1], texts[0] + texts[1], texts[2], texts[3]])
     scale = torch.tensor(50.0)
     shared = contrastive_loss(images, texts, fits, scale)
-    torch.testing.assert_close(shared, torch.tensor(np.log(2) / 2, dtype=torch.float32), atol=1e-3, rtol=0)
+    assert 0 <= shared < 1e-3
     moved = contrastive_loss(torch.stack([texts[0], texts[1], texts[2], texts[3]]), texts, fits, scale)
     assert moved > shared + 5
 
@@ -41,7 +41,7 @@ def test_the_loss_by_hand():
     images, texts = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([[3.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     fits = torch.tensor([[True, False, True], [False, True, False]])
     e = np.e
-    rows = (np.log(2 * e + 1) - 1 + np.log(2 + e) - 1) / 2
+    rows = (np.log(2 * e + 1) - 1 - np.log(2) + np.log(2 + e) - 1) / 2
     columns = np.log(e + 1) - 1
     got = contrastive_loss(images, texts, fits, torch.tensor(1.0))
     assert got.item() == pytest.approx((rows + columns) / 2, abs=1e-6)
