@@ -124,6 +124,19 @@ def test_text_features_are_computed_once_a_step_and_once_an_evaluation(network, 
     torch.testing.assert_close(first.logits["cls"], cosine_logits(first.features["cls"], fresh, net.state.scale))
 
 
+def test_text_features_of_an_evaluation_are_those_of_its_prompts(network, batch_of, images):
+    net = network(iga={"on": False})
+    with torch.no_grad():
+        before = net.evaluate(batch_of(images), images).logits["cls"]
+        net.prompts.text.mul_(20)
+        after = net.evaluate(batch_of(images), images).logits["cls"]
+        fresh = network(iga={"on": False})
+        fresh.prompts.text.mul_(20)
+        wanted = fresh.evaluate(batch_of(images), images).logits["cls"]
+    torch.testing.assert_close(after, wanted)
+    assert not torch.allclose(before, after)
+
+
 def test_prompts_of_each_domain_see_their_own_samples(network, batch_of, images):
     net = network(image_encoder="per_domain_prompts", iga={"on": False}, labelled=1)
     assert set(net.prompts.maps) == {"source", "target"}
