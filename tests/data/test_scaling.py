@@ -14,6 +14,7 @@ from PIL import Image
 from fercore.config import DataSettings
 from fercore.data import DomainSet, eval_batches, inspect, mismatch_lines, open_domains
 from fercore.data.cache_files import source_key
+from fercore.data.convert import convert
 from fercore.data.crops import CropReader
 from fercore.data.opening import read_domain
 from fercore.data.prepare.faces import Face
@@ -273,6 +274,16 @@ def test_a_range_that_has_no_effect_is_refused(infrared: Path, visible: Path):
     with pytest.raises(UserInputError, match="8-bit image under the range 0,65535") as caught:
         opened(visible, f"folder:{infrared}?range=0,65535")
     assert str(grey) in str(caught.value)
+
+
+def test_converted_datasets_hand_the_range_on(infrared: Path, tmp_path: Path):
+    spec = parse_spec(f"folder:{infrared}?range=7000,9000")
+    table, _ = read_domain(spec)
+    for copy in (False, True):
+        made = parse_spec(convert(spec, tmp_path / f"out{copy}", copy=copy).spec)
+        assert made.options["range"] == "7000,9000"
+        again, _ = read_domain(made)
+        assert all((again.read(i) == table.read(i)).all() for i in range(len(table)))
 
 
 def test_prepared_images_are_scaled(infrared: Path, tmp_path: Path):
