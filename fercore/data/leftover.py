@@ -11,5 +11,7 @@ def leftover_lines(scan: Scan) -> list[str]:
     if rows.missing:
         lines.append(f"listed files missing: {len(rows.missing)}, first {rows.missing[0]}")
     if rows.unknown:
-        lines.append(f"labels nobody knows: {listed(rows.unknown)}, {sum(rows.unknown.values())} images")
-    return lines + [f"left out: {reason}, {n} images" for reason, n in rows.left_out.items() if n]
+        lines.append(
+            f"labels nobody knows: {listed(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
+        )
+    return lines + [f"left out: {reason}; images: {n}" for reason, n in rows.left_out.items() if n]

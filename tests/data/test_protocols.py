@@ -15,7 +15,7 @@ from fercore.config import DataSettings
 from fercore.data import open_domains
 from fercore.data.domains import read_domain
 from fercore.data.labels import CANONICAL
-from fercore.data.protocols import describe_protocol, load_protocol, protocol_layer, protocol_names
+from fercore.data.protocols import HERE, describe_protocol, load_protocol, protocol_layer, protocol_names
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
@@ -216,3 +216,28 @@ def test_the_command_line_runs_a_protocol(root: Path, tmp_path: Path, monkeypatc
         code, _, error = fercore(*arguments)
         assert (code, error.count("\n")) == (2, 1)
         assert message in error
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('paper = "LA-CMFER, ACM MM 2024"\n', "", "paper: field required (FILE)"),
+        ('source_sampling = "balanced"', "", ""),
+        ('[settings.data]\nsource_sampling = "balanced"', "[settings]\ndata = 3", "settings.data is no table (FILE)"),
+        ("[sources]", "[sources]\nx = 3", "(FILE)"),
+        ("transductive = true\n", "transductive = false\n", "transductive differs"),
+    ],
+)
+def test_a_protocol_file_of_ones_own_is_named_in_its_faults(tmp_path: Path, old: str, new: str, message: str):
+    text = (HERE / "la_cmfer" / "to_ckplus.toml").read_text()
+    assert old in text
+    file = tmp_path / "mine.toml"
+    file.write_text(text.replace(old, new))
+    if not message:
+        assert load_protocol(str(file)).n_test == 1050
+        return
+    with pytest.raises(UserInputError) as caught:
+        load_protocol(str(file))
+    assert message.replace("FILE", str(file)) in str(caught.value)
+    with pytest.raises(UserInputError, match="protocol file not found .*none.toml"):
+        load_protocol(str(tmp_path / "none.toml"))

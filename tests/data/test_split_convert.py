@@ -202,8 +202,9 @@ def test_conversion_leaves_unreadable_images_out_and_says_what_was_missing(tmp_p
     assert done.unusable == ((f"{tmp_path}/e/image/a.png#1", done.unusable[0][1]),)
     assert "outside" in done.unusable[0][1]
     assert done.notes == (
-        f"listed files missing: 1, first {tmp_path}/e/image/gone.png", "labels nobody knows: '12', 1 images",
-    )  # fmt: skip
+        f"listed files missing: 1, first {tmp_path}/e/image/gone.png",
+        "labels nobody knows: '12'; images left out for it: 1",
+    )
 
 
 @pytest.mark.parametrize("name", [b"J\xe4ger.png", b"back\\slash.png", b" blank.png"])

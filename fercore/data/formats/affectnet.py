@@ -83,7 +83,7 @@ def _scan_csvs(rows: Rows, boxes: dict[int, Box], lists: list[tuple[Path, str]],
             label = _label(rows, row["expression"])
             if label is None:
                 continue
-            file = safe_path(row["subdirectory_filepath"], images, trusted=False, where=where)
+            file = safe_path(row["subdirectory_filepath"], images, trusted=None, where=where)
             box = _box(row, where)
             before = len(rows.keys)
             rows.add_file(file, label, split=split)

@@ -73,7 +73,7 @@ def scan(spec: DomainSpec) -> Scan:
 def _raf(faces: Faces) -> None:
     base = _folder(faces.root, "RAF/basic")
     for where, words in _lines(base / "EmoLabel/list_patition_label.txt", 2):
-        file = Path(safe_path(words[0], base / "Image/original", trusted=False, where=where))
+        file = Path(safe_path(words[0], base / "Image/original", trusted=None, where=where))
         annotation = f"{file.stem}.txt"
         box = read_box(base / "Annotation/boundingbox" / annotation)
         split = "train" if words[0].startswith("train") else "test"
@@ -85,7 +85,7 @@ def _afe(faces: Faces) -> None:
     base = _folder(faces.root, ASIAN)
     for part in PARTS:
         for where, words in _lines(base / f"list/{part}_list.txt", 6):
-            file = Path(safe_path(words[0], base / "images", trusted=False, where=where))
+            file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
             landmarks = (base / "annos/landmark_5" / words[0]).with_suffix(".txt")
             faces.add(str(file), find_code(words[-1], "afe"), words[-1], part, _numbers(words[1:5], where), landmarks)
 
@@ -94,7 +94,7 @@ def _fer2013(faces: Faces) -> None:
     base = _folder(faces.root, "FER2013")
     for part in PARTS:
         for where, words in _lines(base / f"list/{part}_list.txt", 2):
-            file = Path(safe_path(words[0], base / "images", trusted=False, where=where))
+            file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
             landmarks = (base / "annos/landmark_5" / words[0]).with_suffix(".txt")
             faces.add(str(file), find_code(words[-1], "fer2013"), words[-1], part, None, landmarks)
 
@@ -102,7 +102,7 @@ def _fer2013(faces: Faces) -> None:
 def _jaffe(faces: Faces) -> None:
     base = _folder(faces.root, "JAFFE")
     for where, words in _lines(base / "list/list_putao.txt", 2):
-        file = Path(safe_path(words[0], base / "images", trusted=False, where=where))
+        file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
         box = read_box(base / "annos/bbox" / f"{file.stem}.txt")
         landmarks = base / "annos/landmark_5" / f"{file.stem}.txt"
         before = len(faces.files)
@@ -116,7 +116,7 @@ def _expw(faces: Faces) -> None:
     for part in PARTS:
         path = base / f"list/Landmarks_5/{part}_list_5landmarks.txt"
         for where, words in _lines(path, 7):
-            file = safe_path(words[0], base / "data/image/origin", trusted=False, where=where)
+            file = safe_path(words[0], base / "data/image/origin", trusted=None, where=where)
             faces.add(file, find_code(words[6], "expw"), words[6], part, _numbers(words[2:6], where), path)
             if faces.files and faces.rows.keys[-1] == file:
                 faces.rows.keys[-1] = f"{file}#{words[1]}"

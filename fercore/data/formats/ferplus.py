@@ -93,7 +93,7 @@ def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
             if label is None:
                 rows.left_out["no majority"] += 1
             else:
-                image = safe_path(cells[0], path.parent, trusted=False, where=where)
+                image = safe_path(cells[0], path.parent, trusted=None, where=where)
                 rows.add_file(image, label, split=FOLDERS[folder])
     not_empty(rows, str(root), "check the label.csv files")
     return Scan(rows, FileReader(tuple(rows.keys)))

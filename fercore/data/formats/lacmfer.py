@@ -108,5 +108,5 @@ def _add(
             seen.add(line.path)
             match = subject.search(line.path) if subject else None
             path = line.path.partition("/")[2] if inner and line.path.startswith("datasets/") else line.path
-            file = safe_path(path, base, trusted=False, where=line.where)
+            file = safe_path(path, base, trusted=None, where=line.where)
             rows.add_file(file, label, split=split, subject=match[1] if match else "")

@@ -46,7 +46,7 @@ def _add(rows: Rows, line: str, folder: Path, *, aligned: bool, where: str) -> N
         return
     stem, _, suffix = words[0].rpartition(".")
     name = f"{stem}_aligned.{suffix}" if aligned else words[0]
-    rows.add_file(safe_path(name, folder, trusted=False, where=where), label, split=split)
+    rows.add_file(safe_path(name, folder, trusted=None, where=where), label, split=split)
 
 
 def _label_list(root: Path, spec: DomainSpec) -> Path:

@@ -124,11 +124,15 @@ def read_text(path: Path) -> str:
     return text
 
 
-def safe_path(text: str, base: Path, *, trusted: bool, where: str) -> str:
+def safe_path(text: str, base: Path, *, trusted: bool | None, where: str) -> str:
     r"""Return a listed path under `base`; backslashes count as separators.
 
     A list is data from elsewhere: an absolute path, or one that leaves its folder by "..", is refused unless the
     user has said `root=`, which states both where the images are and that the list is trusted.
+
+    Args:
+        text: as listed. base: folder it starts from. trusted: None = the format has no lists that may be trusted.
+        where: of the line.
 
     Raises:
         UserInputError: for a path that leaves `base` while not trusted, or an empty one.
@@ -139,6 +143,8 @@ def safe_path(text: str, base: Path, *, trusted: bool, where: str) -> str:
     drive = len(path) > 1 and path[1] == ":" and path[0].isalpha()
     if (drive or path.startswith("/") or ".." in path.split("/")) and not trusted:
         fix = "add ?root=FOLDER to the spec to say that you trust it"
+        if trusted is None:
+            fix = f"write it from {base} on"
         raise UserInputError(f"path {path!r} leads out of the dataset's folder", where=where, fix=fix)
     return path if drive else str(base / path)
 

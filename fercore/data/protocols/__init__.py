@@ -63,7 +63,13 @@ def load_protocol(name: str) -> Protocol:
         path = user_path(base)
     else:
         raise UserInputError(f"unknown protocol {base!r}", where="--protocol", fix=did_you_mean(base, names))
-    protocol = check_settings(Protocol, read_toml(path), prefix="")
+    if not path.is_file():
+        raise UserInputError("protocol file not found", where=str(path), fix="check --protocol")
+    try:
+        protocol = check_settings(Protocol, read_toml(path), prefix="")
+    except UserInputError as error:
+        where = error.where if str(path) in error.where else str(path)
+        raise UserInputError(error.what, where=where, fix=error.fix) from None
     _check(protocol, str(path))
     return _narrowed(protocol, wanted, path.name) if at else protocol
 
@@ -81,6 +87,8 @@ def _check(protocol: Protocol, where: str) -> None:
         canonical_label(label, where=where)
     for text in protocol.sources.values():
         parse_spec(text)
+    if not isinstance(protocol.settings.get("data", {}), Mapping):
+        raise UserInputError("settings.data is no table", where=where, fix="write [settings.data] and its keys below")
     if parse_spec(protocol.target).flag("transductive") != protocol.transductive:
         fix = "write both, or neither"
         raise UserInputError("transductive differs between the protocol and its target", where=where, fix=fix)
@@ -107,7 +115,7 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
     data: dict[str, Any] = {"sources": texts[:-1], "target": texts[-1], "classes": list(protocol.classes)}
     settings = dict(protocol.settings)
     more = settings.pop("data", {})
-    return {**settings, "data": {**(more if isinstance(more, Mapping) else {}), **data}}
+    return {**settings, "data": {**more, **data}}
 
 
 def _refuse_missing(specs: list[DomainSpec], root: Path) -> None:
