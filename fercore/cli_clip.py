@@ -26,9 +26,10 @@ def warmup(
         list[str] | None,
         typer.Option(help="FORMAT:PATH[?option=value&...], labelled, subjects known; may be repeated."),
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 1500,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 1200,
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
     lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 2e-3,
+    augment: Annotated[str, typer.Option(help="none, light, standard or crop.")] = "none",
     seed: Annotated[int, typer.Option(help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
@@ -36,7 +37,8 @@ def warmup(
 
     if out.suffix != ".safetensors" or out.exists():
         raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
-    plan = Warmup(model, Warmup.data if not data else tuple(data), steps=steps, batch=batch, lr=lr, seed=seed)
+    chosen = Warmup.data if not data else tuple(data)
+    plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
     begun = time.perf_counter()
     every = max(1, steps // 20)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ from fercore.data.preflight import inspect
 from fercore.data.spec import parse_spec
 from fercore.data.split import divide
 from fercore.data.views import one_thread, weak
-from fercore.errors import UserInputError
+from fercore.errors import UserInputError, did_you_mean
 from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_images, encode_text, load_clip
 from fercore.models.clip.captions import Caption, write_caption
 
 KIND = "fercore CLIP 1"
+AUGMENT: tuple[str, ...] = get_args(DataSettings.model_fields["augment"].annotation)
 SCALES = (math.log(1 / 0.07), math.log(100))
 """Bounds of the learned logit scale: CLIP's first value, below which early training stays stuck, and its largest."""
 
@@ -46,16 +47,18 @@ class Warmup:
         model: its configuration. data: SPECs of labelled faces with known subjects; generated ones bring action units,
             others may name a provider (?au=).
         steps, batch: length, and images a step. lr: peak learning rate of AdamW. seed: of weights, people and batches.
-        held_out: share of the people that training never sees.
+        held_out: share of the people that training never sees. augment: what a view does, as data.augment; a small
+            ViT on few images learns nothing for long where its views move.
     """
 
     model: str = "tiny"
     data: tuple[str, ...] = tuple(f"synthfer:{style}?n=2000&seed=70" for style in ("studio", "posed", "web", "wild"))
-    steps: int = 1500
+    steps: int = 1200
     batch: int = 64
     lr: float = 2e-3
     seed: int = 0
     held_out: float = 0.2
+    augment: str = "none"
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,10 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
     if plan.steps < 1 or plan.batch < 2 or not 0 < plan.held_out < 1:
         raise UserInputError(
             "at least one step, two images a step, and a share of people in (0, 1)", where="clip warmup"
+        )
+    if plan.augment not in AUGMENT:
+        raise UserInputError(
+            f"unknown augmentation {plan.augment!r}", where="clip warmup", fix=did_you_mean(plan.augment, AUGMENT)
         )
     clip = load_clip(ClipSettings(model=plan.model), seed=plan.seed)
     taught, tested = _read(plan, clip.image_size)
@@ -179,7 +186,7 @@ def _step_loss(clip: Clip, faces: Faces, plan: Warmup, step: int) -> Tensor:
     at = _batch(len(faces), plan, step)
     draws = np.arange(step * plan.batch, (step + 1) * plan.batch)
     with one_thread():
-        seen = weak(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), "light")
+        seen = weak(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), plan.augment)
     words = _draws(plan, "words", draws, 4).numpy()
     captions = {}
     for i, draw in zip(at.tolist(), words, strict=True):

@@ -143,6 +143,7 @@ def test_the_command(tmp_path):
         (replace(PLAN, data=("synthfer:studio?n=8",)), "images of .* classes to train on"),
         (replace(PLAN, data=("synthfer:studyo",)), "studio"),
         (replace(PLAN, steps=0), "at least one step"),
+        (replace(PLAN, augment="lite"), "unknown augmentation 'lite'.*did you mean 'light'"),
     ],
 )
 def test_bad_plans_are_one_line(plan, line):

@@ -73,7 +73,7 @@ def write_caption(label: str, units: Sequence[str], draws: np.ndarray, *, most: 
         size = 1 + int(count * min(most, len(told)))
         start = int(first * len(told))
         chosen = (told + told)[start : start + size]
-        texts, named = (NAMED_UNITS, True) if kind < 0.8 else (UNNAMED, False)
+        texts, named = (NAMED_UNITS, True) if kind < 0.6 else (UNNAMED, False)
     adjective = ADJECTIVES.get(label, label)
     article = "an" if adjective[0] in "aeiou" else "a"
     words = {"noun": label, "a_adjective": f"{article} {adjective}", "units": _listed([UNITS[u] for u in chosen])}
