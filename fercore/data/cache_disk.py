@@ -157,13 +157,21 @@ def _sound(file: int, n: int, image_bytes: int, start: int) -> bool:
 
 
 def _create(path: Path, n: int, image_bytes: int, start: int) -> None:
-    """Put an empty cache file in place; of two processes that do so at once, one wins and the other takes its file."""
+    """Put an empty cache file in place; of two processes that do so at once, one wins and the other takes its file.
+
+    Where a file system has no links, the later one wins: what the other writes meanwhile is decoded again.
+    """
     handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=path.parent)
     try:
         os.ftruncate(handle, start + n * image_bytes)
         _write_at(handle, HEADER.pack(MAGIC, n, image_bytes), 0)
         os.close(handle)
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(draft, path)
+        except FileExistsError:
+            pass
+        except OSError:
+            os.replace(draft, path)
     finally:
-        os.unlink(draft)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)

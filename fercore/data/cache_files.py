@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -13,7 +14,9 @@ import numpy as np
 from fercore.errors import UserInputError
 
 VERSION = 1
-PIXELS, DIGESTS = ".pixels", ".digests"
+PIXELS, DIGESTS, DRAFT = ".pixels", ".digests", ".draft"
+OLD = 3600.0
+"""Age in seconds from which a draft is a killed process's."""
 STAMP = np.dtype([("size", "<i8"), ("mtime", "<i8"), ("ctime", "<i8")])
 """What a source file is known to be unchanged by: its size, and when its content and its entry changed, in ns."""
 
@@ -91,6 +94,7 @@ def make_room(folder: Path, keep: set[Path], most: int) -> int:
     Returns:
         bytes that the files not in `keep` take then.
     """
+    _remove_drafts(folder)
     files = [path for path in folder.iterdir() if path.suffix in (PIXELS, DIGESTS) and path not in keep]
     taken = {path: on_disk(path) for path in files}
     for path in sorted(files, key=_last_use):
@@ -99,6 +103,13 @@ def make_room(folder: Path, keep: set[Path], most: int) -> int:
         path.unlink(missing_ok=True)
         taken.pop(path)
     return sum(taken.values())
+
+
+def _remove_drafts(folder: Path) -> None:
+    """Remove files that a killed process had begun; one at work has its draft for moments only."""
+    for path in folder.glob(f".*{DRAFT}"):
+        if _last_use(path) < time.time() - OLD:
+            path.unlink(missing_ok=True)
 
 
 def _last_use(path: Path) -> float:

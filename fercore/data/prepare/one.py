@@ -15,6 +15,9 @@ from fercore.data.prepare.faces import Detector, Face, choose
 from fercore.data.readers import Reader
 from fercore.errors import UserInputError
 
+LONGEST = 4096
+"""Longer side in pixels from which an image is reduced for the detector."""
+
 
 @dataclass(frozen=True)
 class PrepareSettings:
@@ -65,7 +68,7 @@ def prepare_one(
     """
     try:
         image = reader.read(row)
-        faces = given if given is not None else list(detector.detect(image)) if detector is not None else []
+        faces = given if given is not None else found(detector, image) if detector is not None else []
         face = judged(faces, settings, image)
         pixels = cut_out(image, face, settings.size, align=settings.align, margin=settings.margin)
     except UserInputError as error:
@@ -82,6 +85,27 @@ def prepare_one(
         "landmarks": points,
         "faces": len(faces),
     }
+
+
+def found(detector: Detector, image: np.ndarray) -> list[Face]:
+    """Return the faces that a detector finds, in the image's own pixels.
+
+    An image longer than LONGEST is shown to it reduced: time and memory of a detector grow with the area.
+    """
+    step = -(-max(image.shape[:2]) // LONGEST)
+    if step < 2:
+        return list(detector.detect(image))
+    from PIL import Image
+
+    small = np.asarray(Image.fromarray(image).reduce(step))
+    return [
+        Face(
+            (face.box[0] * step, face.box[1] * step, face.box[2] * step, face.box[3] * step),
+            face.score,
+            None if face.landmarks is None else face.landmarks * step,
+        )
+        for face in detector.detect(small)
+    ]
 
 
 def judged(faces: list[Face], settings: PrepareSettings, image: np.ndarray) -> Face:

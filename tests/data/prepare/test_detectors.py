@@ -12,7 +12,8 @@ import pytest
 
 from fercore.data.prepare.align import TEMPLATE
 from fercore.data.prepare.detectors import GROUP, installed_detectors, make_detector
-from fercore.data.prepare.faces import five_of_68
+from fercore.data.prepare.faces import Face, five_of_68
+from fercore.data.prepare.one import LONGEST, found
 from fercore.data.synthfer import SynthFER
 from fercore.errors import UserInputError
 
@@ -100,3 +101,19 @@ def test_mtcnn_finds_drawn_faces(tmp_path: Path):
         assert np.linalg.norm(found.landmarks - expected, axis=1).mean() < 0.35 * eyes
     assert list(detector.detect(np.zeros((8, 8, 3), dtype=np.uint8))) == []
     assert list(detector.detect(np.zeros((99, 99, 3), dtype=np.uint8))) == []
+
+
+def test_a_very_large_image_is_shown_reduced():
+    class Seen:
+        shape = (0, 0)
+
+        def detect(self, image: np.ndarray) -> list[Face]:
+            self.shape = image.shape[:2]
+            return [Face((10, 20, 30, 50), 0.9, TEMPLATE), Face((1, 2, 3, 4), 0.8)]
+
+    detector = Seen()
+    five, box = found(detector, np.zeros((LONGEST + 2, 100, 3), dtype=np.uint8))
+    assert detector.shape == (LONGEST // 2 + 1, 50)
+    assert (five.box, five.score, box.landmarks) == ((20, 40, 60, 100), 0.9, None)
+    assert five.landmarks == pytest.approx(TEMPLATE * 2)
+    assert found(detector, np.zeros((LONGEST, 100, 3), dtype=np.uint8))[0].box == (10, 20, 30, 50)
