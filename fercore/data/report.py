@@ -16,12 +16,14 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
         report: `DomainSet.report`.
     """
     lines = []
-    for domain in [*report["sources"], report["target"]]:
+    target, given = report["target"], report["target"]["labelled"]["n"]
+    # A source that is a part of the target has been read once, and what is to be said of it is said there.
+    sources = [source for source in report["sources"] if not given or source["spec"] != target["spec"]]
+    for domain in [*sources, target]:
         name = domain["name"]
         lines += [f"{name}: {line}" for line in (*_classes(domain, report["classes"]), *_faults(domain))]
     lines += _split_lines(report.get("label_split"))
     lines += _unit_lines(report.get("au"))
-    target = report["target"]
     filtered = target["adaptation_filtered_by_label"]
     if filtered:
         text = f"{filtered} unlabelled images left out because their class is not in the run (this uses their labels)"

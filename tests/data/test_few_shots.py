@@ -130,6 +130,14 @@ def test_a_target_without_labels_has_none_to_give(tmp_path: Path, image, tree):
     assert "8 labels fewer" in " ".join(mismatch_lines(domains.report))
 
 
+def test_what_is_said_of_the_target_is_said_once(tmp_path: Path, image, tree):
+    source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
+    rows = [(label, part, "") for part in ("train", "test") for label in ("anger", "sadness") * 3]
+    target = people(tmp_path, image, [*rows, ("fear", "train", ""), ("contempt", "test", "")])
+    lines = mismatch_lines(opened("shots=1", sources=source, target=target).report)
+    assert [line for line in lines if "fear" in line] == ["t: classes outside the run dropped: fear 1, contempt 1"]
+
+
 def test_copies_of_test_images_are_not_labelled(tmp_path: Path, image, tree):
     source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
     target = people(
