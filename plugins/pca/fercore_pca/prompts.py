@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fercore.models.clip import Clip
@@ -57,7 +58,8 @@ class Prompts(nn.Module):
         if not self.visual:
             return {}
         maps: Any = self.maps[side if side in self.maps else SHARED]
-        made = torch.stack([layer(tokens) for layer, tokens in zip(maps, self.text[: len(maps)], strict=True)])
+        pairs = zip(maps, self.text[: len(maps)], strict=True)
+        made = torch.stack([F.linear(tokens, layer.weight, layer.bias) for layer, tokens in pairs])
         return {"pool_prompts": made[0]} if self.pooled else {"prompts": made}
 
 

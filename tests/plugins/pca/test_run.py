@@ -7,6 +7,7 @@ import torch
 from fercore_pca.network import Network
 from fercore_pca.scores import infer
 
+from fercore.engine.describe import describe
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.types import Clock, EncodedDataset
@@ -228,3 +229,12 @@ def test_a_resnet_runs_with_prompts_in_its_pool(shop, tmp_path, listener):
     made = shop("pca_ifer", {"train": {"steps": 2}}, **own)
     record = run(made, tmp_path / "run", listener())
     assert record["target"]["n"] > 0
+
+
+@pytest.mark.parametrize("name", ["pca_ifer", "coop", "clip_finetune"])
+def test_the_network_can_be_described(shop, name):
+    made = shop(name)
+    lines = describe(made, complexity=True)
+    trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
+    shown = f"{trained / 1e6:.2f} M" if trained >= 1e5 else f"{trained:,}"
+    assert any(f"({shown} trained)" in line and "MACs" in line for line in lines)
