@@ -77,14 +77,22 @@ class LeafEaf(Plugin):
 
     @hookimpl(wrapper=True)
     def encode(self, model: Model, view: str) -> Generator[None, Encoded, Encoded]:
-        """Take the strong view's trace out of the batch statistics, where the add-on asked for that view."""
+        """Take the strong view's trace out of the batch statistics, where the add-on asked for that view.
+
+        Raises:
+            UserInputError: if the method's features and logits do not come from its branches and heads.
+        """
         asked = self.settings.consistency != "keep"
         silent = asked and leaves_no_trace(model, view, self.settings.statistics)
-        kept = set_aside(model) if silent else {}
+        kept, before = set_aside(model) if silent else {}, _passes(model)
         try:
-            return (yield)
+            encoded = yield
         finally:
             put_back(model, kept)
+        if self._levels(model) and _passes(model) == before:
+            what = f"{self.name} changes nothing here: this method scores images past its branches and heads"
+            raise UserInputError(what, where="--plugin", fix=f"leave {self.name} out, or name another method")
+        return encoded
 
     @hookimpl(wrapper=True)
     def align(self, encoded: Forward, pseudo: PseudoLabels | None) -> Generator[None, Answers, Answers]:
@@ -149,12 +157,20 @@ class Through:
     """A forward hook that sends a module's answer through another module; a copy of the network gets a copy of both."""
 
     def __init__(self, level: nn.Module) -> None:
-        self.level = level
+        self.level, self.passes = level, 0
 
     def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         """Return the other module's answer to a module's output, float[B,D]."""
         answer: Tensor = self.level(output)
+        self.passes += 1
         return answer
+
+
+def _passes(model: Model) -> int:
+    """Return how often answers of the network's branches and heads have gone through a level."""
+    modules = (module for group in (model.branches, model.heads) for module in group.values())
+    hooks = (hook for module in modules for hook in module._forward_hooks.values())
+    return sum(hook.passes for hook in hooks if isinstance(hook, Through))
 
 
 def _distinct(modules: nn.ModuleDict) -> list[tuple[str, nn.Module]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from pathlib import Path
 
-import fercore_leaf
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,14 +17,13 @@ from fercore.engine.setup import build_plugins, build_workshop
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import Company, assemble
-from fercore.hooks.discovery import PluginInfo, installed_plugins, load_class
+from fercore.hooks.discovery import PluginInfo
 from fercore.losses import ambiguous_consistency, positive_set
-from fercore.models import ExpertMixture, Model, build_backbone
+from fercore.models import Model, build_backbone
 from fercore.schedule import ParamGroup, Phase, Stage, ViewRequest
-from fercore.types import Clock, LossTerm, PseudoLabels, Role
+from fercore.types import Clock, Encoded, LossTerm, PseudoLabels, Role
 
 TINY = {"n_experts": 3}
-METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method" and name != "leaf"]
 
 
 class Dummy(Plugin):
@@ -262,26 +258,6 @@ def test_branches_that_share_a_module_share_a_mixture(tiny):
     assert torch.equal(encoded.logits["a"], encoded.logits["b"])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_it_runs_around_every_installed_method(method, make_shop, tmp_path, listener):
-    spread = {"gate": {"balance": 0.1}}
-    shop = make_shop(method, "leaf_eaf", layers=({"leaf_eaf": TINY | spread, "train": {"steps": 2}},))
-    heard = listener()
-    record = run(shop, tmp_path / "run", heard)
-    assert record["plugins"] == [method, "leaf_eaf"]
-    assert any(isinstance(part, nn.Sequential | ExpertMixture) for part in shop.model.parts.values())
-    for report in heard.reports:
-        assert all(math.isfinite(value) for value in report.terms.values())
-        by_addon = {name for name in report.terms if name.startswith("leaf_eaf/")}
-        assert by_addon - {"leaf_eaf/balance"} == {"leaf_eaf/consistency"}
-    assert any("leaf_eaf/balance" in report.terms for report in heard.reports)  # a method may encode without gradients
-    assert f"{method}/consistency" not in heard.reports[-1].terms
-
-
-def test_methods_of_consistency_are_among_those_installed():
-    assert {"source_only", "fixmatch", "flexmatch", "mean_teacher", "vat", "mixmatch"} <= set(METHODS)
-
-
 def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_shop):
     def terms(**settings):
         shop = make_shop("fixmatch", "leaf_eaf", layers=({"leaf_eaf": TINY | settings, "fixmatch": {"p_cutoff": 1.0}},))
@@ -293,22 +269,16 @@ def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_shop):
     assert set(terms(consistency="keep")) == {"fixmatch/cross_entropy", "fixmatch/consistency"}
 
 
-def test_it_names_no_method():
-    folder = Path(fercore_leaf.__file__).parent
-    text = "".join((folder / name).read_text() for name in ("addon.py", "levels.py"))
-    assert [name for name in METHODS if name in text] == []
+def test_a_method_that_goes_past_its_branches_is_refused(tiny, tmp_path, listener):
+    class Past(Dummy):
+        @hookimpl
+        def encode(self, model, batch, view):
+            shared = model.backbone(batch.images[view])
+            return Encoded({"one": shared, "two": shared}, {"one": shared[:, :7], "two": shared[:, :7]})
 
-
-def test_add_ons_alone_and_wrong_company_are_one_clear_line():
-    with pytest.raises(UserInputError, match="no method in this run, only add-ons: leaf_eaf.*add a method"):
-        assemble(["leaf_eaf"], [])
-    with pytest.raises(UserInputError, match="'leaf_eaf' cannot run with 'leaf'"):
-        assemble(["leaf", "leaf_eaf"], [])
-    with pytest.raises(UserInputError, match="two methods in one run: leaf and source_only"):
-        assemble(["leaf", "source_only", "leaf_eaf"], [])
-
-
-def test_images_the_network_does_not_take_are_one_clear_line(make_shop):
-    layer = {"model": {"backbone": "vit_tiny_patch16_224"}}
-    with pytest.raises(UserInputError, match="does not take 32 px images"):
-        make_shop("source_only", "leaf_eaf", layers=(layer,))
+    addon = LeafEaf("leaf_eaf", LeafEafSettings.model_validate(TINY))
+    shop = build_workshop(company(tiny, [Past("dummy", Settings()), addon]))
+    with pytest.raises(UserInputError, match="leaf_eaf changes nothing here: this method scores images past"):
+        run(shop, tmp_path / "run", listener())
+    addon = LeafEaf("leaf_eaf", LeafEafSettings(semantic=False, instance=False))
+    step_of(build_workshop(company(tiny, [Past("dummy", Settings()), addon])))  # nothing to go through
