@@ -130,7 +130,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> None:
     """Write predictions.csv: one line for each image of the target's test part, with its class probabilities."""
     classes = shop.domains.classes
-    with (folder.path / "predictions.csv").open("w", encoding="utf-8", newline="") as handle:
+    with (folder.path / "predictions.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as handle:
         writer = csv.writer(handle)
         writer.writerow(["image", "prediction", *classes])
         for key, probs in zip(shop.domains.test.keys, found.probs, strict=True):

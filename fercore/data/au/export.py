@@ -40,7 +40,7 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
     units = detect(found, part, DataSettings(size=size, cache_mb=0), detector)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("x", encoding="utf-8", newline="") as handle:
+        with out.open("x", encoding="utf-8", newline="", errors="backslashreplace") as handle:
             writer = csv.writer(handle, lineterminator="\n")
             writer.writerow(("path", *units.names))
             for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
