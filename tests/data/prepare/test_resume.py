@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from photographs import TRUTH, N, spec
 
+from fercore.data import prepare as preparing
 from fercore.data.prepare import PrepareSettings, prepare
 from fercore.data.prepare.journal import Journal
 from fercore.data.spec import parse_spec
@@ -100,6 +102,19 @@ def test_names_that_are_no_utf_8_are_resumed_as_well(tmp_path: Path):
     assert "J\\udce4ger.png,no face found" in (tmp_path / "out" / "refused.csv").read_text()
 
 
+def test_a_result_counts_for_its_own_sample_only(tmp_path: Path):
+    """Marks may agree by chance, as those of two copies of one file that were made in one go."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0.png").write_bytes(b"x")
+    journal = SimpleNamespace(done={"images/0": {"key": "a.png", "mark": [1], "file": "0.png"}})
+    assert preparing._is_done(journal, tmp_path, "a.png", "images/0", [1])
+    assert not preparing._is_done(journal, tmp_path, "b.png", "images/0", [1])
+    assert not preparing._is_done(journal, tmp_path, "a.png", "images/0", [2])
+    assert not preparing._is_done(journal, tmp_path, "a.png", "images/1", [1])
+    (tmp_path / "images" / "0.png").unlink()
+    assert not preparing._is_done(journal, tmp_path, "a.png", "images/0", [1])
+
+
 def test_two_processes_in_one_folder(photographs: Path, tmp_path: Path):
     journal = Journal(tmp_path / "out", {"spec": f"folder:{photographs}", **TRUTH.record()})
     with pytest.raises(UserInputError, match="another process prepares faces in this folder"):
@@ -144,7 +159,11 @@ def test_workers_of_a_killed_preparation_end(photographs: Path, tmp_path: Path):
     _wait(lambda: journal.exists() and len(journal.read_text().splitlines()) > 2)
     run.send_signal(signal.SIGKILL)
     run.wait()
-    _wait(lambda: not _group_lives(run.pid))
+    try:
+        _wait(lambda: not _group_lives(run.pid))
+    finally:
+        if _group_lives(run.pid):
+            os.killpg(run.pid, signal.SIGKILL)
     lines = [json.loads(line) for line in journal.read_text().splitlines()]
     assert 1 < len(lines) < N + 1
     assert not (out / "manifest.csv").exists()
