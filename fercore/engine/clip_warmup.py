@@ -47,8 +47,7 @@ class Warmup:
         model: its configuration. data: SPECs of labelled faces with known subjects; generated ones bring action units,
             others may name a provider (?au=).
         steps, batch: length, and images a step. lr: peak learning rate of AdamW. seed: of weights, people and batches.
-        held_out: share of the people that training never sees. augment: what a view does, as data.augment; a small
-            ViT on few images learns nothing for long where its views move.
+        held_out: share of the people that training never sees. augment: what a view does, as data.augment.
     """
 
     model: str = "tiny"

@@ -119,8 +119,8 @@ def test_it_learns_faces_by_name():
     plan = Warmup("tiny-rn", ("synthfer:studio?n=800&seed=5",), steps=150, batch=32)
     losses = []
     _, report = warm_up(plan, lambda step, steps, loss: losses.append(loss))
-    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
-    assert report["after"] > report["before"] + 0.2
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.3
+    assert report["after"] > report["before"] + 0.1
 
 
 def test_the_command(tmp_path):
