@@ -8,8 +8,6 @@ from typing import Annotated
 
 import typer
 
-from fercore.errors import UserInputError
-
 clip_app = typer.Typer(help="Make a small CLIP for work without published weights.", no_args_is_help=True)
 
 
@@ -33,10 +31,9 @@ def warmup(
     seed: Annotated[int, typer.Option(help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
-    from fercore.engine.clip_warmup import Warmup, save_clip, warm_up
+    from fercore.engine.clip_warmup import Warmup, refuse_unwritable, save_clip, warm_up
 
-    if out.suffix != ".safetensors" or out.exists():
-        raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
+    refuse_unwritable(out)
     chosen = Warmup.data if not data else tuple(data)
     plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
     begun = time.perf_counter()

@@ -85,10 +85,9 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
     Raises:
         UserInputError: for an unknown model, unusable data, or lengths that make no training.
     """
-    if plan.steps < 1 or plan.batch < 2 or not 0 < plan.held_out < 1:
-        raise UserInputError(
-            "at least one step, two images a step, and a share of people in (0, 1)", where="clip warmup"
-        )
+    if plan.steps < 1 or plan.batch < 2 or plan.lr <= 0 or not 0 < plan.held_out < 1:
+        what = "at least one step, two images a step, a learning rate above 0, and a share of people in (0, 1)"
+        raise UserInputError(what, where="clip warmup")
     if plan.augment not in AUGMENT:
         raise UserInputError(
             f"unknown augmentation {plan.augment!r}", where="clip warmup", fix=did_you_mean(plan.augment, AUGMENT)
@@ -117,13 +116,33 @@ def save_clip(clip: Clip, path: Path, plan: Warmup, report: dict[str, Any]) -> N
     packages = {name: version(name) for name in ("fercore", "torch", "open_clip_torch")}
     metadata = {"kind": KIND, "model": clip.model, "image_size": str(clip.image_size)}
     metadata |= {"plan": json.dumps(asdict(plan)), "report": json.dumps(report), "versions": json.dumps(packages)}
-    part = path.with_name(f".{path.name}.part")
+    part = _part(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: tensor.contiguous() for name, tensor in clip.network.state_dict().items()}, part, metadata)
         part.replace(path)
     except (OSError, SafetensorError) as error:
         raise UserInputError(f"cannot write there: {error}", where=str(path), fix="choose another --out") from None
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Make sure, before minutes of training, that a new file can be written.
+
+    Raises:
+        UserInputError: if the file exists, is not named .safetensors, or its folder cannot be written.
+    """
+    if path.suffix != ".safetensors" or path.exists():
+        raise UserInputError("not a new .safetensors file", where=str(path), fix="choose another --out")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _part(path).touch()
+        _part(path).unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserInputError(f"cannot write there: {reason}", where=str(path), fix="choose another --out") from None
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
 
 
 @torch.no_grad()
@@ -169,6 +188,8 @@ def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=plan.steps, pct_start=0.1)
     for step in range(plan.steps):
         loss = _step_loss(clip, faces, plan, step)
+        if not loss.isfinite():
+            raise UserInputError(f"the loss is not finite after {step} steps", where="clip warmup", fix="lower --lr")
         optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from fercore.cli import app
-from fercore.engine.clip_warmup import Faces, Warmup, contrastive_loss, save_clip, warm_up, zero_shot
+from fercore.engine.clip_warmup import Faces, Warmup, contrastive_loss, refuse_unwritable, save_clip, warm_up, zero_shot
 from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings, load_clip
 
@@ -65,6 +65,8 @@ def test_it_repeats_and_saves_what_it_made(model, tmp_path):
     assert not one.network.training
     assert not any(p.requires_grad for p in one.network.parameters())
     path = tmp_path / "new" / "clip.safetensors"
+    refuse_unwritable(path)
+    assert not list(path.parent.iterdir())
     save_clip(one, path, plan, report)
     loaded = load_clip(ClipSettings(model=model, pretrained=str(path)), seed=9)
     assert all(torch.equal(left[key], tensor) for key, tensor in loaded.network.state_dict().items())
@@ -143,6 +145,8 @@ def test_the_command(tmp_path):
         (replace(PLAN, data=("synthfer:studio?n=8",)), "images of .* classes to train on"),
         (replace(PLAN, data=("synthfer:studyo",)), "studio"),
         (replace(PLAN, steps=0), "at least one step"),
+        (replace(PLAN, lr=0.0), "a learning rate above 0"),
+        (replace(PLAN, lr=1e30), "not finite after . steps.*lower --lr"),
         (replace(PLAN, augment="lite"), "unknown augmentation 'lite'.*did you mean 'light'"),
     ],
 )
@@ -150,3 +154,12 @@ def test_bad_plans_are_one_line(plan, line):
     with pytest.raises(UserInputError, match=line) as error:
         warm_up(plan)
     assert "\n" not in str(error.value)
+
+
+def test_where_nothing_can_be_written_nothing_is_trained(tmp_path):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "clip.safetensors"
+    result = CliRunner().invoke(app, ["clip", "warmup", "--out", str(out), "--steps", "1"])
+    assert isinstance(result.exception, UserInputError)
+    assert "cannot write there" in str(result.exception)
+    assert "step" not in result.output
