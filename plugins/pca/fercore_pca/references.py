@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from fercore.config import Settings
 from fercore_pca.method import ClipMethod
@@ -11,16 +13,30 @@ from fercore_pca.presets import presets_of
 from fercore_pca.settings import CommonSettings, CptSettings, IgaSettings, PcaSettings, PromptSettings, RnSettings
 
 
+class CoOpPromptSettings(PromptSettings):
+    """Prompts of CoOp: sixteen, at the first layer of the text tower."""
+
+    k: int = Field(16, ge=0, description="prompt tokens; 0 = the hand-made sentence")
+    depth: int = Field(1, ge=1, description="first layers that get fresh prompts; at most those there are")
+    visual: bool = Field(False, description="true = prompts in the image tower too")
+
+
+class MaPLePromptSettings(PromptSettings):
+    """Prompts of MaPLe: the first layer starts from words."""
+
+    init: Literal["normal", "words"] = Field("words", description="start of the first layer's prompts")
+
+
 class CoOpSettings(CommonSettings):
     """Settings of coop."""
 
-    prompt: PromptSettings = PromptSettings(k=16, depth=1, visual=False)
+    prompt: CoOpPromptSettings = CoOpPromptSettings()
 
 
 class MaPLeSettings(CommonSettings):
     """Settings of maple."""
 
-    prompt: PromptSettings = PromptSettings(init="words")
+    prompt: MaPLePromptSettings = MaPLePromptSettings()
     rn: RnSettings = RnSettings()
 
 

@@ -118,6 +118,13 @@ def test_the_paper_preset_is_section_3a():
     assert (own["warmup"], own["aug"]["kind"]) == ({"epochs": 1, "lr": 1e-5}, "crop")
 
 
+def test_references_keep_their_own_prompts_whatever_else_is_set():
+    coop = assemble(["coop"], [{"coop": {"prompt": {"k": 4}}}]).plugins[0].recipe.prompt
+    assert (coop.k, coop.depth, coop.visual) == (4, 1, False)
+    maple = assemble(["maple"], [{"maple": {"prompt": {"depth": 3}}}]).plugins[0].recipe.prompt
+    assert (maple.k, maple.depth, maple.visual, maple.init) == (2, 3, True, "words")
+
+
 def test_labels_that_were_promised_and_are_not_there(shop):
     bare = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
     for mode in ("shots", "fraction"):
