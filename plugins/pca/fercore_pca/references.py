@@ -59,7 +59,9 @@ class Reference(ClipMethod):
 class ClipZeroShot(Reference):
     """CLIP with hand-made sentences. What it learns is one temperature, which leaves every decision as it is."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("clip_zero_shot")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of(
+        "clip_zero_shot", paper={"epochs": 1, "warmup": {"epochs": 0}}, short={"train": {"steps": 1}}
+    )
     fixed: ClassVar[Mapping[str, Any]] = {"cpt": CptSettings(on=False), "baseline": "zero_shot"}
 
 
@@ -73,7 +75,7 @@ class ClipLinearProbe(Reference):
 class ClipFinetune(Reference):
     """CLIP's image tower trained whole, with a linear classifier that starts from the class texts."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("clip_finetune")
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("clip_finetune", short={"optim": {"lr": 3e-4}})
     fixed: ClassVar[Mapping[str, Any]] = {"cpt": CptSettings(on=False), "baseline": "finetune"}
 
 
