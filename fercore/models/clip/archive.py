@@ -28,16 +28,14 @@ def read_script_archive(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if the archive holds anything but modules, plain values and tensors.
     """
-    with zipfile.ZipFile(path) as archive:
-        data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-        root = data.removesuffix("data.pkl")
-        reader = _Reader(archive.read(data), lambda key: archive.read(f"{root}data/{key}"))
-        try:
-            module = reader.load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, IndexError) as error:
-            raise ValueError(str(error) or type(error).__name__) from None
     tensors: dict[str, Tensor] = {}
-    _collect(module, "", tensors)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            root = data.removesuffix("data.pkl")
+            _collect(_Reader(archive.read(data), lambda key: archive.read(f"{root}data/{key}")).load(), "", tensors)
+    except Exception as error:  # a damaged archive fails in as many ways as zip, pickle and torch have errors
+        raise ValueError((str(error) or type(error).__name__).splitlines()[0][:160]) from None
     return tensors
 
 
@@ -45,7 +43,7 @@ class _Module:
     """A module of the archive: its attributes, no behaviour."""
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.attributes = state
+        self.attributes = dict(state)
 
 
 class _Reader(pickle.Unpickler):

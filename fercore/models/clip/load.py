@@ -12,11 +12,12 @@ from typing import Any, Literal, TypeAlias
 
 import open_clip
 import torch
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg, list_pretrained_tags_by_model
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import Tensor, nn
 
 from fercore.errors import UserInputError, did_you_mean
 from fercore.models.clip.configs import clip_config
+from fercore.models.clip.fetch import fetch_published
 from fercore.models.clip.files import fit_state, is_openai, read_state
 from fercore.models.clip.settings import ClipSettings
 from fercore.models.clip.tokens import Tokenizer
@@ -125,7 +126,7 @@ def _from_tag(model: str, config: Mapping[str, Any], tag: str) -> Loaded:
         raise UserInputError(f"{written!r} is no file and no tag of CLIP model {model!r}", where="pretrained", fix=fix)
     published = get_pretrained_cfg(model, tag)
     try:
-        path = download_pretrained(published)
+        path = fetch_published(published)
     except Exception as error:
         what = f"cannot fetch weights {tag!r} of {model!r} ({type(error).__name__})"
         raise UserInputError(what, where="pretrained", fix=_by_hand(model, config, published)) from None
@@ -175,7 +176,7 @@ def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: d
 
 def _is_file(pretrained: str) -> bool:
     path = Path(pretrained)
-    return path.exists() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
+    return path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
 
 
 def _weights_hash(network: nn.Module) -> str:

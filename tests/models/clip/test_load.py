@@ -233,7 +233,7 @@ def test_a_tag_without_a_network_says_what_to_do(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("fercore.models.clip.load.download_pretrained", offline)
+    monkeypatch.setattr("fercore.models.clip.fetch.download_pretrained", offline)
     monkeypatch.setattr("fercore.models.clip.load.clip_config", lambda name: SMALL["tiny"])
     with pytest.raises(UserInputError) as error:
         load("ViT-B-16", "openai")
@@ -250,7 +250,7 @@ def test_a_tag_loads_what_was_fetched(monkeypatch, tmp_path):
     published = {"hf_hub": "x", "quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (0.4, 0.5, 0.6)}
     monkeypatch.setattr("fercore.models.clip.load.list_pretrained_tags_by_model", lambda model: ["ours_v1"])
     monkeypatch.setattr("fercore.models.clip.load.get_pretrained_cfg", lambda model, tag: published)
-    monkeypatch.setattr("fercore.models.clip.load.download_pretrained", lambda cfg: str(path))
+    monkeypatch.setattr("fercore.models.clip.fetch.download_pretrained", lambda cfg: str(path))
     clip = load(pretrained="ours-v1")
     assert same(clip, load(seed=9))
     assert (clip.mean, clip.std) == (published["mean"], published["std"])
