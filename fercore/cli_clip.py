@@ -28,7 +28,7 @@ def warmup(
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
     lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 2e-3,
     augment: Annotated[str, typer.Option(help="none, light, standard or crop.")] = "none",
-    seed: Annotated[int, typer.Option(help="Seed of weights, people held out, and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
     from fercore.engine.clip_warmup import Warmup, refuse_unwritable, save_clip, warm_up

@@ -198,6 +198,8 @@ def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
         with torch.no_grad():
             network.logit_scale.clamp_(*SCALES)
         say(step + 1, plan.steps, loss.item())
+    if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+        raise UserInputError("the weights are not finite after the last step", where="clip warmup", fix="lower --lr")
     network.requires_grad_(False).eval()
 
 
@@ -239,7 +241,7 @@ def _prepared(clip: Clip, images: Tensor) -> Tensor:
 
 def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
     """Return the faces of the people to train on, and of the others."""
-    parts: dict[str, list[Faces]] = {"train": [], "test": []}
+    found: list[tuple[Faces, Sequence[str], list[str]]] = []
     for text in plan.data:
         spec, settings = parse_spec(text), DataSettings(size=size, cache_mb=0)
         table, _ = read_chosen(spec)
@@ -252,15 +254,35 @@ def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
         if provider:
             units, _ = units_of(provider, table, settings, spec.where)
             shown = [tuple(np.array(units.names)[row > 0].tolist()) for row in units.codes]
+        if not all(table.subjects) or len(set(table.subjects)) < 2:
+            fix = "give data with two persons or more, such as a manifest with a column subject"
+            raise UserInputError("people to hold out need known subjects", where=spec.where, fix=fix)
         shares = {"train": 1 - plan.held_out, "test": plan.held_out}
-        division = np.array(divide(table, shares, by="subject", seed=plan.seed))
+        division = divide(table, shares, by="subject", seed=plan.seed)
         images = torch.from_numpy(fetch(table, np.arange(len(table)), settings))
-        for part, faces in parts.items():
-            at = np.flatnonzero(division == part).tolist()
-            labels = tuple(CANONICAL[table.labels[i]] for i in at)
-            faces.append(Faces(images[at], labels, tuple(shown[i] for i in at)))
-    taught, tested = (_joined(faces) for faces in parts.values())
-    return taught, tested
+        labels = tuple(CANONICAL[label] for label in table.labels.tolist())
+        found.append((Faces(images, labels, tuple(shown)), table.subjects, division))
+    return _divided(found)
+
+
+def _divided(found: Sequence[tuple[Faces, Sequence[str], list[str]]]) -> tuple[Faces, Faces]:
+    """Return the faces to train on and the others; who is held out in one dataset is in every one.
+
+    Args:
+        found: of each dataset its faces, whose they are, and the part each is in.
+    """
+    held = {who for _, people, parts in found for who, part in zip(people, parts, strict=True) if part == "test"}
+    taught, tested = [], []
+    for faces, people, _ in found:
+        out = np.array([who in held for who in people], dtype=bool)
+        taught.append(_some(faces, np.flatnonzero(~out)))
+        tested.append(_some(faces, np.flatnonzero(out)))
+    return _joined(taught), _joined(tested)
+
+
+def _some(faces: Faces, at: np.ndarray) -> Faces:
+    chosen = at.tolist()
+    return Faces(faces.images[at], tuple(faces.labels[i] for i in chosen), tuple(faces.units[i] for i in chosen))
 
 
 def _joined(faces: Sequence[Faces]) -> Faces:

@@ -94,6 +94,19 @@ def test_people_held_out_are_not_trained_on(monkeypatch):
     assert any(taught.units)
 
 
+def test_a_person_held_out_in_one_dataset_is_in_every_one(monkeypatch):
+    from fercore.engine import clip_warmup
+
+    seen = {}
+    monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))
+    monkeypatch.setattr(clip_warmup, "zero_shot", lambda clip, faces, classes: seen.update(tested=faces) or 0.0)
+    # The first 200 images of both show the same ten people.
+    warm_up(replace(PLAN, data=("synthfer:studio?n=200&seed=5", "synthfer:studio?n=400&seed=5")))
+    pixels = {image.numpy().tobytes() for image in seen["taught"].images}
+    assert len(seen["taught"]) + len(seen["tested"]) == 600
+    assert not any(image.numpy().tobytes() in pixels for image in seen["tested"].images)
+
+
 def test_zero_shot_counts_each_class_alike(small_faces):
     clip, faces = small_faces
     accuracy = zero_shot(clip, faces, ["anger", "fear"])
@@ -147,6 +160,8 @@ def test_the_command(tmp_path):
         (replace(PLAN, steps=0), "at least one step"),
         (replace(PLAN, lr=0.0), "a learning rate above 0"),
         (replace(PLAN, lr=1e30), "not finite after . steps.*lower --lr"),
+        (replace(PLAN, lr=1e60, steps=1), "not finite after the last step.*lower --lr"),
+        (replace(PLAN, data=("synthfer:studio?n=1",)), "need known subjects.*manifest"),
         (replace(PLAN, augment="lite"), "unknown augmentation 'lite'.*did you mean 'light'"),
     ],
 )
@@ -154,6 +169,13 @@ def test_bad_plans_are_one_line(plan, line):
     with pytest.raises(UserInputError, match=line) as error:
         warm_up(plan)
     assert "\n" not in str(error.value)
+
+
+def test_a_seed_that_no_generator_takes_is_refused(tmp_path):
+    for seed in ("-1", str(2**64)):
+        result = CliRunner().invoke(app, ["clip", "warmup", "--out", str(tmp_path / "c.safetensors"), "--seed", seed])
+        assert result.exit_code == 2
+        assert "--seed" in result.output
 
 
 def test_where_nothing_can_be_written_nothing_is_trained(tmp_path):
