@@ -85,7 +85,7 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
     Raises:
         UserInputError: for an unknown model, unusable data, or lengths that make no training.
     """
-    if plan.steps < 1 or plan.batch < 2 or plan.lr <= 0 or not 0 < plan.held_out < 1:
+    if plan.steps < 1 or plan.batch < 2 or not 0 < plan.lr < 1e36 or not 0 < plan.held_out < 1:
         what = "at least one step, two images a step, a learning rate above 0, and a share of people in (0, 1)"
         raise UserInputError(what, where="clip warmup")
     if plan.augment not in AUGMENT:

@@ -160,7 +160,8 @@ def test_the_command(tmp_path):
         (replace(PLAN, steps=0), "at least one step"),
         (replace(PLAN, lr=0.0), "a learning rate above 0"),
         (replace(PLAN, lr=1e30), "not finite after . steps.*lower --lr"),
-        (replace(PLAN, lr=1e60, steps=1), "not finite after the last step.*lower --lr"),
+        (replace(PLAN, lr=float("nan")), "a learning rate above 0"),
+        (replace(PLAN, lr=1e60), "a learning rate above 0"),
         (replace(PLAN, data=("synthfer:studio?n=1",)), "need known subjects.*manifest"),
         (replace(PLAN, augment="lite"), "unknown augmentation 'lite'.*did you mean 'light'"),
     ],
@@ -169,6 +170,16 @@ def test_bad_plans_are_one_line(plan, line):
     with pytest.raises(UserInputError, match=line) as error:
         warm_up(plan)
     assert "\n" not in str(error.value)
+
+
+def test_weights_that_the_last_step_spoiled_are_not_saved(monkeypatch):
+    def spoil(parameters, norm):
+        for parameter in parameters:
+            parameter.grad.fill_(torch.nan)
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", spoil)
+    with pytest.raises(UserInputError, match="weights are not finite after the last step.*lower --lr"):
+        warm_up(replace(PLAN, steps=1))
 
 
 def test_a_seed_that_no_generator_takes_is_refused(tmp_path):
