@@ -13,7 +13,7 @@ import numpy as np
 
 from fercore.errors import UserInputError
 
-VERSION = 1
+VERSION = 2
 PIXELS, DIGESTS, DRAFT = ".pixels", ".digests", ".draft"
 OLD = 3600.0
 """Age in seconds from which a draft is a killed process's."""

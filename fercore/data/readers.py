@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from fercore.data.scaling import NoScale, Scaling, is_deep, is_scaled, scaled
+from fercore.data.scaling import LARGEST, NoScale, Scaling, is_deep, is_scaled, scaled
 from fercore.errors import UserInputError
 
 if TYPE_CHECKING:
@@ -188,6 +188,7 @@ def with_pixels(content: bytes) -> Image:
         image = Image.open(io.BytesIO(content))
         if max(image.size) > MAX_SIDE or image.size[0] * image.size[1] > MAX_PIXELS:
             raise Unusable(f"too large: {image.size[0]}x{image.size[1]} pixels")
+        _note_depth(image)
         image.load()
     except Unusable:
         raise
@@ -199,6 +200,20 @@ def with_pixels(content: bytes) -> Image:
         kind = "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
         raise Unusable(f"{kind}: {error}") from None
     return image
+
+
+def _note_depth(image: Image) -> None:
+    """Keep what decoding would hide of an image's depth.
+
+    Raises:
+        Unusable: for 16-bit grey with alpha, of which PIL reads 8 bits.
+    """
+    tiles = getattr(image, "tile", None)  # how the file lies on disk, gone once the pixels are loaded
+    layout = tiles[0][3] if tiles else None
+    if layout == "LA;16B":
+        raise Unusable("grey of 16 bits with alpha, whose lower 8 bits would be lost; save it without alpha")
+    if image.format == "PPM" and isinstance(layout, tuple) and layout[0] == "L":
+        image.info[LARGEST] = layout[-1]
 
 
 def _to_rgb(image: Image, scaling: Scaling | None) -> Image:

@@ -27,6 +27,8 @@ PAIR = re.compile(rf"({NUMBER}),({NUMBER})")
 FIX = "write range=LO,HI (values that become black and white), range=image or range=image:1,99 (percentiles)"
 NO_RANGE = "one-channel image of more than 8 bits, and no range to scale it by"
 """Why such an image is unusable as long as the spec has no range."""
+LARGEST = "largest value"
+"""Entry of an image's `info`: what its file says (PGM) is white."""
 
 
 class NoScale(Exception):
@@ -112,8 +114,8 @@ def is_deep(image: Image) -> bool:
 
 
 def is_scaled(image: Image) -> bool:
-    """Return whether a range says how an image becomes 8 bits: whether it has one channel, and no palette."""
-    return image.mode == "L" or is_deep(image)
+    """Return whether a range says how an image becomes 8 bits: whether it has one channel, or alpha beside it."""
+    return image.mode in ("L", "LA") or is_deep(image)
 
 
 def scaled(image: Image, scaling: Scaling | None) -> Image:
@@ -128,4 +130,14 @@ def scaled(image: Image, scaling: Scaling | None) -> Image:
         return image
     if scaling is None:
         raise NoScale(NO_RANGE)
-    return Image.fromarray(scaling.apply(np.asarray(image)))
+    grey = image.getchannel("L") if image.mode == "LA" else image
+    return Image.fromarray(scaling.apply(_as_stored(np.asarray(grey), image.info.get(LARGEST))))
+
+
+def _as_stored(values: np.ndarray, largest: int | None) -> np.ndarray:
+    """Return the values that a file holds, where PIL has stretched those up to `largest` over all of 8 or 16 bits."""
+    full = 255 if values.dtype == np.uint8 else 65535
+    if largest is None or largest == full:
+        return values
+    stored: np.ndarray = np.rint(values * (largest / full)).astype(values.dtype)
+    return stored

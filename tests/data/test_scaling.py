@@ -19,7 +19,7 @@ from fercore.data.crops import CropReader
 from fercore.data.opening import read_domain
 from fercore.data.prepare.faces import Face
 from fercore.data.prepare.one import PrepareSettings, prepare_one
-from fercore.data.readers import FileReader, Unusable, decode
+from fercore.data.readers import FileReader, Unusable, decode, kind_of
 from fercore.data.scaling import NO_RANGE, NoScale, Scaling, parse_scaling
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
@@ -136,6 +136,48 @@ def test_every_file_of_the_same_values_gives_the_same_pixels(tmp_path: Path, kin
         decode(path.read_bytes())
     with pytest.raises(Unusable, match="no range"):
         FileReader((str(path),)).digest(0)
+
+
+@pytest.mark.parametrize("largest", [100, 1023, 4095, 65534, 65535])
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_pgm_file_keeps_its_own_values(largest: int, plain: bool):
+    values = np.linspace(0, largest, 144).astype(np.uint16)
+    head = f"P{2 if plain else 5}\n12 12\n{largest}\n".encode()
+    dtype = ">u2" if largest > 255 else np.uint8
+    content = head + (" ".join(map(str, values)).encode() if plain else values.astype(dtype).tobytes())
+    low, high = largest // 4, min(largest, 60000)
+    expected = [exact(v, low, high) for v in values.tolist()]
+    assert decode(content, Scaling(low, high))[:, :, 0].ravel().tolist() == expected
+    if largest <= 255:  # without a range white is white, as any viewer shows it
+        assert decode(content).max() == 255
+
+
+def sixteen_bits_with_alpha(values: np.ndarray) -> bytes:
+    """Write a PNG of 16-bit grey and alpha by hand: PIL writes none."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = values.shape
+    rows = np.stack([values, np.full_like(values, 65535)], -1).astype(">u2")
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    head = struct.pack(">IIBBBBB", width, height, 16, 4, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_grey_with_alpha(tmp_path: Path):
+    grey = Image.fromarray(np.arange(50, 150, dtype=np.uint8).reshape(10, 10))
+    grey.convert("LA").save(tmp_path / "la.png")
+    content = (tmp_path / "la.png").read_bytes()
+    assert (decode(content)[:, :, 1] == np.asarray(grey)).all()
+    assert (decode(content, Scaling(60, 100))[:, :, 1] == Scaling(60, 100).apply(np.asarray(grey))).all()
+    assert kind_of(str(tmp_path / "la.png")) == "one_channel"
+    deep = sixteen_bits_with_alpha(thermal(1))
+    for scaling in (None, Scaling(0, 65535)):
+        with pytest.raises(Unusable, match="16 bits with alpha"):
+            decode(deep, scaling)
 
 
 def test_a_turned_infrared_image_is_turned_back(tmp_path: Path):
