@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from fercore.errors import UserInputError, did_you_mean
 
@@ -94,9 +103,18 @@ class DataSettings(Settings):
         if "target" not in values:
             return {**values, "target": divided[0]} if divided else values
         target = str(values["target"])
-        if asks_for_shots(target) or ("label_file=" in target.rpartition("?")[2]):
-            return {**values, "sources": [*(spec for spec in sources if str(spec).strip() != target.strip()), target]}
+        others = [spec for spec in sources if str(spec).strip() != target.strip()]
+        if asks_for_shots(target) or ("label_file=" in target.rpartition("?")[2] and len(others) == len(sources)):
+            return {**values, "sources": [*others, target]}
         return values
+
+    @field_serializer("sources")
+    def _without_few_shots(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+        """Leave out what follows from the target, so that a settings file fits another target too."""
+        target = self.target.strip()
+        if not asks_for_shots(target) or len(sources) == 1:
+            return sources
+        return tuple(spec for spec in sources if spec.strip() != target)
 
     @property
     def few_shot_domain(self) -> int | None:

@@ -217,6 +217,24 @@ def test_settings_number_the_domain():
     assert not asks_for_shots("folder:/shots=5")
 
 
+def test_settings_that_are_written_fit_another_target():
+    data = DataSettings(sources=(STUDIO, "synthfer:web"), target="synthfer:wild?shots=5")
+    written = json.loads(RunConfig(data=data).model_dump_json())["data"]
+    assert written["sources"] == [STUDIO, "synthfer:web"]
+    assert DataSettings(**written) == data
+    other = DataSettings(**{**written, "target": "synthfer:nir?shots=2"})
+    assert other.sources == (STUDIO, "synthfer:web", "synthfer:nir?shots=2")
+    assert DataSettings(**{**written, "target": "synthfer:nir"}).sources == (STUDIO, "synthfer:web")
+    alone = DataSettings(sources=("synthfer:wild?shots=5",), target="synthfer:wild?shots=5")
+    assert DataSettings(**json.loads(alone.model_dump_json())) == alone
+
+
+def test_a_source_that_a_file_divides_keeps_its_place():
+    data = DataSettings(sources=("folder:x?label_file=f", STUDIO))
+    assert data.sources == ("folder:x?label_file=f", STUDIO)
+    assert DataSettings(**json.loads(data.model_dump_json())) == data
+
+
 def loader(options: str, **settings) -> StepLoader:
     target = f"synthfer:wild?n=210&seed=3{options}"
     values = {"sources": (STUDIO, "synthfer:posed?n=168"), "target": target, "size": 16, "target_batch": 8}
