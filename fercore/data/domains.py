@@ -100,8 +100,8 @@ def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
             tables.append(labelled_part(opened, classes))
             continue
         pool = adaptation if same else labelled_part(opened, classes)
-        tested = frozenset(test.subjects) - {""} if same else frozenset[str]()
-        label_split = _label_split(opened, pool, classes, spec_seed(divided, seed), tested, label_file)
+        watched = test if same else None
+        label_split = _label_split(opened, pool, classes, spec_seed(divided, seed), watched, label_file)
         tables.append(pool.subset(label_split.labelled()))
         opened.report |= {"classes": tables[-1].counts(classes), "n": len(tables[-1])}
         if same:
@@ -142,12 +142,12 @@ def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
 
 
 def _label_split(
-    opened: Opened, pool: Table, classes: Sequence[str], seed: int, tested: frozenset[str], file: Path | None
+    opened: Opened, pool: Table, classes: Sequence[str], seed: int, test: Table | None, file: Path | None
 ) -> LabelSplit:
     """Divide the training part of a domain; copies with different labels are not taken for labelled ones."""
     barred = frozenset(opened.table.rows[opened.preflight.conflicting].tolist())
     content, spec = opened.content, opened.spec
-    return divide_labels(pool, content, classes, spec, seed=seed, barred=barred, tested=tested, file=file)
+    return divide_labels(pool, content, classes, spec, seed=seed, barred=barred, test=test, file=file)
 
 
 def _with_units(

@@ -9,8 +9,9 @@ label_by=subject          nobody is on both sides: further images of a labelled 
 include_labelled=true     the labelled images are among the unlabelled ones too, without their labels
 label_file=FILE           in place of a number: the division as a run folder's labelled.json keeps it
 
-The test part never holds a labelled sample. With `shots` and `fraction` it shows no person of one either: samples of
-persons who are in it, as parts that a dataset comes with may have it, are not labelled.
+The test part never holds a labelled sample. With `shots` and `fraction` it shows no person of one either, nor, where
+persons are unknown, another frame of its sequence: samples whose person or sequence is in it, as parts that a dataset
+comes with may have it, are not labelled.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def divide_labels(
     *,
     seed: int,
     barred: frozenset[int] = frozenset(),
-    tested: frozenset[str] = frozenset(),
+    test: Table | None = None,
     file: Path | None = None,
 ) -> LabelSplit:
     """Divide a training part, by drawing or as a file says.
@@ -123,7 +124,7 @@ def divide_labels(
         content: row of the reader -> hash of its content.
         classes: of the run. spec: options as of this module. seed: of the drawing.
         barred: rows whose label is in doubt; they stay unlabelled.
-        tested: persons of the test part; with shots or fraction their samples stay unlabelled too.
+        test: the test part; with shots or fraction samples of its persons and sequences stay unlabelled too.
         file: labelled.json of the run that goes on; it wins over the options.
 
     Raises:
@@ -137,7 +138,8 @@ def divide_labels(
         record = read_labels(file)
         parts = _parts_of(record, pool, content, classes, file)
     else:
-        shown = np.array([asks_for_few(spec) and name in tested for name in pool.subjects], dtype=bool)
+        watched = test if test is not None and asks_for_few(spec) else pool.subset([])
+        shown = _shown(pool, watched)
         chosen, left_out, how = draw_labels(pool, np.where(shown, -1, labels), classes, spec, seed)
         if shown.any():
             how["persons_of_test"] = int((labels[shown] >= 0).sum())
@@ -148,6 +150,13 @@ def divide_labels(
         fix = "ask for fewer labels" + (", or ?label_by=image" if record["by"] == "subject" else "")
         raise UserInputError("no image is left without a label", where=spec.where, fix=fix)
     return split
+
+
+def _shown(pool: Table, test: Table) -> np.ndarray:
+    """Return bool[n]: whose person is in the test part, or, if that is unknown, whose sequence."""
+    persons, sequences = set(test.subjects) - {""}, set(test.sequences) - {""}
+    pairs = zip(pool.subjects, pool.sequences, strict=True)
+    return np.array([who in persons if who else sequence in sequences for who, sequence in pairs], dtype=bool)
 
 
 def _named_parts(n: int, chosen: Sequence[int], left_out: Sequence[int]) -> tuple[str, ...]:

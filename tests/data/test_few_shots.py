@@ -110,6 +110,26 @@ def test_persons_of_the_test_part_are_not_labelled(tmp_path: Path, image, tree):
     assert not set(anew.sources[1].subjects) & set(anew.test.subjects)
 
 
+def test_frames_of_tested_sequences_are_not_labelled(tmp_path: Path, image, tree):
+    source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
+    with (tmp_path / "faces.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("path", "label", "split", "sequence"))
+        for k in range(24):
+            image(tmp_path / f"{k}.png", 5000 + k)
+            label, clip = ("anger", "sadness")[k % 2], k % 8
+            writer.writerow((f"{k}.png", label, "test" if k >= 20 or clip in (6, 7) else "train", f"clip{clip}"))
+    for seed in range(3):
+        domains = opened("shots=2", sources=source, target=f"manifest:{tmp_path / 'faces.csv'}?name=t", seed=seed)
+        assert set(domains.test.sequences) == {"clip4", "clip5", "clip6", "clip7"}
+        assert set(domains.sources[1].sequences) <= {"clip0", "clip1", "clip2", "clip3"}
+        assert domains.report["label_split"]["persons_of_test"] == 4
+    whole = f"manifest:{tmp_path / 'faces.csv'}?split=all"
+    text = refused("shots=9", sources=source, target=whole)
+    assert text.startswith("no labelled target sample of")
+    assert "person or sequence" in text
+
+
 def test_a_class_whose_labels_are_all_of_test_persons_is_refused(tmp_path: Path, image, tree):
     source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
     rows = [("anger", "train", "p1"), ("anger", "train", "p2"), ("sadness", "train", "p1")]
