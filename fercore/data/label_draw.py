@@ -55,7 +55,8 @@ def _refuse_too_few(found: np.ndarray, classes: Sequence[str], spec: DomainSpec)
         fix = "leave the class out of data.classes"
         raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
     if empty:
-        what = f"no labelled target sample of {empty[0]} in the training part, of a person or sequence that is not in the test part"
+        what = f"no labelled target sample of {empty[0]} in the training part"
+        what += ", of a person or sequence that is not in the test part"
         fix = "leave the class out of data.classes, or divide the target by person (?divide=subject:50/50, ?split=all)"
         raise UserInputError(what, where=spec.where, fix=fix)
 

@@ -71,7 +71,8 @@ def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
     if counts["left out"]:
         lines.append(f"{counts['left out']} unlabelled images of labelled persons left out; ?label_by=image keeps them")
     if split["persons_of_test"]:
-        lines.append(f"{split['persons_of_test']} images stay unlabelled: their persons or sequences are in the test part")
+        n = split["persons_of_test"]
+        lines.append(f"{n} images stay unlabelled: their persons or sequences are in the test part")
     if split["short"]:
         lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
     return lines
