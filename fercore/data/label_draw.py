@@ -56,7 +56,7 @@ def _refuse_too_few(found: np.ndarray, classes: Sequence[str], spec: DomainSpec)
         raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
     if empty:
         what = f"no labelled target sample of {empty[0]} in the training part"
-        what += ", of a person or sequence that is not in the test part"
+        what += " (what shows a person or sequence of the test part, or has a copy under another label, does not count)"
         fix = "leave the class out of data.classes, or divide the target by person (?divide=subject:50/50, ?split=all)"
         raise UserInputError(what, where=spec.where, fix=fix)
 

@@ -127,7 +127,7 @@ def test_frames_of_tested_sequences_are_not_labelled(tmp_path: Path, image, tree
     whole = f"manifest:{tmp_path / 'faces.csv'}?split=all"
     text = refused("shots=9", sources=source, target=whole)
     assert text.startswith("no labelled target sample of")
-    assert "person or sequence" in text
+    assert "person or sequence of the test part" in text
 
 
 def test_a_class_whose_labels_are_all_of_test_persons_is_refused(tmp_path: Path, image, tree):
@@ -136,6 +136,18 @@ def test_a_class_whose_labels_are_all_of_test_persons_is_refused(tmp_path: Path,
     target = people(tmp_path, image, [*rows, ("anger", "test", "p1"), ("sadness", "test", "p1")])
     text = refused("shots=1", sources=source, target=target)
     assert text.startswith("no labelled target sample of sadness in the training part")
+
+
+def test_copies_under_two_labels_are_not_labelled(tmp_path: Path, image, tree):
+    source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
+    rows = [(label, part, "") for part in ("train", "test") for label in ("anger", "sadness") * 3]
+    target = people(tmp_path, image, rows)
+    (tmp_path / "0.png").write_bytes((tmp_path / "1.png").read_bytes())
+    few = opened("shots=9", sources=source, target=target).sources[1]
+    assert np.bincount(few.labels).tolist() == [2, 2]
+    for k in (2, 4):
+        (tmp_path / f"{k}.png").write_bytes((tmp_path / "1.png").read_bytes())
+    assert "has a copy under another label" in refused("shots=1", sources=source, target=target)
 
 
 def test_a_target_without_labels_has_none_to_give(tmp_path: Path, image, tree):
