@@ -49,7 +49,7 @@ class Scaling:
     per_image: bool = False
 
     def __str__(self) -> str:
-        pair = ",".join(repr(end).removesuffix(".0") for end in (self.low, self.high))
+        pair = ",".join(np.format_float_positional(end, trim="-") for end in (self.low, self.high))
         return pair if not self.per_image else "image" if (self.low, self.high) == (0, 100) else f"image:{pair}"
 
     def apply(self, values: np.ndarray) -> np.ndarray:
@@ -100,7 +100,7 @@ def parse_scaling(spec: DomainSpec) -> Scaling | None:
     match = PAIR.fullmatch("0,100" if per_image and not colon else pair)
     if match is None or (colon and not per_image):
         raise UserInputError(f"cannot read option range={text!r}", where=spec.where, fix=FIX)
-    low, high = float(match[1]), float(match[2])
+    low, high = float(match[1]) + 0.0, float(match[2]) + 0.0  # -0 is 0
     if low >= high or high > 3.4e38 or low < -3.4e38:
         raise UserInputError(f"option range={text!r} does not rise", where=spec.where, fix=FIX)
     if per_image and not 0 <= low < high <= 100:

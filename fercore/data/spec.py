@@ -170,7 +170,7 @@ def _check_labelled(spec: DomainSpec) -> None:
     spec.flag("include_labelled")
     for option, kind in (("label_count", "labels"), ("shots", "labels a class")):
         count = spec.options.get(option, "1")
-        if not (count.isascii() and count.isdecimal() and 0 < int(count) < 10**9):
+        if not (count.isascii() and count.isdecimal() and len(count) <= 9 and int(count)):
             what = f"option {option_name(option)}={count!r} is not a number of {kind}"
             raise UserInputError(what, where=spec.where, fix="give a whole number from 1 up")
     share = spec.options.get("fraction", ".1")

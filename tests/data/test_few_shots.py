@@ -199,6 +199,7 @@ def test_the_file_brings_them_back(tmp_path: Path):
         ("shots=0", "shots='0' is not a number of labels a class"),
         ("shots=-1", "is not a number of labels a class"),
         ("shots=2.5", "is not a number of labels a class"),
+        pytest.param("shots=" + "9" * 5000, "is not a number of labels a class", id="digits"),
         ("fraction=0", "fraction='0' is not a share between 0 and 1"),
         ("fraction=0.0", "is not a share between 0 and 1"),
         ("fraction=1", "is not a share between 0 and 1"),

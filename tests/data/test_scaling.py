@@ -305,6 +305,9 @@ def test_good_ranges_are_read():
     ]
     assert [str(scaling) for scaling in read.values()] == ["-10.5,40", "image", "image:0.5,99.5"]
     assert parse_scaling(parse_spec("folder:x")) is None
+    for text in ("0,10000000000000000", "0,0.00001", "image:0.00001,99", "-0.25,1000000"):
+        assert str(parse_scaling(parse_spec(f"folder:x?range={text}"))) == text  # what reports and `convert` hand on
+    assert str(parse_scaling(parse_spec("folder:x?range=-0,+1"))) == "0,1"
 
 
 def test_a_range_that_has_no_effect_is_refused(infrared: Path, visible: Path):
