@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def load_clip(settings: ClipSettings, *, seed: int) -> Clip:
             network, statistics = _build(config), (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
             identity: dict[str, str | int] = {"seed": seed, "sha256": _weights_hash(network)}
         elif _is_file(settings.pretrained):
-            network, statistics, identity = _from_file(settings.model, config, Path(settings.pretrained))
+            path = Path(os.path.expanduser(settings.pretrained))
+            network, statistics, identity = _from_file(settings.model, config, path)
         else:
             network, statistics, identity = _from_tag(settings.model, config, settings.pretrained)
     network.eval().requires_grad_(False)
@@ -175,7 +177,7 @@ def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: d
 
 
 def _is_file(pretrained: str) -> bool:
-    path = Path(pretrained)
+    path = Path(os.path.expanduser(pretrained))
     return path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
 
 

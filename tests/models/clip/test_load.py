@@ -112,6 +112,12 @@ def test_files_of_all_kinds_hold_the_same_weights(tmp_path, small):
         assert got.identity == {"model": "tiny", "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+def test_a_file_in_ones_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(dict(load(seed=5).network.state_dict()), tmp_path / "clip.safetensors")
+    assert same(load(pretrained="~/clip.safetensors"), load(seed=5))
+
+
 def test_both_layouts_of_the_text_tower_are_read(tmp_path):
     from fercore.models.clip.files import fit_state
 
