@@ -88,7 +88,8 @@ class WeightAverage:
 
 
 def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield the network's floating-point buffers, those of plugins left out."""
+    """Yield the network's floating-point buffers, those of plugins left out, and constants, which no checkpoint has."""
+    saved = model.state_dict().keys()
     for name, buffer in model.named_buffers():
-        if buffer.is_floating_point() and not name.startswith("parts."):
+        if buffer.is_floating_point() and name in saved and not name.startswith("parts."):
             yield name, buffer

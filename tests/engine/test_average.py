@@ -17,7 +17,7 @@ from fercore.engine.setup import build_workshop
 from fercore.hooks import hookimpl
 from fercore.hooks.assemble import Company, assemble
 from fercore.hooks.discovery import PluginInfo
-from fercore.models import Model, SizedByData
+from fercore.models import External, Model, SizedByData
 
 EMA = {"train": {"ema": 0.7}}
 
@@ -55,6 +55,20 @@ def test_the_average_is_the_literal_one(fabric, buffers):
         np.testing.assert_allclose(tensor.double().numpy(), expected[name], rtol=1e-5, atol=1e-6, err_msg=name)
     assert not any(p.requires_grad for p in average.model.parameters())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_constants_of_the_network_are_not_averaged(fabric):
+    model = small_model()
+    mask = torch.full((2, 2), float("-inf")).triu(1)
+    model.backbone.register_buffer("mask", mask.clone(), persistent=False)
+    frozen = nn.BatchNorm1d(2)
+    frozen.register_buffer("mask", mask.clone(), persistent=False)
+    model.backbone.add_module("frozen", External(frozen, {"seed": 0}))
+    average = WeightAverage(model, 0.9, "average", fabric)
+    for _ in range(3):
+        average.update(model)
+    assert torch.equal(average.model.backbone.mask, mask)
+    assert torch.equal(average.model.backbone.frozen.module.mask, mask)
 
 
 def test_the_average_has_the_plugins_buffers_whatever_their_shape(fabric):
