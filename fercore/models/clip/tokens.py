@@ -87,12 +87,17 @@ def context_tokens(clip: Clip, class_names: Sequence[str], *, k: int, template: 
         i64[C,L]: start, k placeholders, class name, ".", end, zeros.
 
     Raises:
-        UserInputError: for k below 0, a template without exactly one `{}`, or a sentence that is too long.
+        UserInputError: for k below 0 or more than fit, a template without exactly one `{}`, or a sentence that is too
+            long.
     """
     if k < 0:
         raise UserInputError(f"{k} prompts a layer", where="k", fix="0 or more")
     if template.count("{}") != 1:
         raise UserInputError(f"template {template!r} needs {{}} once, for the class name", where="template")
     names = [name.replace("_", " ") for name in class_names]
+    most = clip.context_length - 2 - max((len(clip.tokenizer.encode(f"{name}.")) for name in names), default=1)
+    if k > most > 0:
+        what = f"{k} prompts a layer do not fit into the {clip.context_length} tokens of CLIP model {clip.model!r}"
+        raise UserInputError(what, where="k", fix=f"{most} at most beside these classes")
     room = " ".join([PLACEHOLDER] * k)
     return clip.tokenize([f"{room} {name}." if k else template.replace("{}", name) for name in names])

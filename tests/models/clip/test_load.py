@@ -303,7 +303,10 @@ def test_the_short_vocabulary_is_the_head_of_clips_own(small):
 
 def test_bad_sentences_are_one_line(small):
     with pytest.raises(UserInputError, match="text is too long: .* takes 32"):
-        context_tokens(small, ["anger"], k=40)
+        context_tokens(small, [" ".join(["anger"] * 40)], k=2)
+    with pytest.raises(UserInputError, match=r"28 prompts a layer do not fit .* 32 tokens .*; 27 at most"):
+        context_tokens(small, ["fear", "anger"], k=28)
+    assert context_tokens(small, ["fear", "anger"], k=27).shape == (2, 32)
     with pytest.raises(UserInputError, match="-1 prompts"):
         context_tokens(small, ["anger"], k=-1)
     for template in ("a photo", "{} and {}"):
