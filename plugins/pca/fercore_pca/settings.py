@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from fercore.config import Settings, merge
+from fercore.data.labels import CANONICAL
+from fercore.errors import did_you_mean
 from fercore.models.clip import ClipSettings
 
 Infer: TypeAlias = Literal["weighted", "cls", "iga", "pda"]
@@ -33,7 +35,7 @@ class PromptSettings(Settings):
     init: Literal["normal", "words"] = Field(
         "normal", description="all from N(0, std^2), or the first layer's from the words 'a photo of a'"
     )
-    std: float = Field(0.02, gt=0, description="of the normal start")
+    std: float = Field(0.02, gt=0, allow_inf_nan=False, description="of the normal start")
     pos: Literal["after_patches", "after_cls"] = Field("after_patches", description="place of the visual prompts")
     visual: bool = Field(True, description="false = prompts in the text tower alone (CoOp)")
 
@@ -56,11 +58,20 @@ class TextSettings(Settings):
             raise ValueError(f"text.template {self.template!r} needs {{}} once, for the class")
         return self
 
+    @model_validator(mode="after")
+    def _words_are_of_classes(self) -> TextSettings:
+        for name, words in self.words.items():
+            if name not in CANONICAL:
+                raise ValueError(f"text.words names {name!r}, which is no class; {did_you_mean(name, CANONICAL)}")
+            if not words.strip():
+                raise ValueError(f"text.words calls {name!r} nothing; write a word, or leave it out")
+        return self
+
 
 class BankSettings(Settings):
     """Feature banks of the two domains (section II-C)."""
 
-    n: int = Field(5, ge=1, description="features a class and domain")
+    n: int = Field(5, ge=1, le=10_000, description="features a class and domain")
     rule: Literal["probability", "prediction"] = Field(
         "probability",
         description="a class's most probable images, or of those predicted as it (labelled ones: rightly; PDA)",
@@ -84,7 +95,9 @@ class IgaSettings(Settings):
 
     on: bool = Field(True, description="false = lambda2 is 0 and infer is 'cls'")
     eps: float = Field(10.0, gt=0, allow_inf_nan=False, description="divisor in the attention of Eq 10")
-    hidden: int | None = Field(None, ge=1, description="inner width of the three-layer projector; None = d/8")
+    hidden: int | None = Field(
+        None, ge=1, le=65_536, description="inner width of the three-layer projector; None = d/8"
+    )
     norm: Literal["layer", "batch"] = Field("layer", description="normalisation in the projector")
     score: Literal["cosine", "sum_logits"] = Field(
         "cosine", description="x' by its cosine, or the sum of both halves' logits"
@@ -128,7 +141,7 @@ class WarmupSettings(Settings):
     """Epochs at a small constant rate before the schedule."""
 
     epochs: int = Field(0, ge=0)
-    lr: float = Field(1e-5, gt=0)
+    lr: float = Field(1e-5, gt=0, allow_inf_nan=False)
 
 
 class CommonSettings(Settings):
@@ -161,8 +174,8 @@ class PcaSettings(CommonSettings):
     bank: BankSettings = BankSettings()
     target: TargetSettings = TargetSettings()
     rn: RnSettings = RnSettings()
-    lambda1: float = Field(0.5, ge=0, description="weight of L_cls (Eq 13)")
-    lambda2: float = Field(0.5, ge=0, description="weight of L_iga (Eq 13)")
+    lambda1: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of L_cls (Eq 13)")
+    lambda2: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of L_iga (Eq 13)")
     infer: Infer = Field(
         "weighted", description="lambda-weighted probabilities, one branch alone, or PDA's sum of logits"
     )

@@ -80,6 +80,17 @@ REFUSED = {
     "lambda1=0 iga.on=false": "no loss",
     "lambda2=0 cpt.on=false": "no loss",
     "iga.epsilon=3": "unknown setting 'pca_ifer.iga.epsilon'",
+    "iga.eps=inf": "finite",
+    "iga.hidden=70000": "less than or equal to 65536",
+    "bank.n=1000000000": "less than or equal to 10000",
+    "lambda1=inf": "finite",
+    "lambda2=inf": "finite",
+    "prompt.std=inf": "finite",
+    "warmup.lr=inf": "finite",
+    "prompt.depth=0": "greater than or equal to 1",
+    "target.threshold=1.5": "less than or equal to 1",
+    "text.words.angr=rage": "did you mean 'anger'",
+    "text.words.anger=''": "calls 'anger' nothing",
 }
 
 
