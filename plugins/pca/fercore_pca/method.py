@@ -64,12 +64,15 @@ class ClipMethod(Plugin):
             fix = "add ?shots=5 or ?fraction=0.1 to --target"
             log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
         clip = load_clip(self.recipe.clip, seed=config.seed)
+        for setting in planning.without_effect(self.recipe, clip):
+            log.warning("%s changes nothing with CLIP model %r: there are no prompts for it", setting, clip.model)
         if clip.image_size != config.data.size:
             log.warning(
                 "images of %d px are resized to the %d px of CLIP model %r (data.size)",
                 config.data.size, clip.image_size, clip.model,
             )  # fmt: skip
-        return build_network(self.name, self.recipe, clip, config.data.classes or (), labelled)
+        twice = planning.labelled_twice(config)
+        return build_network(self.name, self.recipe, clip, config.data.classes or (), labelled, twice=twice)
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:
@@ -98,17 +101,17 @@ class ClipMethod(Plugin):
         report = {}
         if banks is not None:
             report[f"{self.name}/classes_without_features"] = float(network.fill(read, by_hand=first))
-            if not bool(banks.usable) and not self.recipe.prompted:
+            if not bool(banks.usable) and self.recipe.weights[0] == 0:
                 fix = "give more images, or bank.rule='probability'"
-                raise UserInputError("no image for any class of either feature bank, and no prompts to learn", fix=fix)
+                what = "no image for any class of either feature bank, and no loss but that of the alignment"
+                raise UserInputError(what, fix=fix)
         if self._pseudo:
             report[f"{self.name}/pseudo_labelled"] = self._label(network, read["target"], by_hand=first)
         network.state.started.fill_(True)
         return report
 
     def _label(self, network: Network, target: EncodedDataset, *, by_hand: bool) -> float:
-        rule = "cls" if by_hand else self.recipe.rule
-        probs = infer(target.logits, rule, self.recipe.weights)
+        probs = infer(target.logits, "cls" if by_hand else network.rule, self.recipe.weights)
         sure = probs.amax(-1) >= self.recipe.target.threshold
         assert network.record is not None
         network.record.write(probs, sure)
@@ -151,13 +154,11 @@ class ClipMethod(Plugin):
     @hookimpl
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Classify by the rule of inference."""
-        banks = self._network(model).banks
-        rule = self.recipe.rule if banks is not None and bool(banks.usable) else "cls"
-        return infer(encoded.logits, rule, self.recipe.weights)
+        return infer(encoded.logits, self._network(model).rule, self.recipe.weights)
 
     @hookimpl
     def after_step(self, model: Model, report: StepReport) -> None:
-        """Let go of the step's text features."""
+        """Let go of the step's text features: the prompts have changed."""
         self._network(model).sentences.forget()
 
     @property

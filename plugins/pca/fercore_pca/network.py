@@ -17,33 +17,36 @@ from fercore_pca.banks import DualBanks
 from fercore_pca.probes import LinearProbe, Temperature, TextHead
 from fercore_pca.prompts import Prompts, sets_of_maps
 from fercore_pca.scores import aligned_logits, cosine_logits
-from fercore_pca.settings import PcaSettings
+from fercore_pca.settings import Infer, PcaSettings
 from fercore_pca.state import RunState
 from fercore_pca.towers import ImageTower, KeptFeatures, Sentences, class_names, full, scale_of
 
 Part = TypeVar("Part", bound=nn.Module)
 
 
-def build_network(name: str, recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None) -> Model:
+def build_network(
+    name: str, recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None, *, twice: bool = False
+) -> Model:
     """Build a model from a loaded CLIP.
 
     Args:
         name: the plugin's. recipe: its settings. classes: the run's classes by name.
         labelled: number of the source domain that is part of the target; None without one.
+        twice: whether the samples of that domain are among the unlabelled ones of the target too.
     """
     tower = ImageTower(clip, recipe.prompt.pos, trained=recipe.probe == "finetune")
     branches = ("cls", "iga") if recipe.aligned else ("cls",)
     features, heads = ({branch: nn.Identity() for branch in branches} for _ in range(2))
     model = Model(tower, features, heads, clip.mean, clip.std)
-    for part, module in _parts(recipe, clip, classes, labelled).items():
+    state = RunState(labelled, scale_of(clip, recipe.logit_scale), twice=twice)
+    for part, module in _parts(recipe, clip, classes, state).items():
         model.parts[f"{name}/{part}"] = module
     return model
 
 
-def _parts(recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None) -> dict[str, nn.Module]:
+def _parts(recipe: PcaSettings, clip: Clip, classes: Sequence[str], state: RunState) -> dict[str, nn.Module]:
     names = class_names(classes, recipe.text.words)
     sentences = Sentences(clip, names, recipe.text.template, recipe.prompt.k if recipe.prompted else 0)
-    state = RunState(labelled, scale_of(clip, recipe.logit_scale))
     parts: dict[str, nn.Module] = {"sentences": sentences, "state": state, "kept": KeptFeatures()}
     if recipe.prompted:
         sides = sets_of_maps(recipe.image_encoder == "per_domain_prompts")
@@ -103,7 +106,7 @@ class Network:
         return self._scored(self._prompted(batch, images, self.state.side() or "target"))
 
     def fill(self, read: Mapping[Side, EncodedDataset], *, by_hand: bool) -> int:
-        """Fill the banks with what was read of both sides; labelled target samples belong to the target's.
+        """Fill the banks with what was read of both sides; labelled target samples belong to the target's, once.
 
         Args:
             by_hand: whether it was read with CLIP as it was loaded.
@@ -119,12 +122,18 @@ class Network:
         one, other = source.features["cls"], source.logits["cls"].softmax(-1)
         rule = self.recipe.bank.rule
         self.banks.fill("source", one[~ours], other[~ours], source.labels[~ours], rule)
-        features = torch.cat([target.features["cls"], one[ours]])
-        probs = torch.cat([target.logits["cls"].softmax(-1), other[ours]])
-        self.banks.fill("target", features, probs, torch.cat([target.labels, source.labels[ours]]), rule)
+        added = torch.zeros_like(ours) if self.state.twice else ours
+        features = torch.cat([target.features["cls"], one[added]])
+        probs = torch.cat([target.logits["cls"].softmax(-1), other[added]])
+        self.banks.fill("target", features, probs, torch.cat([target.labels, source.labels[added]]), rule)
         with torch.no_grad():
             texts = self.sentences.by_hand(self.tower.network) if by_hand else self._texts()
         return self.banks.settle(texts)
+
+    @property
+    def rule(self) -> Infer:
+        """The rule of inference; that of x_v alone as long as images are not aligned."""
+        return self.recipe.rule if self.banks is not None and bool(self.banks.usable) else "cls"
 
     @property
     def _shown(self) -> bool:

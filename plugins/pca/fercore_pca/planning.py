@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fercore.config import RunConfig
+from fercore.data import parse_spec
 from fercore.errors import UserInputError
 from fercore.hooks.plans import optimiser_from
+from fercore.models.clip import Clip
 from fercore.schedule import CropAndColour, ParamGroup, Phase, Stage, Transform, ViewRequest
 from fercore.types import Side
 from fercore_pca.settings import AugSettings, CommonSettings, PcaSettings
@@ -50,11 +52,35 @@ def labelled_domain(settings: PcaSettings, config: RunConfig) -> int | None:
     """Return the number of the source domain that is the labelled part of the target; None without one.
 
     Raises:
-        UserInputError: if `target.mode` counts on labelled target samples and there are none.
+        UserInputError: if `target.mode` counts on labelled target samples and there are none, or other than it says.
     """
     found: int | None = config.data.few_shot_domain
     mode = settings.target.mode
-    if found is None and mode in ("shots", "fraction"):
+    if mode not in ("shots", "fraction"):
+        return found
+    if found is None:
         what = f"no labelled target sample, and target.mode is {mode!r}"
         raise UserInputError(what, where="--target", fix="write --target SPEC?shots=5 or ?fraction=0.1")
+    other = "fraction" if mode == "shots" else "shots"
+    if other in parse_spec(config.data.target).options:
+        what = f"target.mode is {mode!r}, and the target has ?{other}="
+        raise UserInputError(what, where="--target", fix=f"write ?{mode}=, or leave target.mode out")
     return found
+
+
+def without_effect(settings: PcaSettings, clip: Clip) -> list[str]:
+    """Return the settings of visual prompts that are given and change nothing with this image tower."""
+    if not settings.prompted:
+        return []
+    resnet, pooled = clip.kind == "resnet", settings.rn.attnpool_prompts
+    shown = settings.prompt.visual and (pooled or not resnet)
+    found = {
+        "rn.attnpool_prompts=true": pooled and not resnet,
+        "image_encoder='per_domain_prompts'": settings.image_encoder == "per_domain_prompts" and not shown,
+    }
+    return [name for name, idle in found.items() if idle]
+
+
+def labelled_twice(config: RunConfig) -> bool:
+    """Say whether labelled target samples are among the unlabelled ones too (?include_labelled=true)."""
+    return parse_spec(config.data.target).flag("include_labelled")

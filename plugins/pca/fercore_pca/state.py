@@ -19,6 +19,7 @@ class RunState(nn.Module):
     Args:
         labelled: number of the source domain that is the labelled part of the target; None without one.
         scale: s of Eq 7.
+        twice: whether the samples of that domain are among the unlabelled ones of the target too.
 
     Attributes:
         started: bool, the first epoch has begun.
@@ -30,9 +31,9 @@ class RunState(nn.Module):
     reading: Tensor
     by_hand: Tensor
 
-    def __init__(self, labelled: int | None, scale: float) -> None:
+    def __init__(self, labelled: int | None, scale: float, *, twice: bool = False) -> None:
         super().__init__()
-        self.labelled, self.scale = labelled, scale
+        self.labelled, self.scale, self.twice = labelled, scale, twice
         self.register_buffer("started", torch.tensor(False))
         self.register_buffer("reading", torch.tensor(NONE))
         self.register_buffer("by_hand", torch.tensor(False))

@@ -111,8 +111,8 @@ class Sentences(nn.Module):
         return self._keep("context", state, lambda: encode_text(network, self.context, prompts))
 
     def forget(self) -> None:
-        """Let go of features that hold a step's graph."""
-        self._kept = {name: kept for name, kept in self._kept.items() if not kept[1].requires_grad}
+        """Let go of features that depend on prompts: of a step's graph, and of what an optimiser has changed."""
+        self._kept.pop("context", None)
 
     def _keep(self, name: str, state: object, compute: Callable[[], Tensor]) -> Tensor:
         found = self._kept.get(name)

@@ -124,6 +124,16 @@ def test_text_features_are_computed_once_a_step_and_once_an_evaluation(network, 
     torch.testing.assert_close(first.logits["cls"], cosine_logits(first.features["cls"], fresh, net.state.scale))
 
 
+def test_text_features_follow_an_optimiser_that_leaves_no_trace(network, batch_of, images):
+    net = network(iga={"on": False})
+    with torch.no_grad():
+        before = net.evaluate(batch_of(images), images).logits["cls"]
+        net.prompts.text.data.mul_(20)  # as fused optimisers do: the version counter stays
+        net.sentences.forget()
+        after = net.evaluate(batch_of(images), images).logits["cls"]
+    assert not torch.allclose(before, after)
+
+
 def test_text_features_of_an_evaluation_are_those_of_its_prompts(network, batch_of, images):
     net = network(iga={"on": False})
     with torch.no_grad():

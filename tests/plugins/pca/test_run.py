@@ -74,6 +74,18 @@ def test_the_banks_hold_what_they_should(shop, tmp_path, listener):
         torch.testing.assert_close(net.banks.centres[number], wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("twice", [True, False])
+def test_labelled_target_samples_are_in_the_bank_once(shop, tmp_path, listener, twice):
+    target = "synthfer:wild?n=112&seed=2&shots=1" + ("&include_labelled=true" if twice else "")
+    made = shop("pca_ifer", {"data": {"target": target}, "train": {"steps": 1}}, bank={"n": 100})
+    run(made, tmp_path / "run", listener())
+    bank = network_of(made).banks.target
+    assert len(bank) == 7 * 56  # 56 of 112 are the test part
+    rows = bank.features[bank.labels == 0]
+    apart = (rows @ rows.T - torch.eye(56)).amax()
+    assert float(apart) < 1 - 1e-6
+
+
 ROWS = {
     "IGA alone": ({"cpt": {"on": False}}, {"pca_ifer/iga"}, {"alignment"}),
     "CPT alone": ({"iga": {"on": False}}, {"pca_ifer/cls"}, {"prompts"}),
@@ -183,6 +195,13 @@ def test_empty_banks_without_prompts_are_refused(shop, method):
 
     with pytest.raises(UserInputError, match="feature bank"):
         plugin.refresh(made.model, encode_dataset)
+    one = shop(lambda1=0.0, bank={"rule": "prediction"})
+    with pytest.raises(UserInputError, match="feature bank"):
+        one.company.plugins[0].refresh(one.model, encode_dataset)
+    other = shop(bank={"rule": "prediction"}, infer="iga", iga={"beta": 0.1}, target={"mode": "pseudo"})
+    other.company.plugins[0].refresh(other.model, encode_dataset)
+    net = network_of(other)
+    assert (net.rule, net.recipe.rule) == ("cls", "iga")
 
 
 def test_zero_shot_keeps_every_decision(shop, tmp_path, listener):

@@ -144,6 +144,32 @@ def test_labels_that_were_promised_and_are_not_there(shop):
         assert "shots=5" in str(error.value)
 
 
+@pytest.mark.parametrize(("option", "mode"), [("shots=1", "fraction"), ("fraction=0.2", "shots")])
+def test_a_mode_that_the_target_contradicts(shop, option, mode):
+    layer = {"data": {"target": f"synthfer:wild?n=112&seed=2&{option}"}}
+    with pytest.raises(UserInputError, match=rf"target.mode is '{mode}', and the target has \?{option.split('=')[0]}="):
+        shop("pca_ifer", layer, target={"mode": mode})
+    shop("pca_ifer", layer, target={"mode": option.split("=")[0]})
+
+
+IDLE = {
+    "rn.attnpool_prompts": ({"rn": {"attnpool_prompts": True}}, True),
+    "per_domain_prompts": ({"clip": {"model": "tiny-rn"}, "image_encoder": "per_domain_prompts"}, True),
+    "for it": (
+        {"clip": {"model": "tiny-rn"}, "image_encoder": "per_domain_prompts", "rn": {"attnpool_prompts": True}},
+        False,
+    ),
+    "no prompts": ({"image_encoder": "per_domain_prompts", "cpt": {"on": False}}, False),
+}
+
+
+@pytest.mark.parametrize("words", IDLE)
+def test_settings_that_change_nothing_are_said(shop, caplog, words):
+    settings, said = IDLE[words]
+    shop("pca_ifer", **settings)
+    assert (words in caplog.text) == said
+
+
 def test_no_labelled_target_sample_is_said(shop, caplog):
     shop("pca_ifer", {"data": {"target": "synthfer:wild?n=112&seed=2"}})
     assert "no labelled target sample" in caplog.text
