@@ -138,7 +138,9 @@ class ModelSettings(Settings):
     backbone_args: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="backbone name -> keyword arguments for timm.create_model"
     )
-    weights: str = Field("none", description="'none', 'timm' (hub download) or a local .safetensors/.pth file")
+    weights: str = Field(
+        "none", description="'none', 'timm' (hub download), a .safetensors/.pth file or a run's state.safetensors"
+    )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1)
 

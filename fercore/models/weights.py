@@ -19,10 +19,13 @@ HEADS = ("classifier.", "fc.", "head.", "last_linear.")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
+RUN_BACKBONES = ("/average/model/backbone.", "/model/backbone.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read a state dict from a .safetensors file or a torch file (weights only, never pickled code).
+
+    Of a run's checkpoint the backbone is read: of the averaged weights, where the run reports those.
 
     Raises:
         UserInputError: if the file is missing, unreadable, or holds more than tensors.
@@ -31,7 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UserInputError("weights file not found", where=str(path), fix="give an existing file in model.weights")
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
+            return _backbone_of_run(load_file(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
@@ -80,6 +83,14 @@ def _fit_by_position(
         raise UserInputError(what, where=where, fix=ANOTHER + hint)
     log.warning("weights of %s matched by position, every shape equal (%d tensors)", where, len(fitted))
     return fitted
+
+
+def _backbone_of_run(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in RUN_BACKBONES:
+        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if found:
+            return found
+    return tensors
 
 
 def _strip(key: str) -> str:

@@ -105,6 +105,18 @@ def test_wrapped_and_prefixed_checkpoints_are_read(tmp_path, wrapper):
     assert torch.equal(fitted["weight"], layer.weight)
 
 
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_backbone_of_a_run_is_read_from_its_checkpoint(tmp_path, averaged):
+    last, average = nn.Linear(2, 3), nn.Linear(2, 3)
+    stored = {f"/model/backbone.{key}": value for key, value in last.state_dict().items()}
+    if averaged:
+        stored |= {f"/average/model/backbone.{key}": value for key, value in average.state_dict().items()}
+    save_file({**stored, "/model/heads.main.weight": torch.ones(3, 3)}, tmp_path / "state.safetensors")
+    fitted = fit_weights(read_weights(tmp_path / "state.safetensors"), last.state_dict(), where="file")
+    assert set(fitted) == {"weight", "bias"}
+    assert torch.equal(fitted["weight"], (average if averaged else last).weight)
+
+
 def test_tensors_in_the_same_order_fit_by_position(caplog):
     wanted = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)).state_dict()
     found = {f"other.{i}": torch.randn_like(value) for i, value in enumerate(wanted.values())}
