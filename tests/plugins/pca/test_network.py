@@ -8,6 +8,7 @@ from fercore_pca.prompts import word_embeddings
 from fercore_pca.scores import cosine_logits
 
 from fercore.models.clip import context_tokens, encode_images, encode_text
+from fercore.types import EncodedDataset
 
 
 @pytest.fixture
@@ -60,6 +61,18 @@ def test_visual_prompts_are_maps_of_the_text_prompts(network, batch_of, images):
     torch.testing.assert_close(found.logits["cls"], cosine_logits(wanted, texts, net.state.scale))
 
 
+def test_prompts_of_the_attention_pool_are_the_map_of_the_first_text_prompts(network, batch_of, images):
+    net = network("tiny-rn", rn={"attnpool_prompts": True}, prompt={"depth": 3}, iga={"on": False})
+    (layer,) = net.prompts.maps["shared"]
+    made = net.prompts.text[0] @ layer.weight.T + layer.bias
+    with torch.no_grad():
+        found = net.encode(batch_of(images), images, "source").features["cls"]
+        wanted = encode_images(net.tower.network, images, pool_prompts=made)
+        bare = encode_images(net.tower.network, images)
+    torch.testing.assert_close(found, wanted)
+    assert not torch.allclose(found, bare)
+
+
 def test_places_of_visual_prompts_give_the_same_features(network, batch_of, images):
     found = []
     for pos in ("after_patches", "after_cls"):
@@ -84,6 +97,7 @@ def test_words_start_the_first_layer_alone(network, clip):
     assert torch.equal(net.prompts.text[0], wanted)
     assert torch.equal(word_embeddings(loaded, 3), wanted)
     assert 0.01 < float(net.prompts.text[1:].detach().std()) < 0.03
+    assert not any(torch.equal(layer, wanted) for layer in net.prompts.text[1:])
     normal = network(prompt={"k": 4, "std": 0.5})
     assert 0.4 < float(normal.prompts.text.detach().std()) < 0.6
 
@@ -205,6 +219,21 @@ def test_banks_are_read_with_clip_as_it_was_loaded(network, batch_of, images):
     torch.testing.assert_close(read.features["cls"], wanted, rtol=1e-4, atol=1e-5)
     assert set(read.features) == {"cls"}
     assert net.state.side() is None
+
+
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_an_absent_class_has_the_text_that_goes_with_the_images(network, by_hand):
+    net = network(bank={"rule": "prediction"})
+    zeros = torch.zeros(2, dtype=torch.int64)
+    read = EncodedDataset({"cls": torch.eye(2, 64)}, {"cls": torch.eye(2, 3)}, zeros - 1, zeros, zeros)
+    assert net.fill({"source": read, "target": read}, by_hand=by_hand) == 2
+    with torch.no_grad():
+        plain = encode_text(net.tower.network, net.sentences.plain)
+        prompted = encode_text(net.tower.network, net.sentences.context, net.prompts.text)
+    wanted = torch.nn.functional.normalize(plain if by_hand else prompted)[2]
+    for side in range(2):
+        torch.testing.assert_close(net.banks.centres[side, :2], torch.eye(2, 64))
+        torch.testing.assert_close(net.banks.centres[side, 2], wanted)
 
 
 def test_before_the_banks_are_filled_x_prime_is_the_image(network, batch_of, images):

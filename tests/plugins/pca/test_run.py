@@ -10,7 +10,7 @@ from fercore_pca.scores import infer
 from fercore.engine.describe import describe
 from fercore.engine.run import run
 from fercore.errors import UserInputError
-from fercore.types import Clock, EncodedDataset
+from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset
 
 BARE = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
 
@@ -172,6 +172,49 @@ def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(shop, method)
     assert calls[2:] == [("target", False, "target")]
     later = infer({"cls": rows.flip(1), "iga": 3 * rows.flip(1)}, "weighted", (0.5, 0.5))
     torch.testing.assert_close(net.record.probs, later)
+
+
+@pytest.mark.parametrize("refresh", ["none", "epoch"])
+def test_banks_are_built_once_or_anew(shop, refresh):
+    made = shop(bank={"refresh": refresh, "n": 1})
+    plugin, net = made.company.plugins[0], network_of(made)
+    kept = []
+
+    def encode_dataset(side):
+        n = torch.zeros(2, dtype=torch.int64)
+        features = torch.eye(64)[[len(kept), len(kept) + 1]]
+        logits = {name: torch.eye(2, 7) for name in ("cls", "iga")}
+        return EncodedDataset({"cls": features, "iga": features}, logits, n, n, n)
+
+    for _ in range(2):
+        plugin.refresh(made.model, encode_dataset)
+        kept.append(net.banks.centres.clone())
+    assert torch.equal(kept[0], kept[1]) == (refresh == "none")
+
+
+def test_pseudo_labels_count_by_their_own_sample_and_weight(shop):
+    made = shop("pca_ifer", BARE, target={"mode": "pseudo"})
+    plugin, net = made.company.plugins[0], network_of(made)
+    probs = torch.randn(9, 7, generator=torch.Generator().manual_seed(2)).softmax(-1)
+    net.record.write(probs, torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 0]))
+    images = torch.zeros(3, 3, 64, 64)
+    labels, zeros = torch.tensor([1, 2, 3]), torch.zeros(3, dtype=torch.int64)
+    source = DomainBatch({"clip_source": images}, labels, zeros, zeros)
+    target = DomainBatch({"clip_target": images}, zeros - 1, zeros, torch.tensor([3, 8, 0]))
+    batch = Batch(source, target)
+    pseudo = plugin.pseudo_label(made.model, batch)
+    assert torch.equal(pseudo.probs, probs[[3, 8, 0]])
+    assert torch.equal(pseudo.labels, probs[[3, 8, 0]].argmax(1))
+    assert pseudo.weight.tolist() == [1, 0, 1]
+    logits = torch.randn(6, 7, generator=torch.Generator().manual_seed(3))
+    encoded = {
+        (side, f"clip_{side}"): Encoded({"cls": logits[rows]}, {"cls": logits[rows]})
+        for side, rows in (("source", slice(0, 3)), ("target", slice(3, 6)))
+    }
+    (term,) = plugin.loss(made.model, batch, encoded, pseudo)
+    counted = [0, 1, 2, 3, 5]
+    told = torch.cat([labels, pseudo.labels])[counted]
+    torch.testing.assert_close(term.value, torch.nn.functional.cross_entropy(logits[counted], told))
 
 
 def test_pseudo_labels_teach_and_are_scored(shop, tmp_path, listener):
