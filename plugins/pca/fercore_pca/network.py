@@ -99,10 +99,12 @@ class Network:
     def evaluate(self, batch: DomainBatch, images: Tensor) -> Encoded:
         """Encode images as they are: of the side that is being read, or of the target's test part."""
         if bool(self.state.by_hand) and not self.tower.trained:
-            features = full(self.tower.encode(images))
+            features = full(self._read(batch, images))
             texts = self.sentences.by_hand(self.tower.network)
             with torch.autocast(images.device.type, enabled=False):
                 return Encoded({"cls": features}, {"cls": cosine_logits(features, texts, self.state.scale)})
+        if not self.tower.trained and not self._shown:
+            return self._scored(self._read(batch, images))
         return self._scored(self._prompted(batch, images, self.state.side() or "target"))
 
     def fill(self, read: Mapping[Side, EncodedDataset], *, by_hand: bool) -> int:
@@ -139,6 +141,15 @@ class Network:
     def _shown(self) -> bool:
         """Whether images are encoded with prompts."""
         return self.prompts is not None and self.prompts.visual
+
+    def _read(self, batch: DomainBatch, images: Tensor) -> Tensor:
+        """Encode images without prompts; those of a side that is read every epoch are encoded once."""
+        side, recipe = self.state.side(), self.recipe
+        again = recipe.bank.refresh == "epoch" or (side == "target" and recipe.target.mode == "pseudo")
+        if side is None or not again or self._shown or not recipe.cache:
+            return self.tower.encode(images)
+        # The batches of a reading are always the same, so the bits are those of reading anew.
+        return self._need("kept", KeptFeatures).get(f"{side} read", batch.index, images, self.tower.encode)
 
     def _prompted(self, batch: DomainBatch, images: Tensor, side: Side) -> Tensor:
         prompts = self.prompts

@@ -195,6 +195,25 @@ def test_kept_features_are_computed_once_and_to_the_bit(network, batch_of):
     assert not [name for name in kept.model.state_dict() if "kept" in name]
 
 
+@pytest.mark.parametrize("pseudo", [True, False])
+def test_sides_that_are_read_every_epoch_are_encoded_once(network, batch_of, images, pseudo):
+    mode = {"target": {"mode": "pseudo"}} if pseudo else {"bank": {"refresh": "epoch"}}
+    net = network(cpt={"on": False}, **mode)
+    part = net.model.parts["pca_ifer/kept"]
+    read = {}
+    for side in ("source", "target", "source", "target"):
+        with net.state.read(side, by_hand=side not in read), torch.no_grad():
+            features = net.evaluate(batch_of(images), images).features["cls"]
+        assert torch.equal(read.setdefault(side, features), features)
+    assert part.computed == (3 if pseudo else 6)
+    net.evaluate(batch_of(images), images)
+    assert part.computed == (3 if pseudo else 6)
+    shown = network(**mode)
+    with shown.state.read("target", by_hand=False), torch.no_grad():
+        shown.evaluate(batch_of(images), images)
+    assert shown.model.parts["pca_ifer/kept"].computed == 0
+
+
 @pytest.mark.parametrize("settings", [{"aug": {"kind": "none"}}, {"cpt": {"on": False}, "aug": {"kind": "weak"}}])
 def test_features_that_change_are_never_kept(network, batch_of, images, settings):
     net = network(**settings)
