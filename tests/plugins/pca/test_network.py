@@ -139,7 +139,7 @@ def test_text_features_are_computed_once_a_step_and_once_an_evaluation(network, 
 
 
 def test_text_features_follow_an_optimiser_that_leaves_no_trace(network, batch_of, images):
-    net = network(iga={"on": False})
+    net = network(iga={"on": False}, prompt={"visual": False})
     with torch.no_grad():
         before = net.evaluate(batch_of(images), images).logits["cls"]
         net.prompts.text.data.mul_(20)  # as fused optimisers do: the version counter stays
