@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterable
 
@@ -12,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fercore import ops
 from fercore.data import mismatch_lines
+from fercore.engine.record import installed_version
 from fercore.engine.setup import Workshop
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
@@ -97,7 +97,7 @@ def doctor_lines() -> list[str]:
     """Return what this installation can do."""
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
     for name in ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "pluggy", "numba", "faiss-gpu"):
-        lines.append(f"{name:<16} {_version(name)}")
+        lines.append(f"{name:<16} {installed_version(name)}")
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
     lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
@@ -105,10 +105,3 @@ def doctor_lines() -> list[str]:
         lines.append(f"library {name:<8} " + ", ".join(f"{key} {value}" for key, value in found.items()))
     lines.append(f"plugins          {', '.join(installed_plugins())}")
     return lines
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

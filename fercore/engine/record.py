@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from fercore.hooks.manager import Plugins
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
 LABELS = "labelled.json"
-PACKAGES = ("fercore", "torch", "torchvision", "timm", "numpy", "pluggy")
+PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
 
 
 class RunFolder:
@@ -146,7 +146,15 @@ class RunFolder:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages results depend on."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}
+
+
+def installed_version(name: str) -> str:
+    """Return a distribution's version, or "not installed"."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def check_resume(folder: RunFolder, company: Company) -> None:

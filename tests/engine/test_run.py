@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine import checkpoint
+from fercore.engine.record import installed_version
 from fercore.engine.run import run
 from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
@@ -47,6 +49,7 @@ def test_the_record_is_complete_and_true(make_shop, tmp_path, listener):
         {"spec": s, "n": len(t)} for s, t in zip(shop.config.data.sources, shop.domains.sources, strict=True)
     ]
     assert record["versions"]["source_only"].startswith("fercore ")
+    assert record["versions"]["open_clip_torch"] == version("open_clip_torch")
     weights = sum(p.numel() for p in shop.model.parameters())
     assert record["parameters"] == {"total": weights, "trained": weights}
     assert record["seconds_per_step"] == pytest.approx(record["train_seconds"] / 6, abs=1e-3)
@@ -275,3 +278,7 @@ def test_bf16_runs(make_shop, tmp_path, listener):
         make_shop("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
     )
     assert record["target"]["n"] > 0
+
+
+def test_a_package_that_is_not_there_is_recorded_as_that():
+    assert installed_version("no-such-distribution") == "not installed"
