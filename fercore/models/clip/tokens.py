@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import open_clip
 import torch
 from open_clip.tokenizer import SimpleTokenizer, default_bpe
 from torch import Tensor
@@ -63,7 +62,7 @@ class Tokenizer:
 
 @cache
 def _byte_pairs(vocabulary: int) -> Any:
-    whole: Any = open_clip.get_tokenizer("ViT-B-32")
+    whole = SimpleTokenizer()  # open_clip.get_tokenizer, which makes it, sets up logging for the whole program
     if vocabulary == whole.vocab_size:
         return whole
     smallest = 2 * 256 + 2

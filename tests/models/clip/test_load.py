@@ -1,6 +1,9 @@
 """Loading: seeds, files of every kind, tags, and one clear line for what cannot be loaded."""
 
 import hashlib
+import subprocess
+import sys
+import textwrap
 import zipfile
 
 import open_clip
@@ -299,6 +302,17 @@ def test_the_short_vocabulary_is_the_head_of_clips_own(small):
     assert short._words.decode(short.encode(text)) == whole.decode(whole.encode(text))
     common = [t for t in whole.encode("the a of in and") if t < 2046]
     assert common == short.encode("the a of in and")
+
+
+def test_loading_leaves_the_programs_logging_alone():
+    code = """
+        import logging
+        from fercore.models.clip import ClipSettings, context_tokens, load_clip
+        context_tokens(load_clip(ClipSettings(model="tiny"), seed=0), ["fear"], k=2)
+        print(logging.getLogger().handlers)
+    """
+    found = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
 
 
 def test_bad_sentences_are_one_line(small):
