@@ -46,7 +46,6 @@ class Facts:
     Attributes:
         title: its name. page: where to read its licence and ask for it. classes: those it has.
         defaults: option -> value where a spec leaves it out. published: numbers, the first that fits a spec counts.
-        subjects: people in it; 0 = not known.
     """
 
     title: str
@@ -54,7 +53,6 @@ class Facts:
     classes: tuple[str, ...] = SEVEN
     defaults: Mapping[str, str] = field(default_factory=dict)
     published: tuple[Published, ...] = ()
-    subjects: int = 0
 
     def fitting(self, spec: DomainSpec, layout: Mapping[str, str] | None = None) -> Published | None:
         """Return the published numbers for a spec's options, or None; a spec that takes only a part has none.
@@ -187,13 +185,11 @@ FACTS: dict[str, Facts] = {
                 "309 sequences of six expressions, last three frames",
             ),
         ),
-        subjects=123,
     ),
     "jaffe": Facts(
         "JAFFE",
         "https://zenodo.org/records/3451524",
         published=(Published(sizes={"": 213}, counts={"": _JAFFE}, source="Lyons et al., 1998"),),
-        subjects=10,
     ),
     "oulu": Facts(
         "Oulu-CASIA",
@@ -207,7 +203,6 @@ FACTS: dict[str, Facts] = {
                 "480 sequences a condition, last three frames and the first",
             ),
         ),
-        subjects=80,
     ),
     "sfew": Facts(
         "SFEW 2.0",
