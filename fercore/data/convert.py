@@ -49,9 +49,10 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
             generated faces are written as PNG in any case.
 
     Raises:
-        UserInputError: as the format, if `out` holds something or cannot be written, if no image can be read, or for
-            an image that no manifest can point to.
+        UserInputError: as the format, if `out` lies in the dataset, holds something or cannot be written, if no image
+            can be read, or for an image that no manifest can point to.
     """
+    spec.refuse_inside(out)
     table, scan = read_chosen(spec)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserInputError("the output folder is not empty", where=str(out), fix="choose a new folder")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fercore.data.formats import FORMATS
 from fercore.errors import UserInputError, did_you_mean
@@ -47,6 +49,16 @@ class DomainSpec:
     def where(self) -> str:
         """Return what an error message calls this spec."""
         return f"spec {self.text!r}"
+
+    def refuse_inside(self, out: Path) -> None:
+        """Refuse to write into the dataset itself, where the next scan would take the new images for its own.
+
+        Raises:
+            UserInputError: if the spec's path is a folder and `out` lies in it.
+        """
+        if os.path.isdir(self.path) and out.resolve().is_relative_to(Path(self.path).resolve()):
+            fix = "choose one beside it"
+            raise UserInputError("the output folder lies in the dataset", where=str(out), fix=fix)
 
     def integer(self, option: str, default: int, *, least: int = 0) -> int:
         """Return an option as an integer of at least `least`.

@@ -192,6 +192,15 @@ def test_conversion_refuses_a_full_folder_and_leaves_nothing_half_done(tmp_path:
             convert(parse_spec(f"jaffe:{tmp_path}/jaffe"), where, copy=False)
 
 
+def test_nothing_is_written_into_the_dataset(tmp_path: Path):
+    layouts.jaffe(tmp_path / "faces")
+    spec = parse_spec(f"jaffe:{tmp_path}/faces")
+    with pytest.raises(UserInputError, match="lies in the dataset"):
+        convert(spec, tmp_path / "faces" / "new" / "deep", copy=True)
+    assert not (tmp_path / "faces" / "new").exists()
+    convert(spec, tmp_path / "faces2", copy=True)
+
+
 def test_conversion_leaves_unreadable_images_out_and_says_what_was_missing(tmp_path: Path):
     paint = layouts.Painter(tmp_path / "e")
     paint("image/a.png")

@@ -60,6 +60,7 @@ def prepare(
         UserInputError: for the spec, the folder, the detector or the boxes.
     """
     _check(settings)
+    spec.refuse_inside(out)
     table, scan = read_chosen(spec)
     given = read_boxes(Path(settings.boxes), table.keys) if settings.boxes else None
     if given is None:

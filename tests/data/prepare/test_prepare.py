@@ -109,6 +109,8 @@ def test_folders_and_settings_that_cannot_be(photographs: Path, tmp_path: Path):
     (tmp_path / "full" / "mine").write_text("x")
     with pytest.raises(UserInputError, match="the output folder is not empty"):
         prepare(spec(photographs), tmp_path / "full", TRUTH)
+    with pytest.raises(UserInputError, match="lies in the dataset"):
+        prepare(spec(photographs), photographs / "out", TRUTH)
     for change, message in (
         ({"align": "six"}, "unknown value 'six' .--align."), ({"choose": "first"}, "unknown value 'first' .--choose."),
         ({"image_format": "gif"}, "unknown value 'gif'"), ({"size": 8}, "size 8 is not from 16 to 4096"),

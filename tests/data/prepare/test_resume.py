@@ -73,13 +73,13 @@ def test_one_photograph_in_two_rows_is_two_faces(tmp_path: Path):
 def test_another_box_of_the_same_file_is_done_again(tmp_path: Path):
     halves = np.zeros((64, 64), dtype=np.uint8)
     halves[:, 32:] = 200
-    grey(tmp_path / "origin" / "x.png", 0)
-    Image.fromarray(halves).save(tmp_path / "origin" / "x.png")
+    grey(tmp_path / "e" / "origin" / "x.png", 0)
+    Image.fromarray(halves).save(tmp_path / "e" / "origin" / "x.png")
     found = []
     for left in (0, 32):
-        (tmp_path / "label.lst").write_text(f"x.png 0 0 {left} {left + 32} 32 50 0\n")
-        settings = boxes(tmp_path / "boxes.csv", [f"{tmp_path}/origin/x.png#0"], left=0)
-        prepare(parse_spec(f"expw:{tmp_path}?parts=none"), tmp_path / "out", settings)
+        (tmp_path / "e" / "label.lst").write_text(f"x.png 0 0 {left} {left + 32} 32 50 0\n")
+        settings = boxes(tmp_path / "boxes.csv", [f"{tmp_path}/e/origin/x.png#0"], left=0)
+        prepare(parse_spec(f"expw:{tmp_path}/e?parts=none"), tmp_path / "out", settings)
         found += levels(tmp_path / "out")
     assert [level for _, _, level in found] == [0, 200]
 
