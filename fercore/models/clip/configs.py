@@ -27,8 +27,11 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def clip_config(name: str) -> dict[str, Any]:
+def clip_config(name: str, *, where: str) -> dict[str, Any]:
     """Return a configuration by name.
+
+    Args:
+        where: what an error calls the setting that names it.
 
     Raises:
         UserInputError: for a name nobody knows (with the nearest), or a model that cannot be prompted here.
@@ -38,11 +41,11 @@ def clip_config(name: str) -> dict[str, Any]:
     config = open_clip.get_model_config(name) if name in open_clip.list_models() else None
     if config is None:
         fix = did_you_mean(name, known_models())
-        raise UserInputError(f"unknown CLIP model {name!r}", where="model", fix=fix)
+        raise UserInputError(f"unknown CLIP model {name!r}", where=where, fix=fix)
     obstacle = _obstacle(config)
     if obstacle:
         fix = f"take one of open_clip's own ViT or ResNet models: {did_you_mean(name, known_models())}"
-        raise UserInputError(f"CLIP model {name!r} cannot be prompted: {obstacle}", where="model", fix=fix)
+        raise UserInputError(f"CLIP model {name!r} cannot be prompted: {obstacle}", where=where, fix=fix)
     return dict(config)
 
 

@@ -67,16 +67,17 @@ class Clip:
         return self.tokenizer(texts)
 
 
-def load_clip(settings: ClipSettings, *, seed: int) -> Clip:
+def load_clip(settings: ClipSettings, *, seed: int, where: str = "clip") -> Clip:
     """Build a CLIP and load its weights; no random generator is moved.
 
     Args:
         settings: model and weights. seed: of the weights where `pretrained` is "none".
+        where: what errors call the settings.
 
     Raises:
         UserInputError: for an unknown model or tag, weights that cannot be fetched, read, or do not fit.
     """
-    config = clip_config(settings.model)
+    config = clip_config(settings.model, where=f"{where}.model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.pretrained == "none":
@@ -84,9 +85,11 @@ def load_clip(settings: ClipSettings, *, seed: int) -> Clip:
             identity: dict[str, str | int] = {"seed": seed, "sha256": _weights_hash(network)}
         elif _is_file(settings.pretrained):
             path = Path(os.path.expanduser(settings.pretrained))
-            network, statistics, identity = _from_file(settings.model, config, path)
+            network, statistics, identity = _from_file(settings.model, config, path, f"{where}.model")
         else:
-            network, statistics, identity = _from_tag(settings.model, config, settings.pretrained)
+            network, statistics, identity = _from_tag(
+                settings.model, config, settings.pretrained, f"{where}.pretrained"
+            )
     network.eval().requires_grad_(False)
     if settings.checkpoint_blocks:
         network.set_grad_checkpointing(True)
@@ -104,11 +107,11 @@ def _build(config: Mapping[str, Any], *, quick_gelu: bool = False) -> Any:
     return kind(**arguments)
 
 
-def _from_file(model: str, config: Mapping[str, Any], path: Path) -> Loaded:
+def _from_file(model: str, config: Mapping[str, Any], path: Path, setting: str) -> Loaded:
     state, metadata = read_state(path)
     made_for = metadata.get("model", model)
     if made_for != model:
-        fix = f"set model to {made_for!r}"
+        fix = f"--set {setting}={made_for}"
         raise UserInputError(f"weights are of CLIP model {made_for!r}, not of {model!r}", where=str(path), fix=fix)
     quick = is_openai(state)
     if quick and not config.get("quick_gelu"):
@@ -120,18 +123,18 @@ def _from_file(model: str, config: Mapping[str, Any], path: Path) -> Loaded:
     return network, (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD), {"sha256": digest}
 
 
-def _from_tag(model: str, config: Mapping[str, Any], tag: str) -> Loaded:
+def _from_tag(model: str, config: Mapping[str, Any], tag: str, setting: str) -> Loaded:
     tags = list_pretrained_tags_by_model(model)
     written, tag = tag, tag.lower().replace("-", "_")  # open_clip takes either spelling
     if tag not in tags:
         fix = did_you_mean(tag, tags) if tags else "it has no published weights; give a file, or 'none'"
-        raise UserInputError(f"{written!r} is no file and no tag of CLIP model {model!r}", where="pretrained", fix=fix)
+        raise UserInputError(f"{written!r} is no file and no tag of CLIP model {model!r}", where=setting, fix=fix)
     published = get_pretrained_cfg(model, tag)
     try:
         path = fetch_published(published)
     except Exception as error:
         what = f"cannot fetch weights {tag!r} of {model!r} ({type(error).__name__})"
-        raise UserInputError(what, where="pretrained", fix=_by_hand(model, config, published)) from None
+        raise UserInputError(what, where=setting, fix=_by_hand(model, config, published)) from None
     network = _build(config, quick_gelu=bool(published.get("quick_gelu")))
     try:
         open_clip.load_checkpoint(network, path)

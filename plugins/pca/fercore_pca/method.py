@@ -63,7 +63,7 @@ class ClipMethod(Plugin):
         if labelled is None and self.recipe.target.mode != "pseudo":
             fix = "add ?shots=5 or ?fraction=0.1 to --target"
             log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
-        clip = load_clip(self.recipe.clip, seed=config.seed)
+        clip = load_clip(self.recipe.clip, seed=config.seed, where=f"{self.name}.clip")
         for setting in planning.without_effect(self.recipe, clip):
             log.warning("%s changes nothing with CLIP model %r: there are no prompts for it", setting, clip.model)
         if clip.image_size != config.data.size:

@@ -65,7 +65,7 @@ def test_models_of_many_kinds_take_prompts_at_every_layer():
 
     for name in ("ViT-S-32-alt", "ViT-B-32-quickgelu", "RN50"):
         with torch.device("meta"):
-            network = loading._build(clip_config(name)).eval()
+            network = loading._build(clip_config(name, where="model")).eval()
             clip = loading._describe(network, name, ((0, 0, 0), (1, 1, 1)), {})
             pictures = torch.zeros(1, 3, clip.image_size, clip.image_size)
             if clip.kind == "vit":
@@ -207,7 +207,7 @@ def test_a_file_names_its_model(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(dict(load().network.state_dict()), path, {"model": "tiny"})
     assert load(pretrained=path).model == "tiny"
-    with pytest.raises(UserInputError, match="of CLIP model 'tiny', not of 'tiny-rn'.*set model to 'tiny'"):
+    with pytest.raises(UserInputError, match="of CLIP model 'tiny', not of 'tiny-rn'.*--set clip.model=tiny"):
         load("tiny-rn", path)
 
 
@@ -232,7 +232,7 @@ def test_files_that_hold_no_weights(tmp_path):
 
 
 def test_unknown_tags_name_the_nearest():
-    with pytest.raises(UserInputError, match="did you mean 'openai'"):
+    with pytest.raises(UserInputError, match=r"\(clip.pretrained\); did you mean 'openai'"):
         load("RN50", "openia")
     with pytest.raises(UserInputError, match="no published weights"):
         load("tiny", "openai")
@@ -243,7 +243,7 @@ def test_a_tag_without_a_network_says_what_to_do(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("fercore.models.clip.fetch.download_pretrained", offline)
-    monkeypatch.setattr("fercore.models.clip.load.clip_config", lambda name: SMALL["tiny"])
+    monkeypatch.setattr("fercore.models.clip.load.clip_config", lambda name, where: SMALL["tiny"])
     with pytest.raises(UserInputError) as error:
         load("ViT-B-16", "openai")
     text = str(error.value)

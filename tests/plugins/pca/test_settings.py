@@ -175,6 +175,7 @@ def test_no_labelled_target_sample_is_said(shop, caplog):
     assert "no labelled target sample" in caplog.text
 
 
-def test_an_unknown_model_names_the_nearest(tiny):
-    with pytest.raises(UserInputError, match="ViT-B-16"):
-        build_workshop(assemble(["pca_ifer"], [tiny, {"pca_ifer": {"clip": {"model": "ViT-B-61"}}}]))
+@pytest.mark.parametrize("name", ["pca_ifer", "pca"])
+def test_an_unknown_model_names_setting_and_nearest(tiny, name):
+    with pytest.raises(UserInputError, match=rf"\({name}.clip.model\); did you mean 'ViT-B-16'"):
+        build_workshop(assemble([name], [tiny, {name: {"clip": {"model": "ViT-B-61"}}}]))
