@@ -43,13 +43,12 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take in the weights after a step."""
-        old = {name: buffer.clone() for name, buffer in _statistics(self.model)} if self.buffers == "average" else {}
-        first = int(self._averaged.n_averaged) == 0
+        mixed = self.buffers == "average" and int(self._averaged.n_averaged) > 0
+        old = {name: buffer.clone() for name, buffer in _statistics(self.model)} if mixed else {}
         self.follow(model)
         self._averaged.update_parameters(model)
-        for name, buffer in _statistics(self.model):
-            if name in old and not first:
-                buffer.lerp_(old[name], self.decay)
+        for name, before in old.items():
+            self.model.get_buffer(name).lerp_(before, self.decay)
 
     @torch.no_grad()
     def follow(self, model: Model) -> Model:
