@@ -30,6 +30,7 @@ from fercore.data.views import one_thread, weak
 from fercore.errors import UserInputError, did_you_mean
 from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_images, encode_text, load_clip
 from fercore.models.clip.captions import Caption, write_caption
+from fercore.models.clip.configs import clip_config
 
 KIND = "fercore CLIP 1"
 AUGMENT: tuple[str, ...] = get_args(DataSettings.model_fields["augment"].annotation)
@@ -92,6 +93,7 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
         raise UserInputError(
             f"unknown augmentation {plan.augment!r}", where="clip warmup", fix=did_you_mean(plan.augment, AUGMENT)
         )
+    clip_config(plan.model, where="clip warmup --model")
     clip = load_clip(ClipSettings(model=plan.model), seed=plan.seed)
     taught, tested = _read(plan, clip.image_size)
     classes = [name for name in CANONICAL if name in taught.labels]

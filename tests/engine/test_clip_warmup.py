@@ -138,6 +138,11 @@ def test_it_learns_faces_by_name():
     assert report["after"] > report["before"] + 0.1
 
 
+def test_an_unknown_model_names_the_option():
+    with pytest.raises(UserInputError, match=r"\(clip warmup --model\); did you mean 'tiny'"):
+        warm_up(replace(PLAN, model="tinny"))
+
+
 def test_the_command(tmp_path):
     out = tmp_path / "clip.safetensors"
     line = ["clip", "warmup", "--out", str(out), "--data", PLAN.data[0], "--steps", "2", "--batch", "8"]

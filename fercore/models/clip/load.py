@@ -78,14 +78,14 @@ def load_clip(settings: ClipSettings, *, seed: int, where: str = "clip") -> Clip
         UserInputError: for an unknown model or tag, weights that cannot be fetched, read, or do not fit.
     """
     config = clip_config(settings.model, where=f"{where}.model")
+    file = _file_of(settings.pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.pretrained == "none":
             network, statistics = _build(config), (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
             identity: dict[str, str | int] = {"seed": seed, "sha256": _weights_hash(network)}
-        elif _is_file(settings.pretrained):
-            path = Path(os.path.expanduser(settings.pretrained))
-            network, statistics, identity = _from_file(settings.model, config, path, f"{where}.model")
+        elif file is not None:
+            network, statistics, identity = _from_file(settings.model, config, file, f"{where}.model")
         else:
             network, statistics, identity = _from_tag(
                 settings.model, config, settings.pretrained, f"{where}.pretrained"
@@ -179,9 +179,11 @@ def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: d
     )
 
 
-def _is_file(pretrained: str) -> bool:
+def _file_of(pretrained: str) -> Path | None:
+    """Return the path that a setting means, or None for a tag."""
     path = Path(os.path.expanduser(pretrained))
-    return path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
+    is_path = path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
+    return path if is_path else None
 
 
 def _weights_hash(network: nn.Module) -> str:
