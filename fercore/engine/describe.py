@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fercore import ops
 from fercore.data import mismatch_lines
-from fercore.engine.record import installed_version
+from fercore.engine.record import PACKAGES, installed_version
 from fercore.engine.setup import Workshop
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
@@ -96,7 +96,7 @@ def chain_lines(plugins: Plugins) -> list[str]:
 def doctor_lines() -> list[str]:
     """Return what this installation can do."""
     lines = [f"python {platform.python_version()} on {platform.platform()}"]
-    for name in ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "pluggy", "numba", "faiss-gpu"):
+    for name in (*PACKAGES, "numba"):
         lines.append(f"{name:<16} {installed_version(name)}")
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")

@@ -13,6 +13,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine import checkpoint
@@ -278,6 +279,18 @@ def test_bf16_runs(make_shop, tmp_path, listener):
         make_shop("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
     )
     assert record["target"]["n"] > 0
+
+
+@pytest.mark.parametrize("ema", [None, 0.5])
+def test_a_run_begins_with_the_backbone_of_another(make_shop, tmp_path, listener, ema):
+    shop = make_shop("source_only", layers=({"train": {"ema": ema}},))
+    run(shop, tmp_path / "first", listener())
+    file = checkpoint.newest(tmp_path / "first/checkpoints") / checkpoint.TENSORS
+    stored = load_file(file)
+    part = "/model/backbone." if ema is None else "/average/model/backbone."
+    second = make_shop("source_only", layers=({"model": {"weights": str(file)}},))
+    for key, value in second.model.backbone.state_dict().items():
+        assert torch.equal(value, stored[part + key]), key
 
 
 def test_a_package_that_is_not_there_is_recorded_as_that():
