@@ -60,7 +60,7 @@ def label_loss(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> 
 
 
 def infer(logits: Mapping[str, Tensor], rule: Infer, weights: tuple[float, float]) -> Tensor:
-    """Return class probabilities f[B,C] (section 3 of the specification: the paper says "highest cosine" only).
+    """Return class probabilities f[B,C]; the letter says "highest cosine" and no more.
 
     Args:
         logits: "cls" and, where the rule needs it, "iga" -> f[B,C].
