@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def _create(settings: ModelSettings) -> Any:
             fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults"
         raise UserInputError(what, where=where, fix=fix) from error
     if settings.weights not in ("none", "timm"):
-        path = Path(settings.weights)
+        path = Path(os.path.expanduser(settings.weights))
         hint = f"; or --set model.backbone_args.{name}={{}} for timm's own shapes" if settings.arguments else ""
         network.load_state_dict(fit_weights(read_weights(path), network.state_dict(), where=str(path), hint=hint))
     return network

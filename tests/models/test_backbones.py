@@ -48,7 +48,7 @@ def test_a_whole_backbone_pools_to_a_vector():
     assert (trunk.channels, trunk.reduction) == (16, 0)
 
 
-def test_local_weights_reach_trunk_and_backbone(tmp_path):
+def test_local_weights_reach_trunk_and_backbone(tmp_path, monkeypatch):
     network = timm.create_model("resnet18", num_classes=5, **NARROW)
     path = tmp_path / "w.safetensors"
     save_file(network.state_dict(), path)
@@ -56,6 +56,9 @@ def test_local_weights_reach_trunk_and_backbone(tmp_path):
     torch.testing.assert_close(trunk.module.extractor.conv1.weight, network.conv1.weight)
     whole = build_backbone(settings(weights=str(path)))
     torch.testing.assert_close(whole.module.layer4[1].conv2.weight, network.layer4[1].conv2.weight)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    again = build_backbone(settings(weights="~/w.safetensors"))
+    torch.testing.assert_close(again.module.conv1.weight, network.conv1.weight)
 
 
 def test_a_frozen_backbone_stays_as_it_was_loaded():
