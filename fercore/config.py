@@ -177,6 +177,9 @@ class TrainSettings(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
     deterministic: bool = True
+    allocator: Literal["keep", "system"] = Field(
+        "keep", description="keep = memory of a step serves the next one (glibc); system = as the C library does"
+    )
     ema: float | None = Field(None, gt=0, lt=1, description="decay of a moving average of the weights; it is reported")
     ema_buffers: Literal["copy", "average"] = Field("copy", description="batch statistics beside those weights")
 

@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
+from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.checkpoint import seed_everything
 from fercore.engine.evaluate import Evaluator
@@ -132,12 +133,16 @@ def resolve_device(company: Company) -> Company:
 
 
 def build_fabric(config: RunConfig) -> Fabric:
-    """Prepare device, precision, threads and determinism; the device must be resolved."""
+    """Prepare device, precision, memory, threads and determinism; the device must be resolved."""
+    if config.train.allocator == "keep":
+        keep_memory()
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+    # No result depends on memory that nobody wrote, and filling each new tensor is a pass over it.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
 
 
