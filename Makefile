@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test lint bench sanitize clean
+.PHONY: venv demo test soak lint bench sanitize clean
 
 venv: $(READY)
 
@@ -20,6 +20,9 @@ demo: venv
 
 test: venv
 	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest --cov --cov-report=term --durations=10
+
+soak: venv
+	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest -m soak --timeout=7200
 
 lint: venv
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -27,6 +27,15 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out campaigns of many minutes unless they are asked for; -m on the command line would undo a default -m."""
+    if "soak" in config.getoption("markexpr"):
+        return
+    campaigns = [item for item in items if item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=campaigns)
+    items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """Settings of a run of seconds on synthetic faces."""
