@@ -16,6 +16,7 @@ from fercore.data.cache_files import cache_folder
 from fercore.data.crops import CropReader
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
+from fercore.data.formats.codes import fits
 from fercore.data.formats.scan import Scan, listed
 from fercore.data.links import refuse_links_out
 from fercore.data.parts import choose_split, limited, training_part
@@ -209,5 +210,7 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
     if unknown:
         kinds.append(f"{sum(unknown.values())} with labels outside the map: {listed(unknown)}")
     fix = "remove or mend them, or raise data.max_bad_share"
+    if unknown and (fitting := fits(scan.rows.numbers)):
+        fix = f"all numbers fit ?labels= {'; '.join(fitting)}; else {fix}"
     what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)
     raise UserInputError(what, where=spec.where, fix=fix)

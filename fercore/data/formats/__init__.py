@@ -29,12 +29,14 @@ FORMATS: dict[str, Format] = {
         "folder", ("labels",), "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images"
     ),
     "list": Format("pathlist", ("labels", "root"), 'text file of lines "path label"; a target may be paths alone'),
-    "manifest": Format("manifest", ("root", "domain"), "CSV path,label,domain,split,subject,sequence"),
-    "fer2013": Format("fer2013", ("test",), "fer2013.csv: emotion,pixels,Usage"),
+    "manifest": Format("manifest", ("labels", "root", "domain"), "CSV path,label,domain,split,subject,sequence"),
+    "fer2013": Format("fer2013", ("labels", "test"), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
-    "rafdb": Format("rafdb", ("images",), "RAF-DB basic: EmoLabel/ and Image/"),
+    "rafdb": Format("rafdb", ("labels", "images"), "RAF-DB basic: EmoLabel/ and Image/"),
     "affectnet": Format(
-        "affectnet", ("images", "crop", "per_class"), "AffectNet: training.csv, train_set/, or <split>/<0..7>/"
+        "affectnet",
+        ("labels", "images", "crop", "per_class"),
+        "AffectNet: training.csv, train_set/, or <split>/<0..7>/",
     ),
     "ckplus": Format("ckplus", ("neutral", "last_n", "contempt"), "CK+: cohn-kanade-images/ and Emotion/, or CK+48"),
     "jaffe": Format("jaffe", (), "JAFFE: KA.AN1.39.tiff"),
@@ -42,9 +44,11 @@ FORMATS: dict[str, Format] = {
         "oulu", ("spectrum", "light", "images", "neutral", "last_n"), "Oulu-CASIA: VL|NI/Strong|Weak|Dark/P001/Anger/"
     ),
     "sfew": Format("sfew", ("test", "images"), "SFEW 2.0: Train|Val/Angry/*.png"),
-    "expw": Format("expw", ("images", "parts"), "ExpW: label.lst and data/image/origin/"),
-    "nvie": Format("nvie", ("root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"),
-    "lacmfer": Format("lacmfer", ("domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"),
-    "cdfer": Format("cdfer", ("dataset", "pad"), "the datasets as the CD-FER benchmark lists them"),
+    "expw": Format("expw", ("labels", "images", "parts"), "ExpW: label.lst and data/image/origin/"),
+    "nvie": Format("nvie", ("labels", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"),
+    "lacmfer": Format(
+        "lacmfer", ("labels", "domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"
+    ),
+    "cdfer": Format("cdfer", ("labels", "dataset", "pad"), "the datasets as the CD-FER benchmark lists them"),
 }
 """Format name -> where and how it is read."""

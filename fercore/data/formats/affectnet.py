@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import find_code, set_aside
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import PARTS, add_part, subfolders
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, safe_path
 from fercore.data.formats.tables import csv_rows
@@ -48,17 +48,18 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     crop = spec.choice("crop", ("box", "none"), "box") == "box"
     lists = _csvs(root)
-    rows, boxes = Rows(), dict[int, Box]()
+    rows, boxes, labels = Rows(), dict[int, Box](), labels_of(spec, "affectnet")
     if lists:
-        _scan_csvs(rows, boxes, lists, root, spec)
+        _scan_csvs(rows, boxes, lists, root, spec, labels)
     elif sets := [child for child in subfolders(root) if child.name.lower() in SETS]:
         for part in sets:
-            _scan_set(rows, part, SETS[part.name.lower()])
+            _scan_set(rows, part, SETS[part.name.lower()], labels)
     elif parts := [child for child in subfolders(root) if child.name.lower() in PARTS]:
         for part in parts:
-            add_part(rows, part, PARTS[part.name.lower()], "affectnet")
+            add_part(rows, part, PARTS[part.name.lower()], labels)
     else:
         raise UserInputError("none of AffectNet's releases", where=str(root), fix=FIX)
+    labels.refuse_guess(rows, str(root))
     not_empty(rows, str(root), FIX)
     kept = _at_most(rows, spec)
     keys = tuple(rows.keys)
@@ -72,7 +73,14 @@ def _csvs(root: Path) -> list[tuple[Path, str]]:
     return [(path, split) for path, split in found if path.is_file()]
 
 
-def _scan_csvs(rows: Rows, boxes: dict[int, Box], lists: list[tuple[Path, str]], root: Path, spec: DomainSpec) -> None:
+def _scan_csvs(
+    rows: Rows,
+    boxes: dict[int, Box],
+    lists: list[tuple[Path, str]],
+    root: Path,
+    spec: DomainSpec,
+    labels: Labels,
+) -> None:
     if "images" in spec.options:
         images = existing(spec.options["images"], folder=True, where=spec.where)
     else:
@@ -80,7 +88,7 @@ def _scan_csvs(rows: Rows, boxes: dict[int, Box], lists: list[tuple[Path, str]],
     for path, split in lists:
         for number, row in csv_rows(path, ["subdirectory_filepath", "expression", *BOX]):
             where = f"{path}, line {number}"
-            label = _label(rows, row["expression"])
+            label = labels.find(row["expression"], rows)
             if label is None:
                 continue
             file = safe_path(row["subdirectory_filepath"], images, trusted=None, where=where)
@@ -103,14 +111,7 @@ def _box(row: dict[str, str], where: str) -> Box | None:
     return left, top, left + width, top + height
 
 
-def _label(rows: Rows, native: str) -> int | None:
-    label = find_code(native, "affectnet")
-    if label is None:
-        (rows.left_out if set_aside(native, "affectnet") else rows.unknown)[native] += 1
-    return label
-
-
-def _scan_set(rows: Rows, part: Path, split: str) -> None:
+def _scan_set(rows: Rows, part: Path, split: str, labels: Labels) -> None:
     images, annotations = part / "images", part / "annotations"
     for folder in (images, annotations):
         if not folder.is_dir():
@@ -119,7 +120,7 @@ def _scan_set(rows: Rows, part: Path, split: str) -> None:
     for name in sorted(os.listdir(images)):
         stem, suffix = os.path.splitext(name)
         if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-            label = _label(rows, read_expression(annotations / f"{stem}_exp.npy"))
+            label = labels.find(read_expression(annotations / f"{stem}_exp.npy"), rows)
             if label is not None:
                 rows.add(str(images / name), label, split=split)
 

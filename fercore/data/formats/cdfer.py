@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import images_below, subfolders
 from fercore.data.formats.frames import find_child
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
-from fercore.data.labels import find_label
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -32,18 +31,22 @@ PARTS = {"train": "Train", "val": "Val"}
 
 @dataclass
 class Faces:
-    """What a reader of one dataset collects; `root` is the folder that holds all datasets."""
+    """What a reader of one dataset collects; `root` is the folder that holds all datasets,
+    `labels` says what the numbers in its lists mean.
+    """
 
     root: Path
+    labels: Labels
     rows: Rows = field(default_factory=Rows)
     files: list[str] = field(default_factory=list)
     boxes: list[Box | None] = field(default_factory=list)
 
-    def add(self, file: str, label: int | None, native: str, split: str, box: Box | None, landmarks: Path) -> None:
+    def add(self, file: str, native: str, split: str, box: Box | None, landmarks: Path) -> None:
         """Add a face, or count why not."""
+        label = self.labels.find(native, self.rows)
         if label is None:
-            self.rows.unknown[native] += 1
-        elif not Path(file).is_file():
+            return
+        if not Path(file).is_file():
             self.rows.missing.append(file)
         elif not landmarks.is_file():
             self.rows.left_out["no landmark file"] += 1
@@ -64,8 +67,9 @@ def scan(spec: DomainSpec) -> Scan:
         raise UserInputError("option dataset is missing", where=spec.where, fix=f"add ?dataset= {', '.join(DATASETS)}")
     name = spec.choice("dataset", tuple(DATASETS), "")
     pad = spec.integer("pad", 10) / 100
-    faces = Faces(root)
+    faces = Faces(root, labels_of(spec, CODINGS.get(name, "")))
     DATASETS[name](faces)
+    faces.labels.refuse_guess(faces.rows, str(root))
     not_empty(faces.rows, str(root), f"see the layout of dataset {name} in docs/data.md")
     return Scan(faces.rows, CropReader(tuple(faces.files), tuple(faces.boxes), pad))
 
@@ -78,7 +82,7 @@ def _raf(faces: Faces) -> None:
         box = read_box(base / "Annotation/boundingbox" / annotation)
         split = "train" if words[0].startswith("train") else "test"
         landmarks = base / "Annotation/Landmarks_5" / annotation
-        faces.add(str(file), find_code(words[-1], "rafdb"), words[-1], split, box, landmarks)
+        faces.add(str(file), words[-1], split, box, landmarks)
 
 
 def _afe(faces: Faces) -> None:
@@ -87,7 +91,7 @@ def _afe(faces: Faces) -> None:
         for where, words in _lines(base / f"list/{part}_list.txt", 6):
             file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
             landmarks = (base / "annos/landmark_5" / words[0]).with_suffix(".txt")
-            faces.add(str(file), find_code(words[-1], "afe"), words[-1], part, _numbers(words[1:5], where), landmarks)
+            faces.add(str(file), words[-1], part, _numbers(words[1:5], where), landmarks)
 
 
 def _fer2013(faces: Faces) -> None:
@@ -96,7 +100,7 @@ def _fer2013(faces: Faces) -> None:
         for where, words in _lines(base / f"list/{part}_list.txt", 2):
             file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
             landmarks = (base / "annos/landmark_5" / words[0]).with_suffix(".txt")
-            faces.add(str(file), find_code(words[-1], "fer2013"), words[-1], part, None, landmarks)
+            faces.add(str(file), words[-1], part, None, landmarks)
 
 
 def _jaffe(faces: Faces) -> None:
@@ -106,7 +110,7 @@ def _jaffe(faces: Faces) -> None:
         box = read_box(base / "annos/bbox" / f"{file.stem}.txt")
         landmarks = base / "annos/landmark_5" / f"{file.stem}.txt"
         before = len(faces.files)
-        faces.add(str(file), find_code(words[-1], "lacmfer"), words[-1], "", box, landmarks)
+        faces.add(str(file), words[-1], "", box, landmarks)
         if len(faces.files) > before:
             faces.rows.subjects[-1] = file.name.partition(".")[0]
 
@@ -117,7 +121,7 @@ def _expw(faces: Faces) -> None:
         path = base / f"list/Landmarks_5/{part}_list_5landmarks.txt"
         for where, words in _lines(path, 7):
             file = safe_path(words[0], base / "data/image/origin", trusted=None, where=where)
-            faces.add(file, find_code(words[6], "expw"), words[6], part, _numbers(words[2:6], where), path)
+            faces.add(file, words[6], part, _numbers(words[2:6], where), path)
             if faces.files and faces.rows.keys[-1] == file:
                 faces.rows.keys[-1] = f"{file}#{words[1]}"
 
@@ -131,7 +135,7 @@ def _ck(faces: Faces) -> None:
             for image in images_below(folder):
                 landmarks = base / "landmark_5" / folder.name / f"{Path(image).stem}.txt"
                 before = len(faces.files)
-                faces.add(image, find_label(folder.name), folder.name, split, None, landmarks)
+                faces.add(image, folder.name, split, None, landmarks)
                 if len(faces.files) > before:
                     faces.rows.subjects[-1] = Path(image).name.partition("_")[0]
 
@@ -144,13 +148,16 @@ def _sfew(faces: Faces) -> None:
                 annotation = f"{folder.name}/{Path(image).stem}.txt"
                 box = read_box(base / "Annotations/Bboxs" / annotation)
                 landmarks = base / "Annotations/Landmarks_5" / annotation
-                faces.add(image, find_label(folder.name), folder.name, split, box, landmarks)
+                faces.add(image, folder.name, split, box, landmarks)
 
 
 DATASETS: dict[str, Callable[[Faces], None]] = {
     "raf": _raf, "afe": _afe, "ck": _ck, "jaffe": _jaffe, "sfew": _sfew, "fer2013": _fer2013, "expw": _expw,
 }  # fmt: skip
 """Name of a dataset -> what reads it."""
+
+CODINGS = {"raf": "rafdb", "afe": "afe", "jaffe": "lacmfer", "fer2013": "fer2013", "expw": "expw"}
+"""Name of a dataset whose lists have numbers -> their coding."""
 
 
 def read_box(path: Path) -> Box | None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import labels_of
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
 from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
@@ -35,19 +35,20 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     parts = spec.choice("parts", ("stratified", "none"), "stratified")
     path, images = _list_of(root, spec), _images_of(root, spec)
-    rows, boxes = Rows(), []
+    rows, boxes, labels = Rows(), [], labels_of(spec, "expw")
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
             name, face, box, native = parse_line(line, f"{path}, line {number}")
             file = safe_path(name, images, trusted=None, where=f"{path}, line {number}")
-            label = find_code(native, "expw")
+            label = labels.find(native, rows)
             if label is None:
-                rows.unknown[native] += 1
-            elif os.path.isfile(file):
+                continue
+            if os.path.isfile(file):
                 rows.add(f"{file}#{face}", label)
                 boxes.append((file, box))
             else:
                 rows.missing.append(file)
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "check that the images lie in data/image/origin, or give ?images=FOLDER")
     if parts == "stratified":
         rows.split = stratified(rows.labels, spec.integer("seed", 0))

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
+from fercore.data.formats.codes import labels_of, whole_number
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, user_path
-from fercore.data.labels import CANONICAL
 from fercore.data.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
 SIDE = 48
-CLASSES = CANONICAL[:7]
 USAGES = ("training", "publictest", "privatetest")
 TESTS: dict[str, tuple[str, ...]] = {
     "private": ("privatetest",),
@@ -37,16 +36,15 @@ def scan(spec: DomainSpec) -> Scan:
     """
     path = csv_file(spec.path, "fer2013.csv", spec.where)
     tests = TESTS[spec.choice("test", tuple(TESTS), "private")]
-    rows, images = Rows(), bytearray()
+    rows, images, labels = Rows(), bytearray(), labels_of(spec, "fer2013")
     for number, emotion, pixels, usage in native_rows(path):
         split = "train" if usage == "training" else "test" if usage in tests else ""
         if not split:
             rows.left_out[f"usage {usage}"] += 1
-        elif emotion >= len(CLASSES):
-            rows.unknown[str(emotion)] += 1
-        else:
-            rows.add(f"{path.name}#{number}", emotion, split=split)
+        elif (label := labels.find(str(emotion), rows)) is not None:
+            rows.add(f"{path.name}#{number}", label, split=split)
             images += parse_pixels(pixels, f"{path}, line {number}").tobytes()
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "check its Usage column, and ?test=")
     return Scan(rows, ArrayReader(np.frombuffer(images, dtype=np.uint8).reshape(-1, SIDE, SIDE)))
 
@@ -123,13 +121,14 @@ def _parse_row(
     if len(cells) != width:
         raise UserInputError(f"row with {len(cells)} cells instead of {width}", where=where)
     emotion, pixels, usage = (cells[i] for i in at)
-    if not (emotion.isdigit() and len(emotion) < 4):
+    label = whole_number(emotion.decode("utf-8", "replace"))
+    if label is None or label < 0:
         raise UserInputError(f"emotion {_show(emotion)} is not a number from 0 to 6", where=where)
     name = usage.decode("ascii", "replace").lower()
     if name not in USAGES:
         fix = "known: Training, PublicTest, PrivateTest"
         raise UserInputError(f"unknown usage {_show(usage)}", where=where, fix=fix)
-    return number, int(emotion), pixels, name
+    return number, label, pixels, name
 
 
 def _show(cell: bytes) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fercore.data.formats.codes import CODES, find_code, set_aside
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, listed, not_empty
-from fercore.data.labels import CANONICAL, find_label
+from fercore.data.labels import CANONICAL
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError, did_you_mean
@@ -37,18 +37,19 @@ def scan(spec: DomainSpec) -> Scan:
     """Read a tree of class folders, or loose images as unlabelled ones.
 
     Raises:
-        UserInputError: if the folder is missing, or a class folder is empty (named), or no image is found.
+        UserInputError: if the folder is missing, a class folder is empty (named), numbered folders have no `labels=`,
+            or no image is found.
     """
     root = existing(spec.path, folder=True, where=spec.where)
-    coding = spec.choice("labels", tuple(CODES), "canonical") if "labels" in spec.options else ""
-    rows = Rows()
+    rows, labels = Rows(), labels_of(spec)
     parts = [child for child in subfolders(root) if child.name.lower() in PARTS]
     for part in parts:
-        add_part(rows, part, PARTS[part.name.lower()], coding)
+        add_part(rows, part, PARTS[part.name.lower()], labels)
     if not parts:
-        _add_images(rows, root, "", coding)
+        _add_images(rows, root, "", labels)
     elif loose := loose_images(root):
         rows.left_out[LOOSE] += len(loose)
+    labels.refuse_guess(rows, str(root))
     fix = FIX
     if rows.unknown:
         fix = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL) + "; " + FIX
@@ -89,15 +90,15 @@ def loose_images(folder: Path) -> list[str]:
         raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
 
 
-def add_part(rows: Rows, part: Path, split: str, coding: str) -> None:
+def add_part(rows: Rows, part: Path, split: str, labels: Labels) -> None:
     """Add the class folders of train/, val/ or test/, or its loose images as unlabelled ones."""
     if not subfolders(part) and not loose_images(part):
         raise UserInputError("empty folder", where=str(part), fix="put class folders with images there, or remove it")
-    _add_images(rows, part, split, coding)
+    _add_images(rows, part, split, labels)
 
 
-def _add_images(rows: Rows, root: Path, split: str, coding: str) -> None:
-    labelled = _add_classes(rows, root, split, coding)
+def _add_images(rows: Rows, root: Path, split: str, labels: Labels) -> None:
+    labelled = _add_classes(rows, root, split, labels)
     loose = loose_images(root)
     if labelled and loose:
         rows.left_out[LOOSE] += len(loose)
@@ -106,15 +107,13 @@ def _add_images(rows: Rows, root: Path, split: str, coding: str) -> None:
             rows.add(image, -1, split=split)
 
 
-def _add_classes(rows: Rows, root: Path, split: str, coding: str) -> bool:
+def _add_classes(rows: Rows, root: Path, split: str, labels: Labels) -> bool:
     """Add the images of the class folders; return whether there is such a folder."""
     empty, labelled = [], False
     for folder in subfolders(root):
-        label = find_code(folder.name, coding) if coding else find_label(folder.name)
         images = images_below(folder)
+        label = labels.find(folder.name, rows, len(images))
         if label is None:
-            rows_left = rows.left_out if coding and set_aside(folder.name, coding) else rows.unknown
-            rows_left[folder.name] += len(images)
             continue
         labelled = True
         if not images:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -53,12 +53,13 @@ def scan(spec: DomainSpec) -> Scan:
         base = existing(spec.options["root"], folder=True, where=spec.where)
     train, test = _lists(folder, name)
     tested = list(read_lines(test)) if test is not None else []
-    rows = Rows()
+    rows, labels = Rows(), labels_of(spec, "lacmfer")
     known = {line.path for line in tested} if spec.choice("overlap", ("drop", "keep"), "drop") == "drop" else set()
     keep_copies = spec.choice("duplicates", ("drop", "keep"), "drop") == "keep"
     split = "train" if test is not None else ""
     for lines, part, beside in ((read_lines(train), split, known), (iter(tested), "test", set())):
-        _add(rows, lines, part, beside, base, SUBJECTS.get(name.lower()), copies=keep_copies)
+        _add(rows, lines, labels, part, beside, base, SUBJECTS.get(name.lower()), copies=keep_copies)
+    labels.refuse_guess(rows, str(train))
     not_empty(rows, str(train), "give ?root=FOLDER that holds datasets/")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
@@ -91,16 +92,16 @@ def _lists(folder: Path, name: str) -> tuple[Path, Path | None]:
 
 
 def _add(
-    rows: Rows, lines: Iterator[Line], split: str, beside: set[str], base: Path,
+    rows: Rows, lines: Iterator[Line], labels: Labels, split: str, beside: set[str], base: Path,
     subject: re.Pattern[str] | None, *, copies: bool,
 ) -> None:  # fmt: skip
     seen: set[str] = set()
     inner = base.name.lower() == "datasets"
     for line in lines:
-        label = find_code(line.native, "lacmfer")
+        label = labels.find(line.native, rows)
         if label is None:
-            rows.unknown[line.native] += 1
-        elif line.path in beside:
+            continue
+        if line.path in beside:
             rows.left_out["training line that is a test line"] += 1
         elif line.path in seen and not copies:
             rows.left_out["line listed before"] += 1

@@ -1,6 +1,7 @@
 """`manifest`: CSV with the columns path,label,domain,split,subject,sequence; all but `path` may be missing.
 
-Further columns are ignored. Labels are expression names, aliases or canonical numbers; an empty label is unlabelled.
+Further columns are ignored. Labels are expression names or aliases, or numbers of the coding named by `labels=`; an
+empty label, nan or -1 is unlabelled.
 Paths start from the CSV's folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given.
 `domain=NAME` takes the rows of one domain.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import PARTS
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder, safe_path
 from fercore.data.formats.tables import csv_rows
@@ -22,39 +23,39 @@ def scan(spec: DomainSpec) -> Scan:
     """Read a manifest.
 
     Raises:
-        UserInputError: for a missing file or column, a bad row (by line), an unknown split or domain.
+        UserInputError: for a missing file or column, a bad row (by line), an unknown split or domain, or
+            numbers without `labels=`.
     """
     path = existing(spec.path, folder=False, where=spec.where)
     base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
-    wanted = spec.options.get("domain")
+    wanted, labels = spec.options.get("domain"), labels_of(spec)
     rows = Rows()
     domains = set()
     for number, row in csv_rows(path, ["path"]):
         domains.add(row.get("domain", ""))
         if wanted is None or row.get("domain") == wanted:
-            add_row(rows, row, base, trusted=trusted, where=f"{path}, line {number}")
+            add_row(rows, row, base, labels, trusted=trusted, where=f"{path}, line {number}")
     if wanted is not None and wanted not in domains:
         raise UserInputError(
             f"no domain {wanted!r} in the manifest", where=str(path), fix=did_you_mean(wanted, domains)
         )
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "write rows path,label,domain,split,subject,sequence")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def add_row(rows: Rows, row: dict[str, str], base: Path, *, trusted: bool, where: str) -> None:
+def add_row(rows: Rows, row: dict[str, str], base: Path, labels: Labels, *, trusted: bool, where: str) -> None:
     """Add the sample of one row, or count it as missing or of an unknown label.
 
     Raises:
         UserInputError: for an unknown split, or a path that leads out of `base` while not trusted.
     """
-    name = row.get("label", "")
-    label = find_code(name, "canonical") if name else -1
     split = row.get("split", "").lower()
     if split and split not in PARTS:
         raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split, PARTS))
     path = safe_path(row["path"], base, trusted=trusted, where=where)
+    label = labels.find(row.get("label", ""), rows)
     if label is None:
-        rows.unknown[name] += 1
         return
     subject, sequence = row.get("subject", ""), row.get("sequence", "")
     rows.add_file(path, label, split=PARTS.get(split, ""), subject=subject, sequence=sequence)

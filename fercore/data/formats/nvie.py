@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import find_code, labels_of
 from fercore.data.formats.manifest import add_row
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder
 from fercore.data.formats.tables import csv_rows
@@ -46,7 +46,10 @@ def scan(spec: DomainSpec) -> Scan:
     base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
     wanted = spec.choice("spectrum", ("visible", "thermal", "all"), "visible")
     found = [_frame(row, f"{path}, line {number}") for number, row in csv_rows(path, ["path", "label", "domain"])]
-    partners = {i for pair in pairs(found) for i in pair} if spec.flag("paired") else set(range(len(found)))
+    labels = labels_of(spec)
+    partners = (
+        {i for pair in pairs(found, labels.coding) for i in pair} if spec.flag("paired") else set(range(len(found)))
+    )
     rows = Rows()
     for i, frame in enumerate(found):
         if wanted not in ("all", frame.spectrum):
@@ -54,16 +57,17 @@ def scan(spec: DomainSpec) -> Scan:
         elif i not in partners:
             rows.left_out["frame without a partner"] += 1
         else:
-            add_row(rows, frame.row, base, trusted=trusted, where=frame.where)
+            add_row(rows, frame.row, base, labels, trusted=trusted, where=frame.where)
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "write rows path,label,domain,split,subject,sequence,time; see ?spectrum=")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def pairs(frames: list[Frame]) -> list[tuple[int, int]]:
+def pairs(frames: list[Frame], coding: str = "") -> list[tuple[int, int]]:
     """Return (visible, thermal) positions of frames of one sequence that belong together, each used once."""
     sequences: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, frame in enumerate(frames):
-        if frame.sequence and find_code(frame.row["label"], "canonical") is not None:
+        if frame.sequence and find_code(frame.row["label"], coding) is not None:
             sequences[frame.sequence][frame.spectrum].append(i)
     return [pair for sides in sequences.values() for pair in _match(frames, sides["visible"], sides["thermal"])]
 

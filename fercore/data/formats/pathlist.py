@@ -1,6 +1,7 @@
 """`list`: a text file with one "path label" a line, or one path where the label is unknown.
 
-A label is an expression's name or alias, or a number of the coding named by `labels=` (default: canonical). Paths start
+A label is an expression's name or alias, or a number of the coding named by `labels=` ; without it
+numbers are refused, since each dataset has an order of its own. Paths start
 from the list's own folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given. Lines that
 are empty or start with # are skipped. A line of one word, or one that ends like an image file, is a path without label.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from fercore.data.formats.codes import CODES, find_code, set_aside
+from fercore.data.formats.codes import labels_of
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -19,10 +20,10 @@ def scan(spec: DomainSpec) -> Scan:
     """Read a list of paths, labelled or not.
 
     Raises:
-        UserInputError: for a missing file, or a path that leads out of the folder.
+        UserInputError: for a missing file, a path that leads out of the folder, or numbers without `labels=`.
     """
     path = existing(spec.path, folder=False, where=spec.where)
-    coding = spec.choice("labels", tuple(CODES), "canonical")
+    labels = labels_of(spec)
     base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
     rows = Rows()
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -30,11 +31,11 @@ def scan(spec: DomainSpec) -> Scan:
             continue
         where = f"{path}, line {number}"
         name, native = _parts(line)
-        label = find_code(native, coding) if native else -1
-        if label is None:
-            (rows.left_out if set_aside(native, coding) else rows.unknown)[native] += 1
-            continue
-        rows.add_file(safe_path(name, base, trusted=trusted, where=where), label)
+        label = labels.find(native, rows)
+        file = safe_path(name, base, trusted=trusted, where=where)
+        if label is not None:
+            rows.add_file(file, label)
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), 'write lines "path label", and see ?labels= and ?root=')
     return Scan(rows, FileReader(tuple(rows.keys)))
 

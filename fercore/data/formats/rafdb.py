@@ -1,13 +1,14 @@
 """`rafdb`: RAF-DB basic as distributed: EmoLabel/list_patition_label.txt and Image/aligned/<name>_aligned.jpg.
 
 The folder may be RAF-DB's own or its basic/. `images=original` reads Image/original instead of the aligned faces.
+A list that counts from 0 needs `labels=rafdb0`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from fercore.data.formats.codes import find_code
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -20,29 +21,30 @@ def scan(spec: DomainSpec) -> Scan:
     """Read RAF-DB.
 
     Raises:
-        UserInputError: for a missing folder or list, or a line that is not "train_00001.jpg 5".
+        UserInputError: for a missing folder or list, a line that is not "train_00001.jpg 5", or numbers of another
+            coding.
     """
     root = existing(spec.path, folder=True, where=spec.where)
     images = spec.choice("images", ("aligned", "original"), "aligned")
     path = _label_list(root, spec)
     folder = path.parent.parent / "Image" / images
     existing(str(folder), folder=True, where=spec.where)
-    rows = Rows()
+    rows, labels = Rows(), labels_of(spec, "rafdb")
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if line.strip():
-            _add(rows, line, folder, aligned=images == "aligned", where=f"{path}, line {number}")
+            _add(rows, line, folder, labels, aligned=images == "aligned", where=f"{path}, line {number}")
+    labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "check that the images lie in Image/aligned")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def _add(rows: Rows, line: str, folder: Path, *, aligned: bool, where: str) -> None:
+def _add(rows: Rows, line: str, folder: Path, labels: Labels, *, aligned: bool, where: str) -> None:
     words = line.split()
     split = words[0].partition("_")[0]
     if len(words) != 2 or split not in ("train", "test"):
         raise UserInputError(f"cannot read {line[:40]!r}", where=where, fix='a line is "train_00001.jpg 5"')
-    label = find_code(words[1], "rafdb") if words[1].isdecimal() else None
+    label = labels.find(words[1], rows)
     if label is None:
-        rows.unknown[words[1]] += 1
         return
     stem, _, suffix = words[0].rpartition(".")
     name = f"{stem}_aligned.{suffix}" if aligned else words[0]

@@ -28,6 +28,7 @@ class Rows:
         unknown: name of a label outside the map -> samples dropped for it.
         missing: files that are listed but absent.
         left_out: reason -> samples the dataset's own protocol leaves out.
+        numbers: number that stands for a label -> samples that have it.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -38,6 +39,7 @@ class Rows:
     unknown: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[int] = field(default_factory=Counter)
 
     def add(self, key: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
         """Append one sample."""
