@@ -103,8 +103,8 @@ def labels_of(spec: DomainSpec, native: str = "") -> Labels:
 
 
 def fits(numbers: Mapping[int, int]) -> list[str]:
-    """Return the usual codings that have all of some numbers, with their classes, nearest first."""
-    found = [name for name in USUAL if numbers.keys() <= CODES[name].keys()]
+    """Return the usual codings that have all of some numbers, with their classes, nearest first; none for no number."""
+    found = [name for name in USUAL if numbers and numbers.keys() <= CODES[name].keys()]
     found.sort(key=lambda name: len(CODES[name]))
     return [f"{name} (from {min(CODES[name])}: {' '.join(CODES[name].values())})" for name in found]
 
