@@ -25,9 +25,10 @@ class PhaseRunner:
         phase: what to train, and how.
         stage: the stage it belongs to; parameters no phase of the stage trains stay frozen in it.
         model: the network, already on its device.
+        fused: update all weights in one pass, where torch has that for the optimiser; it rounds differently.
     """
 
-    def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module) -> None:
+    def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module, *, fused: bool = False) -> None:
         self.name = phase.name
         self._clip = phase.clip_grad_norm
         self._fresh = phase.optimiser.fresh_each_epoch
@@ -41,7 +42,7 @@ class PhaseRunner:
         self._all = list(trainable.values())
         self._partial = len(self._mine) < len(self._all)
         spec = phase.optimiser
-        optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups])
+        optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups], fused)
         self._plain = optimiser
         self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage)))
         self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
@@ -107,13 +108,14 @@ def _settings(spec: OptimiserSpec, group: ParamGroup, members: list[nn.Parameter
     return {"params": members, "lr": spec.lr * group.lr_multiplier, "weight_decay": decay}
 
 
-def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    if spec.name in ("sgd", "sgdw"):
-        kind = torch.optim.SGD if spec.name == "sgd" else SGDW
-        nesterov = spec.nesterov and spec.momentum > 0
-        return kind(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
+def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
+    nesterov = spec.nesterov and spec.momentum > 0
+    if spec.name == "sgdw":
+        return SGDW(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
+    if spec.name == "sgd":
+        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov, fused=fused or None)
     moments = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return moments(groups, lr=spec.lr, betas=spec.betas)
+    return moments(groups, lr=spec.lr, betas=spec.betas, fused=fused or None)
 
 
 def own_steps(stage: Stage) -> int:

@@ -82,7 +82,10 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         if not self.runners:
-            self.runners = [PhaseRunner(self.shop.fabric, phase, stage, self.shop.model) for phase in stage.phases]
+            shop, train = self.shop, self.shop.config.train
+            # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
+            fused = train.fused_optimiser and train.precision != "16-mixed"
+            self.runners = [PhaseRunner(shop.fabric, p, stage, shop.model, fused=fused) for p in stage.phases]
             self.loader = self.shop.loader(stage, start=self.done)
 
     def _begin_epoch(self, clock: Clock) -> None:

@@ -160,3 +160,19 @@ def _dump(state):
     torch.save(state, buffer)
     buffer.seek(0)
     return buffer
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adam", "adamw"])
+def test_a_fused_optimiser_takes_the_same_steps(name):
+    results = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        model, phase = network(), Phase("main", (ParamGroup(("",)),), OptimiserSpec(name=name, lr=0.1))
+        fabric = Fabric(accelerator="cpu", devices=1)
+        run = PhaseRunner(fabric, phase, Stage("train", 10, (phase,)), model, fused=fused)
+        for _ in range(3):
+            run.activate()
+            run.minimise(fabric, sum(p.square().sum() for p in model.parameters()))
+        assert bool(run.optimiser.param_groups[0].get("fused")) == (fused and name != "sgdw")
+        results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
