@@ -14,6 +14,7 @@ from fercore import __version__
 from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
 from fercore.errors import UserInputError
+from fercore.hooks.discovery import check_early, installed_plugins, split_names
 
 if TYPE_CHECKING:
     from fercore.engine.setup import Workshop
@@ -25,13 +26,17 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help texts hold brackets that are no markup
+    context_settings={"max_content_width": 120},
 )
 app.add_typer(data_app, name="data")
 app.add_typer(clip_app, name="clip")
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 app.add_typer(au_app, name="au")
 
-Plugin = Annotated[list[str], typer.Option("--plugin", "-p", help="Method, then add-ons; see `fercore plugins`.")]
+Plugin = Annotated[
+    list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")
+]
 Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")]
 Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
 Protocol = Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")]
@@ -67,12 +72,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print it, train nothing.")] = False,
 ) -> None:
     """Train a method, score the adapted model on the target, write a run folder."""
-    from fercore import console
-    from fercore.engine.describe import describe
-    from fercore.engine.record import RunFolder
-    from fercore.engine.run import run as train
-    from fercore.engine.setup import build_workshop
-
+    names = _names(plugin)
     if resume is not None:
         if (
             any((plugin, source, target, protocol, data_root, preset, config, set_, device, out))
@@ -86,8 +86,15 @@ def run(
         layers, chosen = _layers(
             source, target, preset, config, set_, protocol=protocol, data_root=data_root, seed=seed, device=device
         )
-        company = _assemble(plugin, layers, chosen)
-    folder = resume or out or _new_folder(plugin)
+        check_early(names, layers, preset=chosen)
+        company = _assemble(names, layers, chosen)
+    from fercore import console
+    from fercore.engine.describe import describe
+    from fercore.engine.record import RunFolder
+    from fercore.engine.run import run as train
+    from fercore.engine.setup import build_workshop
+
+    folder = resume or out or _new_folder(names)
     if not resume:
         RunFolder(folder).refuse_if_taken()
     shop = build_workshop(company, label_file=RunFolder(resume).label_file if resume else None)
@@ -122,9 +129,12 @@ def compare(
     layers, chosen = _layers(
         source, target, preset, config, set_, protocol=protocol, data_root=data_root, device=device
     )
+    numbers = _seeds(seeds)
+    for entry in entries:
+        check_early(entry.plugins, [*layers, entry.settings], preset=chosen, row=entry.label)
     folder = out or _new_folder(["compare"])
     summary = comparing.compare(
-        entries, _seeds(seeds), layers, preset=chosen, out=folder, observe=console.observer_for(jobs), jobs=jobs
+        entries, numbers, layers, preset=chosen, out=folder, observe=console.observer_for(jobs), jobs=jobs
     )
     head = comparing.table_head(summary["lead"])
     title = f"target {_target_of(summary, layers)}, mean ± std over seeds {seeds}, in points"
@@ -138,8 +148,6 @@ def plugins(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """List installed plugins (nothing is imported), or explain how the named ones work together."""
-    from fercore.hooks.discovery import installed_plugins
-
     if not explain:
         for info in installed_plugins().values():
             typer.echo(f"{info.name:<16} {info.distribution} {info.version}  {info.summary}")
@@ -148,7 +156,7 @@ def plugins(
     from fercore.engine.setup import build_plugins
     from fercore.hooks.assemble import assemble
 
-    names = plugin or ["source_only"]
+    names = _names(plugin) or ["source_only"]
     for line in chain_lines(build_plugins(assemble(names, []))):
         typer.echo(line)
 
@@ -224,6 +232,10 @@ def au_detect(
 
     written, unusable = detect_to_csv(source, weights, out, size=size)
     typer.echo(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))
+
+
+def _names(plugin: list[str]) -> list[str]:
+    return [name for text in plugin for name in split_names(text)]
 
 
 def _layers(
@@ -353,7 +365,11 @@ def main() -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own usage errors have one
             raise
-        _fail(error.format_message(), 2)
+        message, context = error.format_message(), getattr(error, "ctx", None)
+        if context is not None and message == context.get_help():  # a bare `fercore` or `fercore data`
+            typer.echo(message)
+            sys.exit(0)
+        _fail(message, 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 

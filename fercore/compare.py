@@ -18,6 +18,7 @@ from fercore.config import merge, parse_assignment
 from fercore.engine.files import without_none, write_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
+from fercore.hooks.discovery import split_names
 
 if TYPE_CHECKING:
     from fercore.hooks.assemble import Company
@@ -53,7 +54,7 @@ def parse_entry(text: str) -> Entry:
     settings: dict[str, Any] = {}
     for word in words[1:]:
         settings = merge(settings, parse_assignment(word))
-    return Entry(label.strip() if colon else " ".join(words), tuple(names.split("+")), settings)
+    return Entry(label.strip() if colon else " ".join(words), split_names(names), settings)
 
 
 @dataclass(frozen=True)

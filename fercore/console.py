@@ -13,8 +13,8 @@ from rich.table import Table
 from fercore.engine.observer import Observer
 from fercore.schedule import StepReport
 
-console = Console(width=None if sys.stdout.isatty() else 132)
-
+console = Console(width=None if sys.stdout.isatty() else 132, markup=False, emoji=False, highlight=False)
+"""What is printed are names, paths and settings of others: brackets and colons are no markup."""
 
 HEADS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
 """Score in result.json -> what it is called in tables."""
@@ -40,18 +40,20 @@ class ConsoleObserver(Observer):
 
     def message(self, text: str) -> None:
         """Print one line."""
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
 
     def begin(self, done: int, total: int) -> None:
         """Start the bar."""
         self._total = total
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        self._progress = Progress(*columns, TextColumn("{task.fields[terms]}"), console=console, transient=True)
+        self._progress = Progress(
+            *columns, TextColumn("{task.fields[terms]}", markup=False), console=console, transient=True
+        )
         if console.is_terminal:
             self._progress.start()
         self._task = self._progress.add_task(self._label, total=total, completed=done, terms="")
@@ -96,7 +98,7 @@ def observer_for(jobs: int) -> type[ConsoleObserver]:
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines as they are."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -106,7 +108,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
         table.add_column(name, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table, markup=False)
+    console.print(table)
 
 
 def target_labels(record: Mapping[str, Any]) -> str:

@@ -199,6 +199,60 @@ def test_runs_side_by_side_end_as_alone_and_name_the_row_that_fails(fercore, tmp
     assert "5000" in error
 
 
+@pytest.mark.parametrize("group", [[], ["data"], ["clip"], ["au"]], ids="".join)
+def test_a_bare_command_shows_its_help(fercore, group):
+    code, text, error = fercore(*group)
+    assert (code, error) == (0, "")
+    assert text == fercore(*group, "--help")[1]
+    assert "Commands:" in text
+
+
+def test_help_keeps_its_brackets(fercore):
+    text = " ".join(fercore("compare", "--help")[1].split())
+    assert '"[LABEL:]plugin[+plugin] [key=value ...]", one per row.' in text
+    assert "FORMAT:PATH[?option=value&...]" in text
+
+
+def test_tables_keep_brackets_and_colons(capsys):
+    from fercore import console
+
+    console.print_table("mean [std]", ("row", ":smile:"), [("base [key=1]", "[red]1")])
+    out = capsys.readouterr().out
+    for text in ("mean [std]", ":smile:", "base [key=1]", "[red]1"):
+        assert text in out
+
+
+@pytest.mark.parametrize("plugins", [["-p", "source_only+leaf_eaf"], ["-p", "source_only", "-p", "leaf_eaf"]])
+def test_add_ons_follow_the_method_with_a_plus_or_by_themselves(fercore, plugins):
+    code, text, _ = fercore("plugins", "--explain", *plugins)
+    assert code == 0
+    assert "leaf_eaf wraps > source_only implements" in text
+    assert "leaf_eaf wraps > source_only implements" in fercore("run", *plugins, *FACES, *SMALL, "--dry-run")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "-p", "source_only", "--set", "train"],
+        ["run", "-p", "source_only", "--set", "data.sze=3"],
+        ["run", "-p", "source_only", "--set", "train.steps=many"],
+        ["run", "-p", "source_only+leaf_eff"],
+        ["run", "-p", "source_only", "--preset", "demmo"],
+        ["run"],
+        ["compare", "source_only optim.lr"],
+        ["compare", "source_only", "x:source_only optim.lr=fast"],
+        ["compare", "source_only", "--seeds", "a"],
+        ["plugins"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistake_in_words_is_told_before_torch_is_imported(arguments):
+    code = "import sys; from fercore.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == (0 if arguments == ["plugins"] else 2)
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_plugins_and_explain_and_doctor(fercore):
     assert "source_only" in fercore("plugins")[1]
     code, text, _ = fercore("plugins", "--explain", "--plugin", "source_only")

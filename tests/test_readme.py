@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -41,6 +42,35 @@ def test_a_module_is_accepted(block):
     assert plugins
     for plugin in plugins:
         check_class(plugin, "readme")
+
+
+def test_the_example_minimises_the_entropy_of_the_target(monkeypatch, tmp_path, make_shop, listener):
+    from fercore.engine.run import run
+    from fercore.hooks import assemble, discovery
+
+    names: dict = {}
+    exec(compile(PYTHON[0], "README.md", "exec"), names)
+    info = discovery.PluginInfo("entropy", "readme:Entropy", "readme", "1", "")
+    load = discovery.load_class
+    monkeypatch.setattr(assemble, "installed_plugins", lambda: {**discovery.installed_plugins(), "entropy": info})
+    monkeypatch.setattr(assemble, "load_class", lambda found: names["Entropy"] if found is info else load(found))
+    layer = {"train": {"steps": 3}}
+    shop = make_shop("source_only", "entropy", layers=(layer,))
+    seen: list = []
+    predictions = shop.plugins.loss
+
+    def watched(model, batch, encoded, pseudo, clock):
+        seen.append(encoded[("target", "weak")].logits["main"].detach().clone())
+        return predictions(model, batch, encoded, pseudo, clock)
+
+    monkeypatch.setattr(shop.plugins, "loss", watched)
+    watcher = listener()
+    run(shop, tmp_path / "run", watcher)
+    p = [logits.double().softmax(1).numpy() for logits in seen]
+    for report, probs in zip(watcher.reports, p, strict=True):
+        assert report.terms["entropy/main"] == pytest.approx(-0.1 * (probs * np.log(probs)).sum(1).mean(), abs=1e-5)
+        assert report.total == pytest.approx(sum(report.terms.values()), abs=1e-5)
+        assert set(report.terms) == {"source_only/cross_entropy", "entropy/main"}
 
 
 def test_every_plugin_is_listed():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from fercore.config import build_config
 from fercore.errors import UserInputError, did_you_mean
+from fercore.presets import PRESETS
 
 GROUP = "fercore.plugins"
 
@@ -60,6 +63,36 @@ def find_plugin(name: str, available: dict[str, PluginInfo]) -> PluginInfo:
         fix = did_you_mean(name, available)
         raise UserInputError(f"unknown plugin {name!r}", where="--plugin", fix=fix)
     return available[name]
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """Read "METHOD[+ADDON...]", as --plugin and the rows of a comparison take it."""
+    return tuple(name.strip() for name in text.split("+"))
+
+
+def check_early(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str, row: str = "") -> None:
+    """Refuse unknown plugins and wrong settings of the core before anything heavy is imported.
+
+    A plugin's own table is checked once the plugin is loaded.
+
+    Args:
+        names: plugin names. layers: nested settings; later ones win. preset: what is laid under them.
+        row: the row of a comparison they belong to, for messages.
+
+    Raises:
+        UserInputError: for no plugin, an unknown one, or an unknown or mistyped setting.
+    """
+    try:
+        if not names:
+            raise UserInputError("no plugin named", where="--plugin", fix="add a method, e.g. --plugin source_only")
+        available = installed_plugins()
+        for name in names:
+            find_plugin(name, available)
+        build_config([PRESETS[preset], *layers], names)
+    except UserInputError as error:
+        if not row:
+            raise
+        raise UserInputError(f"{row}: {error.what}", where=error.where, fix=error.fix) from error
 
 
 def load_class(info: PluginInfo) -> type:
