@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fercore.data.readers import Unusable, check_scale, decode, file_bytes, scaling_text, with_pixels
+from fercore.data.codecs import Unusable
+from fercore.data.readers import check_scale, decode, file_bytes, scaling_text, with_pixels
 from fercore.data.scaling import Scaling
 from fercore.errors import UserInputError
 

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from fercore.data.cache_files import FileBacked
+from fercore.data.codecs import Unusable
 from fercore.data.digests import DigestMemo
-from fercore.data.readers import Reader, Unusable
+from fercore.data.readers import Reader
 from fercore.data.table import Table
 
 NAMED = 20

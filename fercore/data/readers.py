@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,19 +10,15 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from fercore.data.codecs import Unusable, failure, open_image
 from fercore.data.scaling import LARGEST, NoScale, Scaling, is_deep, is_scaled, scaled
 from fercore.errors import UserInputError
+from fercore.files import open_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_SIDE = 8192
-MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
-
-
-class Unusable(Exception):
-    """An image cannot be used; the message says why in a few words ("truncated", "too large: ...")."""
 
 
 class Reader(Protocol):
@@ -118,10 +113,10 @@ def file_bytes(path: str) -> bytes:
     """Return a file's contents.
 
     Raises:
-        Unusable: if it is empty, unreadable or larger than an image can be.
+        Unusable: if it is empty, unreadable, no regular file or larger than an image can be.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise Unusable(f"too large: {size} bytes")
@@ -169,11 +164,17 @@ def scaling_text(scaling: Scaling | None) -> str:
 
 
 def kind_of(path: str) -> str:
-    """Return what an image file's header says: "deep" (one channel of more than 8 bits), "one_channel" or "colour"."""
-    from PIL import Image
+    """Return what an image file's header says: "deep" (one channel of more than 8 bits), "one_channel" or "colour".
 
-    with Image.open(path) as image:
-        return "deep" if is_deep(image) else "one_channel" if is_scaled(image) else "colour"
+    Raises:
+        UserInputError: if the file has become unreadable since it was checked; names it.
+    """
+    try:
+        with open_regular(path) as file:
+            image = open_image(file)
+            return "deep" if is_deep(image) else "one_channel" if is_scaled(image) else "colour"
+    except (Unusable, OSError) as error:
+        raise UserInputError(f"unusable image: {error}", where=path) from None
 
 
 def with_pixels(content: bytes) -> Image:
@@ -182,23 +183,14 @@ def with_pixels(content: bytes) -> Image:
     Raises:
         Unusable: as for `decode`.
     """
-    from PIL import Image, UnidentifiedImageError
-
+    image = open_image(content)
     try:
-        image = Image.open(io.BytesIO(content))
-        if max(image.size) > MAX_SIDE or image.size[0] * image.size[1] > MAX_PIXELS:
-            raise Unusable(f"too large: {image.size[0]}x{image.size[1]} pixels")
         _note_depth(image)
         image.load()
     except Unusable:
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Unusable(f"too large: more than {MAX_PIXELS} pixels") from None
-    except UnidentifiedImageError:
-        raise Unusable("not an image") from None
-    except Exception as error:  # decoders of a dozen formats raise whatever they like on broken files
-        kind = "truncated" if "truncated" in str(error).lower() else "cannot be decoded"
-        raise Unusable(f"{kind}: {error}") from None
+    except Exception as error:  # decoders raise whatever they like on broken files
+        raise Unusable(failure(error)) from None
     return image
 
 

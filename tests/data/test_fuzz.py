@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
 from fercore.config import parse_assignment, read_toml
+from fercore.data.codecs import Unusable
 from fercore.data.crops import CropReader
 from fercore.data.domains import read_domain
 from fercore.data.formats import FORMATS
@@ -28,7 +29,7 @@ from fercore.data.formats.ckplus import read_emotion
 from fercore.data.prepare.boxes import read_boxes
 from fercore.data.prepare.journal import Journal
 from fercore.data.protocols import load_protocol
-from fercore.data.readers import Unusable, decode
+from fercore.data.readers import decode
 from fercore.data.spec import parse_spec
 from fercore.data.split import parse_shares, read_split
 from fercore.errors import UserInputError

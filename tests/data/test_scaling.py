@@ -14,12 +14,13 @@ from PIL import Image
 from fercore.config import DataSettings
 from fercore.data import DomainSet, eval_batches, inspect, mismatch_lines, open_domains
 from fercore.data.cache_files import source_key
+from fercore.data.codecs import Unusable
 from fercore.data.convert import convert
 from fercore.data.crops import CropReader
 from fercore.data.opening import read_domain
 from fercore.data.prepare.faces import Face
 from fercore.data.prepare.one import PrepareSettings, prepare_one
-from fercore.data.readers import FileReader, Unusable, decode, kind_of
+from fercore.data.readers import FileReader, decode, kind_of
 from fercore.data.scaling import NO_RANGE, NoScale, Scaling, parse_scaling
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError

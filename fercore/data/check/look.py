@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fercore.data.check.near import SIDE, thumbnail
+from fercore.data.codecs import Unusable
 from fercore.data.domains import read_chosen
 from fercore.data.formats.scan import Scan
-from fercore.data.readers import Reader, Unusable
+from fercore.data.readers import Reader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
+from fercore.data.codecs import Unusable
 from fercore.data.crops import Box, CropReader
 from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import PARTS, add_part, subfolders
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, safe_path
 from fercore.data.formats.tables import csv_rows
 from fercore.data.noise import permutation
-from fercore.data.readers import FileReader, Unusable, file_bytes
+from fercore.data.readers import FileReader, file_bytes
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 

@@ -1,0 +1,97 @@
+"""Opening files that somebody else names: regular files only, so that no pipe, device or socket holds a program up."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO, Final
+
+KINDS: Final = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISLNK, "a link"),
+)
+
+
+class NotRegularError(OSError):
+    """What stands under a name is no regular file; `strerror` says what it is."""
+
+    def __init__(self, mode: int) -> None:
+        super().__init__(errno.EINVAL, f"{file_kind(mode)}, not a file")
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+def file_kind(mode: int) -> str:
+    """Return what a mode (`os.stat_result.st_mode`) says that a file is: "a file", "a folder", "a named pipe", ..."""
+    return next((name for test, name in KINDS if test(mode)), "a file")
+
+
+def irregular(path: str | os.PathLike[str]) -> str:
+    """Return what stands under a name, links followed, where that is no regular file; "" for a file or nothing."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return ""
+    return "" if stat.S_ISREG(mode) else file_kind(mode)
+
+
+def refuse_irregular(path: str | os.PathLike[str]) -> None:
+    """Make sure that a library which opens a name by itself will not wait for a pipe.
+
+    Raises:
+        OSError: if there is nothing under that name (FileNotFoundError), or no regular file (NotRegularError).
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotRegularError(mode)
+
+
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO:
+    """Open a regular file for reading; whatever else stands there is refused at once.
+
+    It is looked at before it is opened, for opening a device may set it in motion, and again afterwards, for it may
+    have been replaced in between.
+
+    Args:
+        path: its name. follow: whether the name itself may be a link.
+
+    Raises:
+        OSError: if it cannot be opened; NotRegularError if it is no regular file.
+    """
+    mode = os.stat(path, follow_symlinks=follow).st_mode
+    if not stat.S_ISREG(mode):
+        raise NotRegularError(mode)
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    handle = os.open(path, flags | (0 if follow else getattr(os, "O_NOFOLLOW", 0)))
+    mode = os.fstat(handle).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(handle)
+        raise NotRegularError(mode)
+    return os.fdopen(handle, "rb")
+
+
+def read_bytes(path: str | os.PathLike[str], *, follow: bool = True) -> bytes:
+    """Return the contents of a regular file.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path, follow=follow) as file:
+        return file.read()
+
+
+def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> str:
+    r"""Return the text of a regular file, every end of a line as "\n".
+
+    Raises:
+        OSError: as `open_regular`. UnicodeDecodeError: if it is not of that encoding.
+    """
+    text = read_bytes(path, follow=follow).decode(encoding)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
