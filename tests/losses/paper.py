@@ -165,13 +165,13 @@ def official_weight(z, labels, mask, other_labels, *, require_match):
 
 
 def official_cluster(x, y, x_labels, y_labels, mask_x, mask_y, at=None):
-    """get_cluster_loss: classes with a reliable sample on either side, all of their samples, uniform weights."""
-    classes = {k for k, m in zip(x_labels, mask_x, strict=True) if m} | {
-        k for k, m in zip(y_labels, mask_y, strict=True) if m
-    }
+    """get_cluster_loss, the revision that is called: unreliable rows are gone, the rest weigh the same."""
+    mask_x, mask_y = np.asarray(mask_x, bool), np.asarray(mask_y, bool)
+    x, y, x_labels, y_labels = x[mask_x], y[mask_y], x_labels[mask_x], y_labels[mask_y]
+    at = None if at is None else (at[0][mask_x], at[1][mask_y])
     near, far = [], []
-    for k in classes:
-        for d in classes:
+    for k in sorted({*x_labels, *y_labels}):
+        for d in sorted({*x_labels, *y_labels}):
             value = _group_distance(x, y, k, {d}, x_labels, y_labels, [1] * len(x), [1] * len(y), at)
             if value is not None:
                 (near if k == d else far).append(value)

@@ -146,7 +146,9 @@ def weigh(left: Rows, right: Rows, settings: LaCmferSettings) -> Weights:
     if settings.cid.weighted:
         classes: list[Tensor | None] = [mask.to(left.logits.dtype) for mask in masks]
     else:
-        x_labels, y_labels = _classes_with_a_reliable_sample(left, right, masks)
+        x_labels, y_labels = (
+            rows.labels.masked_fill(~mask, -1) for rows, mask in zip((left, right), masks, strict=True)
+        )
         classes = [None, None]
     if not settings.hardness.enabled:
         uniform = [torch.full_like(rows.logits[..., 0], 1.0 / rows.logits.shape[1]) for rows in (left, right)]
@@ -181,21 +183,6 @@ def _matched(left: Rows, right: Rows, masks: Sequence[Tensor]) -> list[Tensor]:
     in_target = _present(y_labels, num_classes).gather(1, left.labels.clamp_min(0))
     in_source = _present(left.labels, num_classes).gather(1, y_labels)
     return [masks[0] & in_target & (left.labels >= 0), _each(masks[1], groups) & in_source]
-
-
-def _classes_with_a_reliable_sample(left: Rows, right: Rows, masks: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Released code, `get_cluster_loss`: a class counts, with all its samples, if either side is sure of one of it."""
-    groups, num_classes = len(left.labels), left.logits.shape[-1]
-    unknown = torch.full_like(left.labels, -1)
-    y_labels = _each(right.labels, groups)
-    sure_x = torch.where(masks[0], left.labels, unknown)
-    sure_y = torch.where(_each(masks[1], groups), y_labels, torch.full_like(y_labels, -1))
-    active = _present(sure_x, num_classes) | _present(sure_y, num_classes)
-    labels = [
-        torch.where(active.gather(1, rows.clamp_min(0)) & (rows >= 0), rows, torch.full_like(rows, -1))
-        for rows in (left.labels, y_labels)
-    ]
-    return labels[0], labels[1]
 
 
 def _each(tensor: Tensor, groups: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The two branches of LA-CMFER (section 4.1 and supplement; layer list of the released `models/LA-CMFER.py`).
 
-The attention inside the blocks is timm's CBAM with a 7x7 spatial gate. The released code's block comes from another
-library; what is known of it is said in the README.
+The attention inside the blocks is timm's CBAM, by default as its paper has it; settings of `cbam` make it that of the
+library which the released code uses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
-from fercore_la_cmfer.settings import LaCmferSettings
+from fercore_la_cmfer.settings import CbamSettings, LaCmferSettings
 
 _BRANCH = re.compile(r"(?:global|local|fused)(?:_(\d+))?")
 
@@ -46,21 +46,43 @@ def full(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
+class Attention(CbamModule):
+    """CBAM: a gate for each channel, then one for each place.
+
+    Args:
+        channels: C. reduction: bottleneck of the channel attention. settings: kernel and norm of the spatial gate, and
+            whether the input is added to the output.
+    """
+
+    def __init__(self, channels: int, reduction: int, settings: CbamSettings) -> None:
+        super().__init__(channels, rd_ratio=1.0 / reduction, spatial_kernel_size=settings.gate)
+        if not settings.gate_norm:
+            self.spatial.add_module("conv", nn.Conv2d(2, 1, settings.gate, padding=settings.gate // 2))
+        self.residual = settings.residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,C,H,W] to the same shape."""
+        gated: Tensor = self.spatial(self.channel(x))
+        return gated + x if self.residual else gated
+
+
 class Block(nn.Module):
-    """Residual block of two 3x3 convolutions, with CBAM before the sum where asked.
+    """Residual block of two 3x3 convolutions, with attention before the sum where asked.
 
     Args:
         inputs, outputs: channels. stride: of the first convolution.
-        reduction: bottleneck of the channel attention; None = no attention.
+        settings: of the plugin, for the attention; None = no attention.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int, reduction: int | None) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, settings: LaCmferSettings | None) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.attention = nn.Identity() if reduction is None else CbamModule(outputs, rd_ratio=1.0 / reduction)
+        self.attention: nn.Module = nn.Identity()
+        if settings is not None:
+            self.attention = Attention(outputs, settings.network.cbam_reduction, settings.cbam)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
@@ -72,10 +94,10 @@ class Block(nn.Module):
         return torch.relu(out + self.shortcut(x))
 
 
-def stack(inputs: int, outputs: int, depth: int, reduction: int | None) -> nn.Sequential:
-    """Return `depth` blocks; the first one halves the map."""
-    later = [Block(outputs, outputs, 1, reduction) for _ in range(depth - 1)]
-    return nn.Sequential(Block(inputs, outputs, 2, reduction), *later)
+def stack(inputs: int, outputs: int, depth: int, settings: LaCmferSettings | None) -> nn.Sequential:
+    """Return `depth` blocks, with attention if its settings are given; the first one halves the map."""
+    later = [Block(outputs, outputs, 1, settings) for _ in range(depth - 1)]
+    return nn.Sequential(Block(inputs, outputs, 2, settings), *later)
 
 
 class GlobalBranch(nn.Module):
@@ -94,7 +116,7 @@ class GlobalBranch(nn.Module):
         net = settings.network
         widths = (inputs, *net.widths)
         self.stages = nn.Sequential(
-            *(stack(a, b, d, net.cbam_reduction) for a, b, d in zip(widths, net.widths, net.depths, strict=False))
+            *(stack(a, b, d, settings) for a, b, d in zip(widths, net.widths, net.depths, strict=False))
         )
         self.width = net.widths[-1]
 
@@ -118,10 +140,10 @@ class LocalBranch(nn.Module):
     def __init__(self, inputs: int, settings: LaCmferSettings) -> None:
         super().__init__()
         net = settings.network
-        reduction = net.cbam_reduction if settings.local.block == "cbam" else None
+        attention = settings if settings.local.block == "cbam" else None
         self.stack_of: tuple[int, ...] = (0, 1, 2, 3) if settings.local.share == "none" else (0, 1, 0, 1)
         self.stacks = nn.ModuleList(
-            stack(inputs, net.local_width, net.local_depth, reduction) for _ in range(max(self.stack_of) + 1)
+            stack(inputs, net.local_width, net.local_depth, attention) for _ in range(max(self.stack_of) + 1)
         )
         self.width = 4 * net.local_width
 

@@ -22,6 +22,7 @@ OFFICIAL: Mapping[str, Any] = {
     "mcc": {"input": "logit", "form": "offdiag"},
     "mvv": {"norm": "selected"},
     "local": {"block": "cbam", "share": "column"},
+    "cbam": {"residual": True, "gate": 49, "gate_norm": False},
 }
 """What `variant = "official"` changes where a setting is not given: the choices of the released code."""
 
@@ -40,6 +41,20 @@ class NetworkSettings(Settings):
     def _stages_match(self) -> NetworkSettings:
         if len(self.widths) != len(self.depths) or min(*self.widths, *self.depths) < 1:
             raise ValueError("network.widths and network.depths need one positive number for each stage")
+        return self
+
+
+class CbamSettings(Settings):
+    """The attention inside the blocks; the released code's differs from CBAM's paper in all three."""
+
+    residual: bool = Field(False, description="add the attention's input to its output")
+    gate: int = Field(7, ge=1, description="side of the spatial gate's kernel, odd")
+    gate_norm: bool = Field(True, description="batch norm behind that kernel; false = a bias in it")
+
+    @model_validator(mode="after")
+    def _gate_has_a_middle(self) -> CbamSettings:
+        if self.gate % 2 == 0:
+            raise ValueError("cbam.gate must be odd")
         return self
 
 
@@ -72,7 +87,7 @@ class ClusterSettings(Settings):
     """Cluster-level alignment (Eqs 7-8)."""
 
     enabled: bool = True
-    weighted: bool = Field(True, description="hardness weights inside each class; false = uniform")
+    weighted: bool = Field(True, description="hardness weights inside each class; false = uniform on the reliable")
     pairs: Literal["all_pairs", "one_vs_rest"] = Field("all_pairs", description="what a class is held away from")
 
 
@@ -117,6 +132,7 @@ class LaCmferSettings(Settings):
     inter_reduce: Literal["sum", "mean"] = Field("sum", description="over the sources (Eq 9: sum)")
     network: NetworkSettings = NetworkSettings()
     local: LocalSettings = LocalSettings()
+    cbam: CbamSettings = CbamSettings()
     align: AlignSettings = AlignSettings()
     hardness: HardnessSettings = HardnessSettings()
     cid: ClusterSettings = ClusterSettings()

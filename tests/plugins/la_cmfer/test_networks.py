@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fercore_la_cmfer.modules import GlobalBranch, LocalBranch, quarters, teams_of
+from fercore_la_cmfer.modules import Attention, GlobalBranch, LocalBranch, quarters, teams_of
 from fercore_la_cmfer.settings import LaCmferSettings
 
-from fercore.config import RunConfig
+from fercore.config import RunConfig, check_settings
 from fercore.errors import UserInputError
 from fercore.types import Batch, DomainBatch
 
@@ -175,3 +175,56 @@ def test_teams_keep_to_known_branches():
 def test_both_sides_are_seen_in_one_weak_view(method):
     views = {(view.side, view.name, view.transform) for view in method().request_views()}
     assert views == {("source", "weak", "weak"), ("target", "weak", "weak")}
+
+
+def released_block(block, x):
+    """AttentionBlock with its library's CBAMBlock, from a block's own weights: gates, their input, the shortcut."""
+    w = dict(block.named_parameters())
+
+    def norm(name, x):
+        bn = block.get_submodule(name)
+        mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3), unbiased=False)
+        place = (None, slice(None), None, None)
+        return (x - mean[place]) / (var[place] + bn.eps).sqrt() * bn.weight[place] + bn.bias[place]
+
+    def squeeze(pooled):
+        hidden = torch.relu(pooled @ w["attention.channel.fc1.weight"].flatten(1).T)
+        return hidden @ w["attention.channel.fc2.weight"].flatten(1).T
+
+    out = torch.relu(norm("bn1", torch.nn.functional.conv2d(x, w["conv1.weight"], stride=2, padding=1)))
+    out = norm("bn2", torch.nn.functional.conv2d(out, w["conv2.weight"], padding=1))
+    channel = torch.sigmoid(squeeze(out.amax((2, 3))) + squeeze(out.mean((2, 3))))
+    gated = out * channel[:, :, None, None]
+    seen = torch.stack([gated.mean(1), gated.amax(1)], 1)
+    gate = w["attention.spatial.conv.weight"]
+    place = torch.nn.functional.conv2d(seen, gate, w["attention.spatial.conv.bias"], padding=gate.shape[-1] // 2)
+    attended = gated * torch.sigmoid(place) + out
+    return torch.relu(attended + norm("shortcut.1", torch.nn.functional.conv2d(x, w["shortcut.0.weight"], stride=2)))
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_the_official_block_is_the_released_one(local):
+    torch.manual_seed(0)
+    network = {"widths": [8], "depths": [1], "local_width": 8, "local_depth": 1, "cbam_reduction": 4}
+    settings = LaCmferSettings.model_validate({"variant": "official", "network": network})
+    branch = LocalBranch(4, settings) if local else GlobalBranch(4, settings)
+    block = (branch.stacks[0] if local else branch.stages[0])[0].double()
+    assert block.attention.spatial.conv.weight.shape == (1, 2, 49, 49)
+    x = torch.randn(3, 4, 14, 14, dtype=torch.float64)
+    torch.testing.assert_close(block(x), released_block(block, x), rtol=1e-12, atol=1e-12)
+
+
+def test_the_attention_passes_its_input_on_where_asked():
+    torch.manual_seed(0)
+    x = torch.randn(2, 64, 14, 14)
+    share = {}
+    for residual in (False, True):
+        settings = LaCmferSettings.model_validate({"cbam": {"residual": residual, "gate": 49, "gate_norm": False}})
+        share[residual] = (Attention(64, 16, settings.cbam)(x) / x).mean().item()
+    assert share[False] == pytest.approx(0.26, abs=0.02)
+    assert share[True] == pytest.approx(1.26, abs=0.02)
+
+
+def test_a_gate_of_even_size_is_refused():
+    with pytest.raises(UserInputError, match="cbam.gate must be odd"):
+        check_settings(LaCmferSettings, {"cbam": {"gate": 48}}, prefix="la_cmfer")

@@ -70,7 +70,9 @@ def test_the_official_variant_sets_defaults_only():
     assert (official.hardness.measure, official.hardness.require_match) == ("logit_ms", True)
     assert (official.cid.weighted, official.mvv.norm) == (False, "selected")
     assert (official.local.block, official.local.share) == ("cbam", "column")
+    assert (official.cbam.residual, official.cbam.gate, official.cbam.gate_norm) == (True, 49, False)
     plain = LaCmferSettings()
+    assert (plain.cbam.residual, plain.cbam.gate, plain.cbam.gate_norm) == (False, 7, True)
     assert (plain.mcc.input, plain.mcc.form, plain.hardness.measure) == ("prob", "abs", "prob_l2")
 
 

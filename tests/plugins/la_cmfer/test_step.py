@@ -112,6 +112,26 @@ def test_the_official_variant_follows_the_released_formulas(paper, scene, step, 
     assert terms["sample_mmd"].weight == 0.4
 
 
+@pytest.mark.parametrize("seed", range(1, 3))
+def test_the_official_cluster_level_pulls_reliable_samples_alone(paper, scene, step, seed):
+    world = scene((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4)
+    step(world, variant="official")["cluster_mmd"].value.backward()
+    masked = 0
+    for m in BRANCHES:
+        z_s, z_t = (world.arrays[side, m, "z"] for side in ("source", "target"))
+        masks = [paper.reliable(paper.softmax(z), EPS) for z in (z_s, z_t)]
+        masked += int((~masks[0]).sum())
+        x, y = (world.arrays[side, m, "f"] for side in ("source", "target"))
+
+        def of_source(value, y=y, z_t=z_t, masks=masks, at=(x, y)):
+            return paper.official_cluster(value, y, world.labels, z_t.argmax(1), *masks, at)
+
+        found = world.leaves["source", m, "f"].grad.numpy()
+        np.testing.assert_allclose(found, paper.gradient(of_source, x), rtol=1e-5, atol=1e-8)
+        assert not found[~masks[0]].any()
+    assert masked > 0
+
+
 def test_plain_mmd_is_row_b(paper, scene, step):
     world = scene()
     terms = step(world, hardness={"enabled": False}, cid={"enabled": False})
