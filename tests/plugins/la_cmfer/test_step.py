@@ -114,7 +114,7 @@ def test_the_official_variant_follows_the_released_formulas(paper, scene, step, 
 
 @pytest.mark.parametrize("seed", range(1, 3))
 def test_the_official_cluster_level_pulls_reliable_samples_alone(paper, scene, step, seed):
-    world = scene((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4)
+    world = scene((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4, scale=0.9)
     step(world, variant="official")["cluster_mmd"].value.backward()
     masked = 0
     for m in BRANCHES:
