@@ -58,6 +58,7 @@ def check(
 def _print_check(report: dict[str, Any]) -> None:
     from fercore.console import print_lines, print_table
     from fercore.data.check.words import between_lines, count_rows, fault_lines
+    from fercore.data.leftover import left_out_lines
 
     for domain in report["domains"]:
         published = domain["published"]
@@ -67,8 +68,7 @@ def _print_check(report: dict[str, Any]) -> None:
         print_table("", *count_rows(domain))
         if published["title"]:
             print_lines([f"{published['title']}: licence and access at {published['page']}"])
-        left_out = [f"left out by the dataset's own protocol: {k} {n}" for k, n in domain["left_out"].items()]
-        print_lines([*left_out, *fault_lines(domain)])
+        print_lines([*left_out_lines(domain["left_out"]), *fault_lines(domain)])
         print_lines([f"{domain['faults']} faults" if domain["faults"] else "no fault found"])
     print_lines(between_lines(report))
 

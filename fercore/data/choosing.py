@@ -10,7 +10,7 @@ from fercore.config import DataSettings
 from fercore.data.labels import CANONICAL, canonical_label
 from fercore.data.noise import permutation
 from fercore.data.opening import Opened
-from fercore.data.parts import target_parts
+from fercore.data.parts import target_parts, unused_parts
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -88,7 +88,8 @@ def divided_target(opened: Opened, classes: Sequence[str], seed: int) -> tuple[T
     """
     table, report = opened.table.subset(opened.preflight.usable), opened.report
     digests = np.array([opened.preflight.digests[i] for i in opened.preflight.usable], dtype=object)
-    train, test, rule = target_parts(table, opened.spec, seed)
+    train, test, rule = target_parts(table, opened.spec, seed, report["left_out"])
+    report["unused_parts"] = unused_parts(table, opened.spec, np.concatenate([train, test]))
     mapped, outside = _remapped(table, classes)
     removed = {"same_file": 0, "same_content": 0}
     if rule != "transductive":

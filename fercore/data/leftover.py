@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fercore.data.formats.scan import Scan, listed
 
 
@@ -14,4 +16,9 @@ def leftover_lines(scan: Scan) -> list[str]:
         lines.append(
             f"labels nobody knows: {listed(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
         )
-    return lines + [f"left out: {reason}; images: {n}" for reason, n in rows.left_out.items() if n]
+    return lines + left_out_lines(rows.left_out)
+
+
+def left_out_lines(reasons: Mapping[str, int]) -> list[str]:
+    """Return a line for each reason why a format left samples out."""
+    return [f"left out: {reason}; images: {n}" for reason, n in reasons.items() if n]

@@ -19,7 +19,7 @@ from fercore.data.formats import FORMATS
 from fercore.data.formats.codes import fits
 from fercore.data.formats.scan import Scan, listed
 from fercore.data.links import refuse_links_out
-from fercore.data.parts import choose_split, limited, training_part
+from fercore.data.parts import choose_split, limited, training_part, unused_parts
 from fercore.data.preflight import Preflight, inspect
 from fercore.data.readers import FileReader, kind_of
 from fercore.data.reshape import reshape
@@ -127,8 +127,11 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
     """
     whole, scan = read_domain(spec)
     table = choose_split(whole, spec)
+    unused: dict[str, int] = {}
     if not target:
-        table = limited(_with_labels(training_part(table, spec), spec, scan), spec, spec_seed(spec, seed))
+        training = training_part(table, spec, scan.rows.left_out)
+        unused = unused_parts(table, spec, np.flatnonzero(np.isin(table.rows, training.rows)))
+        table = limited(_with_labels(training, spec, scan), spec, spec_seed(spec, seed))
     elif "limit" in spec.options:
         table = _limit_parts(table, spec, spec_seed(spec, seed))
     preflight = inspect(table, cache_folder(settings.cache_dir) if settings.cache == "disk" else None)
@@ -143,6 +146,7 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
         "missing_files": len(scan.rows.missing),
         "first_missing": scan.rows.missing[:5],
         "left_out": dict(scan.rows.left_out),
+        "unused_parts": unused,
         "preflight": preflight.report(),
     }
     _refuse_without_range(preflight)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 
+from fercore.data.leftover import left_out_lines
 from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
@@ -29,8 +31,24 @@ def choose_split(table: Table, spec: DomainSpec) -> Table:
     return chosen
 
 
-def training_part(table: Table, spec: DomainSpec) -> Table:
+def unused_parts(table: Table, spec: DomainSpec, used: np.ndarray) -> dict[str, int]:
+    """Return part -> samples that a run neither trains nor tests on, of a dataset that comes in parts.
+
+    Args:
+        table: all samples that could be used. spec: of the dataset. used: positions of those that are.
+    """
+    if undivided(table, spec):
+        return {}
+    rest = Counter(table.split)
+    rest.subtract(Counter(table.split[i] for i in set(used.tolist())))
+    return {part or "without a part": n for part, n in sorted(rest.items()) if n}
+
+
+def training_part(table: Table, spec: DomainSpec, left_out: Mapping[str, int]) -> Table:
     """Return what a source trains on: its training part, or all of a dataset that has no parts.
+
+    Args:
+        table: all samples. spec: of the dataset. left_out: reason -> samples its format left out, for messages.
 
     Raises:
         UserInputError: if there are parts but nothing to train on.
@@ -40,7 +58,7 @@ def training_part(table: Table, spec: DomainSpec) -> Table:
     train = table.subset(_part(table, "train"))
     if not len(train):
         fix = "add ?split=all or ?split=test to use its test part for training"
-        raise UserInputError("no training part in the dataset", where=spec.where, fix=fix)
+        raise UserInputError(_without("no training part in the dataset", left_out), where=spec.where, fix=fix)
     return train
 
 
@@ -57,11 +75,16 @@ def limited(table: Table, spec: DomainSpec, seed: int) -> Table:
     return table.subset(np.sort(permutation(len(table), "limit", seed, len(table))[:limit]))
 
 
-def target_parts(table: Table, spec: DomainSpec, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
+def target_parts(
+    table: Table, spec: DomainSpec, seed: int, left_out: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray, str]:
     """Return positions of a target's adaptation and test parts, and how they came about.
 
     The rule is "transductive", "parts", "by subject" (each subject on one side, classes as even as that allows),
     "by class" (half of each class on either side) or, without labels, "by seed".
+
+    Args:
+        table: usable samples. spec: of the dataset. seed: of the division. left_out: see `training_part`.
 
     Raises:
         UserInputError: if one part would be empty.
@@ -78,10 +101,18 @@ def target_parts(table: Table, spec: DomainSpec, seed: int) -> tuple[np.ndarray,
         train, test = _halves_by_class(table, seed)
         rule = "by class" if (table.labels >= 0).any() else "by seed"
     if not len(train) or not len(test):
-        missing = "training" if not len(train) else "test"
+        if not len(test):
+            # No advice here may end in a score on training images.
+            fix = "put it where the training part is: a folder (test, val, PrivateTest, ...), or rows of that split"
+            raise UserInputError(_without("target without a test part", left_out), where=spec.where, fix=fix)
         fix = "add ?transductive=true to adapt and test on the same images, or ?split=all to divide them"
-        raise UserInputError(f"target without a {missing} part", where=spec.where, fix=fix)
+        raise UserInputError(_without("target without a training part", left_out), where=spec.where, fix=fix)
     return train, test, rule
+
+
+def _without(what: str, left_out: Mapping[str, int]) -> str:
+    """Return a message about a missing part, with what the format left out: the part may be there by another name."""
+    return "; ".join([what, *left_out_lines(left_out)])
 
 
 def _part(table: Table, name: str) -> np.ndarray:

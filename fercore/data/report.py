@@ -7,6 +7,7 @@ from typing import Any
 
 from fercore.data.domains import UNLABELLED
 from fercore.data.formats.folder import LOOSE
+from fercore.data.leftover import left_out_lines
 
 
 def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
@@ -52,8 +53,9 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
         lines.append(f"{unlabelled} samples without a label left out: a source needs labels")
     if loose := left_out.pop(LOOSE, 0):
         lines.append(f"{loose} loose images left out: they stand beside class folders or parts")
-    if left_out:
-        lines.append("left out by the dataset's own protocol: " + _counts(left_out))
+    lines += left_out_lines(left_out)
+    if unused := domain["unused_parts"]:
+        lines.append("parts that are not used: " + _counts(unused))
     absent = [name for name in classes if name not in domain["classes"]]
     if absent and domain["classes"]:
         lines.append("no sample of " + ", ".join(absent))

@@ -20,7 +20,7 @@ import numpy as np
 from fercore.data.codecs import Unusable
 from fercore.data.crops import Box, CropReader
 from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.folder import PARTS, add_part, subfolders
+from fercore.data.formats.folder import add_part, part_folders, subfolders
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, safe_path
 from fercore.data.formats.tables import csv_rows
 from fercore.data.noise import permutation
@@ -52,12 +52,12 @@ def scan(spec: DomainSpec) -> Scan:
     rows, boxes, labels = Rows(), dict[int, Box](), labels_of(spec, "affectnet")
     if lists:
         _scan_csvs(rows, boxes, lists, root, spec, labels)
-    elif sets := [child for child in subfolders(root) if child.name.lower() in SETS]:
-        for part in sets:
-            _scan_set(rows, part, SETS[part.name.lower()], labels)
-    elif parts := [child for child in subfolders(root) if child.name.lower() in PARTS]:
-        for part in parts:
-            add_part(rows, part, PARTS[part.name.lower()], labels)
+    elif any(child.name.lower() in SETS for child in subfolders(root)):
+        for part, split in part_folders(rows, root, lambda name: SETS.get(name.lower())):
+            _scan_set(rows, part, split, labels)
+    elif parts := part_folders(rows, root):
+        for part, split in parts:
+            add_part(rows, part, split, labels)
     else:
         raise UserInputError("none of AffectNet's releases", where=str(root), fix=FIX)
     labels.refuse_guess(rows, str(root))

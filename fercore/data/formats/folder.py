@@ -1,5 +1,8 @@
 """`folder`: an ImageFolder tree, CLASS/*.png, or train|adapt/CLASS and test|val/CLASS.
 
+Parts are known by the names that exports give them (`part_of`): Training, PublicTest, val_set, test-images, ...; a
+folder beside parts that is none itself is left out, and named.
+
 Class folders are matched by name or alias in any case; images may stand in folders below them. Numbered class folders
 need `labels=` (rafdb, fer2013, affectnet, ...). A part without class folders, or the whole folder, is unlabelled: its
 loose images are what a target may adapt to and be predicted on. Beside class folders loose images are left out.
@@ -8,27 +11,36 @@ loose images are what a target may adapt to and be predicted on. Beside class fo
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
-from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.codes import Labels, labels_of, whole_number
 from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, listed, not_empty
-from fercore.data.labels import CANONICAL
+from fercore.data.labels import CANONICAL, find_label
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError, did_you_mean
 
 PARTS: dict[str, str] = {
-    "train": "train", "training": "train", "adapt": "train",
-    "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+    "train": "train", "training": "train", "adapt": "train", "adaptation": "train",
+    "val": "val", "valid": "val", "validation": "val", "validate": "val", "dev": "val", "eval": "val",
+    "evaluation": "val", "publictest": "val",
+    "test": "test", "testing": "test", "privatetest": "test",
 }  # fmt: skip
-"""Lower-case name of a part's folder -> the part."""
+"""What the name of a part comes to (`part_of`) -> the part. Of FER2013 PublicTest is the validation part."""
+
+OF_WHAT = re.compile(r"(?:data|datasets?|sets?|splits?|images?|imgs?|faces?|class|classes)$")
+"""What exports put behind a part's name: train_set, TestImages, val_class."""
 
 JUNK = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
 """Lower-case names of folders that systems leave beside one's own; what is in them is no part of a dataset."""
 
 LOOSE = "loose images"
 """Why images that stand beside class folders or parts are left out."""
+
+BESIDE = "folder {!r} beside the parts"
+"""Why the images of a folder are left out, where others are parts."""
 
 FIX = f"name class folders after expressions ({', '.join(CANONICAL)}), give ?labels=, or put unlabelled images loose"
 
@@ -42,9 +54,9 @@ def scan(spec: DomainSpec) -> Scan:
     """
     root = existing(spec.path, folder=True, where=spec.where)
     rows, labels = Rows(), labels_of(spec)
-    parts = [child for child in subfolders(root) if child.name.lower() in PARTS]
-    for part in parts:
-        add_part(rows, part, PARTS[part.name.lower()], labels)
+    parts = part_folders(rows, root)
+    for part, split in parts:
+        add_part(rows, part, split, labels)
     if not parts:
         _add_images(rows, root, "", labels)
     elif loose := loose_images(root):
@@ -52,9 +64,38 @@ def scan(spec: DomainSpec) -> Scan:
     labels.refuse_guess(rows, str(root))
     fix = FIX
     if rows.unknown:
-        fix = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL) + "; " + FIX
+        inner = next((child for child in subfolders(root) if not parts and _is_dataset(child)), None)
+        near = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL)
+        fix = f"did you mean 'folder:{inner}'?" if inner is not None else f"{near}; {FIX}"
     not_empty(rows, str(root), fix)
     return Scan(rows, FileReader(tuple(rows.keys)))
+
+
+def part_of(name: str) -> str | None:
+    """Return the part, train, val or test, that the name of a folder or a split says in any case; else None."""
+    key = re.sub(r"[\s._-]+", "", name.lower())
+    key = key.removeprefix("fer2013")
+    return PARTS.get(key) or PARTS.get(OF_WHAT.sub("", key))
+
+
+def part_folders(rows: Rows, root: Path, known: Callable[[str], str | None] = part_of) -> list[tuple[Path, str]]:
+    """Return the folders that are parts, with the part; images of the folders beside them count as left out.
+
+    Args:
+        rows: counts them. root: the dataset. known: name of a folder -> its part, or None.
+    """
+    named = [(child, known(child.name)) for child in subfolders(root)]
+    parts = [(child, part) for child, part in named if part is not None]
+    for child, part in named:
+        if parts and part is None and (images := images_below(child)):
+            rows.left_out[BESIDE.format(child.name)] += len(images)
+    return parts
+
+
+def _is_dataset(folder: Path) -> bool:
+    """Return whether a folder holds parts or class folders, named or numbered."""
+    names = [child.name for child in subfolders(folder)]
+    return any(part_of(name) or find_label(name) is not None or whole_number(name) is not None for name in names)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.folder import PARTS
+from fercore.data.formats.folder import PARTS, part_of
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder, safe_path
 from fercore.data.formats.tables import csv_rows
 from fercore.data.readers import FileReader
@@ -50,12 +50,13 @@ def add_row(rows: Rows, row: dict[str, str], base: Path, labels: Labels, *, trus
     Raises:
         UserInputError: for an unknown split, or a path that leads out of `base` while not trusted.
     """
-    split = row.get("split", "").lower()
-    if split and split not in PARTS:
-        raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split, PARTS))
+    split = row.get("split", "")
+    part = part_of(split)
+    if split and part is None:
+        raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split.lower(), PARTS))
     path = safe_path(row["path"], base, trusted=trusted, where=where)
     label = labels.find(row.get("label", ""), rows)
     if label is None:
         return
     subject, sequence = row.get("subject", ""), row.get("sequence", "")
-    rows.add_file(path, label, split=PARTS.get(split, ""), subject=subject, sequence=sequence)
+    rows.add_file(path, label, split=part or "", subject=subject, sequence=sequence)

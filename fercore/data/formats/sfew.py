@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fercore.data.formats.folder import images_below, subfolders
+from fercore.data.formats.folder import BESIDE, images_below, subfolders
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty
 from fercore.data.labels import find_label
 from fercore.data.readers import FileReader
@@ -31,7 +31,7 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     test = spec.choice("test", ("none", "unlabelled"), "none")
     rows, found = Rows(), set()
-    for part, folder in _parts(root, spec):
+    for part, folder in _parts(rows, root, spec):
         if part == "test":
             _add_test(rows, folder, take=test == "unlabelled")
         else:
@@ -43,11 +43,15 @@ def scan(spec: DomainSpec) -> Scan:
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def _parts(root: Path, spec: DomainSpec) -> Iterator[tuple[str, Path]]:
+def _parts(rows: Rows, root: Path, spec: DomainSpec) -> Iterator[tuple[str, Path]]:
     """Yield the parts of one kind of images: the release has them uncropped and aligned, side by side."""
     folders = {folder.name.lower(): folder for folder in subfolders(root)}
     aligned = {part: folder for name, folder in folders.items() for part in PARTS if name.startswith(f"{part}_aligned")}
     plain = {part: folders[part] for part in PARTS if part in folders}
+    for name, folder in folders.items():
+        of_a_part = folder in aligned.values() or name in plain
+        if not of_a_part and (images := images_below(folder)):
+            rows.left_out[BESIDE.format(folder.name)] += len(images)
     default = "original" if plain.keys() & {"train", "val"} else "aligned"
     chosen = spec.choice("images", ("original", "aligned"), default)
     yield from (plain if chosen == "original" else aligned).items()
