@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -31,19 +30,18 @@ def warmup(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
+    from fercore.console import watch
     from fercore.engine.clip_warmup import Warmup, refuse_unwritable, save_clip, warm_up
 
     refuse_unwritable(out)
     chosen = Warmup.data if not data else tuple(data)
     plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
-    begun = time.perf_counter()
-    every = max(1, steps // 20)
-
-    def say(step: int, total: int, loss: float) -> None:
-        if step in (1, total) or step % every == 0:
-            typer.echo(f"step {step} of {total}: loss {loss:.4f}, {time.perf_counter() - begun:.0f} s")
-
-    clip, report = warm_up(plan, say)
+    watcher = watch("step")
+    watcher.begin(0, steps)
+    try:
+        clip, report = warm_up(plan, lambda step, total, loss: watcher.advance(step, f"loss {loss:.4f}"))
+    finally:
+        watcher.end()
     save_clip(clip, out, plan, report)
     people = f"{report['held_out']} images of people it never saw, {len(report['classes'])} classes"
     typer.echo(f"zero-shot balanced accuracy on {people}: {report['before']:.1%} before, {report['after']:.1%} after")

@@ -164,7 +164,7 @@ def prepare(
         image_format=image_format,
     )  # fmt: skip
     begun = time.perf_counter()
-    with _progress("finding faces", show=True) as progress:
+    with _progress("finding faces") as progress:
         count = workers or os.cpu_count() or 1
         report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
@@ -178,16 +178,29 @@ def prepare(
 
 
 @contextmanager
-def _progress(what: str, *, show: bool) -> Iterator[Progress | None]:
-    """Show a bar on a terminal; nothing elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    screen = Console(stderr=True)
-    if not show or not screen.is_terminal:
+def _progress(what: str, *, show: bool = True) -> Iterator[Progress | None]:
+    """Tell on standard error how far it is: a bar on a terminal, a line a minute elsewhere."""
+    if not show:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    from rich.console import Console
+
+    from fercore.console import watch
+
+    watcher = watch(what, Console(stderr=True))
+    seen = (0, 0)
+
+    def progress(done: int, total: int) -> None:
+        nonlocal seen
+        if (new := total != seen[1] or done <= seen[0]) and seen[1]:
+            watcher.end()
+        if new:  # the first dataset, or the next one
+            watcher.begin(done - 1, total)
+        seen = done, total
+        watcher.advance(done)
+
+    try:
+        yield progress
+    finally:
+        if seen[1]:
+            watcher.end()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from fercore.engine.observer import Observer
 from fercore.schedule import StepReport
@@ -25,46 +27,127 @@ def leading(lead: str | None) -> list[str]:
     return sorted(HEADS, key=lambda name: name != lead)
 
 
-class ConsoleObserver(Observer):
-    """Shows a progress bar with the loss terms on a terminal; plain lines elsewhere.
+EVERY = 60.0
+"""Seconds between two lines on how far something is, where there is no terminal to show a bar."""
+
+
+class LineWatch:
+    """Tells how far something is: a line at the start, one a minute, one at the end.
 
     Args:
-        label: what stands before the bar.
+        label: what stands before the numbers. screen: where it is printed. clock: seconds since whenever.
+    """
+
+    def __init__(
+        self, label: str, screen: Console | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._label, self._screen, self._clock = label, screen or console, clock
+        self._total = self._first = self._done = 0
+        self._begun = self._told = 0.0
+        self._text = ""
+
+    def begin(self, done: int, total: int) -> None:
+        """Say that work starts, `done` of `total` being done before."""
+        self._first = self._done = done
+        self._total, self._text = total, ""
+        self._begun = self._told = self._clock()
+        self._print(f"{self._label} {done} of {total}")
+
+    def advance(self, done: int, text: str = "") -> None:
+        """Hear how much is done, with a few words on how it goes."""
+        self._done, self._text = done, text
+        now = self._clock()
+        if now - self._told < EVERY:
+            return
+        self._told, gone = now, now - self._begun
+        left = gone / max(1, done - self._first) * (self._total - done)
+        self._print(self._line(f"{_duration(gone)} elapsed, {_duration(left)} left"))
+
+    def end(self) -> None:
+        """Say what was done, finished or not."""
+        self._print(self._line(f"{_duration(self._clock() - self._begun)} elapsed"))
+
+    def _line(self, times: str) -> str:
+        text = f", {self._text}" if self._text else ""
+        return f"{self._label} {self._done} of {self._total}: {times}{text}"
+
+    def _print(self, text: str) -> None:
+        self._screen.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+class BarWatch(LineWatch):
+    """Shows a bar with count and time left; the words on how it goes get the room that is left."""
+
+    def begin(self, done: int, total: int) -> None:
+        """Show the bar."""
+        width = self._screen.width
+        label = Column(no_wrap=True, overflow="ellipsis", max_width=max(8, width // 3))
+        rest = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False, table_column=label),
+            BarColumn(bar_width=max(5, min(20, width // 6))),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[text]}", markup=False, table_column=rest),
+            console=self._screen,
+            transient=True,
+            expand=True,
+            get_time=self._clock,
+            speed_estimate_period=600,  # a step of the paper preset may take a minute on a CPU
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self._label, total=total, completed=done, text="")
+
+    def advance(self, done: int, text: str = "") -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, text=text)
+
+    def refresh(self) -> None:
+        """Draw the bar now; it draws itself ten times a second."""
+        self._bar.refresh()
+
+    def end(self) -> None:
+        """Take the bar away."""
+        self._bar.stop()
+
+
+def watch(label: str, screen: Console | None = None) -> LineWatch:
+    """Return a bar on a terminal, lines elsewhere."""
+    return (BarWatch if (screen or console).is_terminal else LineWatch)(label, screen)
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
+class LineObserver(Observer):
+    """Prints plain lines on a run, a line a minute, for logs and for runs side by side.
+
+    Args:
+        label: what stands before the numbers.
     """
 
     def __init__(self, label: str) -> None:
         self._label = label
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._total = 0
+        self._watch = self._watcher(f"{label} step")
+        self._begun = False
+
+    def _watcher(self, label: str) -> LineWatch:
+        return LineWatch(label)
 
     def message(self, text: str) -> None:
         """Print one line."""
         console.print(text, soft_wrap=True)
 
     def begin(self, done: int, total: int) -> None:
-        """Start the bar."""
-        self._total = total
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(
-            *columns, TextColumn("{task.fields[terms]}", markup=False), console=console, transient=True
-        )
-        if console.is_terminal:
-            self._progress.start()
-        self._task = self._progress.add_task(self._label, total=total, completed=done, terms="")
+        """Say that training starts."""
+        self._watch.begin(done, total)
+        self._begun = True
 
     def step(self, report: StepReport, done: int) -> None:
-        """Move the bar; off a terminal, print a line now and then."""
+        """Tell the loss and its terms, when it is time."""
         terms = " ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in report.terms.items())
-        if self._progress is not None:
-            self._progress.update(self._task, completed=done, terms=terms)
-        if not console.is_terminal and done % max(1, self._total // 5) == 0:
-            self.message(f"{self._label} {done}/{self._total} total {report.total:.3f} {terms}")
+        self._watch.advance(done, f"loss {report.total:.3f} {terms}".rstrip())
 
     def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
         """Print the target's accuracy."""
@@ -75,22 +158,20 @@ class ConsoleObserver(Observer):
         self.message(f"{self._label} after {done} steps: target {text} (n={scores['n']})")
 
     def end(self) -> None:
-        """Take the bar away."""
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        """Say that training is over, finished or not."""
+        if self._begun:
+            self._watch.end()
+            self._begun = False
 
 
-class LineObserver(ConsoleObserver):
-    """Prints plain lines and no bar, for runs side by side."""
+class ConsoleObserver(LineObserver):
+    """Shows a bar on a terminal; plain lines elsewhere."""
 
-    def begin(self, done: int, total: int) -> None:
-        """Say that training starts."""
-        self._total = total
-        self.message(f"{self._label}: {total - done} steps to go")
+    def _watcher(self, label: str) -> LineWatch:
+        return watch(label)
 
 
-def observer_for(jobs: int) -> type[ConsoleObserver]:
+def observer_for(jobs: int) -> type[LineObserver]:
     """Return what watches runs, `jobs` at a time: a bar for one, lines for several."""
     return ConsoleObserver if jobs == 1 else LineObserver
 
