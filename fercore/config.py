@@ -177,6 +177,9 @@ class TrainSettings(Settings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
     deterministic: bool = True
+    memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
+        "auto", description="how images lie in memory; auto = the faster one, timed once for a network and machine"
+    )
     fused_optimiser: bool = Field(True, description="one pass over the weights a step, where torch has it")
     allocator: Literal["keep", "system"] = Field(
         "keep", description="keep = memory of a step serves the next one (glibc); system = as the C library does"

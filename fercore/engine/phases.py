@@ -86,6 +86,11 @@ class PhaseRunner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         self._plain.load_state_dict(state["optimiser"])
+        for parameter, kept in self._plain.state.items():
+            for name, value in kept.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    # A fused step walks weights and moments in the order of memory: both must lie there alike.
+                    kept[name] = torch.empty_like(parameter).copy_(value)
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule._step_count = state["schedule"]["_step_count"]
 

@@ -11,6 +11,7 @@ import torch
 
 from fercore.data import side_info, side_table
 from fercore.engine import checkpoint, results
+from fercore.engine.memory_format import lay_out
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner
 from fercore.engine.record import RunFolder, check_same_data
@@ -224,6 +225,7 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
         UserInputError: if the folder cannot be used, or a loss term is not finite.
     """
     folder = RunFolder(path)
+    shop = lay_out(shop)
     trainer = Trainer(shop, folder, observer)
     results.reset_peak_memory(shop.fabric.device)
     if resume:

@@ -1,0 +1,86 @@
+"""Channels first or last: chosen once for a network and machine, recorded, kept on resuming; values stay."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import entry_points
+
+import pytest
+import torch
+
+from fercore.config import read_toml
+from fercore.engine import memory_format
+from fercore.engine.run import run
+from fercore.errors import UserInputError
+
+AUTO = {"train": {"memory_format": "auto"}}
+LAST = {"train": {"memory_format": "channels_last", "fused_optimiser": True}}
+
+
+@pytest.fixture(autouse=True)
+def memory(tmp_path, monkeypatch):
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "memory_format.json"
+
+
+def pixel_by_pixel(model):
+    kernel = next(p for p in model.backbone.parameters() if p.dim() == 4 and min(p.shape[1:]) > 1)
+    return kernel.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_choice_is_recorded_and_remembered(make_shop, memory, tmp_path, listener, monkeypatch):
+    times = iter([9, 9, 2, 1, 2, 1])  # contiguous, channels last, in turns; the first round does not count
+    monkeypatch.setattr(memory_format, "_seconds", lambda *_: next(times))
+    run(make_shop("source_only", layers=(AUTO,)), tmp_path / "a", listener())
+    assert read_toml(tmp_path / "a" / "config.toml")["train"]["memory_format"] == "channels_last"
+    assert list(json.loads(memory.read_text()).values()) == ["channels_last"]
+    assert memory_format.choose(make_shop("source_only", layers=(AUTO,))) == "channels_last"  # no time is left to read
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", '{"x": 1', "null"])
+def test_a_damaged_memory_is_made_again(make_shop, memory, damage):
+    memory.parent.mkdir()
+    memory.write_text(damage)
+    assert memory_format.choose(make_shop("source_only", layers=(AUTO,))) in memory_format.FORMATS
+    assert len(json.loads(memory.read_text())) == 1
+
+
+@pytest.mark.parametrize("name", sorted(e.name for e in entry_points(group="fercore.plugins")))
+def test_timing_leaves_network_and_generators_alone(make_shop, name):
+    try:
+        shop = make_shop(name, layers=(AUTO,))
+    except UserInputError as error:  # an add-on alone, or a method that wants other data: their own tests have them
+        pytest.skip(str(error))
+    before = {key: value.clone() for key, value in shop.model.state_dict().items()}
+    memory_format.choose(shop)
+    drawn = torch.rand(3)
+    again = make_shop(name, layers=(AUTO,))
+    assert torch.equal(drawn, torch.rand(3))
+    assert all(torch.equal(value, before[key]) for key, value in shop.model.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in again.model.state_dict().items())
+    assert all(p.grad is None for p in shop.model.parameters())
+
+
+def test_a_resumed_run_keeps_format_and_bits(make_shop, tmp_path, listener, weights_of):
+    layers = (LAST, {"train": {"ema": 0.9}, "optim": {"name": "adamw"}})
+    run(make_shop("la_cmfer", layers=layers), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("la_cmfer", layers=layers), tmp_path / "cut", listener(stop_after=4))
+    shop = make_shop("la_cmfer", layers=layers)
+    run(shop, tmp_path / "cut", listener(), resume=True)
+    assert pixel_by_pixel(shop.model)
+    assert pixel_by_pixel(shop.average.model)
+    whole, cut = (weights_of(tmp_path / name) for name in ("whole", "cut"))
+    assert whole["model"].keys() == cut["model"].keys()
+    assert all(torch.equal(value, cut["model"][key]) for key, value in whole["model"].items())
+    assert all(torch.equal(value, cut["average"]["model"][key]) for key, value in whole["average"]["model"].items())
+
+
+def test_the_format_changes_no_value_beyond_rounding(make_shop):
+    shop = make_shop("source_only")
+    images = torch.rand(4, 3, 32, 32)
+    shop.model.eval()
+    with torch.no_grad():
+        before = shop.model(images).logits["main"]
+        memory_format.apply(shop.model, "channels_last")
+        torch.testing.assert_close(shop.model(images).logits["main"], before, rtol=1e-4, atol=1e-5)
