@@ -9,18 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from fercore import __version__
 from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
+from fercore.stopping import Interrupted, handling, interrupt, number_of
 
 if TYPE_CHECKING:
     from fercore.engine.setup import Workshop
     from fercore.hooks.assemble import Company
 
+
+class _Commands(TyperGroup):
+    """The commands; an interrupt, which typer would turn into a bare exit code, says what was kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            text = stop.text if isinstance(stop, Interrupted) else ""
+            typer.echo(f"fercore: {text or 'interrupted'}", err=True)
+            sys.exit(128 + number_of(stop))
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="fercore",
     help="Adapt facial-expression classifiers across domains with pluggable methods.",
     no_args_is_help=True,
@@ -357,11 +373,10 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # file names may be no UTF-8
     try:
-        code = app(standalone_mode=False)
+        with handling(interrupt):
+            code = app(standalone_mode=False)
     except UserInputError as error:
         _fail(str(error), 2)
-    except typer.Abort:
-        _fail("interrupted; go on with --resume and the run folder", 1)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own usage errors have one
             raise

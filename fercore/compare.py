@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from fercore.engine.files import without_none, write_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
+from fercore.stopping import Interrupted, number_of
 
 if TYPE_CHECKING:
     from fercore.hooks.assemble import Company
@@ -94,6 +96,7 @@ def compare(
 
     Raises:
         UserInputError: for wrong input, or a folder that holds a run with other settings.
+        Interrupted: for a signal; says how to go on.
     """
     if len({_slug(entry.label) for entry in entries}) < len(entries):
         fix = 'write "label:plugin ..."'
@@ -112,8 +115,12 @@ def compare(
         for entry in entries
     ]
     results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
-    for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
-        results[task.entry.label].append(record)
+    try:
+        for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
+            results[task.entry.label].append(record)
+    except KeyboardInterrupt as stop:
+        again = f"the same command with --out {shlex.quote(str(out))} goes on"
+        raise Interrupted(number_of(stop), f"interrupted; {again}") from None
     lead = leading_score(results)
     summary = {"schema": 1, "preset": preset, "seeds": list(seeds), "lead": lead, "rows": summarise(results)}
     write_json(out / "compare.json", summary)
@@ -136,6 +143,10 @@ def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: in
         try:
             list(pool.map(_check, tasks))
             yield from pool.map(_run_once, tasks, [observe] * len(tasks))
+        except KeyboardInterrupt:
+            for child in active_children():  # a signal to this process alone: each run saves a checkpoint and ends
+                child.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 

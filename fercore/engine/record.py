@@ -104,7 +104,7 @@ class RunFolder:
         Raises:
             UserInputError: if there is no run here.
         """
-        if not (self.path / CONFIG).is_file():
+        if not self.begun:
             raise UserInputError("no run to resume there", where=str(self.path), fix="give a folder that --out wrote")
         return read_toml(self.path / CONFIG)
 
@@ -113,6 +113,11 @@ class RunFolder:
             return json.loads((self.path / name).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserInputError(f"cannot read {name}: {error}", where=str(self.path)) from None
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a run here."""
+        return (self.path / CONFIG).is_file()
 
     @property
     def finished(self) -> bool:

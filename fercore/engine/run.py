@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from fercore.engine.setup import Workshop
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.schedule import RunResult, Stage, StepReport
+from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
 
 
@@ -29,10 +31,11 @@ class Trainer:
         shop: the run's parts.
         folder: where it is recorded.
         observer: hears of progress.
+        stop: hears signals; a run in training stops after a batch, with a checkpoint.
     """
 
-    def __init__(self, shop: Workshop, folder: RunFolder, observer: Observer) -> None:
-        self.shop, self.folder, self.observer = shop, folder, observer
+    def __init__(self, shop: Workshop, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
+        self.shop, self.folder, self.observer, self.stop = shop, folder, observer, stop
         self.loader = shop.loader()
         self.stage_index = 0
         self.step = 0
@@ -40,7 +43,7 @@ class Trainer:
         self.images = 0
         self.oracle: dict[str, Any] | None = None
         self.runners: list[PhaseRunner] = []
-        self._saved_at = -1
+        self.saved_at = -1
 
     @property
     def done(self) -> int:
@@ -55,6 +58,7 @@ class Trainer:
     def train(self) -> None:
         """Train every stage from where the run stands."""
         self.observer.begin(self.done, self.total)
+        self.stop.patient = True
         writer = open_writer(self.folder.path, self.shop.config.report.tensorboard)
         try:
             with writer as self.board:
@@ -62,7 +66,9 @@ class Trainer:
                     self._train_stage(self.shop.stages[self.stage_index])
                     self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
             self.save()
+            self.stop.obey()
         finally:
+            self.stop.patient = False
             self.observer.end()
 
     def _train_stage(self, stage: Stage) -> None:
@@ -134,8 +140,9 @@ class Trainer:
                 self._log(report)
         if train.eval_every and self.done % train.eval_every == 0 and self.done < self.total:
             self.evaluate(clock, oracle=select.oracle)
-        if self.done % train.checkpoint_every == 0 and self.done < self.total:
+        if self.done < self.total and (self.stop.asked or self.done % train.checkpoint_every == 0):
             self.save()
+            self.stop.obey()
 
     def _log(self, report: StepReport) -> None:
         rate = self.images / max(self.seconds, 1e-9)
@@ -161,7 +168,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides how training goes on."""
-        if self._saved_at == self.done:
+        if self.saved_at == self.done:
             return
         self._check_weights()
         state = {
@@ -180,7 +187,7 @@ class Trainer:
         }
         checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
         checkpoint.prune(self.folder.checkpoints, self.shop.config.train.keep_checkpoints)
-        self._saved_at = self.done
+        self.saved_at = self.done
 
     def _check_weights(self) -> None:
         for name, tensor in self.shop.model.state_dict().items():
@@ -205,7 +212,7 @@ class Trainer:
         self.loader.load_state_dict(state["loader"])
         checkpoint.restore_random_state(state["random"])
         self.shop.fabric.strategy.precision.load_state_dict(state["precision"])
-        self._saved_at = self.done
+        self.saved_at = self.done
         self.folder.rewind_log(state["log_size"])
 
 
@@ -223,10 +230,29 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
 
     Raises:
         UserInputError: if the folder cannot be used, or a loss term is not finite.
+        Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
     """
-    folder = RunFolder(path)
-    shop = lay_out(shop)
-    trainer = Trainer(shop, folder, observer)
+    stop = StopRequest()
+    trainer = Trainer(lay_out(shop), RunFolder(path), observer, stop)
+    with handling(stop.hear):
+        try:
+            return _run(trainer, resume=resume)
+        except KeyboardInterrupt as error:
+            raise Interrupted(number_of(error), _kept(trainer)) from None
+
+
+def _kept(trainer: Trainer) -> str:
+    """Return what an interrupted run leaves, and the command that goes on with it."""
+    if not trainer.folder.begun:
+        return "interrupted; nothing was written"
+    text = f"interrupted after {trainer.done} of {trainer.total} steps"
+    if trainer.saved_at != trainer.done:
+        text += ", back to the checkpoint before" if trainer.saved_at > 0 else ", before the first checkpoint"
+    return f"{text}; go on with: fercore run --resume {shlex.quote(str(trainer.folder.path))}"
+
+
+def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
+    shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
     results.reset_peak_memory(shop.fabric.device)
     if resume:
         check_same_data(folder, shop.domains.fingerprint())
@@ -248,5 +274,5 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
     record = results.build(shop, scores, trainer)
     results.write_reports(shop, folder, clock)
     folder.finish(record)
-    shop.plugins.after_run(RunResult(str(path), record))
+    shop.plugins.after_run(RunResult(str(folder.path), record))
     return record

@@ -1,0 +1,94 @@
+"""Ctrl-C, a scheduler's SIGTERM and a closed terminal: a command ends in order, and a run keeps what it has."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TypeAlias
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+HEARD = b"\nstopping after this batch, with a checkpoint; once more stops at once\n"
+
+Handler: TypeAlias = Callable[[int, FrameType | None], None]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the command.
+
+    Args:
+        number: the signal. text: what was kept, and how to go on.
+    """
+
+    def __init__(self, number: int = signal.SIGINT, text: str = "") -> None:
+        super().__init__(number, text)
+        self.number, self.text = number, text
+
+
+def number_of(stop: KeyboardInterrupt) -> int:
+    """Return the signal that an interrupt came from; a plain one is Ctrl-C."""
+    return stop.number if isinstance(stop, Interrupted) else signal.SIGINT
+
+
+@contextmanager
+def handling(handler: Handler) -> Iterator[None]:
+    """Let a function hear of SIGNALS, as far as they are not ignored (nohup) and this is the main thread."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def interrupt(number: int, frame: FrameType | None = None) -> None:
+    """Raise `Interrupted`, so that drafts are removed and locks given back whatever the signal."""
+    raise Interrupted(number)
+
+
+class StopRequest:
+    """Hears signals on behalf of a run.
+
+    Attributes:
+        patient: while true, a first signal only leaves its number in `asked`, for the run to stop between two batches;
+            a second one interrupts at once, as every signal does otherwise.
+        asked: the signal heard, or None.
+    """
+
+    def __init__(self) -> None:
+        self.patient = False
+        self.asked: int | None = None
+        self._owner = os.getpid()
+
+    def hear(self, number: int, frame: FrameType | None = None) -> None:
+        """Take a signal; see `patient`."""
+        if os.getpid() != self._owner:
+            _leave_to_the_run(number)
+            return
+        first, self.asked = self.asked is None, number
+        if not (self.patient and first):
+            interrupt(number)
+        os.write(2, HEARD)
+
+    def obey(self) -> None:
+        """Interrupt the run if a signal asked for it; what must be kept has been kept.
+
+        Raises:
+            Interrupted: with that signal.
+        """
+        if self.asked is not None:
+            interrupt(self.asked)
+
+
+def _leave_to_the_run(number: int) -> None:
+    """Ignore Ctrl-C in a process forked by the run, whose batch is still wanted; any other signal ends it."""
+    if number != signal.SIGINT:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
