@@ -29,8 +29,9 @@ def encode_images(
 ) -> Tensor:
     """Encode images (PCA, 2025, Eqs 1-3; MaPLe, Khattak et al. 2023).
 
-    Prompts enter layer 1 behind the layer norm of the input; at layers 2..J fresh ones take the place of the outputs
-    of those before; after layer J the last are carried on, and dropped before the features are pooled.
+    Prompts of layer 1 stand beside the embedded patches and pass the layer norm of the input with them; at layers 2..J
+    fresh ones take the place of the outputs of those before; after layer J the last are carried on, and dropped before
+    the features are pooled.
 
     Args:
         network: an open_clip model, `Clip.network`.
@@ -57,6 +58,7 @@ def encode_images(
         raise ValueError(f"unknown position {position!r} of visual prompts")
     transformer = visual.transformer
     blocks = _PromptedBlocks(transformer, prompts, _Beside(position))
+    blocks.norm_first(visual.ln_pre)
     with _running(transformer, blocks):
         return _first(visual(images))
 
@@ -104,6 +106,11 @@ class _PromptedBlocks:
             raise ValueError(f"prompts are {tuple(self.prompts.shape)}, not (layers, k, {width})")
         if len(self.prompts) > layers:
             raise ValueError(f"prompts for {len(self.prompts)} layers, the tower has {layers}")
+
+    def norm_first(self, norm: Callable[[Tensor], Tensor]) -> None:
+        """Pass the prompts of layer 1 through a norm, which takes every token by itself."""
+        if self.prompts is not None and len(self.prompts):
+            self.prompts = torch.cat([norm(self.prompts[:1]), self.prompts[1:]])
 
     def __call__(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Map float[N,L,D] to float[N,L,D]; tokens that prompts added are gone again."""

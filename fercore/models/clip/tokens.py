@@ -73,7 +73,9 @@ def _byte_pairs(vocabulary: int) -> Any:
     return SimpleTokenizer(bpe_path=io.BytesIO(gzip.compress(b"\n".join(lines))))
 
 
-def context_tokens(clip: Clip, class_names: Sequence[str], *, k: int, template: str = "a photo of a {}.") -> Tensor:
+def context_tokens(
+    clip: Clip, class_names: Sequence[str], *, k: int, template: str = "a photo of a {}.", words: str = ""
+) -> Tensor:
     """Write one sentence a class, with room for prompts (CoOp, Zhou et al. 2022; MaPLe, Khattak et al. 2023).
 
     Args:
@@ -81,9 +83,10 @@ def context_tokens(clip: Clip, class_names: Sequence[str], *, k: int, template: 
         class_names: C names; underscores are read as spaces.
         k: placeholder tokens behind the start token, which `encode_text` replaces by prompts; 0 = `template` as it is.
         template: sentence with one `{}` for the name; used with k = 0 alone.
+        words: begin the sentence with these; k placeholders take the place of their first k tokens, the rest stays.
 
     Returns:
-        i64[C,L]: start, k placeholders, class name, ".", end, zeros.
+        i64[C,L]: start, k placeholders, what is left of `words`, class name, ".", end, zeros.
 
     Raises:
         UserInputError: for k below 0 or more than fit, a template without exactly one `{}`, or a sentence that is too
@@ -98,5 +101,10 @@ def context_tokens(clip: Clip, class_names: Sequence[str], *, k: int, template: 
     if k > most > 0:
         what = f"{k} prompts a layer do not fit into the {clip.context_length} tokens of CLIP model {clip.model!r}"
         raise UserInputError(what, where="k", fix=f"{most} at most beside these classes")
-    room = " ".join([PLACEHOLDER] * k)
-    return clip.tokenize([f"{room} {name}." if k else template.replace("{}", name) for name in names])
+    if not k:
+        return clip.tokenize([template.replace("{}", name) for name in names])
+    missing = k - len(clip.tokenizer.encode(words))
+    lead = " ".join([words] * bool(words) + [PLACEHOLDER] * missing)
+    tokens = clip.tokenize([f"{lead} {name}." for name in names])
+    tokens[:, 1 : 1 + k] = clip.tokenizer.encode(PLACEHOLDER)[0]
+    return tokens

@@ -140,7 +140,7 @@ class ClipMethod(Plugin):
         banks = self._network(model).banks
         if banks is None or not bool(banks.usable) or self.recipe.weights[1] == 0:
             return []
-        value = self._cross_entropy("iga", batch, encoded, pseudo)
+        value = self._cross_entropy(model, "iga", batch, encoded, pseudo)
         return [LossTerm(f"{self.name}/iga", Role.ALIGNMENT, value, self.recipe.weights[1])]
 
     @hookimpl
@@ -148,7 +148,7 @@ class ClipMethod(Plugin):
         """Return L_cls (Eq 8)."""
         if self.recipe.weights[0] == 0:
             return []
-        value = self._cross_entropy("cls", batch, encoded, pseudo)
+        value = self._cross_entropy(model, "cls", batch, encoded, pseudo)
         return [LossTerm(f"{self.name}/cls", Role.SUPERVISED, value, self.recipe.weights[0])]
 
     @hookimpl
@@ -168,11 +168,19 @@ class ClipMethod(Plugin):
     def _network(self, model: Model) -> Network:
         return Network(self.name, self.recipe, model)
 
-    def _cross_entropy(self, branch: str, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Tensor:
+    def _cross_entropy(
+        self, model: Model, branch: str, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None
+    ) -> Tensor:
         sides: list[Side] = ["source"] if pseudo is None else ["source", "target"]
         logits = torch.cat([encoded[side, planning.view_name(side)].logits[branch] for side in sides])
         weight = torch.ones_like(batch.source.labels, dtype=logits.dtype)
         if pseudo is None:
-            return label_loss(logits, batch.source.labels, weight)
-        labels = torch.cat([batch.source.labels, pseudo.labels])
-        return label_loss(logits, labels, torch.cat([weight, pseudo.weight.to(logits.dtype)]))
+            labels = batch.source.labels
+        else:
+            labels = torch.cat([batch.source.labels, pseudo.labels])
+            weight = torch.cat([weight, pseudo.weight.to(logits.dtype)])
+        if self.recipe.mean == "samples":
+            return label_loss(logits, labels, weight)
+        ours = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        ours[: len(batch.source)] = self._network(model).state.of_target(batch.source.domain)
+        return label_loss(logits, labels, weight * ~ours) + label_loss(logits, labels, weight * ours)

@@ -15,7 +15,7 @@ from fercore.types import DomainBatch, Encoded, EncodedDataset, Side
 from fercore_pca.alignment import ImageGuidedAlignment
 from fercore_pca.banks import DualBanks
 from fercore_pca.probes import LinearProbe, Temperature, TextHead
-from fercore_pca.prompts import Prompts, sets_of_maps
+from fercore_pca.prompts import WORDS, Prompts, sets_of_maps
 from fercore_pca.scores import aligned_logits, cosine_logits
 from fercore_pca.settings import Infer, PcaSettings
 from fercore_pca.state import RunState
@@ -46,7 +46,8 @@ def build_network(
 
 def _parts(recipe: PcaSettings, clip: Clip, classes: Sequence[str], state: RunState) -> dict[str, nn.Module]:
     names = class_names(classes, recipe.text.words)
-    sentences = Sentences(clip, names, recipe.text.template, recipe.prompt.k if recipe.prompted else 0)
+    words = WORDS if recipe.prompt.init == "words" else ""
+    sentences = Sentences(clip, names, recipe.text.template, recipe.prompt.k if recipe.prompted else 0, words)
     parts: dict[str, nn.Module] = {"sentences": sentences, "state": state, "kept": KeptFeatures()}
     if recipe.prompted:
         sides = sets_of_maps(recipe.image_encoder == "per_domain_prompts")
@@ -118,9 +119,7 @@ class Network:
         """
         assert self.banks is not None
         source, target = read["source"], read["target"]
-        ours = torch.zeros_like(source.domain, dtype=torch.bool)
-        if self.state.labelled is not None:
-            ours = source.domain == self.state.labelled
+        ours = self.state.of_target(source.domain)
         one, other = source.features["cls"], source.logits["cls"].softmax(-1)
         rule = self.recipe.bank.rule
         self.banks.fill("source", one[~ours], other[~ours], source.labels[~ours], rule)
@@ -158,8 +157,8 @@ class Network:
         if self.recipe.image_encoder == "shared":
             return self.tower.encode(images, **prompts.vision(side))
         of_target = torch.full_like(batch.domain, side == "target", dtype=torch.bool)
-        if side == "source" and self.state.labelled is not None:
-            of_target = batch.domain == self.state.labelled
+        if side == "source":
+            of_target = self.state.of_target(batch.domain)
         places: dict[Side, Tensor] = {"source": (~of_target).nonzero()[:, 0], "target": of_target.nonzero()[:, 0]}
         parts = [self.tower.encode(images[at], **prompts.vision(of)) for of, at in places.items() if len(at)]
         return torch.cat(parts)[torch.cat([*places.values()]).argsort()]

@@ -14,7 +14,7 @@ from fercore.types import SIDES, Side
 from fercore_pca.settings import PromptSettings
 
 WORDS = "a photo of a"
-"""The words that `prompt.init = "words"` starts from (MaPLe's CTX_INIT)."""
+"""The words that `prompt.init = "words"` starts from (MaPLe's CTX_INIT); with k below 4 the others stay words."""
 
 
 class Prompts(nn.Module):

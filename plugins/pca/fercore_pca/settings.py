@@ -21,6 +21,7 @@ MAPLE_PDA: Mapping[str, Any] = {
     "bank": {"rule": "prediction"},
     "lambda1": 1.0,
     "lambda2": 1.0,
+    "mean": "sides",
     "target": {"mode": "pseudo"},
     "infer": "pda",
 }
@@ -176,6 +177,9 @@ class PcaSettings(CommonSettings):
     rn: RnSettings = RnSettings()
     lambda1: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of L_cls (Eq 13)")
     lambda2: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of L_iga (Eq 13)")
+    mean: Literal["samples", "sides"] = Field(
+        "samples", description="both losses: one mean over all samples, or the sum of each side's own mean (PDA)"
+    )
     infer: Infer = Field(
         "weighted", description="lambda-weighted probabilities, one branch alone, or PDA's sum of logits"
     )

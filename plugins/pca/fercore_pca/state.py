@@ -49,6 +49,10 @@ class RunState(nn.Module):
             self.reading.fill_(NONE)
             self.by_hand.fill_(False)
 
+    def of_target(self, domain: Tensor) -> Tensor:
+        """Return bool[B]: which samples of the source side are labelled ones of the target."""
+        return domain == (NONE if self.labelled is None else self.labelled)
+
     def side(self) -> Side | None:
         """Return the side that is being read; None for another table, the test part."""
         number = int(self.reading)

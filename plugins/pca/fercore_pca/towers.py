@@ -81,6 +81,7 @@ class Sentences(nn.Module):
 
     Args:
         clip: the loaded model. names: what the C classes are called. template: the hand-made sentence. k: prompts.
+        words: what the prompts start from; those that no prompt takes the place of stay in the sentence.
 
     Attributes:
         plain: i64[C,L] tokens of the hand-made sentences. context: the same with room for k prompts.
@@ -90,10 +91,12 @@ class Sentences(nn.Module):
     plain: Tensor
     context: Tensor
 
-    def __init__(self, clip: Clip, names: Sequence[str], template: str, k: int) -> None:
+    def __init__(self, clip: Clip, names: Sequence[str], template: str, k: int, words: str = "") -> None:
         super().__init__()
         self.register_buffer("plain", context_tokens(clip, names, k=0, template=template), persistent=False)
-        self.register_buffer("context", context_tokens(clip, names, k=k, template=template), persistent=False)
+        self.register_buffer(
+            "context", context_tokens(clip, names, k=k, template=template, words=words), persistent=False
+        )
         self.computed = 0
         self._kept: dict[str, tuple[object, Tensor]] = {}
 

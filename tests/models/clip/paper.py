@@ -44,10 +44,12 @@ def image(weights, picture, prompts, layers, heads, patch):
         for j in range(side)
     ]
     x = torch.stack([weights["visual.class_embedding"], *patches]) + weights["visual.positional_embedding"]
+    if len(prompts):
+        x = torch.cat([x, prompts[0]])
     x = norm(x, weights["visual.ln_pre.weight"], weights["visual.ln_pre.bias"])
-    t, e, p = x[:1], x[1:], x[:0]
+    t, e, p = x[:1], x[1 : 1 + side * side], x[1 + side * side :]
     for layer in range(1, layers + 1):
-        if layer <= len(prompts):
+        if 1 < layer <= len(prompts):
             p = prompts[layer - 1]
         out = block(weights, f"visual.transformer.resblocks.{layer - 1}", torch.cat([t, e, p]), heads)
         t, e, p = out[:1], out[1 : 1 + len(e)], out[1 + len(e) :]

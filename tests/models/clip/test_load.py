@@ -289,6 +289,19 @@ def test_sentences_have_room_for_prompts(small, k):
         assert max(row) == end
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 6])
+def test_words_without_a_prompt_stay_in_the_sentence(small, k):
+    words = small.tokenizer.encode("a photo of a")
+    start, end = small.tokenizer.ends
+    for row, name in zip(
+        context_tokens(small, ["fear", "very_angry"], k=k, words="a photo of a").tolist(),
+        ["fear", "very angry"],
+        strict=True,
+    ):
+        room = small.tokenizer.encode("X") * k
+        assert row[: row.index(end)] == [start, *room, *words[k:], *small.tokenizer.encode(f"{name}.")]
+
+
 def test_without_prompts_the_template_is_used(small):
     assert torch.equal(context_tokens(small, ["fear"], k=0), small.tokenize(["a photo of a fear."]))
     assert torch.equal(context_tokens(small, ["fear"], k=0, template="{} face"), small.tokenize(["fear face"]))

@@ -98,6 +98,11 @@ def test_words_start_the_first_layer_alone(network, clip):
     assert torch.equal(word_embeddings(loaded, 3), wanted)
     assert 0.01 < float(net.prompts.text[1:].detach().std()) < 0.03
     assert not any(torch.equal(layer, wanted) for layer in net.prompts.text[1:])
+    said = loaded.tokenize(["a photo of a anger.", "a photo of a happiness.", "a photo of a sadness."])
+    assert torch.equal(net.sentences.context[:, 4:], said[:, 4:])
+    with torch.no_grad():
+        shallow = network(prompt={"init": "words", "k": 2, "depth": 1, "visual": False}, iga={"on": False})
+        torch.testing.assert_close(shallow._texts(), loaded.network.encode_text(said), rtol=1e-4, atol=1e-5)
     normal = network(prompt={"k": 4, "std": 0.5})
     assert 0.4 < float(normal.prompts.text.detach().std()) < 0.6
 

@@ -10,7 +10,7 @@ from fercore_pca.scores import infer
 from fercore.engine.describe import describe
 from fercore.engine.run import run
 from fercore.errors import UserInputError
-from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset
+from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, PseudoLabels
 
 BARE = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
 
@@ -223,6 +223,46 @@ def test_pseudo_labels_count_by_their_own_sample_and_weight(shop):
     counted = [0, 1, 2, 3, 5]
     told = torch.cat([labels, pseudo.labels])[counted]
     torch.testing.assert_close(term.value, torch.nn.functional.cross_entropy(logits[counted], told))
+
+
+def released_losses(logits, labels, weight, of_target):
+    """PDA's training step: the source's mean, and the sum over sure target samples by their number, 0 without one."""
+    own = [-float(z.log_softmax(0)[y]) for z, y, t in zip(logits, labels, of_target, strict=True) if not t]
+    sure = [
+        (float(w), -float(w * z.log_softmax(0)[y]))
+        for z, y, w, t in zip(logits, labels, weight, of_target, strict=True)
+        if t and w > 0
+    ]
+    return sum(own) / len(own) + (sum(v for _, v in sure) / sum(w for w, _ in sure) if sure else 0.0)
+
+
+@pytest.mark.parametrize("mode", ["pseudo", "nothing sure", "shots"])
+def test_each_side_has_its_own_mean_where_asked(shop, mode):
+    target = None if mode == "shots" else "pseudo"
+    made = shop("pca_ifer", target={"mode": target}, mean="sides", lambda1=1.0, lambda2=1.0)
+    plugin, net = made.company.plugins[0], network_of(made)
+    assert net.state.labelled == 1
+    net.banks.usable.fill_(True)
+    labels, index = torch.tensor([1, 2, 3, 0]), torch.arange(4)
+    domain = torch.tensor([0, 1, 0, 0])
+    source = DomainBatch({}, labels, domain, index)
+    batch = Batch(source, DomainBatch({}, torch.full((4,), -1), torch.zeros_like(domain), index))
+    generator = torch.Generator().manual_seed(3)
+    tables = {branch: torch.randn(8, 7, generator=generator, dtype=torch.float64) for branch in ("cls", "iga")}
+    encoded = {
+        (side, f"clip_{side}"): Encoded({}, {branch: table[rows] for branch, table in tables.items()})
+        for side, rows in (("source", slice(0, 4)), ("target", slice(4, 8)))
+    }
+    guessed, sure = torch.tensor([5, 6, 0, 1]), torch.tensor([1.0, 0, 1, 1] if mode == "pseudo" else [0.0] * 4)
+    pseudo = None if mode == "shots" else PseudoLabels(guessed, sure, torch.full((4, 7), 1 / 7))
+    (cls,) = plugin.loss(made.model, batch, encoded, pseudo)
+    (iga,) = plugin.align(made.model, batch, encoded, pseudo)
+    every = 4 if pseudo is None else 8
+    told = torch.cat([labels, guessed])[:every]
+    weight, ours = torch.cat([torch.ones(4), sure])[:every], torch.cat([domain == 1, torch.ones(4) > 0])[:every]
+    for term, branch in ((cls, "cls"), (iga, "iga")):
+        wanted = released_losses(tables[branch][:every], told, weight, ours)
+        assert term.value.item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_pseudo_labels_teach_and_are_scored(shop, tmp_path, listener):

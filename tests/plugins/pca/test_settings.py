@@ -63,6 +63,7 @@ def test_the_variant_is_maples_and_pdas_code_and_what_is_given_stays():
     assert (settings.prompt.init, settings.prompt.pos) == ("words", "after_patches")
     assert (settings.iga.score, settings.iga.beta, settings.iga.norm) == ("sum_logits", 0.5, "batch")
     assert (settings.lambda1, settings.lambda2, settings.infer) == (1.0, 1.0, "pda")
+    assert (settings.mean, PcaSettings().mean) == ("sides", "samples")
     assert (settings.target.mode, settings.target.threshold, settings.bank.rule) == ("pseudo", 0.9, "prediction")
 
 
