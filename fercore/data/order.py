@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sized
 from itertools import islice
+from operator import index
 
 import numpy as np
 
@@ -123,11 +124,13 @@ def drawn_from(sampler: Iterable[int], n: int, batch: int, start: int, most: int
 
     Raises:
         ValueError: if it yields fewer indices than a batch, or one outside the table.
+        TypeError: if it yields what is no whole number.
     """
     limit = len(sampler) if isinstance(sampler, Sized) else most
-    indices = np.fromiter((int(i) for i in islice(iter(sampler), limit)), dtype=np.int64)
+    indices = np.fromiter((index(i) for i in islice(iter(sampler), limit)), dtype=np.int64)
     if len(indices) < batch:
         raise ValueError(f"sampler gave {len(indices)} indices, a batch needs {batch}")
     if indices.min() < 0 or indices.max() >= n:
-        raise ValueError(f"sampler gave index {indices.max()} for a side of {n} samples")
+        wrong = indices[(indices < 0) | (indices >= n)][0]
+        raise ValueError(f"sampler gave index {wrong} for a side of {n} samples")
     return GivenOrder(indices, batch, start)

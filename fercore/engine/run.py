@@ -19,6 +19,7 @@ from fercore.engine.record import RunFolder, check_same_data
 from fercore.engine.setup import Workshop
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
+from fercore.hooks.checks import no_exit
 from fercore.schedule import RunResult, Stage, StepReport
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
@@ -115,7 +116,8 @@ class Trainer:
         for side in SIDES:
             info = side_info(shop.domains, side)
             sampler = shop.plugins.build_sampler(shop.config, shop.model, info, side, clock)
-            self.loader.set_sampler(side, sampler)
+            with shop.plugins.blaming("build_sampler"):
+                self.loader.set_sampler(side, sampler)
         for runner in self.runners:
             runner.begin_epoch()
 
@@ -216,6 +218,7 @@ class Trainer:
         self.folder.rewind_log(state["log_size"])
 
 
+@no_exit()
 def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate the last weights on the target's test part, and write result.json.
 

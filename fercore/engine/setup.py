@@ -19,7 +19,7 @@ from fercore.engine.checkpoint import seed_everything
 from fercore.engine.evaluate import Evaluator
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
-from fercore.hooks.checks import HookError
+from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import Stage, ViewRequest
@@ -75,6 +75,7 @@ def build_plugins(company: Company) -> Plugins:
     return Plugins([Defaults()], company.plugins, company.versions)
 
 
+@no_exit()
 def build_workshop(company: Company, *, label_file: Path | None = None) -> Workshop:
     """Open the data, seed, and build the network.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fercore.config import RunConfig, build_config, check_settings
-from fercore.hooks.checks import check_class, check_company
+from fercore.hooks.checks import check_class, check_company, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
 from fercore.presets import PRESETS
@@ -33,6 +33,7 @@ class Company:
         return {info.name: f"{info.distribution} {info.version}" for info in self.infos}
 
 
+@no_exit()
 def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> Company:
     """Load the named plugins and resolve the settings.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fercore.errors import UserInputError, did_you_mean
@@ -24,7 +25,27 @@ TRANSFORMS = ("none", "weak", "strong")
 
 
 class HookError(TypeError):
-    """A plugin broke the contract of a hook: a fault of the plugin's author, not of the user."""
+    """A plugin broke the contract of a hook: a fault of the plugin's author, not of the user.
+
+    Attributes:
+        named: whether the message already names the plugin.
+    """
+
+    named: bool = False
+
+
+@contextmanager
+def no_exit() -> Iterator[None]:
+    """Turn `sys.exit` into an error: a run that a plugin's code leaves has no result, whatever the code says.
+
+    Raises:
+        HookError: in place of SystemExit.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        what = f"sys.exit({error.code!r}) was called inside a run, by a plugin's network, sampler or constructor"
+        raise HookError(what) from error
 
 
 def check_class(plugin: type, name: str) -> type[Plugin]:

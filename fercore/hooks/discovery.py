@@ -104,7 +104,7 @@ def load_class(info: PluginInfo) -> type:
     point = importlib.metadata.EntryPoint(info.name, info.target, GROUP)
     try:
         loaded = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         where = f"{info.distribution} {info.version}"
         what = f"plugin {info.name!r} does not import: {type(error).__name__}: {error}"
         raise UserInputError(what, where=where, fix="repair or reinstall that package") from error

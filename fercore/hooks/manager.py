@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pluggy
-import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
 from fercore.errors import UserInputError
 from fercore.hooks import specs
-from fercore.hooks.checks import (
-    BUILTIN,
-    HOOKS,
-    SIDES,
-    TRANSFORMS,
-    HookError,
-    check_class,
-    check_owners,
-    expect,
-    expect_or_none,
-    flatten,
-)
+from fercore.hooks.answers import Call, check_answer
+from fercore.hooks.checks import BUILTIN, HOOKS, HookError, check_class, check_owners, expect, expect_or_none, flatten
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
 from fercore.models.model import Model
-from fercore.schedule import CropAndColour, RunResult, Stage, StepReport, ViewRequest
+from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
 from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, Forward, LossTerm, PseudoLabels, Side
 
 if TYPE_CHECKING:
@@ -42,6 +32,9 @@ class Link:
 
     plugin: str
     kind: str
+
+
+RAISED = "raised by"
 
 
 class Plugins:
@@ -61,12 +54,18 @@ class Plugins:
         self._manager.add_hookspecs(specs)
         self._versions = dict(versions)
         self.names = tuple(plugin.name for plugin in plugins)
+        self._classes: int | None = None
+        self._call_now = Call("", {}, None, self.names)
+        self._answered: dict[str, str] = {}
         for item in builtin:
             self._manager.register(item, name=f"{BUILTIN}{type(item).__name__}")
         for plugin in plugins:
             check_class(type(plugin), plugin.name)
             self._register(plugin)
         check_owners(self._manager)
+        for hook in HOOKS:
+            for impl in self._impls(hook):
+                self._watch(hook, impl)
 
     def _register(self, plugin: Plugin) -> None:
         try:
@@ -86,31 +85,81 @@ class Plugins:
         builtin = impl.plugin_name.startswith(BUILTIN)
         return Link(impl.plugin_name, "wraps" if impl.wrapper else "default" if builtin else "implements")
 
+    def _watch(self, hook: str, impl: pluggy.HookImpl) -> None:
+        """Check what this implementation answers before any other sees it, so that the right plugin is named."""
+        inner, name = impl.function, impl.plugin_name
+
+        def own(*arguments: Any) -> Any:
+            with self._blame(hook, name):
+                value = inner(*arguments)
+                check_answer(value, self._call_now)
+            if value is not None:
+                self._answered[hook] = name
+            return value
+
+        def wrapper(*arguments: Any) -> Generator[None, Any, Any]:
+            with self._blame(hook, name):
+                turns: Any = inner(*arguments)
+                _begin(turns)
+            try:
+                given = yield
+            except BaseException as error:
+                given, resume = None, partial(turns.throw, error)
+            else:
+                resume = partial(turns.send, given)
+            with self._blame(hook, name):
+                value = _finish(turns, resume)
+                check_answer(value, self._call_now, given=given, wraps=True)
+            if value is not given and value is not None:
+                self._answered[hook] = name
+            return value
+
+        object.__setattr__(impl, "function", wrapper if impl.wrapper else own)
+
     @contextmanager
-    def _blame(self, hook: str) -> Iterator[None]:
+    def _blame(self, hook: str, name: str) -> Iterator[None]:
+        """Name the plugin whose code runs in an error that leaves it, unless a plugin further inside is named."""
         try:
             yield
+        except SystemExit as error:
+            raise self._named(HookError(f"called sys.exit({error.code!r}), which ends no run"), hook, name) from error
+        except HookError as error:
+            if getattr(error, "named", False):
+                raise
+            raise self._named(error, hook, name) from error.__cause__
         except Exception as error:
-            guilty = self._culprit(hook, error)
-            if guilty:
-                version = self._versions.get(guilty, "built in")
-                error.add_note(f"raised by plugin {guilty!r} ({version}) in hook {hook!r}")
+            if not any(note.startswith(RAISED) for note in getattr(error, "__notes__", ())):
+                error.add_note(f"{RAISED} {self._who(hook, name)}")
             raise
 
-    def _culprit(self, hook: str, error: BaseException) -> str | None:
-        owners = {getattr(impl.function, "__code__", None): impl.plugin_name for impl in self._impls(hook)}
-        traceback, guilty = error.__traceback__, None
-        while traceback is not None:
-            guilty = owners.get(traceback.tb_frame.f_code, guilty)
-            traceback = traceback.tb_next
-        return guilty
+    def _named(self, error: HookError, hook: str, name: str) -> HookError:
+        named = HookError(f"{self._who(hook, name)}: {error}")
+        named.named = True
+        return named
+
+    def _who(self, hook: str, name: str) -> str:
+        """Return "plugin 'x' (dist 1.0) in hook 'y'"; what the defaults compute comes from the network's builder."""
+        maker = self._answered.get("build_model") if name.startswith(BUILTIN) else None
+        if maker is not None:
+            return f"the network of {self._who('build_model', maker)}, run by hook {hook!r},"
+        return f"plugin {name!r} ({self._versions.get(name, 'built in')}) in hook {hook!r}"
+
+    @contextmanager
+    def blaming(self, hook: str) -> Iterator[None]:
+        """Name the plugin that answered a hook in errors of what it returned, e.g. a sampler that is run through."""
+        with self._blame(hook, self._answered.get(hook, f"{BUILTIN}Defaults")):
+            yield
 
     def _call(self, hook: str, **arguments: Any) -> Any:
-        with self._blame(hook):
+        outer, self._call_now = self._call_now, Call(hook, arguments, self._classes, self.names)
+        try:
             return getattr(self._manager.hook, hook)(**arguments)
+        finally:
+            self._call_now = outer  # refresh encodes a whole side, which calls hooks inside a hook
 
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build the network; see `fercore.hooks.specs.build_model`."""
+        self._classes = num_classes
         return expect(self._call("build_model", config=config, num_classes=num_classes), Model, "build_model")
 
     def request_views(self, config: RunConfig) -> tuple[ViewRequest, ...]:
@@ -122,9 +171,6 @@ class Plugins:
         views: dict[tuple[str, str], ViewRequest] = {}
         answers = reversed(self._call("request_views", config=config))  # pluggy asks the last registered first
         for request in flatten(answers, ViewRequest, "request_views"):
-            made = isinstance(request.transform, CropAndColour) or request.transform in TRANSFORMS
-            if request.side not in SIDES or not made:
-                raise HookError(f"hook 'request_views' returned {request}: side in {SIDES}, transform in {TRANSFORMS}")
             known = views.setdefault((request.side, request.name), request)
             if known.transform != request.transform:
                 raise HookError(f"hook 'request_views': {known} and {request} disagree on the transform")
@@ -133,10 +179,7 @@ class Plugins:
 
     def plan(self, config: RunConfig, model: Model) -> tuple[Stage, ...]:
         """Return the stages of training."""
-        stages = flatten([self._call("plan", config=config, model=model)], Stage, "plan")
-        if not stages or len({stage.name for stage in stages}) < len(stages):
-            raise HookError("hook 'plan' must return stages with distinct names")
-        return tuple(stages)
+        return tuple(flatten([self._call("plan", config=config, model=model)], Stage, "plan"))
 
     def build_sampler(
         self, config: RunConfig, model: Model, dataset: object, side: Side, clock: Clock
@@ -176,21 +219,11 @@ class Plugins:
         return self._terms("loss", model=model, batch=batch, encoded=encoded, pseudo=pseudo, clock=clock)
 
     def _terms(self, hook: str, **arguments: Any) -> list[LossTerm]:
-        terms = flatten(self._call(hook, **arguments), LossTerm, hook)
-        for term in terms:
-            prefix = term.name.partition("/")[0]
-            if prefix not in self.names or term.name == prefix:
-                raise HookError(f"hook {hook!r}: term {term.name!r} must be named '<plugin>/<term>' of {self.names}")
-            if not isinstance(term.value, Tensor) or term.value.ndim != 0 or not term.value.is_floating_point():
-                raise HookError(f"hook {hook!r}: the value of {term.name!r} must be a scalar float tensor")
-        return terms
+        return flatten(self._call(hook, **arguments), LossTerm, hook)
 
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Return class probabilities float[B,K]."""
-        probs = expect(self._call("predict", model=model, encoded=encoded), Tensor, "predict")
-        if probs.ndim != 2 or not torch.isfinite(probs).all():
-            raise HookError("hook 'predict' must return finite probabilities of shape [B,K]")
-        return probs
+        return expect(self._call("predict", model=model, encoded=encoded), Tensor, "predict")
 
     def after_step(self, model: Model, report: StepReport, clock: Clock) -> None:
         """Tell plugins that a phase of a step is done."""
@@ -204,3 +237,21 @@ class Plugins:
 def _together(one: tuple[str, ...] | None, other: tuple[str, ...] | None) -> tuple[str, ...] | None:
     """Return the stages that either names; None = all."""
     return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))
+
+
+def _begin(turns: Generator[None, Any, Any]) -> None:
+    """Run a wrapper up to its yield."""
+    try:
+        next(turns)
+    except StopIteration:
+        raise HookError("a wrapper must yield once, this one never does") from None
+
+
+def _finish(turns: Generator[None, Any, Any], resume: Callable[[], Any]) -> Any:
+    """Run a wrapper from its yield to its end and return its answer."""
+    try:
+        resume()
+    except StopIteration as end:
+        return end.value
+    turns.close()
+    raise HookError("a wrapper must yield once, this one yields again")

@@ -53,3 +53,10 @@ def test_a_broken_plugin_is_named(target, message):
     with pytest.raises(UserInputError, match=message) as caught:
         load_class(PluginInfo("broken", target, "broken-dist", "1.0", ""))
     assert "broken" in str(caught.value)
+
+
+def test_a_plugin_whose_import_calls_exit_is_named(tmp_path, monkeypatch):
+    (tmp_path / "leaves_at_once.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserInputError, match="plugin 'leaver' does not import: SystemExit: 0"):
+        load_class(PluginInfo("leaver", "leaves_at_once:X", "dist", "1.0", ""))

@@ -12,9 +12,17 @@ from fercore.hooks.checks import HOOKS, HookError, check_class, check_company
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import Stage, ViewRequest
-from fercore.types import Clock, Encoded, LossTerm, PseudoLabels, Role
+from fercore.types import Batch, Clock, DomainBatch, Encoded, LossTerm, PseudoLabels, Role
 
 CLOCK = Clock("train", "main", 0, 0, 1)
+
+
+def side(rows):
+    zero = torch.zeros(rows, dtype=torch.int64)
+    return DomainBatch({"weak": torch.randn(rows, 3, 2, 2)}, zero, zero, zero)
+
+
+BATCH = Batch(side(4), side(2))
 
 
 def tiny_model():
@@ -142,9 +150,9 @@ def test_views_asked_for_twice_are_made_once():
 
 
 def test_pseudo_labels_come_out_detached():
-    probs = torch.rand(2, 3, requires_grad=True)
+    probs = torch.rand(2, 3, requires_grad=True).softmax(1)
     labels = PseudoLabels(torch.zeros(2, dtype=torch.int64), probs[:, 0], probs)
-    found = manager(plugin("one", pseudo_label=lambda self: labels)).pseudo_label(tiny_model(), None, {}, CLOCK)
+    found = manager(plugin("one", pseudo_label=lambda self: labels)).pseudo_label(tiny_model(), BATCH, {}, CLOCK)
     assert found is not None
     assert not found.probs.requires_grad
     assert not found.weight.requires_grad
