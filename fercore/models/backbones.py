@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 from fercore.config import ModelSettings
 from fercore.errors import UserInputError, did_you_mean
-from fercore.models.weights import fit_weights, read_weights
+from fercore.models.weights import fit_weights, read_weights, same_shapes
 
+log = logging.getLogger(__name__)
 Statistics = tuple[float, float, float]
+TAKE_ANOTHER = "take a convolutional backbone such as resnet18"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,11 @@ def build_backbone(settings: ModelSettings) -> Trunk:
     """
     whole = _create(settings)
     mean, std = _statistics(whole)
-    return Trunk(_frozen(whole, settings), whole.num_features, 0, mean, std)
+    shape = _shape_of_output(whole, settings, whole.pretrained_cfg)
+    if len(shape) != 1:
+        what = f"backbone {settings.backbone!r} yields {shape} for an image, not a vector"
+        raise UserInputError(what, where="model.backbone_args", fix="leave out global_pool, or take another backbone")
+    return Trunk(_frozen(whole, settings), shape[0], 0, mean, std)
 
 
 def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
@@ -78,8 +87,41 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
     extractor = _extractor(settings, (len(stages) - 1 - stages[::-1].index(reduction),))
     _prune(extractor)
     _copy_weights(whole.state_dict(), extractor)
-    module = _frozen(LastMap(extractor), settings)
-    return Trunk(module, extractor.feature_info.channels()[-1], reduction, mean, std)
+    if settings.weights not in ("none", "timm"):
+        log.warning("weights of %s: tensors of layers behind stride %d are not used", settings.weights, reduction)
+    trunk = LastMap(extractor)
+    shape = _shape_of_output(trunk, settings, whole.pretrained_cfg)
+    channels = extractor.feature_info.channels()[-1]
+    if len(shape) != 3 or shape[0] != channels:
+        what = f"backbone {settings.backbone!r} yields {shape} for an image, not a map of {channels} channels"
+        raise UserInputError(what, where="model.backbone", fix=TAKE_ANOTHER)
+    return Trunk(_frozen(trunk, settings), channels, reduction, mean, std)
+
+
+@torch.no_grad()
+def _shape_of_output(module: nn.Module, settings: ModelSettings, config: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return the shape of what a network yields for one image of the size it was made for.
+
+    timm's `num_features` is the width before the last layers of some families, such as MobileNetV3's. The network is in
+    evaluation mode, so its batch statistics stay, and no random generator is moved.
+
+    Raises:
+        UserInputError: if it does not take such an image.
+    """
+    given = settings.arguments.get("img_size", config["input_size"][-1])
+    height, width = given if isinstance(given, list | tuple) else (given, given)
+    training = module.training
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            output = module(torch.zeros(1, 3, height, width))
+        return tuple(output.shape[1:])
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0][:200]}"
+        what = f"backbone {settings.backbone!r} does not take a {width}x{height} RGB image: {reason}"
+        raise UserInputError(what, where="model.backbone_args", fix="change them, or take another backbone") from error
+    finally:
+        module.train(training)
 
 
 def _create(settings: ModelSettings) -> Any:
@@ -100,13 +142,25 @@ def _create(settings: ModelSettings) -> Any:
             fix = "download them elsewhere and give the file: --set model.weights=/path/to/weights.safetensors"
         else:
             what, where = f"backbone {name!r} cannot be built: {reason}", "model.backbone_args"
-            fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults"
+            fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults" if settings.arguments else TAKE_ANOTHER
         raise UserInputError(what, where=where, fix=fix) from error
     if settings.weights not in ("none", "timm"):
         path = Path(os.path.expanduser(settings.weights))
-        hint = f"; or --set model.backbone_args.{name}={{}} for timm's own shapes" if settings.arguments else ""
-        network.load_state_dict(fit_weights(read_weights(path), network.state_dict(), where=str(path), hint=hint))
+        found = read_weights(path)
+        hint = partial(_hint_of_own_shapes, settings, found)
+        network.load_state_dict(fit_weights(found, network.state_dict(), where=str(path), hint=hint))
     return network
+
+
+def _hint_of_own_shapes(settings: ModelSettings, found: Mapping[str, Tensor]) -> str:
+    """Advise to leave the arguments out, where that is all that keeps the weights from fitting."""
+    if not settings.arguments:
+        return ""
+    with torch.device("meta"):
+        own = timm.create_model(settings.backbone, num_classes=0).state_dict()
+    if not same_shapes(found, own):
+        return ""
+    return f"; or --set model.backbone_args.{settings.backbone}={{}} for timm's own shapes, which they fit"
 
 
 def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> Any:
@@ -114,8 +168,8 @@ def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> 
     try:
         return timm.create_model(settings.backbone, features_only=True, **chosen, **settings.arguments)
     except Exception as error:
-        fix = "take a convolutional backbone such as resnet18"
-        raise UserInputError(f"backbone {settings.backbone!r} yields no feature maps ({error})", fix=fix) from None
+        what = f"backbone {settings.backbone!r} yields no feature maps ({error})"
+        raise UserInputError(what, fix=TAKE_ANOTHER) from None
 
 
 def _prune(extractor: Any) -> None:

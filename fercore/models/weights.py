@@ -3,94 +3,179 @@
 from __future__ import annotations
 
 import logging
-import pickle
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
+from fercore.models.foreign import is_safetensors, not_weights, weights_file
 
 log = logging.getLogger(__name__)
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
+AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
-RUN_BACKBONES = ("/average/model/backbone.", "/model/backbone.")
+RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
+REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+Hint: TypeAlias = Callable[[], str]
+"""More advice for weights that do not fit; it is asked for only then."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file or a torch file (weights only, never pickled code).
+    """Read a state dict from a safetensors file or a torch file (weights only, never pickled code).
 
-    Of a run's checkpoint the backbone is read: of the averaged weights, where the run reports those.
+    Of a run's checkpoint the backbone is read: of the averaged weights, where the run reports those. Averaged weights
+    of other programs, such as `state_dict_ema`, go before those beside them; a line says which were read.
 
     Raises:
         UserInputError: if the file is missing, unreadable, or holds more than tensors.
     """
-    if not path.is_file():
-        raise UserInputError("weights file not found", where=str(path), fix="give an existing file in model.weights")
+    weights_file(path, fix="give an existing file in model.weights")
     try:
-        if path.suffix == ".safetensors":
-            return _backbone_of_run(load_file(path))
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise UserInputError(f"cannot read weights: {reason}", where=str(path), fix="save a plain state dict") from None
-    for key in WRAPPERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserInputError("weights file holds no plain state dict", where=str(path))
-    return dict(loaded)
+        if is_safetensors(path):
+            return _backbone_of_run(load_file(path), path)
+        with warnings.catch_warnings(), path.open("rb") as file:
+            warnings.simplefilter("ignore")  # of pickle protocols, two lines long
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except PermissionError as error:
+        raise UserInputError(f"cannot read weights: {error.strerror}", where=str(path)) from None
+    except Exception:  # a damaged file fails in as many ways as zip, pickle, struct and torch have errors
+        raise not_weights(path) from None
+    return _state_dict_in(loaded, path)
+
+
+def _state_dict_in(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """Return the state dict that a file holds, bare or under a usual name, averaged ones first."""
+    if _is_state(loaded):
+        return {str(key): tensor for key, tensor in loaded.items()}
+    wrapped = {key: loaded[key] for key in (*AVERAGED, *WRAPPERS) if isinstance(loaded, Mapping) and key in loaded}
+    inner = {key: _unwrap(value) for key, value in wrapped.items()}
+    found = [key for key, value in inner.items() if _is_state(value)]
+    if not found:
+        fix = "save it as torch.save(model.state_dict(), FILE)"
+        raise UserInputError(f"weights file holds no plain state dict but {_outline(loaded)}", where=str(path), fix=fix)
+    if len(found) > 1:
+        log.warning("weights of %s: %r is read, %s beside it not", path, found[0], _listed(map(repr, found[1:])))
+    return {str(key): tensor for key, tensor in inner[found[0]].items()}
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and len(value) > 0 and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _unwrap(value: Any) -> Any:
+    for key in (*WRAPPERS, "module"):
+        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
+            value = value[key]
+    return value
+
+
+def _outline(loaded: Any) -> str:
+    if not isinstance(loaded, Mapping):
+        return f"a {type(loaded).__name__}"
+    return f"{_listed(repr(str(key)[:40]) for key in loaded)}" if loaded else "an empty one"
+
+
+def _listed(words: Iterable[str], most: int = 4) -> str:
+    shown = list(words)
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
 
 
 def fit_weights(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str, hint: str = ""
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str, hint: Hint = str
 ) -> dict[str, Tensor]:
     """Match a checkpoint's tensors to a network's, by name, or by position where all shapes agree in order.
 
-    Classifier tensors that the network does not have are left out; nothing else may be missing or left over.
+    Classifier tensors that the network does not have are left out, and a line says so; nothing else may be missing or
+    left over.
+
+    Args:
+        found: the file's tensors. wanted: the network's state. where: the file, for messages.
+        hint: what else to do where they do not fit.
 
     Raises:
-        UserInputError: naming the first tensor that does not fit.
+        UserInputError: naming the first tensor that does not fit, or holds values that are not finite.
     """
-    found = {_strip(key): tensor for key, tensor in found.items()}
+    found = _stripped(found, where)
     body = {key: tensor for key, tensor in found.items() if key in wanted or not _is_head(key)}
-    if set(body) == set(wanted):
-        for key, tensor in wanted.items():
-            if body[key].shape != tensor.shape:
-                shapes = f"{tuple(body[key].shape)} in the file, {tuple(tensor.shape)} in the network"
-                raise UserInputError(f"weights do not fit: {key} is {shapes}", where=where, fix=ANOTHER + hint)
-        return dict(body)
-    return _fit_by_position(list(found.items()), wanted, where, hint)
+    if set(body) != set(wanted):
+        names = _names_by_position(list(found), wanted, where, hint)
+        _check(found, wanted, names, where, hint)
+        log.warning("weights of %s matched by position, every shape equal (%d tensors)", where, len(names))
+    else:
+        names = {key: key for key in wanted}
+        _check(found, wanted, names, where, hint)
+    unused = [name for name in found if name not in set(names.values())]
+    if unused:
+        shapes = _listed(f"{name} {tuple(found[name].shape)}" for name in unused)
+        log.warning(
+            "weights of %s: %d tensors used; not used: %s (a classifier is trained anew)", where, len(names), shapes
+        )
+    return {key: found[name] for key, name in names.items()}
 
 
-def _fit_by_position(
-    found: list[tuple[str, Tensor]], wanted: Mapping[str, Tensor], where: str, hint: str
-) -> dict[str, Tensor]:
-    fitted: dict[str, Tensor] = {}
-    for (key, target), (name, tensor) in zip(wanted.items(), found, strict=False):
-        if tensor.shape != target.shape:
-            what = f"weights do not fit: {key} {tuple(target.shape)} meets {name} {tuple(tensor.shape)}"
-            raise UserInputError(what, where=where, fix=ANOTHER + hint)
-        fitted[key] = tensor
-    extra = [name for name, _ in found[len(wanted) :]]
-    if len(fitted) < len(wanted) or len(extra) > 2:
+def fault_of(key: str, tensor: Tensor, target: Tensor) -> str | None:
+    """Say what keeps a file's tensor from being a network's: its shape, its kind, or numbers that are not finite."""
+    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_meta or tensor.dtype not in REAL + WHOLE:
+        return f"{key} is no dense tensor of real numbers"
+    if tensor.shape != target.shape:
+        return f"{key} is {tuple(tensor.shape)} in the file, {tuple(target.shape)} in the network"
+    if target.is_floating_point() and tensor.dtype not in REAL:
+        return f"{key} holds whole numbers ({str(tensor.dtype).removeprefix('torch.')}), no weights"
+    if not tensor.to(target.dtype).isfinite().all():
+        return f"{key} holds values that are not finite"
+    return None
+
+
+def same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+    """Say whether a checkpoint, but for its classifier, has a network's tensors, by name and shape."""
+    body = {_strip(key): tensor.shape for key, tensor in found.items() if not _is_head(_strip(key))}
+    return body == {key: tensor.shape for key, tensor in wanted.items()}
+
+
+def _check(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, str], where: str, hint: Hint
+) -> None:
+    for key, target in wanted.items():
+        fault = fault_of(key if names[key] == key else f"{names[key]} for {key}", found[names[key]], target)
+        if fault is not None:
+            fix = "take a checkpoint saved before training went wrong" if "not finite" in fault else ANOTHER + hint()
+            raise UserInputError(f"weights do not fit: {fault}", where=where, fix=fix)
+
+
+def _names_by_position(found: Sequence[str], wanted: Mapping[str, Tensor], where: str, hint: Hint) -> dict[str, str]:
+    """Return wanted name -> found name in order; two tensors more, a classifier's, may stand behind."""
+    if not len(wanted) <= len(found) <= len(wanted) + 2:
         what = f"weights do not fit: {len(found)} tensors in the file, {len(wanted)} in the network"
-        raise UserInputError(what, where=where, fix=ANOTHER + hint)
-    log.warning("weights of %s matched by position, every shape equal (%d tensors)", where, len(fitted))
-    return fitted
+        missing = next((key for key in wanted if key not in found), None)
+        what += f", {missing} is missing" if missing else ""
+        raise UserInputError(what, where=where, fix=ANOTHER + hint())
+    return dict(zip(wanted, found, strict=False))
 
 
-def _backbone_of_run(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in RUN_BACKBONES:
+def _backbone_of_run(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    for prefix, kind in RUN_BACKBONES.items():
         found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         if found:
+            log.warning("weights of %s: the %sbackbone of a run is read; its heads and parts are not", path, kind)
             return found
     return tensors
+
+
+def _stripped(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    bare = {_strip(key): tensor for key, tensor in found.items()}
+    if len(bare) < len(found):
+        what = f"weights do not fit: several tensors have one name without {_listed(PREFIXES)}"
+        raise UserInputError(what, where=where, fix="save one network's state dict")
+    return bare
 
 
 def _strip(key: str) -> str:

@@ -131,7 +131,7 @@ def test_tensors_in_the_same_order_fit_by_position(caplog):
 
 def test_weights_that_do_not_fit_name_the_first_tensor():
     wanted = nn.Linear(2, 3).state_dict()
-    with pytest.raises(UserInputError, match=r"weight \(3, 2\) meets a \(2, 2\)"):
+    with pytest.raises(UserInputError, match=r"a for weight is \(2, 2\) in the file, \(3, 2\) in the network"):
         fit_weights({"a": torch.ones(2, 2), "b": torch.ones(3)}, wanted, where="file")
     with pytest.raises(UserInputError, match=r"weight is \(2, 2\) in the file, \(3, 2\) in the network"):
         fit_weights({"weight": torch.ones(2, 2), "bias": torch.ones(3)}, wanted, where="file")
@@ -152,3 +152,134 @@ def test_model_runs_every_branch():
     assert encoded.logits["b"].shape == (2, 3)
     with pytest.raises(ValueError, match="must have the same names"):
         Model(nn.Flatten(), {"a": nn.Identity()}, {"b": nn.Identity()}, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_what_of_a_file_is_not_used_is_said(tmp_path, caplog):
+    network = timm.create_model("resnet18", num_classes=7, **NARROW)
+    path = tmp_path / "w.pth"
+    torch.save(network.state_dict(), path)
+    build_backbone(settings(weights=str(path)))
+    n = len(network.state_dict()) - 2
+    assert f"weights of {path}: {n} tensors used; not used: fc.weight (7, 16), fc.bias (7,)" in caplog.text
+    caplog.clear()
+    torch.save(timm.create_model("resnet18", num_classes=0, **NARROW).state_dict(), path)
+    build_backbone(settings(weights=str(path)))
+    assert not caplog.records
+    build_trunk(settings(weights=str(path)), reduction=8)
+    assert f"{path}: tensors of layers behind stride 8 are not used" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["state_dict_ema", "model_ema"])
+def test_averaged_weights_go_before_those_beside_them(tmp_path, name, caplog):
+    plain, averaged = nn.Linear(2, 3), nn.Linear(2, 3)
+    torch.save({"state_dict": plain.state_dict(), name: averaged.state_dict(), "epoch": 3}, tmp_path / "w.pth")
+    assert torch.equal(read_weights(tmp_path / "w.pth")["weight"], averaged.weight)
+    assert f"{name!r} is read, 'state_dict' beside it not" in caplog.text
+    caplog.clear()
+    torch.save({"state_dict": plain.state_dict(), name: {"decay": 0.9}}, tmp_path / "w.pth")
+    assert torch.equal(read_weights(tmp_path / "w.pth")["weight"], plain.weight)
+    assert not caplog.records
+
+
+def test_a_file_without_a_state_dict_says_what_it_holds(tmp_path):
+    for content, message in (
+        ({"epoch": 3, "lr": 0.1}, "no plain state dict but 'epoch', 'lr'"),
+        ([torch.ones(2)], "no plain state dict but a list"),
+        ({}, "no plain state dict but an empty one"),
+    ):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(UserInputError, match=message):
+            read_weights(tmp_path / "w.pth")
+
+
+def test_the_backbone_of_a_run_leaves_its_heads_and_says_so(tmp_path, caplog):
+    save_file({"/model/backbone.a": torch.ones(1), "/model/heads.main.weight": torch.ones(1)}, tmp_path / "s.pth")
+    assert set(read_weights(tmp_path / "s.pth")) == {"a"}
+    assert "the backbone of a run is read; its heads and parts are not" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.full((3, 2), torch.nan), "weight holds values that are not finite.*before training went wrong"),
+        (torch.full((3, 2), 1e300, dtype=torch.float64), "weight holds values that are not finite"),
+        (torch.ones(3, 2, dtype=torch.int8), r"weight holds whole numbers \(int8\), no weights"),
+        (torch.ones(3, 2).to_sparse(), "weight is no dense tensor of real numbers"),
+        (torch.ones(3, 2, dtype=torch.complex64), "weight is no dense tensor of real numbers"),
+        (torch.ones(3, 2, device="meta"), "weight is no dense tensor of real numbers"),
+        (torch.ones(3, 2).to(torch.float8_e4m3fn), "weight is no dense tensor of real numbers"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(values, message):
+    layer = nn.Linear(2, 3)
+    with pytest.raises(UserInputError, match=message):
+        fit_weights({"weight": values, "bias": torch.zeros(3)}, layer.state_dict(), where="file")
+    with pytest.raises(UserInputError, match=message.replace("weight ", "a for weight ", 1)):
+        fit_weights({"a": values, "b": torch.zeros(3)}, layer.state_dict(), where="file")
+
+
+def test_a_head_that_is_not_used_may_hold_anything():
+    head = {"fc.weight": torch.full((7, 3), torch.nan)}
+    assert set(fit_weights({**nn.Linear(2, 3).state_dict(), **head}, nn.Linear(2, 3).state_dict(), where="f"))
+
+
+def test_one_name_for_two_tensors_is_refused():
+    found = {"weight": torch.ones(3, 2), "module.weight": torch.zeros(3, 2), "bias": torch.zeros(3)}
+    with pytest.raises(UserInputError, match="several tensors have one name"):
+        fit_weights(found, nn.Linear(2, 3).state_dict(), where="file")
+
+
+def test_own_shapes_are_advised_only_where_the_weights_fit_them(tmp_path):
+    advice = "model.backbone_args.resnet18={} for timm's own shapes"
+    for name, helps in (("resnet18", True), ("resnet10t", False)):
+        torch.save(timm.create_model(name, num_classes=7).state_dict(), tmp_path / "w.pth")
+        with pytest.raises(UserInputError, match="weights do not fit") as caught:
+            build_backbone(settings(weights=str(tmp_path / "w.pth")))
+        assert (advice in str(caught.value)) == helps
+
+
+def test_arguments_are_blamed_only_where_there_are_some(monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("no")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    for chosen, blamed in (({}, False), ({"channels": [8, 8, 8, 8]}, True)):
+        with pytest.raises(UserInputError, match="cannot be built") as caught:
+            build_backbone(ModelSettings(backbone="resnet18", backbone_args={"resnet18": chosen}))
+        assert ("backbone_args.resnet18={}" in caught.value.fix) == blamed
+
+
+WIDTHS = {"lcnet_035": 1280, "test_mambaout": 256, "efficientvit_b0": 1280, "mobilenetv4_conv_small_035": 1280}
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_width_of_a_backbone_is_what_it_yields(name):
+    before = torch.get_rng_state()
+    trunk = build_backbone(ModelSettings(backbone=name))
+    assert trunk.channels == WIDTHS[name] != trunk.module.num_features
+    fresh = timm.create_model(name, num_classes=0)
+    for key, value in trunk.module.state_dict().items():  # the trial leaves batch statistics as they begin
+        if "running" in key or "num_batches" in key:
+            assert torch.equal(value, fresh.state_dict()[key])
+    assert trunk.module.training
+    torch.set_rng_state(before)
+    timm.create_model(name, num_classes=0)
+    drawn = torch.get_rng_state()
+    torch.set_rng_state(before)
+    build_backbone(ModelSettings(backbone=name))
+    assert torch.equal(torch.get_rng_state(), drawn)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"global_pool": ""}, r"yields \(8, 7, 7\) for an image, not a vector"), ({"in_chans": 1}, "224x224 RGB image")],
+)
+def test_a_backbone_that_yields_no_vector_is_refused(arguments, message):
+    narrow = {"channels": [8, 8, 8, 8], **arguments}
+    with pytest.raises(UserInputError, match=message):
+        build_backbone(ModelSettings(backbone="resnet18", backbone_args={"resnet18": narrow}))
+
+
+def test_a_trunk_of_maps_with_channels_last_is_refused():
+    with pytest.raises(UserInputError, match=r"yields \(28, 28, 192\) for an image, not a map of 192 channels"):
+        build_trunk(ModelSettings(backbone="swin_tiny_patch4_window7_224"), reduction=8)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from open_clip.model import convert_to_custom_text_state_dict
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from fercore.errors import UserInputError
 from fercore.models.clip.archive import is_script_archive, read_script_archive
-from fercore.models.weights import read_weights
+from fercore.models.foreign import is_safetensors, weights_file
+from fercore.models.weights import fault_of, read_weights
 
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")
 """Buffers of OpenAI's archives that say how the network is built."""
@@ -25,9 +25,8 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserInputError: if the file is missing, unreadable, or holds more than tensors.
     """
-    if not path.is_file():
-        raise UserInputError("weights file not found", where=str(path), fix="give an existing file, a tag, or 'none'")
-    if path.suffix == ".safetensors":
+    weights_file(path, fix="give an existing file, a tag, or 'none'")
+    if is_safetensors(path):
         state = read_weights(path)
         with safe_open(path, framework="pt") as file:
             return state, dict(file.metadata() or {})
@@ -76,10 +75,8 @@ def _faults(found: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> list[str]
     for key, target in wanted.items():
         if key not in found:
             faults.append(f"{key} is missing")
-        elif found[key].shape != target.shape:
-            faults.append(f"{key} is {tuple(found[key].shape)} in the file, {tuple(target.shape)} in the network")
-        elif found[key].layout != torch.strided or found[key].is_meta or found[key].is_complex():
-            faults.append(f"{key} is no dense tensor of real numbers")
-        elif not found[key].isfinite().all():
-            faults.append(f"{key} holds values that are not finite")
+            continue
+        fault = fault_of(key, found[key], target)
+        if fault is not None:
+            faults.append(fault)
     return faults + [f"{key} is unknown to the network" for key in found if key not in wanted]

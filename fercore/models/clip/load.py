@@ -182,8 +182,8 @@ def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: d
 def _file_of(pretrained: str) -> Path | None:
     """Return the path that a setting means, or None for a tag."""
     path = Path(os.path.expanduser(pretrained))
-    is_path = path.is_file() or path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1
-    return path if is_path else None
+    is_path = path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1 or os.path.isfile(path)
+    return path if is_path else None  # os.path, unlike pathlib, takes a name that is too long for one that is not there
 
 
 def _weights_hash(network: nn.Module) -> str:
