@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fercore.data.formats.scan import Scan, listed
+from fercore.data.formats.scan import Scan
+from fercore.data.labels import unknown_names
 
 
 def leftover_lines(scan: Scan) -> list[str]:
@@ -14,7 +15,7 @@ def leftover_lines(scan: Scan) -> list[str]:
         lines.append(f"listed files missing: {len(rows.missing)}, first {rows.missing[0]}")
     if rows.unknown:
         lines.append(
-            f"labels nobody knows: {listed(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
+            f"labels nobody knows: {unknown_names(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
         )
     return lines + left_out_lines(rows.left_out)
 

@@ -17,7 +17,8 @@ from fercore.data.crops import CropReader
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.codes import fits
-from fercore.data.formats.scan import Scan, listed
+from fercore.data.formats.scan import Scan
+from fercore.data.labels import unknown_names
 from fercore.data.links import refuse_links_out
 from fercore.data.parts import choose_split, limited, training_part, unused_parts
 from fercore.data.preflight import Preflight, inspect
@@ -212,8 +213,10 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
     if missing:
         kinds.append(f"{len(missing)} missing files, first {missing[0]}")
     if unknown:
-        kinds.append(f"{sum(unknown.values())} with labels outside the map: {listed(unknown)}")
+        kinds.append(f"{sum(unknown.values())} with labels nobody knows: {unknown_names(unknown)}")
     fix = "remove or mend them, or raise data.max_bad_share"
+    if unknown and "names" in FORMATS[spec.format].options:
+        fix = "remove, mend or rename them (?names=FILE.toml says what names mean), or raise data.max_bad_share"
     if unknown and (fitting := fits(scan.rows.numbers)):
         fix = f"all numbers fit ?labels= {'; '.join(fitting)}; else {fix}"
     what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)

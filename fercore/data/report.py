@@ -7,6 +7,7 @@ from typing import Any
 
 from fercore.data.domains import UNLABELLED
 from fercore.data.formats.folder import LOOSE
+from fercore.data.labels import unknown_names
 from fercore.data.leftover import left_out_lines
 
 
@@ -47,7 +48,7 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
     if domain["dropped_classes"]:
         lines.append("classes outside the run dropped: " + _counts(domain["dropped_classes"]))
     if domain["unknown_labels"]:
-        lines.append("labels outside the map dropped: " + _counts(domain["unknown_labels"]))
+        lines.append(f"labels nobody knows dropped: {unknown_names(domain['unknown_labels'])}")
     left_out = dict(domain["left_out"])
     if unlabelled := left_out.pop(UNLABELLED, 0):
         lines.append(f"{unlabelled} samples without a label left out: a source needs labels")

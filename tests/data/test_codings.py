@@ -157,5 +157,5 @@ def test_a_stated_coding_that_lacks_numbers_is_answered_with_those_that_have_the
     with pytest.raises(UserInputError) as caught:
         open_domain(parse_spec(spec), DataSettings(size=16), 0)
     text = str(caught.value)
-    assert "1 with labels outside the map: '0'" in text
+    assert "1 with labels nobody knows: '0' (1)" in text
     assert "all numbers fit ?labels= rafdb0 (from 0: surprise" in text

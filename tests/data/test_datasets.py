@@ -139,14 +139,15 @@ def test_nvie_spectra_and_pairs(tmp_path: Path):
 
 
 def test_nvie_pairs_by_time(tmp_path: Path):
+    from fercore.data.formats.codes import Labels
     from fercore.data.formats.nvie import Frame, pairs
 
     def frame(spectrum: str, time: float | None) -> Frame:
         return Frame(spectrum, "q", time, {"label": "fear"}, "")
 
     frames = [frame("visible", 0.0), frame("visible", 1.0), frame("thermal", 1.1), frame("thermal", 5.0)]
-    assert sorted(pairs(frames)) == [(0, 3), (1, 2)]
-    assert sorted(pairs([*frames[:2], frame("thermal", None)])) == [(0, 2)]
+    assert sorted(pairs(frames, Labels(""))) == [(0, 3), (1, 2)]
+    assert sorted(pairs([*frames[:2], frame("thermal", None)], Labels(""))) == [(0, 2)]
 
 
 def test_non_ascii_paths_and_windows_separators(tmp_path: Path):

@@ -51,7 +51,7 @@ def test_expw_stratified_parts():
         ("a.png 0 1 x 3 4 5 6", "box '1 x 3 4 5' is not numbers ({file}, line 1)"),
         ("a.png 0 1 inf 3 4 5 6", "box '1 inf 3 4 5' is not numbers ({file}, line 1)"),
         ("../a.png 0 1 2 3 4 5 6", "path '../a.png' leads out of the dataset's folder ({file}, line 1)"),
-        ("a.png 0 1 2 3 4 5 9", "no usable sample: labels '9' are no expressions"),
+        ("a.png 0 1 2 3 4 5 9", "no usable sample: labels that are no expressions: '9' (1)"),
     ],
 )
 def test_expw_faults(tmp_path: Path, line: str, message: str):

@@ -181,13 +181,14 @@ def test_bad_files_are_skipped_below_the_limit_and_refused_above(tree: Tree):
     target = tree("t", {"anger": 4, "sad": 4}, 100)
     assert message_of(source, target) == (
         "2 of 26 samples are bad (7.7%, at most 1.0% are let pass): "
-        f"1 unusable images, first {source}/sad/zero.png: empty file; 1 with labels outside the map: 'Wut' "
-        f"(spec 'folder:{source}'); remove or mend them, or raise data.max_bad_share"
+        f"1 unusable images, first {source}/sad/zero.png: empty file; 1 with labels nobody knows: 'Wut' (1) "
+        f"(spec 'folder:{source}'); remove, mend or rename them (?names=FILE.toml says what names mean), "
+        "or raise data.max_bad_share"
     )
     domains = open_pair(source, target, max_bad_share=0.1)
     assert len(domains.sources[0]) == 24
     lines = mismatch_lines(domains.report)
-    assert "s: labels outside the map dropped: Wut 1" in lines
+    assert "s: labels nobody knows dropped: 'Wut' (1)" in lines
     assert f"s: 1 unusable images skipped, first {source}/sad/zero.png: empty file" in lines
 
 

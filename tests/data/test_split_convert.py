@@ -212,7 +212,7 @@ def test_conversion_leaves_unreadable_images_out_and_says_what_was_missing(tmp_p
     assert "outside" in done.unusable[0][1]
     assert done.notes == (
         f"listed files missing: 1, first {tmp_path}/e/image/gone.png",
-        "labels nobody knows: '12'; images left out for it: 1",
+        "labels nobody knows: '12' (1); images left out for it: 1",
     )
 
 

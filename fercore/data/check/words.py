@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fercore.data.check.find import UNLABELLED_NAME
-from fercore.data.labels import CANONICAL
+from fercore.data.labels import CANONICAL, unknown_names
 
 NAMED = 5
 """Faults of a kind that are named; the JSON has all of them."""
@@ -36,9 +36,8 @@ def fault_lines(domain: Mapping[str, Any]) -> list[str]:
         text = f"counts differ from the published ones ({domain['published']['source']})"
         lines.append("; ".join([text, *(_difference(item) for item in beside if not (item["part"] and item["class"]))]))
     if domain["unknown_labels"]:
-        lines.append(
-            "labels nobody knows: " + ", ".join(f"{k} ({n} images)" for k, n in domain["unknown_labels"].items())
-        )
+        unknown = domain["unknown_labels"]
+        lines.append(f"labels nobody knows: {unknown_names(unknown, most=len(unknown))}")
     lines += _listed("listed files missing", domain["missing_files"])
     lines += _listed("unusable images", [f"{item['path']}: {item['reason']}" for item in domain["unusable"]])
     for key, what in (

@@ -26,10 +26,16 @@ class Format:
 FORMATS: dict[str, Format] = {
     "synthfer": Format("synth", ("n", "size", "classes", "prior"), "generated faces: synthfer:STYLE?n=1000"),
     "folder": Format(
-        "folder", ("labels",), "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images"
+        "folder",
+        ("labels", "names"),
+        "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images",
     ),
-    "list": Format("pathlist", ("labels", "root"), 'text file of lines "path label"; a target may be paths alone'),
-    "manifest": Format("manifest", ("labels", "root", "domain"), "CSV path,label,domain,split,subject,sequence"),
+    "list": Format(
+        "pathlist", ("labels", "names", "root"), 'text file of lines "path label"; a target may be paths alone'
+    ),
+    "manifest": Format(
+        "manifest", ("labels", "names", "root", "domain"), "CSV path,label,domain,split,subject,sequence"
+    ),
     "fer2013": Format("fer2013", ("labels", "test"), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
     "rafdb": Format("rafdb", ("labels", "images"), "RAF-DB basic: EmoLabel/ and Image/"),
@@ -45,7 +51,9 @@ FORMATS: dict[str, Format] = {
     ),
     "sfew": Format("sfew", ("test", "images"), "SFEW 2.0: Train|Val/Angry/*.png"),
     "expw": Format("expw", ("labels", "images", "parts"), "ExpW: label.lst and data/image/origin/"),
-    "nvie": Format("nvie", ("labels", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"),
+    "nvie": Format(
+        "nvie", ("labels", "names", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"
+    ),
     "lacmfer": Format(
         "lacmfer", ("labels", "domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"
     ),

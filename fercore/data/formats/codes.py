@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from fercore.data.formats.names import SET_ASIDE, name_key, names_of
 from fercore.data.formats.scan import Rows
 from fercore.data.labels import CANONICAL, find_label
 from fercore.data.spec import DomainSpec
@@ -50,10 +51,12 @@ class Labels:
     Attributes:
         coding: key of CODES, "" = nothing says what its numbers mean.
         stated: whether the user named it (`labels=`).
+        names: what names, or numbers, of the dataset's own mean (`names=`).
     """
 
     coding: str
     stated: bool = False
+    names: Mapping[str, int] = field(default_factory=dict)
 
     def find(self, text: str, rows: Rows, n: int = 1) -> int | None:
         """Return the canonical label of a native one, -1 without one; what is none is counted in `rows`: None.
@@ -62,6 +65,12 @@ class Labels:
             text: name, alias or number. rows: where numbers and unusable labels are counted. n: samples that have it.
         """
         number = whole_number(text)
+        named = self.names.get(name_key(text))
+        if named is not None:
+            if named != SET_ASIDE:
+                return named
+            rows.left_out[text.strip()] += n
+            return None
         if text.strip().lower() in NO_LABEL or number == -1:
             return -1
         if number is not None:
@@ -95,11 +104,11 @@ def labels_of(spec: DomainSpec, native: str = "") -> Labels:
     """Return how a spec's labels are read: as `labels=` says, else by the format's own coding, if it has one.
 
     Raises:
-        UserInputError: for a coding that nobody knows.
+        UserInputError: for a coding that nobody knows, or a file of names that cannot be read.
     """
     if "labels" in spec.options:
-        return Labels(spec.choice("labels", tuple(CODES), native), stated=True)
-    return Labels(native)
+        return Labels(spec.choice("labels", tuple(CODES), native), stated=True, names=names_of(spec))
+    return Labels(native, names=names_of(spec))
 
 
 def fits(numbers: Mapping[int, int]) -> list[str]:

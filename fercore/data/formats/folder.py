@@ -20,7 +20,7 @@ from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, list
 from fercore.data.labels import CANONICAL, find_label
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
-from fercore.errors import UserInputError, did_you_mean
+from fercore.errors import UserInputError
 
 PARTS: dict[str, str] = {
     "train": "train", "training": "train", "adapt": "train", "adaptation": "train",
@@ -42,7 +42,10 @@ LOOSE = "loose images"
 BESIDE = "folder {!r} beside the parts"
 """Why the images of a folder are left out, where others are parts."""
 
-FIX = f"name class folders after expressions ({', '.join(CANONICAL)}), give ?labels=, or put unlabelled images loose"
+FIX = (
+    f"name class folders after expressions ({', '.join(CANONICAL)}), say what they mean (?names=FILE.toml, ?labels=), "
+    "or put unlabelled images loose"
+)
 
 
 def scan(spec: DomainSpec) -> Scan:
@@ -65,8 +68,7 @@ def scan(spec: DomainSpec) -> Scan:
     fix = FIX
     if rows.unknown:
         inner = next((child for child in subfolders(root) if not parts and _is_dataset(child)), None)
-        near = did_you_mean(next(iter(rows.unknown)).lower(), CANONICAL)
-        fix = f"did you mean 'folder:{inner}'?" if inner is not None else f"{near}; {FIX}"
+        fix = f"did you mean 'folder:{inner}'?" if inner is not None else FIX
     not_empty(rows, str(root), fix)
     return Scan(rows, FileReader(tuple(rows.keys)))
 

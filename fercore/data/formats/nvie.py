@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from fercore.data.formats.codes import find_code, labels_of
+from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.manifest import add_row
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder
 from fercore.data.formats.tables import csv_rows
@@ -47,9 +47,7 @@ def scan(spec: DomainSpec) -> Scan:
     wanted = spec.choice("spectrum", ("visible", "thermal", "all"), "visible")
     found = [_frame(row, f"{path}, line {number}") for number, row in csv_rows(path, ["path", "label", "domain"])]
     labels = labels_of(spec)
-    partners = (
-        {i for pair in pairs(found, labels.coding) for i in pair} if spec.flag("paired") else set(range(len(found)))
-    )
+    partners = {i for pair in pairs(found, labels) for i in pair} if spec.flag("paired") else set(range(len(found)))
     rows = Rows()
     for i, frame in enumerate(found):
         if wanted not in ("all", frame.spectrum):
@@ -63,11 +61,12 @@ def scan(spec: DomainSpec) -> Scan:
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def pairs(frames: list[Frame], coding: str = "") -> list[tuple[int, int]]:
+def pairs(frames: list[Frame], labels: Labels) -> list[tuple[int, int]]:
     """Return (visible, thermal) positions of frames of one sequence that belong together, each used once."""
     sequences: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, frame in enumerate(frames):
-        if frame.sequence and find_code(frame.row["label"], coding) is not None:
+        label = labels.find(frame.row["label"], Rows())
+        if frame.sequence and label is not None and label >= 0:
             sequences[frame.sequence][frame.spectrum].append(i)
     return [pair for sides in sequences.values() for pair in _match(frames, sides["visible"], sides["thermal"])]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fercore.data.labels import unknown_names
 from fercore.data.readers import Reader
 from fercore.errors import UserInputError
 
@@ -168,7 +169,7 @@ def not_empty(rows: Rows, where: str, fix: str) -> None:
         return
     why = ""
     if rows.unknown:
-        why = f": labels {listed(rows.unknown)} are no expressions"
+        why = f": labels that are no expressions: {unknown_names(rows.unknown)}"
     elif rows.missing:
         why = f": {len(rows.missing)} listed files are missing, the first is {rows.missing[0]}"
     raise UserInputError(f"no usable sample{why}", where=where, fix=fix)
