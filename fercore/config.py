@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import read_text
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -267,7 +268,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserInputError: if it is missing or not TOML; names the line.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise UserInputError("settings file not found", where=str(path), fix="check --config") from None
     except (OSError, UnicodeDecodeError) as error:

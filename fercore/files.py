@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
+
+from fercore.errors import UserInputError
 
 KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
@@ -42,6 +45,12 @@ def irregular(path: str | os.PathLike[str]) -> str:
     return "" if stat.S_ISREG(mode) else file_kind(mode)
 
 
+def no_file(path: str | os.PathLike[str], what: str, *, fix: str) -> UserInputError:
+    """Return the error of a name that is no file's: "WHAT not found", or what stands there instead."""
+    kind = irregular(path)
+    return UserInputError(f"{what} is {kind}, not a file" if kind else f"{what} not found", where=str(path), fix=fix)
+
+
 def refuse_irregular(path: str | os.PathLike[str]) -> None:
     """Make sure that a library which opens a name by itself will not wait for a pipe.
 
@@ -53,7 +62,7 @@ def refuse_irregular(path: str | os.PathLike[str]) -> None:
         raise NotRegularError(mode)
 
 
-def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; whatever else stands there is refused at once.
 
     It is looked at before it is opened, for opening a device may set it in motion, and again afterwards, for it may

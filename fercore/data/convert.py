@@ -20,6 +20,7 @@ from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
+from fercore.files import open_regular
 
 COLUMNS = ("path", "label", "domain", "split", "subject", "sequence")
 
@@ -137,11 +138,11 @@ def _write_image(table: Table, i: int, folder: Path, place: str) -> str:
     source = table.reader.paths[int(table.rows[i])]
     path = place + os.path.splitext(source)[1].lower()
     try:
-        with open(source, "rb"):
-            pass
+        file = open_regular(source)
     except OSError as error:
         raise UserInputError(f"cannot be opened: {error.strerror}", where=source) from None
-    shutil.copyfile(source, folder / path)
+    with file, (folder / path).open("wb") as copy:
+        shutil.copyfileobj(file, copy)
     return path
 
 

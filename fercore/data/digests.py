@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fercore.data.cache_files import DIGESTS, STAMP, FileBacked, source_key, stamps
+from fercore.files import read_bytes
 
 ENTRY = np.dtype([("digest", "S32"), ("stamp", STAMP)])
 MAGIC = b"fercore digests1"
@@ -67,7 +68,7 @@ class DigestMemo:
 def _read(path: Path, n: int) -> np.ndarray:
     """Return what was remembered, or nothing if there is none or it is damaged."""
     with contextlib.suppress(OSError):
-        content = path.read_bytes()
+        content = read_bytes(path)
         body = content[len(MAGIC) + 4 :]
         checksum = int.from_bytes(content[len(MAGIC) : len(MAGIC) + 4], "little")
         if content.startswith(MAGIC) and len(body) == n * ENTRY.itemsize and zlib.crc32(body) == checksum:

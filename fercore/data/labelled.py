@@ -31,6 +31,7 @@ from fercore.data.label_draw import draw_labels
 from fercore.data.spec import HOW_MANY, DomainSpec, asks_for_few, option_name
 from fercore.data.table import Table
 from fercore.errors import UserInputError
+from fercore.files import read_text
 
 KIND = "fercore labelled split"
 LABELLED, UNLABELLED, LEFT_OUT = PARTS = ("labelled", "unlabelled", "left out")
@@ -193,7 +194,7 @@ def read_labels(path: Path) -> dict[str, Any]:
         UserInputError: if it is missing, not such a file, or changed since it was written.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserInputError("labelled split not found", where=str(path), fix="check ?label_file=") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from fercore.data.labels import CANONICAL
 from fercore.data.noise import permutation
 from fercore.data.table import Table
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import read_text
 
 KIND = "fercore split"
 PARTS = ("train", "val", "test")
@@ -170,7 +171,7 @@ def read_split(path: Path) -> dict[str, Any]:
         UserInputError: if it is missing, no split file, or changed since it was written.
     """
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(read_text(path))
     except FileNotFoundError:
         raise UserInputError("split file not found", where=str(path), fix="check ?split_file=") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
+from fercore.files import read_text, refuse_irregular
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 
@@ -77,8 +78,9 @@ def load(folder: Path) -> Any:
         UserInputError: if it is incomplete or damaged.
     """
     try:
+        refuse_irregular(folder / TENSORS)
         tensors = load_file(folder / TENSORS)
-        return unpack(json.loads((folder / VALUES).read_text(encoding="utf-8")), tensors)
+        return unpack(json.loads(read_text(folder / VALUES)), tensors)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         fix = "delete that folder to resume from the checkpoint before it"
         raise UserInputError(f"damaged checkpoint: {error}", where=str(folder), fix=fix) from None

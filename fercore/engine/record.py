@@ -16,6 +16,7 @@ import tomli_w
 from fercore.config import read_toml
 from fercore.engine.files import without_none, write_json, write_whole
 from fercore.errors import UserInputError
+from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
 
@@ -110,7 +111,7 @@ class RunFolder:
 
     def _read(self, name: str) -> Any:
         try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
+            return json.loads(read_text(self.path / name))
         except (OSError, ValueError) as error:
             raise UserInputError(f"cannot read {name}: {error}", where=str(self.path)) from None
 

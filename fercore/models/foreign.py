@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 from fercore.errors import UserInputError
+from fercore.files import no_file, open_regular
 
 MOST_PICKLE = 1 << 23
 """Bytes of a pickle that are looked through for names; what names classes stands in the first few."""
@@ -45,7 +46,7 @@ def weights_file(path: Path, *, fix: str) -> Path:
     try:
         if path.is_file():
             return path
-        is_folder, exists = path.is_dir(), path.exists()
+        is_folder = path.is_dir()
     except OSError as error:  # a name that is too long, a folder that may not be entered
         raise UserInputError(f"cannot look at weights file: {error.strerror}", where=str(path), fix=fix) from None
     except ValueError:
@@ -54,14 +55,12 @@ def weights_file(path: Path, *, fix: str) -> Path:
         inside = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", ".pth", ".pt", ".bin"))
         fix = f"give the file in it, e.g. {path / inside[0]}" if inside else "give the weights file itself"
         raise UserInputError("weights file is a folder", where=str(path), fix=fix)
-    if exists:
-        raise UserInputError("weights file is no regular file", where=str(path), fix="give a file on a disk")
-    raise UserInputError("weights file not found", where=str(path), fix=fix)
+    raise no_file(path, "weights file", fix=fix)
 
 
 def is_safetensors(path: Path) -> bool:
     """Say whether a file begins as safetensors does: the length of a JSON header that fits into it, and its brace."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
@@ -73,7 +72,7 @@ def not_weights(path: Path) -> UserInputError:
 
 
 def _describe(path: Path) -> tuple[str, str]:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(512)
     known = _by_beginning(head)
     if known:
@@ -81,7 +80,7 @@ def _describe(path: Path) -> tuple[str, str]:
     if head.startswith(b"PK"):
         return _describe_zip(path)
     if head[:1] == b"\x80":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _describe_pickle(file.read(MOST_PICKLE))
     if is_safetensors(path) or path.suffix.lower() == ".safetensors":
         return BROKEN

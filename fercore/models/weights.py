@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
+from fercore.files import open_regular
 from fercore.models.foreign import is_safetensors, not_weights, weights_file
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if is_safetensors(path):
             return _backbone_of_run(load_file(path), path)
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")  # of pickle protocols, two lines long
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:

@@ -101,7 +101,7 @@ def test_what_is_no_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe.pth")
     for path, message in (
         (tmp_path, folder),
-        (tmp_path / "pipe.pth", "weights file is no regular file"),
+        (tmp_path / "pipe.pth", "weights file is a named pipe, not a file"),
         (tmp_path / "none.pth", "weights file not found"),
         (tmp_path / f"{'x' * 5000}.pth", "weights file not found|File name too long"),
     ):

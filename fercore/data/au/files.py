@@ -29,6 +29,7 @@ from fercore.data.au.match import plain_name
 from fercore.data.au.table import AUTable, canonical_name
 from fercore.data.formats.scan import listed, read_text
 from fercore.errors import UserInputError
+from fercore.files import no_file
 
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "image_path", "input", "name")
 CONFIDENCE_COLUMNS = ("confidence", "facescore")
@@ -74,7 +75,7 @@ def read_au_file(path: Path, threshold: float) -> AUFile:
     """
     where = str(path)
     if not path.is_file():
-        raise UserInputError("action-unit file not found", where=where, fix=f"give a CSV: {FORMATS_THAT_DO}")
+        raise no_file(path, "action-unit file", fix=f"give a CSV: {FORMATS_THAT_DO}")
     rows = _rows(path)
     if len(rows) < 2:
         raise UserInputError("action-unit file without rows", where=where, fix=f"it should be {FORMATS_THAT_DO}")

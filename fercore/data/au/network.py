@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from fercore.data.au.table import MOST, canonical_name
 from fercore.errors import UserInputError
+from fercore.files import no_file
 
 KIND = "fercore action-unit network 1"
 SIZE = 48
@@ -88,7 +89,7 @@ def load_network(path: Path) -> AUNetwork:
     """
     where, fix = str(path), "make one with `fercore au train --out FILE.safetensors`"
     if not path.is_file():
-        raise UserInputError("action-unit network not found", where=where, fix=fix)
+        raise no_file(path, "action-unit network", fix=fix)
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}

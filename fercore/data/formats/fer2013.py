@@ -17,6 +17,7 @@ from fercore.data.formats.scan import Rows, Scan, existing, not_empty, user_path
 from fercore.data.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
+from fercore.files import open_regular
 
 SIDE = 48
 USAGES = ("training", "publictest", "privatetest")
@@ -66,7 +67,7 @@ def native_rows(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
         UserInputError: for a missing column or a bad row; names the line.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             header = _cells(file.readline().removeprefix(b"\xef\xbb\xbf"))
             at = _columns([name.decode("ascii", "replace").lower() for name in header], path)
             for number, line in enumerate(file, start=2):

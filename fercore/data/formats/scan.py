@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fercore import files
 from fercore.data.labels import unknown_names
 from fercore.data.readers import Reader
 from fercore.errors import UserInputError
@@ -105,6 +106,8 @@ def existing(path: str, *, folder: bool, where: str) -> Path:
         kind = "folder" if folder else "file"
         fix = f"give the path of a {kind}" + (" (unpack the archive first)" if _is_archive(path) else "")
         raise UserInputError(f"not a {kind}: {path}", where=where, fix=fix)
+    if not folder and (kind := files.irregular(found)):
+        raise UserInputError(f"{kind}, not a file: {path}", where=where, fix="give the path of a file")
     return found
 
 
@@ -119,7 +122,7 @@ def read_text(path: Path) -> str:
         UserInputError: if it cannot be read as text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserInputError(f"cannot read as UTF-8 text: {error}", where=str(path)) from None
     if "\0" in text:

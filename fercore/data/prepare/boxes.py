@@ -16,6 +16,7 @@ from fercore.data.au.match import match_rows
 from fercore.data.formats.tables import csv_rows
 from fercore.data.prepare.faces import Face, five_of_68
 from fercore.errors import UserInputError
+from fercore.files import no_file
 
 RECTANGLE = ("facerectx", "facerecty", "facerectwidth", "facerectheight")
 POINTS = [f"{axis}_{k}" for axis in "xy" for k in range(68)]
@@ -43,7 +44,7 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
         rows = match_rows(keys, images, str(path))
         faces = [by_image[images[row]] if row >= 0 else [] for row in rows.tolist()]
     else:
-        raise UserInputError("boxes not found", where=str(path), fix=FIX)
+        raise no_file(path, "boxes", fix=FIX)
     if not any(faces):
         raise UserInputError("no row fits an image of the dataset", where=str(path), fix="compare the names")
     return faces

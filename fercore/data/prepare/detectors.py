@@ -12,6 +12,7 @@ import numpy as np
 
 from fercore.data.prepare.faces import Detector, Face
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import no_file
 
 GROUP = "fercore.detectors"
 DEFAULT = "mtcnn"
@@ -46,7 +47,7 @@ def make_detector(name: str, *, weights: Path | None, device: str) -> Detector:
     if name not in known:
         raise UserInputError(f"unknown detector {name!r}", where="--detector", fix=did_you_mean(name, known))
     if weights is not None and not weights.is_file():
-        raise UserInputError("weights not found", where=str(weights), fix="check --weights")
+        raise no_file(weights, "weights", fix="check --weights")
     try:
         make: Callable[..., Detector] = known[name].load()
         return make(weights=weights, device=device)

@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fercore.errors import UserInputError
+from fercore.files import read_bytes
 
 NAME, LOCK = "journal.jsonl", ".prepare.lock"
 
@@ -66,7 +67,7 @@ class Journal:
             return []
         lines: list[dict[str, Any]] = []
         end = 0
-        content = self.path.read_bytes()
+        content = read_bytes(self.path)
         for raw in content.splitlines(keepends=True):
             try:
                 line = json.loads(raw)

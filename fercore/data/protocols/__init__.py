@@ -20,6 +20,7 @@ from fercore.data.formats.scan import user_path
 from fercore.data.labels import canonical_label
 from fercore.data.spec import DomainSpec, parse_spec
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import no_file
 
 HERE = Path(__file__).parent
 ROOT = "{root}"
@@ -64,7 +65,7 @@ def load_protocol(name: str) -> Protocol:
     else:
         raise UserInputError(f"unknown protocol {base!r}", where="--protocol", fix=did_you_mean(base, names))
     if not path.is_file():
-        raise UserInputError("protocol file not found", where=str(path), fix="check --protocol")
+        raise no_file(path, "protocol file", fix="check --protocol")
     try:
         protocol = check_settings(Protocol, read_toml(path), prefix="")
     except UserInputError as error:

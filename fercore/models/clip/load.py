@@ -17,6 +17,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 from torch import Tensor, nn
 
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import open_regular
 from fercore.models.clip.configs import clip_config
 from fercore.models.clip.fetch import fetch_published
 from fercore.models.clip.files import fit_state, is_openai, read_state
@@ -118,7 +119,7 @@ def _from_file(model: str, config: Mapping[str, Any], path: Path, setting: str) 
         log.warning("%s holds OpenAI's weights: built with the activation they were trained with (QuickGELU)", path)
     network = _build(config, quick_gelu=quick)
     network.load_state_dict(fit_state(state, network, where=str(path)))
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return network, (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD), {"sha256": digest}
 
