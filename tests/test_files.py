@@ -160,6 +160,7 @@ OWN = {
     "fercore/models/clip/tokens.py",
     "fercore/engine/results.py",
     "fercore/engine/checkpoint.py",
+    "fercore/engine/memory_format.py",
 }
 """Modules that open files for reading by themselves: those of the package or the system, and what they have written."""
 

@@ -25,6 +25,7 @@ from torch import Tensor
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.engine.files import write_json
 from fercore.engine.setup import Workshop
+from fercore.files import read_text
 from fercore.models import Model
 from fercore.types import Batch, Clock, DomainBatch
 
@@ -140,7 +141,7 @@ def _memory() -> Path:
 def _remembered(path: Path) -> dict[str, str]:
     """Return what is remembered; nothing where the file is missing or damaged, as it can be made again."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
