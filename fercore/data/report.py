@@ -100,6 +100,9 @@ def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
         if domain["without_row"]:
             text = f"{domain['without_row']} images without a row of action units, {left_out} left out of training"
             lines.append(f"{name}: {text}")
+        if domain["cells_without_number"]:
+            text = "cells of action units hold no number: such a unit counts as its other column says, or as not shown"
+            lines.append(f"{name}: {domain['cells_without_number']} {text}")
         if domain["codes"] == 1:
             lines.append(f"{name}: all images have one and the same code of action units; check data.au_threshold")
         if domain["rows_of_no_image"]:

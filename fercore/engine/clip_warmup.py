@@ -254,7 +254,7 @@ def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
         provider = spec.options.get("au", GENERATED if spec.format == "synthfer" else None)
         shown: list[tuple[str, ...]] = [()] * len(table)
         if provider:
-            units, _ = units_of(provider, table, settings, spec.where)
+            units = units_of(provider, table, settings, spec.where).table
             shown = [tuple(np.array(units.names)[row > 0].tolist()) for row in units.codes]
         if not all(table.subjects) or len(set(table.subjects)) < 2:
             fix = "give data with two persons or more, such as a manifest with a column subject"

@@ -87,7 +87,8 @@ def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[
 def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[str, AUTable], dict[str, Any]]:
     """Return part -> its units, and counts; each image is looked at once, whatever parts it is in."""
     whole = _whole(list(domain.parts.values()))
-    units, unknown = units_of(provider, whole, settings, domain.spec.where)
+    found = units_of(provider, whole, settings, domain.spec.where)
+    units = found.table
     place = f"{provider} for {domain.spec.where}"
     missing = np.flatnonzero(~units.known)
     if len(missing) > settings.max_bad_share * len(whole) or len(missing) == len(whole):
@@ -98,7 +99,8 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
     counts = {
         "units": len(units.names),
         "without_row": len(missing),
-        "rows_of_no_image": unknown,
+        "rows_of_no_image": found.unused,
+        "cells_without_number": found.blanks,
         "codes": len(np.unique(units.codes[units.known], axis=0)),
     }
     return parts, counts

@@ -7,11 +7,15 @@
 | py-feat Fex (`AU01`, `FaceScore`, `input`) | `input` | as they are | scores >= threshold |
 | plain (`path`, `AU01`, ...) | `path` | as they are | scores >= threshold |
 
-The image stands in the first of the columns path, image, file, filename, image_path, input, name. A unit with a code
-but no intensity takes the code for its score; one with an intensity but no code is present from the threshold on. Of
-several faces in an image the most confident counts (columns confidence, FaceScore); without such a column, or with the
-same confidence, they are an error. A row without a face (OpenFace's success = 0, or no score at all) gives its image no
-units: what is known of it is NaN.
+The image stands in the first of the columns path, image, file, filename, image_path, input, name. Where that names a
+video, or is missing beside a column `frame` (OpenFace's table of one clip, named like it), rows are frames. A folder
+holds one such file an image, named like the image (OpenFace's processed/), or one a clip.
+
+A unit with a code but no intensity takes the code for its score; one with an intensity but no code is present from the
+threshold on; one with neither in a row (an empty cell, NaN, OpenFace's -nan(ind)) is not shown by that image, and such
+cells are counted. Of several faces in an image the most confident counts (columns confidence, FaceScore); without such
+a column, or with the same confidence, they are an error. A row without a face (OpenFace's success = 0, or no score at
+all) gives its image no units: what is known of it is NaN.
 """
 
 from __future__ import annotations
@@ -19,25 +23,35 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from enum import Enum
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fercore.data.au.match import plain_name
-from fercore.data.au.table import AUTable, canonical_name
+from fercore.data.au.match import frame_name, plain_name
+from fercore.data.au.table import AUTable, canonical_name, is_missing
 from fercore.data.formats.scan import listed, read_text
 from fercore.errors import UserInputError
 from fercore.files import no_file
 
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "image_path", "input", "name")
 CONFIDENCE_COLUMNS = ("confidence", "facescore")
+VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 MAX_INTENSITY = 5.0
-NOTHING = ("", "nan")
 FORMATS_THAT_DO = (
     "OpenFace 2 (AU01_r, AU01_c), py-feat Fex (input, AU01), LibreFace (au_1, au_1_intensity) or path,AU01,..."
 )
+
+
+class Naming(Enum):
+    """What the names of a file's rows are: of images, of images without their suffix, or of frames of clips."""
+
+    IMAGES = "images"
+    STEMS = "images without suffix"
+    FRAMES = "frames of a video"
 
 
 @dataclass(frozen=True)
@@ -51,59 +65,129 @@ class _Column:
 
 @dataclass(frozen=True)
 class _Row:
-    line: int
+    place: str
     cells: Sequence[str]
+    image: str = ""
 
 
 @dataclass(frozen=True)
 class AUFile:
-    """An action-unit file: image names and their units, image by image; NaN for an image in which no face was found."""
+    """An action-unit file: image names and their units, image by image; NaN for an image in which no face was found.
+
+    Attributes:
+        path: the file, or the folder of files.
+        images: names, of the kind `naming`.
+        table: units of each.
+        blanks: int64[n], cells of each image that hold no number though others do.
+        naming: what the names are.
+    """
 
     path: str
     images: tuple[str, ...]
     table: AUTable
+    blanks: np.ndarray
+    naming: Naming
 
 
 def read_au_file(path: Path, threshold: float) -> AUFile:
-    """Read an action-unit table.
+    """Read an action-unit table, or a folder of them.
 
     Args:
-        path: a CSV file. threshold: scores from here on are present, where the file has no codes of its own.
+        path: a CSV file, or a folder of such. threshold: scores from here on are present, where the file has no codes
+            of its own.
 
     Raises:
         UserInputError: if it cannot be read, names no image or no unit, or holds a score outside 0..1.
     """
     where = str(path)
-    if not path.is_file():
+    if not path.is_file() and not path.is_dir():
         raise no_file(path, "action-unit file", fix=f"give a CSV: {FORMATS_THAT_DO}")
-    rows = _rows(path)
-    if len(rows) < 2:
+    header, rows, naming = _read_folder(path) if path.is_dir() else _read_table(path, "")
+    if not rows:
         raise UserInputError("action-unit file without rows", where=where, fix=f"it should be {FORMATS_THAT_DO}")
-    header = [name.strip() for name in rows[0].cells]
     columns = _unit_columns(header, where)
-    if not columns:
-        fix = f"its columns are {listed(header)}; it should be {FORMATS_THAT_DO}"
-        raise UserInputError("no action unit in the file", where=where, fix=fix)
-    surest = _surest_faces(rows[1:], header, columns, where)
-    if not any(surest.values()):
+    surest = _surest_faces(rows, header, columns, where)
+    faces = [row for row in surest.values() if row is not None]
+    if not faces:
         raise UserInputError("no row of the file has scores or codes", where=where)
-    names = sorted(columns)
+    # A unit without a number in any row was not looked for.
+    names = sorted(name for name in columns if any(_has_number(row.cells, [columns[name]]) for row in faces))
     scores = np.full((len(surest), len(names)), np.nan, dtype=np.float32)
     codes = np.zeros((len(surest), len(names)), dtype=np.uint8)
+    blanks = np.zeros(len(surest), dtype=np.int64)
     for i, row in enumerate(surest.values()):
-        if row is None:
-            continue
-        for k, name in enumerate(names):
-            place = f"{where}, line {row.line}, {name}"
-            scores[i, k], codes[i, k] = _cell(row.cells, columns[name], threshold, place)
-    return AUFile(where, tuple(surest), AUTable(tuple(names), scores, codes))
+        for k, name in enumerate(names if row is not None else ()):
+            assert row is not None
+            scores[i, k], codes[i, k], blank = _cell(row.cells, columns[name], threshold, f"{row.place}, {name}")
+            blanks[i] += blank
+    return AUFile(where, tuple(surest), AUTable(tuple(names), scores, codes), blanks, naming)
+
+
+def _read_folder(folder: Path) -> tuple[list[str], list[_Row], Naming]:
+    """Return header, rows and naming of the tables in a folder and the folders in it, which must have one header."""
+    files = sorted(folder.rglob("*.csv"))
+    if not files:
+        raise UserInputError("no CSV file in the folder", where=str(folder), fix="give OpenFace's folder processed/")
+    first: tuple[list[str], Naming] | None = None
+    every: list[_Row] = []
+    for file in files:
+        header, rows, naming = _read_table(file, file.relative_to(folder).with_suffix("").as_posix())
+        first = first or (header, naming)
+        if (header, naming) != first:
+            fix = "keep files of one kind in the folder"
+            raise UserInputError(f"columns other than those of {files[0].name}", where=str(file), fix=fix)
+        every += rows
+    assert first is not None
+    return first[0], every, first[1]
+
+
+def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
+    """Return header, rows and naming of one table; `stem` names its image where it has no column for that."""
+    rows = _rows(path)
+    header = [name.strip() for name in rows[0].cells] if rows else []
+    if rows and not _unit_columns(header, str(path)):
+        fix = f"its columns are {listed(header)}; it should be {FORMATS_THAT_DO}"
+        raise UserInputError("no action unit in the file", where=str(path), fix=fix)
+    lower = [name.lower() for name in header]
+    for row in rows[1:]:
+        if len(row.cells) != len(header):
+            raise UserInputError(f"{len(row.cells)} cells in a table of {len(header)} columns", where=row.place)
+    image = next((lower.index(name) for name in IMAGE_COLUMNS if name in lower), None)
+    frame = lower.index("frame") if "frame" in lower else None
+    if frame is not None and (image is None or _of_videos(row.cells[image] for row in rows[1:])):
+        named = [_Row(row.place, row.cells, _frame(row, image, frame, path)) for row in rows[1:]]
+        return header, named, Naming.FRAMES
+    if image is None and stem:
+        # OpenFace writes a file without rows for an image without a face.
+        nobody = [_Row(str(path), [""] * len(header), stem)]
+        return header, [_Row(row.place, row.cells, stem) for row in rows[1:]] or nobody, Naming.STEMS
+    if image is None:
+        fix = f"add a column 'path' (also known: {', '.join(IMAGE_COLUMNS[1:])})"
+        raise UserInputError("no column says which image a row belongs to", where=str(path), fix=fix)
+    named = [_Row(row.place, row.cells, plain_name(row.cells[image])) for row in rows[1:]]
+    if nameless := next((row for row in named if not row.image), None):
+        raise UserInputError("a row without an image's name", where=nameless.place)
+    return header, named, Naming.IMAGES
+
+
+def _of_videos(names: Iterable[str]) -> bool:
+    suffixes = {os.path.splitext(name.strip())[1].lower() for name in names}
+    return bool(suffixes) and suffixes <= VIDEOS
+
+
+def _frame(row: _Row, image: int | None, frame: int, path: Path) -> str:
+    clip = path.stem if image is None else PurePosixPath(plain_name(row.cells[image])).stem
+    number = _number(row.cells[frame], f"{row.place}, frame")
+    if number < 0 or number != int(number):
+        raise UserInputError(f"frame {row.cells[frame].strip()} is no number of a frame", where=row.place)
+    return frame_name(clip, int(number))
 
 
 def _rows(path: Path) -> list[_Row]:
     """Return the rows that are not blank, header first, with the lines they end in."""
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        return [_Row(reader.line_num, row) for row in reader if row]
+        return [_Row(f"{path}, line {reader.line_num}", row) for row in reader if row]
     except csv.Error as error:
         place = f"{path}, line {reader.line_num}"
         raise UserInputError(f"no CSV: {error}", where=place, fix="mend its quotes and cells") from None
@@ -142,26 +226,19 @@ def _surest_faces(
 ) -> dict[str, _Row | None]:
     """Return image -> its row (of several faces the most confident one; None without a face), as first seen."""
     lower = [name.lower() for name in header]
-    image = next((lower.index(name) for name in IMAGE_COLUMNS if name in lower), None)
-    if image is None:
-        fix = f"add a column 'path' (also known: {', '.join(IMAGE_COLUMNS[1:])})"
-        raise UserInputError("no column says which image a row belongs to", where=where, fix=fix)
     sure = next((lower.index(name) for name in CONFIDENCE_COLUMNS if name in lower), None)
     success = lower.index("success") if "success" in lower else None
     best: dict[str, _Row | None] = {}
     confidences: dict[str, float] = {}
     ties: dict[str, _Row] = {}
     for row in rows:
-        place = f"{where}, line {row.line}"
-        if len(row.cells) != len(header):
-            raise UserInputError(f"{len(row.cells)} cells in a table of {len(header)} columns", where=place)
-        name = plain_name(row.cells[image])
-        if not name:
-            raise UserInputError("a row without an image's name", where=place)
-        if not _has_face(row.cells, columns, success, place):
+        name = row.image
+        if not _has_face(row, columns, success):
             best.setdefault(name)
             continue
-        confidence = 0.0 if sure is None else _number(row.cells[sure], f"{place}, {header[sure]}")
+        # A confidence that is no number is none.
+        given = sure is not None and not is_missing(row.cells[sure])
+        confidence = _number(row.cells[sure], f"{row.place}, {header[sure]}") if sure is not None and given else 0.0
         if best.get(name) is None or confidence > confidences[name]:
             best[name], confidences[name] = row, confidence
             ties.pop(name, None)
@@ -170,30 +247,40 @@ def _surest_faces(
     for name, row in ties.items():
         what = f"two rows for image {name!r}" + ("" if sure is None else f" with the same {header[sure]}")
         fix = "keep one row an image" + (", or add a column 'confidence'" if sure is None else "")
-        raise UserInputError(what, where=f"{where}, line {row.line}", fix=fix)
+        raise UserInputError(what, where=row.place, fix=fix)
     return best
 
 
-def _has_face(cells: Sequence[str], columns: Mapping[str, _Column], success: int | None, where: str) -> bool:
-    if success is not None and not _code(cells[success], f"{where}, success"):
+def _has_face(row: _Row, columns: Mapping[str, _Column], success: int | None) -> bool:
+    if (
+        success is not None
+        and not is_missing(row.cells[success])
+        and not _code(row.cells[success], f"{row.place}, success")
+    ):
         return False
-    used = {k for column in columns.values() for k in (column.score, column.code) if k is not None}
-    return any(cells[k].strip().lower() not in NOTHING for k in used)
+    return _has_number(row.cells, columns.values())
 
 
-def _cell(row: Sequence[str], column: _Column, threshold: float, where: str) -> tuple[float, int]:
+def _has_number(cells: Sequence[str], columns: Iterable[_Column]) -> bool:
+    used = {k for column in columns for k in (column.score, column.code) if k is not None}
+    return any(not is_missing(cells[k]) for k in used)
+
+
+def _cell(row: Sequence[str], column: _Column, threshold: float, where: str) -> tuple[float, int, int]:
+    """Return a unit's score and code, and how many of its cells hold no number."""
     score = code = None
-    if column.score is not None:
+    blanks = sum(is_missing(row[k]) for k in (column.score, column.code) if k is not None)
+    if column.score is not None and not is_missing(row[column.score]):
         score = _number(row[column.score], where) / column.divisor
         if not 0 <= score <= 1:
             most = f"{column.divisor:g}"
             what = f"score {row[column.score].strip()} is outside 0..{most}"
             raise UserInputError(what, where=where, fix=f"scale the scores to 0..{most}")
-    if column.code is not None:
+    if column.code is not None and not is_missing(row[column.code]):
         code = _code(row[column.code], where)
     if score is None:
         score = float(code or 0)
-    return score, int(score >= threshold) if code is None else code
+    return score, int(score >= threshold) if code is None else code, blanks
 
 
 def _code(text: str, where: str) -> int:

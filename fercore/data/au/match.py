@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -10,6 +12,9 @@ from fercore.data.fingerprint import common_folder
 from fercore.errors import UserInputError
 
 AMBIGUOUS = -2
+
+NUMBERED = re.compile(r"(.*?)([0-9]{1,9})", re.ASCII | re.DOTALL)
+"""A sample's name without its suffix: what is before the number at its end, and the number."""
 
 MORE = "name the images in more detail"
 
@@ -47,9 +52,77 @@ def match_rows(keys: Sequence[str], images: Sequence[str], where: str) -> np.nda
             raise UserInputError(f"two rows fit the image {key!r}", where=where, fix=MORE)
         rows[i] = found = below.get(key[shared:], -1) if found == -1 else found
         if found >= 0 and owners.setdefault(found, key) != key:
-            what = f"row {images[found]!r} fits two images, {owners[found]!r} and {key!r}"
-            raise UserInputError(what, where=where, fix=MORE)
+            raise _fits_two(images[found], owners[found], key, where)
     return rows
+
+
+def match_stems(keys: Sequence[str], images: Sequence[str], where: str) -> np.ndarray:
+    """Return the row of each sample, as `match_rows`, where the rows' names have no suffix ("anger/1").
+
+    Raises:
+        UserInputError: as `match_rows`, or if one row fits samples that differ in their suffix.
+    """
+    stems = [os.path.splitext(plain_name(key))[0] for key in keys]
+    rows = match_rows(stems, images, where)
+    _refuse_shared(keys, images, rows, where)
+    return rows
+
+
+def frame_name(clip: str, number: int) -> str:
+    """Return the name of a frame's row."""
+    return f"{clip}#{number}"
+
+
+def match_frames(keys: Sequence[str], images: Sequence[str], where: str) -> np.ndarray:
+    """Return the row of each sample, -1 where there is none, of rows that are frames of clips.
+
+    The number at the end of a sample's name is the frame's: "anger/clip_0012.png" and "clip/12.png" are frame 12 of
+    clip. A file of one clip needs no name of the clip in the samples' names.
+
+    Args:
+        keys: names of the samples. images: names of rows (`frame_name`). where: the file, for messages.
+
+    Raises:
+        UserInputError: if a row fits two samples, or images are numbered beyond the clip's frames, so that they may
+            have been counted from another number on.
+    """
+    at = {image: row for row, image in enumerate(images)}
+    frames: dict[str, list[int]] = {}
+    for image in images:
+        owner, _, number = image.rpartition("#")
+        frames.setdefault(owner, []).append(int(number))
+    rows = np.full(len(keys), -1, dtype=np.int64)
+    for i, key in enumerate(keys):
+        numbered = NUMBERED.fullmatch(os.path.splitext(plain_name(key))[0])
+        clip = None if numbered is None else _clip_of(numbered[1], frames)
+        if numbered is None or clip is None:
+            continue
+        at_image = int(numbered[2])
+        if not min(frames[clip]) <= at_image <= max(frames[clip]):
+            what = f"image {key!r} is numbered beyond the frames {min(frames[clip])} to {max(frames[clip])} of {clip!r}"
+            fix = "number images as the frames are, or add a column 'path' that names them"
+            raise UserInputError(what, where=where, fix=fix)
+        rows[i] = at.get(frame_name(clip, at_image), -1)
+    _refuse_shared(keys, images, rows, where)
+    return rows
+
+
+def _clip_of(name: str, clips: Mapping[str, Sequence[int]]) -> str | None:
+    """Return the clip that a sample's name, its number left out, belongs to."""
+    *folders, last = name.split("/")
+    named = [part for part in (last.rstrip("_-. "), *reversed(folders)) if part in clips]
+    return named[0] if named else next(iter(clips)) if len(clips) == 1 else None
+
+
+def _refuse_shared(keys: Sequence[str], images: Sequence[str], rows: np.ndarray, where: str) -> None:
+    owners: dict[int, str] = {}
+    for key, row in zip(keys, rows.tolist(), strict=True):
+        if row >= 0 and owners.setdefault(row, key) != key:
+            raise _fits_two(images[row], owners[row], key, where)
+
+
+def _fits_two(row: str, one: str, other: str, where: str) -> UserInputError:
+    return UserInputError(f"row {row!r} fits two images, {one!r} and {other!r}", where=where, fix=MORE)
 
 
 def plain_name(name: str) -> str:

@@ -3,7 +3,7 @@
 A provider is named by `data.au`, or for one domain by `?au=` in its SPEC:
 
 - `synthfer`: the scores that generated faces carry;
-- `PATH.csv`: a file, see `fercore.data.au.files`;
+- `PATH.csv`, or a folder of such: a file, see `fercore.data.au.files`;
 - `PATH.safetensors`: a network that `fercore au train` wrote;
 - any other name: an entry point of the group `fercore.au_providers`: a callable with `au_names` that maps images
   float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1], or a class of such callables.
@@ -12,6 +12,7 @@ A provider is named by `data.au`, or for one domain by `?au=` in its SPEC:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Protocol, cast
 
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fercore.config import DataSettings
-from fercore.data.au.files import FORMATS_THAT_DO, read_au_file
-from fercore.data.au.match import match_rows
+from fercore.data.au.files import FORMATS_THAT_DO, Naming, read_au_file
+from fercore.data.au.match import match_frames, match_rows, match_stems
 from fercore.data.au.network import load_network
 from fercore.data.au.table import AUTable, canonical_name, from_scores
 from fercore.data.cache import fetch, reserve
@@ -36,6 +37,10 @@ DIGITS = 4
 """Detectors' scores are rounded to this, so that the last bits of a sum do not make it other data."""
 
 
+MATCH = {Naming.IMAGES: match_rows, Naming.STEMS: match_stems, Naming.FRAMES: match_frames}
+"""What the names of a file's rows are -> how they find their samples."""
+
+
 class Detector(Protocol):
     """Finds action units in images."""
 
@@ -47,8 +52,23 @@ class Detector(Protocol):
         """Map images float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]."""
 
 
-def units_of(provider: str, table: Table, settings: DataSettings, where: str) -> tuple[AUTable, int]:
-    """Return the action units of a table's samples, and how many rows of the provider's file are of no sample.
+@dataclass(frozen=True)
+class Units:
+    """What a provider says of a table's samples.
+
+    Attributes:
+        table: their units.
+        unused: rows of its file that are of no sample.
+        blanks: cells of its file that hold no number, of the samples.
+    """
+
+    table: AUTable
+    unused: int = 0
+    blanks: int = 0
+
+
+def units_of(provider: str, table: Table, settings: DataSettings, where: str) -> Units:
+    """Return the action units of a table's samples.
 
     Args:
         provider: see the module. table: samples with their own keys. settings: image size and threshold.
@@ -62,16 +82,18 @@ def units_of(provider: str, table: Table, settings: DataSettings, where: str) ->
         if "au_scores" not in table.extras:
             fix = f"give ?au= or data.au a file ({FORMATS_THAT_DO}), a .safetensors network or a detector's name"
             raise UserInputError("only generated faces carry action units of their own", where=where, fix=fix)
-        return from_scores(AU_NAMES, table.extras["au_scores"], threshold), 0
-    if provider.lower().endswith(".csv"):
-        file = read_au_file(user_path(provider), threshold)
-        rows = match_rows(table.keys, file.images, file.path)
+        return Units(from_scores(AU_NAMES, table.extras["au_scores"], threshold))
+    path = user_path(provider)
+    if provider.lower().endswith(".csv") or path.is_dir():
+        file = read_au_file(path, threshold)
+        rows = MATCH[file.naming](table.keys, file.images, file.path)
         if (rows < 0).all():
             fix = f"the file names {file.images[0]!r}, the domain {table.keys[0]!r}"
             raise UserInputError("no row of the action-unit file is of this domain", where=file.path, fix=fix)
+        used = np.unique(rows[rows >= 0])
         found = file.table.take(file.table.names, rows)
-        return found, len(file.images) - len(np.unique(rows[rows >= 0]))
-    return detect(find_detector(provider), table, settings, provider), 0
+        return Units(found, len(file.images) - len(used), int(file.blanks[used].sum()))
+    return Units(detect(find_detector(provider), table, settings, provider))
 
 
 def find_detector(provider: str) -> Detector:

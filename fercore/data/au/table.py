@@ -47,6 +47,17 @@ class AUTable:
         return AUTable(tuple(names), scores, codes)
 
 
+MISSING = frozenset({"", "na", "n/a", "#n/a", "null", "none", "-", "#div/0!"})
+"""Lower-case cells that say "no number", beside every spelling of NaN (OpenFace's is -nan(ind))."""
+
+
+def is_missing(text: str) -> bool:
+    """Return whether a cell says that there is no number; a cell that is none by mistake ("x") does not."""
+    cell = text.strip().lower()
+    bare = cell.lstrip("+-").removeprefix("1.#")
+    return cell in MISSING or bare.startswith(("nan", "qnan", "snan", "ind"))
+
+
 def canonical_name(text: str) -> str | None:
     """Return "AU01" for "AU1", "au_1", "AU01"; None for what is no action unit."""
     match = _NAME.fullmatch(text.strip())

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data.au.match import match_rows
+from fercore.data.au.match import match_rows, match_stems
+from fercore.data.au.table import is_missing
 from fercore.data.formats.tables import csv_rows
 from fercore.data.prepare.faces import Face, five_of_68
 from fercore.errors import UserInputError
@@ -34,17 +35,18 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
         UserInputError: if it is neither, a number cannot be read (by line), or no row fits any sample.
     """
     if path.is_dir():
-        found = {file.stem: _openface(file) for file in sorted(path.glob("*.csv"))}
-        if not found:
+        files = sorted(path.rglob("*.csv"))
+        by_image = {file.relative_to(path).with_suffix("").as_posix(): _openface(file) for file in files}
+        if not by_image:
             raise UserInputError("no CSV file in the folder", where=str(path), fix=FIX)
-        faces = [found.get(Path(key.replace("\\", "/")).stem, []) for key in keys]
+        rows = match_stems(keys, list(by_image), str(path))
     elif path.is_file():
         by_image = _pyfeat(path)
-        images = list(by_image)
-        rows = match_rows(keys, images, str(path))
-        faces = [by_image[images[row]] if row >= 0 else [] for row in rows.tolist()]
+        rows = match_rows(keys, list(by_image), str(path))
     else:
         raise no_file(path, "boxes", fix=FIX)
+    images = list(by_image)
+    faces = [by_image[images[row]] if row >= 0 else [] for row in rows.tolist()]
     if not any(faces):
         raise UserInputError("no row fits an image of the dataset", where=str(path), fix="compare the names")
     return faces
@@ -57,11 +59,11 @@ def _pyfeat(path: Path) -> dict[str, list[Face]]:
         name = next((row[column] for column in IMAGE_COLUMNS if row.get(column)), "")
         if not name:
             raise UserInputError("row without an image", where=where, fix=f"it needs a column {IMAGE_COLUMNS[0]!r}")
-        if any(row[column].lower() in ("", "nan") for column in RECTANGLE):
+        if any(is_missing(row[column]) for column in RECTANGLE):
             faces[name] += []
             continue
         left, top, width, height = _numbers(row, RECTANGLE, where)
-        score = _numbers(row, ("facescore",), where)[0] if row.get("facescore") else 1.0
+        score = _score(row, "facescore", where)
         faces[name].append(Face((left, top, left + width, top + height), score, _landmarks(row, where)))
     return dict(faces)
 
@@ -71,7 +73,7 @@ def _openface(path: Path) -> list[Face]:
     for number, row in csv_rows(path, ["x_0", "y_0"]):
         where = f"{path}, line {number}"
         points = _points(row, where)
-        score = _numbers(row, ("confidence",), where)[0] if row.get("confidence") else 1.0
+        score = _score(row, "confidence", where)
         if points is None or row.get("success", "1") in ("0", "0.0"):
             continue
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
@@ -81,13 +83,18 @@ def _openface(path: Path) -> list[Face]:
     return faces
 
 
+def _score(row: dict[str, str], column: str, where: str) -> float:
+    """Return how sure a face is; one of whom the table does not say it counts as sure."""
+    return 1.0 if is_missing(row.get(column, "")) else _numbers(row, (column,), where)[0]
+
+
 def _landmarks(row: dict[str, str], where: str) -> np.ndarray | None:
     points = _points(row, where)
     return None if points is None else five_of_68(points)
 
 
 def _points(row: dict[str, str], where: str) -> np.ndarray | None:
-    if any(row.get(name, "").lower() in ("", "nan") for name in POINTS):
+    if any(is_missing(row.get(name, "")) for name in POINTS):
         return None
     return np.array(_numbers(row, POINTS, where)).reshape(2, 68).T
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -119,6 +120,27 @@ def test_an_image_without_a_face_counts_as_one_without_a_row(folder, tmp_path):
     every = rewrite(folder, tmp_path, lambda rows: [*map(faceless, rows), "else.png" + ",0.5" * 17])
     with pytest.raises(UserInputError, match="40 of 40 images have no row"):
         opened(f"{spec}&au={every}", au="synthfer", max_bad_share=1.0)
+
+
+def test_cells_without_a_number_are_counted_and_lose_no_image(folder, tmp_path):
+    spec = f"manifest:{folder}/manifest.csv?split=all"
+    holed = rewrite(folder, tmp_path, lambda rows: [re.sub(r",[0-9.]+$", ",-nan(ind)", rows[0]), *rows[1:]])
+    domains = opened(f"{spec}&au={holed}", au="synthfer")
+    assert len(domains.sources[0]) == 40
+    assert domains.report["au"]["domains"][0]["cells_without_number"] == 1
+    assert any("1 cells of action units hold no number" in line for line in mismatch_lines(domains.report))
+
+
+def test_a_folder_of_one_table_an_image(folder, tmp_path):
+    head, *rows = (folder / "au.csv").read_text().splitlines()
+    for row in rows:
+        name, _, cells = row.partition(",")
+        (tmp_path / "au" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "au" / name).with_suffix(".csv").write_text(f"face,{head.partition(',')[2]}\n0,{cells}\n")
+    spec = f"manifest:{folder}/manifest.csv?split=all"
+    one, many = (opened(f"{spec}&au={path}", au="synthfer") for path in (folder / "au.csv", tmp_path / "au"))
+    assert (one.sources[0].extras[SCORES] == many.sources[0].extras[SCORES]).all()
+    assert (one.sources[0].extras[CODES] == many.sources[0].extras[CODES]).all()
 
 
 def test_a_file_of_other_images(folder, tmp_path):

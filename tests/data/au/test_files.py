@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fercore.data.au import canonical_name, from_scores, read_au_file
-from fercore.data.au.match import match_rows
+from fercore.data.au.files import Naming
+from fercore.data.au.match import match_frames, match_rows, match_stems
 from fercore.errors import UserInputError
 
 
@@ -61,12 +62,13 @@ def test_the_threshold_counts(read):
     [
         ("path,AU01\n", "without rows"),
         ("path,emotion\na,joy\n", "no action unit.*OpenFace 2"),
-        ("frame,AU01\n1,0.5\n", "no column says which image.*path"),
+        ("face,AU01\n1,0.5\n", "no column says which image.*path"),
+        ("input,frame,AU01\na.mp4,1.5,0.5\n", "frame 1.5 is no number of a frame.*line 2"),
+        ("input,frame,AU01\na.mp4,x,0.5\n", "'x' is not a number.*line 2, frame"),
         ("path,AU01\na,1.5\n", "1.5 is outside 0..1.*line 2, AU01"),
         ("path,AU01_r\na,5.1\n", "5.1 is outside 0..5"),
         ("path,AU01\na,-0.1\n", "outside"),
         ("path,AU01\na,x\n", "'x' is not a number.*line 2"),
-        ("path,AU01,AU02\na,nan,0\n", "nan is not a finite number.*line 2, AU01"),
         ("path,AU01\na,inf\n", "not a finite number"),
         ("path,AU01\na,nan\n", "no row of the file has scores"),
         ("path,success,AU01_r\na,2,0\n", "code 2 is neither 0 nor 1.*line 2, success"),
@@ -97,6 +99,84 @@ def test_images_without_a_face_are_unknown(read):
     fex = read("input,FaceScore,AU01,AU02\na,,,\nb,NaN,nan,NaN\nc,0.9,0.5,0.1\n")
     assert fex.table.known.tolist() == [False, False, True]
     assert fex.table.codes.tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
+@pytest.mark.parametrize("cell", ["nan", "NaN", "-nan(ind)", "1.#IND", "-1.#QNAN", "", " ", "NA", "null", "#DIV/0!"])
+def test_a_cell_without_a_number_is_a_unit_not_shown(read, cell):
+    found = read(f"path,AU01,AU02\na,{cell},0.75\nb,0.5,0.25\n")
+    assert found.table.scores.tolist() == [[0.0, 0.75], [0.5, 0.25]]
+    assert found.table.codes.tolist() == [[0, 1], [1, 0]]
+    assert found.table.known.tolist() == [True, True]
+    assert found.blanks.tolist() == [1, 0]
+
+
+def test_the_other_column_of_a_unit_says_what_a_cell_does_not(read):
+    found = read("path,success,confidence,AU01_r,AU01_c\na,1,0.9,nan,1\nb,1,-nan(ind),5,nan\nc,nan,0.9,0,0\n")
+    assert found.table.scores[:, 0].tolist() == [1.0, 1.0, 0.0]
+    assert found.table.codes[:, 0].tolist() == [1, 1, 0]
+    assert found.blanks.tolist() == [1, 1, 0]
+
+
+def test_a_unit_without_any_number_is_none_of_the_file(read):
+    assert read("path,AU01,AU02\na,nan,0.5\nb,,0.5\n").table.names == ("AU02",)
+
+
+def test_a_folder_of_one_table_an_image(tmp_path):
+    for name, rows in {"x/1.b": "0,0.9,2.5,1\n1,0.8,5,0\n", "x/2": "", "3": "0,0.9,nan,0\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.csv").write_text("face, confidence, AU01_r, AU01_c\n" + rows)
+    found = read_au_file(tmp_path, 0.5)
+    assert dict(zip(found.images, found.table.scores[:, 0].tolist(), strict=True)) == {
+        "3": 0.0, "x/1.b": 0.5, "x/2": pytest.approx(np.nan, nan_ok=True),
+    }  # fmt: skip
+    keys = ["/d/x/1.b.jpg", "/d/x/2.jpg", "/d/y/3.png", "/d/y/4.png"]
+    images = [found.images[row] if row >= 0 else None for row in match_stems(keys, found.images, "au")]
+    assert images == ["x/1.b", "x/2", "3", None]
+    with pytest.raises(UserInputError, match=r"row '3' fits two images, '/d/x/3' and '/d/y/3'"):
+        match_stems(["/d/x/3.png", "/d/y/3.png"], found.images, "au")
+    with pytest.raises(UserInputError, match=r"row '3' fits two images, '/d/3.jpg' and '/d/3.png'"):
+        match_stems(["/d/3.jpg", "/d/3.png"], found.images, "au")
+
+
+def test_faults_of_a_folder(tmp_path):
+    with pytest.raises(UserInputError, match=r"no CSV file in the folder.*processed"):
+        read_au_file(tmp_path, 0.5)
+    (tmp_path / "a.csv").write_text("face,AU01\n0,0.5\n")
+    (tmp_path / "b.csv").write_text("face,AU02\n0,0.5\n")
+    with pytest.raises(UserInputError, match=r"columns other than those of a.csv.*b.csv"):
+        read_au_file(tmp_path, 0.5)
+    (tmp_path / "b.csv").write_text("name,age\n0,5\n")
+    with pytest.raises(UserInputError, match=r"no action unit in the file.*b.csv"):
+        read_au_file(tmp_path, 0.5)
+
+
+def test_rows_that_are_frames_of_a_video(read, tmp_path):
+    fex = read("FaceScore,AU01,input,frame\n0.9,0.25,/v/clip.mp4,0\n0.9,0.5,/v/clip.mp4,1\n0.9,1,/v/clip.mp4,2\n")
+    assert (fex.naming, fex.images) == (Naming.FRAMES, ("clip#0", "clip#1", "clip#2"))
+    keys = ["/d/anger/002.jpg", "/d/fear/clip_0000.jpg", "/d/clip/1.png", "/d/fear/other.png"]
+    assert match_frames(keys, fex.images, "au").tolist() == [2, 0, 1, -1]
+    # an image list has a number a row as well, which says nothing
+    assert read("AU01,input,frame\n0.25,a.jpg,0\n0.5,b.jpg,1\n").images == ("a.jpg", "b.jpg")
+    # OpenFace's table of a clip is named like the clip; a folder holds one a clip
+    for clip in ("one", "two"):
+        (tmp_path / "clips").mkdir(exist_ok=True)
+        (tmp_path / "clips" / f"{clip}.csv").write_text("frame,confidence,AU01_r\n1,0.9,1\n2,0.9,2\n")
+    found = read_au_file(tmp_path / "clips", 0.5)
+    assert found.images == ("one#1", "one#2", "two#1", "two#2")
+    keys = ["/d/two/0001.png", "/d/anger/one-2.png", "/d/anger/2.png"]
+    assert match_frames(keys, found.images, "au").tolist() == [2, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (["/d/1.png", "/d/2.png", "/d/3.png"], r"image '/d/3.png' is numbered beyond the frames 0 to 2 of 'c'"),
+        (["/d/a/1.png", "/d/b/1.png"], r"row 'c#1' fits two images"),
+    ],
+)
+def test_frames_that_may_be_others(keys, words):
+    with pytest.raises(UserInputError, match=words):
+        match_frames(keys, ["c#0", "c#1", "c#2"], "au.csv")
 
 
 def test_a_surer_face_settles_a_tie(read):
