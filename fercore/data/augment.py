@@ -148,16 +148,22 @@ def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
 
 
 def cutout(x: Tensor, centre: Tensor, side: Tensor) -> Tensor:
-    """Fill a square with grey; centre float[B,2] (x, y) and side float[B] as shares of the width."""
+    """Fill a square with grey; centre float[B,2] (x, y) and side float[B] as shares of the width.
+
+    As in the released RandAugment a square that reaches beyond the left or upper edge is moved inside, and one beyond
+    the right or lower edge is cut.
+    """
     axis = (torch.arange(x.shape[-1], dtype=x.dtype, device=x.device) + 0.5) / x.shape[-1]
-    near = (axis - centre[:, :, None]).abs() <= side[:, None, None] / 2
-    hole = near[:, 1, :, None] & near[:, 0, None, :]
+    first = (centre[:, :, None] - side[:, None, None] / 2).clamp_min(0)
+    inside = (axis >= first) & (axis <= first + side[:, None, None])
+    hole = inside[:, 1, :, None] & inside[:, 0, None, :]
     return x.masked_fill(hole[:, None], 0.5)
 
 
-def _matrix(m: Tensor, entry: tuple[int, int], value: Tensor) -> Tensor:
+def _matrix(m: Tensor, *entries: tuple[int, int, float]) -> Tensor:
     theta = torch.eye(2, 3, device=m.device).repeat(len(m), 1, 1)
-    theta[:, entry[0], entry[1]] = value
+    for row, column, factor in entries:
+        theta[:, row, column] = factor * m
     return theta
 
 
@@ -207,13 +213,16 @@ RAND_OPS: tuple[tuple[str, Operation, float, float], ...] = (
     ("posterize", _posterize, 4, 8),
     ("rotate", _turn, -30, 30),
     ("sharpness", _sharpness, 0.05, 0.95),
-    ("shear_x", lambda x, m: warp(x, _matrix(m, (0, 1), m)), -0.3, 0.3),
-    ("shear_y", lambda x, m: warp(x, _matrix(m, (1, 0), m)), -0.3, 0.3),
+    ("shear_x", lambda x, m: warp(x, _matrix(m, (0, 1, 1.0), (0, 2, 1.0))), -0.3, 0.3),
+    ("shear_y", lambda x, m: warp(x, _matrix(m, (1, 0, 1.0), (1, 2, 1.0))), -0.3, 0.3),
     ("solarize", _solarize, 0, 256),
-    ("translate_x", lambda x, m: warp(x, _matrix(m, (0, 2), 2 * m)), -0.3, 0.3),
-    ("translate_y", lambda x, m: warp(x, _matrix(m, (1, 2), 2 * m)), -0.3, 0.3),
+    ("translate_x", lambda x, m: warp(x, _matrix(m, (0, 2, 2.0))), -0.3, 0.3),
+    ("translate_y", lambda x, m: warp(x, _matrix(m, (1, 2, 2.0))), -0.3, 0.3),
 )
-"""RandAugment's operations: name, function of (images, magnitude[B]), and the range magnitudes are uniform in."""
+"""RandAugment's operations: name, function of (images, magnitude[B]), and the range magnitudes are uniform in.
+
+As in the code that FixMatch and Ada-CM release, images turn about the middle and shear about the upper left corner.
+"""
 
 
 def rand_augment(x: Tensor, choice: Tensor, strength: Tensor) -> Tensor:

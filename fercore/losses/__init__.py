@@ -15,7 +15,7 @@ from fercore.losses.consistency import (
     symmetric_kl,
     weighted_cross_entropy,
 )
-from fercore.losses.contrastive import info_nce, supcon, unit
+from fercore.losses.contrastive import UnitLength, info_nce, supcon, unit
 from fercore.losses.mmd import (
     domain_mean,
     hardness_weights,
@@ -44,6 +44,7 @@ from fercore.losses.thresholds import (
 from fercore.losses.triplet import triplet
 
 __all__ = [
+    "UnitLength",
     "adaptive_thresholds",
     "align_distribution",
     "ambiguous_consistency",

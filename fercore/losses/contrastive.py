@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 EPS = 1e-12
 
@@ -20,6 +20,14 @@ def unit(x: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     short = norm <= EPS
     return torch.where(short, x.detach() / EPS, x / torch.where(short, torch.ones_like(norm), norm))
+
+
+class UnitLength(nn.Module):
+    """`unit` as a layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[...,D] to f[...,D]."""
+        return unit(x)
 
 
 def info_nce(z1: Tensor, z2: Tensor, tau: float) -> Tensor:

@@ -1,6 +1,7 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
 from fercore.models.backbones import Trunk, build_backbone, build_trunk
+from fercore.models.decay import shrink
 from fercore.models.external import External
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
 from fercore.models.model import Model
@@ -32,4 +33,5 @@ __all__ = [
     "leaves_no_trace",
     "put_back",
     "set_aside",
+    "shrink",
 ]

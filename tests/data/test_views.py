@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V2
 
@@ -96,6 +97,38 @@ def test_cutout_is_a_grey_square():
     out = augment.cutout(torch.zeros(1, 3, 32, 32), torch.tensor([[0.25, 0.75]]), torch.tensor([0.25]))
     rows, columns = np.nonzero(out[0, 0].numpy())
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 27, 4, 11)
+
+
+@pytest.mark.parametrize(
+    ("centre", "rows", "columns"), [((0.05, 0.5), (12, 19), (0, 7)), ((0.95, 0.0), (0, 7), (26, 31))]
+)
+def test_a_hole_at_an_edge_is_that_of_the_released_code(centre, rows, columns):
+    """Its corner is moved inside; its far side is cut."""
+    out = augment.cutout(torch.zeros(1, 3, 32, 32), torch.tensor([centre]), torch.tensor([0.25]))
+    found_rows, found_columns = np.nonzero(out[0, 0].numpy())
+    assert (found_rows.min(), found_rows.max()) == rows
+    assert (found_columns.min(), found_columns.max()) == columns
+
+
+@pytest.mark.parametrize("magnitude", [-0.3, -0.1, 0.2])
+@pytest.mark.parametrize("name", ["shear_x", "shear_y", "translate_x", "translate_y"])
+def test_shears_and_shifts_are_those_of_the_released_code(name: str, magnitude: float):
+    """Affine transforms of Pillow, whose origin is the upper left corner, on a picture that is even between pixels."""
+    side = 32
+    y, x = np.mgrid[:side, :side].astype("float32")
+    picture = (0.2 + 0.3 * np.sin(x / 9) + 0.3 * np.cos(y / 7 + x / 20) + 0.2).astype("float32")
+    shift = magnitude * side
+    data = {
+        "shear_x": (1, magnitude, 0, 0, 1, 0),
+        "shear_y": (1, 0, 0, magnitude, 1, 0),
+        "translate_x": (1, 0, shift, 0, 1, 0),
+        "translate_y": (1, 0, 0, 0, 1, shift),
+    }[name]
+    wanted = np.asarray(Image.fromarray(picture).transform((side, side), Image.Transform.AFFINE, data, Image.BILINEAR))
+    operation = {row[0]: row[1] for row in augment.RAND_OPS}[name]
+    found = operation(torch.tensor(picture).expand(1, 3, -1, -1).double(), torch.tensor([magnitude]).double())[0, 0]
+    inner = slice(11, -11)
+    np.testing.assert_allclose(found.numpy()[inner, inner], wanted[inner, inner], atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["none", "light", "standard"])

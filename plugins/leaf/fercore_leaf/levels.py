@@ -7,17 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import official_positive_set, positive_set, unit
+from fercore.losses import UnitLength, official_positive_set, positive_set
 from fercore.models import ExpertMixture
 from fercore_leaf.settings import CategorySettings, LevelSettings
-
-
-class UnitLength(nn.Module):
-    """Scales f[B,D] rows to length 1."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map f[B,D] to f[B,D]."""
-        return unit(x)
 
 
 def build_mixture(dim: int, settings: LevelSettings) -> ExpertMixture:

@@ -19,7 +19,7 @@ from fercore.config import RunConfig, Settings
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.plans import single_stage
 from fercore.losses import ambiguous_consistency, concave_weights, info_nce, labelled_thresholds
-from fercore.models import Model, build_backbone, encode_view
+from fercore.models import Model, build_backbone, encode_view, shrink
 from fercore.schedule import Stage, StepReport, ViewRequest
 from fercore.types import (
     Batch,
@@ -45,7 +45,7 @@ from fercore_leaf.levels import (
 )
 from fercore_leaf.presets import PRESETS
 from fercore_leaf.settings import LeafSettings
-from fercore_leaf.state import RunState, shrink
+from fercore_leaf.state import RunState
 
 Encode: TypeAlias = Callable[[Side], EncodedDataset]
 

@@ -36,16 +36,3 @@ class RunState(nn.Module):
         samples, *rest = self.counts.tolist()
         self.counts.zero_()
         return {name: value / samples for name, value in zip(self.NAMES[1:], rest, strict=True)} if samples else {}
-
-
-@torch.no_grad()
-def shrink(model: nn.Module, rate: float, *, buffers: bool) -> None:
-    """Multiply every trainable parameter by 1 - rate, and with `buffers` every float buffer of the network.
-
-    What plugins keep under `parts` is decayed as parameters only: thresholds and counts are no weights.
-    """
-    tensors: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
-    if buffers:
-        named = model.named_buffers()
-        tensors += [b for name, b in named if b.is_floating_point() and not name.startswith("parts.")]
-    torch._foreach_mul_(tensors, 1 - rate)

@@ -1,8 +1,9 @@
 """Ada-CM (Li et al., CVPR 2022, Eqs 3-9): a margin for each class from the labelled samples; unsure samples contrast.
 
-Settings of the released code (hangyu94/Ada-CM): 0.5 times the labelled cross-entropy, 0.1 times the contrast with
-temperature 0.07, threshold 0.8 at first and at least, 0.97 / (1 + e^-n) of the mean confidence after n epochs, Adam
-5e-4, batches of 16 and 16, 20 epochs of 800 steps, weights averaged with 0.999.
+Settings of the released code (hangyu94/Ada-CM): dropout 0.5 and scaling to length 1 before the linear head, 0.5 times
+the labelled cross-entropy, 0.1 times the contrast with temperature 0.07, threshold 0.8 at first and at least,
+0.97 / (1 + e^-n) of the mean confidence after n epochs, Adam 5e-4, weights times 1 - 0.02 lr after each step, batches
+of 16 and 16, 20 epochs of 800 steps, weights and batch statistics averaged with 0.999.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor, nn
 
 from fercore.config import Settings
 from fercore.hooks import hookimpl
-from fercore.losses import info_nce, labelled_thresholds, weighted_cross_entropy
-from fercore.models import Model
+from fercore.losses import UnitLength, info_nce, labelled_thresholds, weighted_cross_entropy
+from fercore.models import Model, shrink
+from fercore.schedule import StepReport
 from fercore.types import Batch, Clock, EncodedDataset, Forward, LossTerm, PseudoLabels, Role, Side
 from fercore_ssl.base import SemiSupervised, SslSettings, full, logits
 from fercore_ssl.presets import presets
@@ -32,6 +34,10 @@ class AdaCMSettings(SslSettings):
     tau: float = Field(0.07, gt=0, description="temperature of the contrast")
     floor: float = Field(0.8, gt=0, le=1, description="first and least threshold")
     scale: float = Field(0.97, gt=0, description="share of the mean confidence that counts in the end")
+    dropout: float = Field(0.5, ge=0, lt=1, description="of the pooled features")
+    feat_norm: bool = Field(True, description="features, dropped out, are scaled to length 1")
+    shrink: float = Field(0.02, ge=0, description="weights are multiplied by 1 - shrink * lr after each step")
+    shrink_buffers: bool = Field(False, description="batch statistics too, as in the released code")
 
 
 class Margins(nn.Module):
@@ -49,10 +55,18 @@ class AdaCM(SemiSupervised):
 
     Settings: ClassVar[type[Settings]] = AdaCMSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
-        "adacm", paper={"train": {"steps": 16000, "steps_per_epoch": 800}}
+        "adacm",
+        paper={"train": {"steps": 16000, "steps_per_epoch": 800, "ema_buffers": "average"}},
+        small={"train": {"ema_buffers": "average"}},
+        demo={"train": {"ema_buffers": "average"}},
     )
     views: ClassVar[tuple[str, ...]] = ("weak", "weak2", "strong")
     settings: AdaCMSettings
+
+    def branch(self) -> nn.Module:
+        """Drop features out and scale them to length 1."""
+        parts: list[nn.Module] = [nn.Dropout(self.settings.dropout)] if self.settings.dropout else []
+        return nn.Sequential(*parts, *([UnitLength()] if self.settings.feat_norm else []))
 
     def state(self, num_classes: int) -> nn.Module:
         """Keep the thresholds."""
@@ -71,6 +85,12 @@ class AdaCM(SemiSupervised):
         found = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
         levels.copy_(found)
         return {f"{self.name}/mean_threshold": float(levels.mean())}
+
+    @hookimpl
+    def after_step(self, model: Model, report: StepReport) -> None:
+        """Decay the weights by `shrink` times the learning rate."""
+        if self.settings.shrink:
+            shrink(model, self.settings.shrink * max(report.lr), buffers=self.settings.shrink_buffers)
 
     @hookimpl
     def pseudo_label(self, model: Model, encoded: Forward) -> PseudoLabels:

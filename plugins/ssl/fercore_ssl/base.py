@@ -47,7 +47,7 @@ class SemiSupervised(Plugin):
         """Build backbone and linear head, as `source_only` does, and the method's state."""
         trunk = build_backbone(config.model)
         head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
-        model = Model(trunk.module, {"main": nn.Identity()}, {"main": head}, trunk.mean, trunk.std)
+        model = Model(trunk.module, {"main": self.branch()}, {"main": head}, trunk.mean, trunk.std)
         state = self.state(num_classes)
         if state is not None:
             model.parts[self._part] = state
@@ -77,6 +77,10 @@ class SemiSupervised(Plugin):
     ) -> list[LossTerm]:
         """Return the loss terms of a step."""
         raise NotImplementedError
+
+    def branch(self) -> nn.Module:
+        """Return what stands between pooled features f[B,D] and the head."""
+        return nn.Identity()
 
     def state(self, num_classes: int) -> nn.Module | None:
         """Return the module whose buffers are what the method keeps between steps; None = nothing."""

@@ -1,7 +1,8 @@
 """FreeMatch (Wang et al., ICLR 2023, Eqs 5-11): thresholds that follow the network's own confidence, and fairness.
 
-Defaults: USB, semilearn/algorithms/freematch (momentum 0.999, T 0.5, hard labels, fairness 0.01); the running means
-begin at 1/K, as in the paper.
+Defaults: USB, semilearn/algorithms/freematch (momentum 0.999, T 0.5, hard labels) and its published configurations,
+all of which weigh fairness by 0.001 (0.01 is the default of the code's argument); the running means begin at 1/K, as in
+the paper.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class FreeMatchSettings(ThresholdSettings):
     """Settings of freematch."""
 
     ema_p: float = Field(0.999, ge=0, lt=1, description="momentum of the running means")
-    ent_loss_ratio: float = Field(0.01, ge=0, description="weight of the fairness term")
+    ent_loss_ratio: float = Field(0.001, ge=0, description="weight of the fairness term")
     use_quantile: bool = Field(False, description="the confidences' 80 % quantile in place of their mean")
     clip_thresh: bool = Field(False, description="global threshold at most 0.95")
 

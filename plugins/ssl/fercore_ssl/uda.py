@@ -1,7 +1,9 @@
 """UDA (Xie et al., NeurIPS 2020, Eq 1 and sections 2.2-2.3): the strong view learns the weak one's sharpened
 prediction.
 
-Defaults: USB, semilearn/algorithms/uda and config/usb_cv/uda (T 0.4, p_cutoff 0.8, no training signal annealing).
+Defaults: USB, semilearn/algorithms/uda and config/usb_cv/uda (T 0.4, p_cutoff 0.8, no training signal annealing). USB
+hands its temperature to a function that ignores it for probabilities, so its targets are not sharpened; here they are,
+as in the paper: `T = 1` is USB's.
 """
 
 from __future__ import annotations

@@ -9,12 +9,12 @@ import torch
 from fercore_leaf.addon import LeafEaf
 from fercore_leaf.plugin import Leaf
 from fercore_leaf.settings import LeafEafSettings, LeafSettings
-from fercore_leaf.state import RunState, shrink
+from fercore_leaf.state import RunState
 from torch import nn
 
 from fercore.config import RunConfig, build_config, check_settings
 from fercore.errors import UserInputError
-from fercore.models import ExpertMixture
+from fercore.models import ExpertMixture, shrink
 from fercore.presets import PRESETS
 from fercore.types import Clock, EncodedDataset
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from fercore import losses
+from fercore.config import RunConfig
+from fercore.schedule import StepReport
 from fercore.types import Clock, EncodedDataset, Role
 
 K = 4
@@ -178,6 +180,44 @@ def test_adacm(method, step, paper):
     assert s.value(terms, "contrast") == s.near(paper.simclr(*rows, 0.07))
     assert [terms[n].weight for n in ("cross_entropy", "consistency", "contrast")] == [0.5, 1.0, 0.1]
     assert pseudo.weight.tolist() == [float(m) for m in mask]
+
+
+def test_adacms_network_is_the_released_one(method):
+    """Pooled features, dropout 0.5, length 1, linear; rows of a matrix of their own, float64."""
+    torch.manual_seed(0)
+    tiny = {"backbone_args": {"resnet18": {"channels": [8, 8, 8, 16]}}}
+    model = method("adacm").build_model(RunConfig.model_validate({"model": tiny}), 7).double()
+    images = torch.rand(5, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        model.train()
+        dropped = model(images).features["main"].numpy()
+        model.eval()
+        found, pooled = model(images), model.backbone(images).numpy()
+    assert 0.25 < (dropped == 0).mean() < 0.85
+    np.testing.assert_allclose((dropped**2).sum(1), 1, rtol=1e-12)
+    unit = np.stack([row / math.sqrt(sum(x * x for x in row)) for row in pooled])
+    np.testing.assert_allclose(found.features["main"].numpy(), unit, rtol=1e-12)
+    (layer,) = [m for m in model.heads["main"].modules() if isinstance(m, torch.nn.Linear)]
+    logits = unit @ layer.weight.detach().numpy().T + layer.bias.detach().numpy()
+    np.testing.assert_allclose(found.logits["main"].numpy(), logits, rtol=1e-12)
+
+
+def test_adacms_logits_are_small_at_first(method):
+    torch.manual_seed(0)
+    model = method("adacm").build_model(RunConfig(), 7).eval()
+    with torch.no_grad():
+        assert model(torch.rand(8, 3, 64, 64)).logits["main"].abs().max() < 0.2
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_adacm_decays_its_weights_after_a_step(method, step, buffers):
+    plugin = method("adacm", shrink_buffers=buffers)
+    model = step().model(plugin)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    plugin.after_step(model, StepReport("train", "main", 0, 0, {}, 0.0, (0.5,), 9))
+    for name, tensor in model.state_dict().items():
+        decayed = name in dict(model.named_parameters()) or (buffers and "running" in name)
+        torch.testing.assert_close(tensor, before[name] * (1 - 0.02 * 0.5) if decayed else before[name], rtol=0, atol=0)
 
 
 def test_adacm_without_or_with_one_unsure_sample(method, step):

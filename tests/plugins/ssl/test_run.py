@@ -115,6 +115,9 @@ def test_presets_are_those_of_the_readme(names):
         for preset in ("small", "demo"):
             quick = assemble([name], [], preset=preset).config
             assert (quick.train.ema, quick.report.lead, quick.data.augment) == (0.9, "balanced_accuracy", "crop")
+        trains = [assemble([name], [], preset=preset).config.train for preset in ("paper", "small", "demo")]
+        assert {train.ema_buffers for train in trains} == {"average" if name == "adacm" else "copy"}
+    assert assemble(["freematch"], [], preset="paper").plugins[0].settings.ent_loss_ratio == 0.001
     assert assemble(["freematch"], [], preset="demo").plugins[0].settings.ema_p == 0.9
     assert assemble(["freematch"], [], preset="paper").plugins[0].settings.ema_p == 0.999
 
