@@ -12,9 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 from fercore import __version__
+from fercore.cli_au import au_app
 from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
 from fercore.errors import UserInputError
+from fercore.files import name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 
@@ -47,7 +49,6 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(clip_app, name="clip")
-au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 app.add_typer(au_app, name="au")
 
 Plugin = Annotated[
@@ -212,44 +213,6 @@ def doctor() -> None:
         typer.echo(line)
 
 
-@au_app.command("train")
-def au_train(
-    out: Annotated[Path, typer.Option(help="New .safetensors file for the network.")],
-    style: Annotated[list[str] | None, typer.Option(help="SynthFER style to learn from; may be repeated.")] = None,
-    test_style: Annotated[str, typer.Option(help="Another style, for the report.")] = "wild",
-    n: Annotated[int, typer.Option("--n", help="Images of each style.")] = 2000,
-    epochs: Annotated[int, typer.Option(help="Passes over them.")] = 12,
-    seed: Annotated[int, typer.Option(help="Seed of faces, weights and batches.")] = 0,
-) -> None:
-    """Train the small action-unit network on synthetic faces and report F1 for each unit on another style."""
-    from fercore.data.au.network import save_network
-    from fercore.data.au.training import AUTraining, train_network
-
-    if out.suffix != ".safetensors" or out.exists():
-        raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
-    styles = AUTraining.styles if style is None else tuple(style)
-    plan = AUTraining(styles, test_style, n=n, epochs=epochs, seed=seed)
-    network, report = train_network(plan, typer.echo)
-    save_network(network, out, report)
-    typer.echo(f"F1 on {report['test']} (other subjects, a style it never saw):")
-    typer.echo(", ".join(f"{name} {value:.2f}" for name, value in report["f1"].items()))
-    typer.echo(f"mean {report['mean_f1']:.3f}; written to {out}")
-
-
-@au_app.command("detect")
-def au_detect(
-    source: Annotated[str, typer.Option(help="FORMAT:PATH[?option=value&...]")],
-    weights: Annotated[str, typer.Option(help="Network of `fercore au train`, or an installed detector's name.")],
-    out: Annotated[Path, typer.Option(help="New CSV file: path,AU01,...")],
-    size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the images the detector sees, pixels.")] = 64,
-) -> None:
-    """Write the action units of a dataset's images to a CSV for data.au."""
-    from fercore.data.au.export import detect_to_csv
-
-    written, unusable = detect_to_csv(source, weights, out, size=size)
-    typer.echo(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))
-
-
 def _names(plugin: list[str]) -> list[str]:
     return [name for text in plugin for name in split_names(text)]
 
@@ -265,7 +228,7 @@ def _layers(
     data_root: Path | None,
     **top: Any,
 ) -> tuple[list[dict[str, Any]], str]:
-    from fercore.config import asks_for_labels, merge, parse_assignment, read_toml
+    from fercore.config import DataSettings, asks_for_labels, check_settings, merge, parse_assignment, read_toml
     from fercore.errors import did_you_mean
     from fercore.presets import PRESETS
 
@@ -281,6 +244,8 @@ def _layers(
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
+    if isinstance(merged.get("data"), dict):
+        check_settings(DataSettings, merged["data"], prefix="data")  # what follows goes by its sources and target
     own = _own_data(merged.get("data"))
     if len(own) == 1 and not any(map(asks_for_labels, map(str, own.get("sources", ())))):
         _refuse_half(own)
@@ -377,6 +342,11 @@ def main() -> None:
             code = app(standalone_mode=False)
     except UserInputError as error:
         _fail(str(error), 2)
+    except OSError as error:
+        named = name_fault(error)
+        if named is None:
+            raise
+        _fail(str(named), 2)
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own usage errors have one
             raise

@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     ValidationError,
     ValidationInfo,
     field_serializer,
@@ -19,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from fercore.documents import parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import read_text
 
@@ -30,7 +32,7 @@ def _kinds(annotation: Any) -> set[Any]:
 class Settings(BaseModel):
     """Base of every settings section: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
@@ -62,7 +64,7 @@ class DataSettings(Settings):
     size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     resize: Literal["stretch", "crop"] = Field("stretch", description="how a non-square image becomes square")
     mean: tuple[float, float, float] | None = Field(None, description="None = what the backbone was trained with")
-    std: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     source_batch: int = Field(64, ge=1, description="source samples a step, over all source domains together")
     target_batch: int = Field(64, ge=1)
     small_domains: Literal["refuse", "repeat"] = Field(
@@ -169,7 +171,7 @@ class OptimSettings(Settings):
 class TrainSettings(Settings):
     """Length of training and what is written on the way."""
 
-    steps: int = Field(300, ge=1)
+    steps: int = Field(300, ge=1, le=10**9)
     steps_per_epoch: int | None = Field(None, ge=1, description="None = one pass over the side that lasts longer")
     checkpoint_every: int = Field(100, ge=1, description="steps between two checkpoints")
     keep_checkpoints: int = Field(2, ge=1)
@@ -230,13 +232,24 @@ SECTIONS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if nam
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `base` with the keys of `over` laid on top, tables merged key by key; an empty table empties."""
+def merge(base: Mapping[str, Any], over: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """Return `base` with the keys of `over` laid on top, tables merged key by key; an empty table empties.
+
+    Args:
+        base: settings. over: those that win.
+        name: dotted name of the table they stand in, for messages.
+
+    Raises:
+        UserInputError: if `base` has a plain value where `over` has a table, which would make it vanish unseen.
+    """
     result = dict(base)
     for key, value in over.items():
         old = result.get(key)
+        path = f"{name}.{key}" if name else str(key)
+        if isinstance(value, Mapping) and old is not None:
+            old = _table(path, old)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
-            result[key] = merge(old, value)
+            result[key] = merge(old, value, path)
         else:
             result[key] = value
     return result
@@ -252,12 +265,14 @@ def parse_assignment(text: str) -> dict[str, Any]:
     parts = key.strip().split(".")
     if not equals or not all(parts):
         raise UserInputError(f"cannot read {text!r}", where="--set", fix="write --set section.key=value")
+    where = f"--set {key.strip()[:80]}"
     try:
-        value: Any = tomllib.loads(f"v = {raw}")["v"]
+        value: Any = parse_toml(f"v = {raw}", where=where)["v"]
     except tomllib.TOMLDecodeError:
         value = raw
     for part in reversed(parts):
         value = {part: value}
+    refuse_deep(value, where=where)
     return dict(value)
 
 
@@ -268,7 +283,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         UserInputError: if it is missing or not TOML; names the line.
     """
     try:
-        return tomllib.loads(read_text(path))
+        return parse_toml(read_text(path), where=str(path))
     except FileNotFoundError:
         raise UserInputError("settings file not found", where=str(path), fix="check --config") from None
     except (OSError, UnicodeDecodeError) as error:

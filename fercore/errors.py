@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST_WORD = 500
+
 
 class UserInputError(ValueError):
     """The user's input is wrong; the command line prints the message on one line and exits with 2.
@@ -19,10 +21,15 @@ class UserInputError(ValueError):
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         self.what, self.where, self.fix = what, where, fix
         text = what + (f" ({where})" if where else "") + (f"; {fix}" if fix else "")
-        super().__init__(" ".join(text.split()))
+        super().__init__(" ".join(map(_shortened, text.split())))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+def _shortened(word: str) -> str:
+    """Return a word that fits a line: of a very long one, such as a name of 5,000 letters, both ends."""
+    return word if len(word) <= LONGEST_WORD else f"{word[:100]}...{word[-100:]}"
 
 
 def _rebuild(kind: type[UserInputError], what: str, where: str, fix: str) -> UserInputError:

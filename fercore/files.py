@@ -104,3 +104,10 @@ def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> st
     """
     text = read_bytes(path, follow=follow).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def name_fault(error: OSError) -> UserInputError | None:
+    """Return what is wrong with a name that no file can have: too long, or links in a circle; None for other errors."""
+    if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+        return None
+    return UserInputError(f"cannot use that name: {error.strerror}", where=str(error.filename), fix="choose another")

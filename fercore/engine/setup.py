@@ -138,6 +138,7 @@ def build_fabric(config: RunConfig) -> Fabric:
     if config.train.allocator == "keep":
         keep_memory()
     if config.train.threads is not None:
+        _refuse_many_threads(config.train.threads)
         torch.set_num_threads(config.train.threads)
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
@@ -145,6 +146,15 @@ def build_fabric(config: RunConfig) -> Fabric:
     # No result depends on memory that nobody wrote, and filling each new tensor is a pass over it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+
+
+def _refuse_many_threads(threads: int) -> None:
+    """Refuse more threads than a system may be able to start; it would end the process without a word."""
+    cores = os.cpu_count() or 1
+    most = max(64, 4 * cores)
+    if threads > most:
+        what = f"{threads} CPU threads are more than this machine of {cores} cores should start"
+        raise UserInputError(what, where="train.threads", fix=f"{most} at most; leave it out for all cores")
 
 
 @torch.no_grad()
