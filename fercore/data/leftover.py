@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fercore.data.formats.scan import Scan
+from fercore.data.formats.scan import NO_IMAGE, Scan
 from fercore.data.labels import unknown_names
 
 
@@ -22,4 +22,5 @@ def leftover_lines(scan: Scan) -> list[str]:
 
 def left_out_lines(reasons: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why a format left samples out."""
-    return [f"left out: {reason}; images: {n}" for reason, n in reasons.items() if n]
+    nouns = {reason: "files" if reason.startswith(NO_IMAGE) else "images" for reason in reasons}
+    return [f"left out: {reason}; {nouns[reason]}: {n}" for reason, n in reasons.items() if n]

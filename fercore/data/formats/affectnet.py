@@ -11,7 +11,6 @@ by `seed` (0).
 from __future__ import annotations
 
 import io
-import os
 from collections import defaultdict
 from pathlib import Path
 
@@ -20,8 +19,8 @@ import numpy as np
 from fercore.data.codecs import Unusable
 from fercore.data.crops import Box, CropReader
 from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.folder import add_part, part_folders, subfolders
-from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, safe_path
+from fercore.data.formats.folder import add_part, loose_images, part_folders, subfolders
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
 from fercore.data.formats.tables import csv_rows
 from fercore.data.noise import permutation
 from fercore.data.readers import FileReader, file_bytes
@@ -118,12 +117,10 @@ def _scan_set(rows: Rows, part: Path, split: str, labels: Labels) -> None:
         if not folder.is_dir():
             fix = "the release has images/<id>.jpg and annotations/<id>_exp.npy"
             raise UserInputError(f"no folder {folder.name}/", where=str(part), fix=fix)
-    for name in sorted(os.listdir(images)):
-        stem, suffix = os.path.splitext(name)
-        if suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-            label = labels.find(read_expression(annotations / f"{stem}_exp.npy"), rows)
-            if label is not None:
-                rows.add(str(images / name), label, split=split)
+    for image in loose_images(images, rows):
+        label = labels.find(read_expression(annotations / f"{Path(image).stem}_exp.npy"), rows)
+        if label is not None:
+            rows.add(image, label, split=split)
 
 
 def read_expression(path: Path) -> str:

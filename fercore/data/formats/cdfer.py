@@ -46,9 +46,9 @@ class Faces:
         label = self.labels.find(native, self.rows)
         if label is None:
             return
-        if not Path(file).is_file():
-            self.rows.missing.append(file)
-        elif not landmarks.is_file():
+        if not self.rows.has_file(file):
+            return
+        if not landmarks.is_file():
             self.rows.left_out["no landmark file"] += 1
         else:
             self.rows.add(file, label, split=split)
@@ -132,7 +132,7 @@ def _ck(faces: Faces) -> None:
         for folder in subfolders(base):
             if folder.name.lower() == "landmark_5":
                 continue
-            for image in images_below(folder):
+            for image in images_below(folder, faces.rows):
                 landmarks = base / "landmark_5" / folder.name / f"{Path(image).stem}.txt"
                 before = len(faces.files)
                 faces.add(image, folder.name, split, None, landmarks)
@@ -144,7 +144,7 @@ def _sfew(faces: Faces) -> None:
     for split, name in PARTS.items():
         base = _folder(faces.root, f"SFEW/{name}")
         for folder in subfolders(_folder(base, "imgs")):
-            for image in images_below(folder):
+            for image in images_below(folder, faces.rows):
                 annotation = f"{folder.name}/{Path(image).stem}.txt"
                 box = read_box(base / "Annotations/Bboxs" / annotation)
                 landmarks = base / "Annotations/Landmarks_5" / annotation

@@ -66,7 +66,7 @@ def _scan_sequences(rows: Rows, images: Path, labels: Path, spec: DomainSpec, *,
             elif CANONICAL[label] == "contempt" and not contempt:
                 rows.left_out["sequence of contempt"] += 1
                 label = None
-            rule.add(rows, frames_of(folder), label, subject=subject.name, sequence=sequence)
+            rule.add(rows, frames_of(folder, rows), label, subject=subject.name, sequence=sequence)
     for name, folder in emotions.items():
         if name not in seen and read_emotion(folder) is not None:
             rows.missing.append(str(images / folder.parent.name / folder.name))
@@ -103,7 +103,7 @@ def read_emotion(folder: Path | None) -> int | None:
 
 def _scan_classes(rows: Rows, root: Path, *, contempt: bool) -> None:
     for folder in subfolders(root):
-        label, images = find_label(folder.name), images_below(folder)
+        label, images = find_label(folder.name), images_below(folder, rows)
         if label is None:
             rows.unknown[folder.name] += len(images)
             continue

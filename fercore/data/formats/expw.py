@@ -8,7 +8,6 @@ proportions within every class, by `seed` (0); `parts=none` leaves it undivided.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -43,11 +42,9 @@ def scan(spec: DomainSpec) -> Scan:
             label = labels.find(native, rows)
             if label is None:
                 continue
-            if os.path.isfile(file):
+            if rows.has_file(file):
                 rows.add(f"{file}#{face}", label)
                 boxes.append((file, box))
-            else:
-                rows.missing.append(file)
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "check that the images lie in data/image/origin, or give ?images=FOLDER")
     if parts == "stratified":

@@ -15,8 +15,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from fercore import files
+from fercore.data.codecs import HEAD, IMAGE_SUFFIXES, is_picture
 from fercore.data.formats.codes import Labels, labels_of, whole_number
-from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, listed, not_empty
+from fercore.data.formats.scan import Rows, Scan, existing, listed, not_empty
 from fercore.data.labels import CANONICAL, find_label
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -35,6 +37,9 @@ OF_WHAT = re.compile(r"(?:data|datasets?|sets?|splits?|images?|imgs?|faces?|clas
 
 JUNK = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
 """Lower-case names of folders that systems leave beside one's own; what is in them is no part of a dataset."""
+
+LITTER = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
+"""Lower-case names of files of that kind."""
 
 LOOSE = "loose images"
 """Why images that stand beside class folders or parts are left out."""
@@ -112,25 +117,78 @@ def subfolders(folder: Path) -> list[Path]:
         raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
 
 
-def images_below(folder: Path) -> list[str]:
-    """Return the image files of a folder and the folders in it, sorted; links to folders are not followed."""
-    found = []
-    for where, inner, files in os.walk(folder):
-        inner[:] = sorted(name for name in inner if _is_own(name))
-        found += [os.path.join(where, name) for name in sorted(files) if _is_image(name)]
+def images_below(folder: Path, rows: Rows | None = None) -> list[str]:
+    """Return the image files of a folder and the folders in it, sorted; links to folders are not followed.
+
+    Args:
+        folder: where to look. rows: count the files that are no images, and name the first of a kind.
+
+    Raises:
+        UserInputError: if a folder cannot be listed.
+    """
+    found: list[str] = []
+    waiting = [str(folder)]
+    while waiting:
+        entries = _entries(waiting.pop())
+        found += _images(entries, rows)
+        inner = [entry for entry in entries if _is_folder(entry) and _is_own(entry.name)]
+        waiting += [entry.path for entry in reversed(inner) if not entry.is_symlink()]
+        for entry in inner:
+            if entry.is_symlink() and rows is not None:
+                rows.leave_file(entry.path, "a link to a folder")
     return found
 
 
-def loose_images(folder: Path) -> list[str]:
-    """Return the image files that stand directly in a folder, sorted.
+def loose_images(folder: Path, rows: Rows | None = None) -> list[str]:
+    """Return the image files that stand directly in a folder, sorted; arguments and errors as for `images_below`."""
+    return _images(_entries(str(folder)), rows)
 
-    Raises:
-        UserInputError: if it cannot be listed.
-    """
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    """Return what stands in a folder, by name, but for hidden files and those that systems leave there."""
     try:
-        return sorted(str(child) for child in folder.iterdir() if _is_image(child.name) and child.is_file())
+        with os.scandir(folder) as entries:
+            seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in LITTER]
     except OSError as error:
-        raise UserInputError(f"cannot list folder: {error.strerror}", where=str(folder)) from None
+        raise UserInputError(f"cannot list folder: {error.strerror}", where=folder) from None
+    return sorted(seen, key=lambda entry: entry.name)
+
+
+def _images(entries: list[os.DirEntry[str]], rows: Rows | None) -> list[str]:
+    found = []
+    for entry in entries:
+        if _is_folder(entry):
+            continue
+        fault = _no_image(entry)
+        if not fault:
+            found.append(entry.path)
+        elif rows is not None:
+            rows.leave_file(entry.path, fault)
+    return found
+
+
+def _no_image(entry: os.DirEntry[str]) -> str:
+    """Return why a file is none of the images; "" for a file with an image's name or an image's first bytes.
+
+    A link that leads nowhere is taken by its name: that it cannot be opened is told when images are looked at.
+    """
+    named = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
+    if not os.path.isfile(entry.path) if entry.is_symlink() else not entry.is_file():
+        kind = files.irregular(entry.path)
+        return "" if named and not kind else kind or "a link to nothing"
+    if named:
+        return ""
+    try:
+        with files.open_regular(entry.path) as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        return f"cannot be opened ({error.strerror})"
+    return "" if is_picture(head) else "other content"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link in a circle is an error to entry.is_dir().
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def add_part(rows: Rows, part: Path, split: str, labels: Labels) -> None:
@@ -142,7 +200,7 @@ def add_part(rows: Rows, part: Path, split: str, labels: Labels) -> None:
 
 def _add_images(rows: Rows, root: Path, split: str, labels: Labels) -> None:
     labelled = _add_classes(rows, root, split, labels)
-    loose = loose_images(root)
+    loose = loose_images(root, None if labelled else rows)
     if labelled and loose:
         rows.left_out[LOOSE] += len(loose)
     elif not labelled:
@@ -154,7 +212,7 @@ def _add_classes(rows: Rows, root: Path, split: str, labels: Labels) -> bool:
     """Add the images of the class folders; return whether there is such a folder."""
     empty, labelled = [], False
     for folder in subfolders(root):
-        images = images_below(folder)
+        images = images_below(folder, rows)
         label = labels.find(folder.name, rows, len(images))
         if label is None:
             continue
@@ -173,7 +231,3 @@ def _add_classes(rows: Rows, root: Path, split: str, labels: Labels) -> bool:
 def _is_own(name: str) -> bool:
     """Return whether a folder is the user's: neither hidden nor left there by a system."""
     return not name.startswith(".") and name.lower() not in JUNK
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

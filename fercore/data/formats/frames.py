@@ -72,14 +72,14 @@ def frame_rule(spec: DomainSpec) -> FrameRule:
     return FrameRule(spec.choice("neutral", NEUTRALS, "per_sequence"), spec.integer("last_n", 3, least=1))
 
 
-def frames_of(folder: Path) -> list[str]:
-    """Return the frames of a sequence by the last number in their names, then by name."""
+def frames_of(folder: Path, rows: Rows) -> list[str]:
+    """Return the frames of a sequence by the last number in their names, then by name; `rows` counts other files."""
 
     def order(path: str) -> tuple[int, str]:
         numbers = re.findall(r"[0-9]+", Path(path).stem)
         return int(numbers[-1]) if numbers else -1, path
 
-    return sorted(images_below(folder), key=order)
+    return sorted(images_below(folder, rows), key=order)
 
 
 def find_child(folder: Path, *names: str) -> Path | None:

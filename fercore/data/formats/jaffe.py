@@ -24,7 +24,7 @@ def scan(spec: DomainSpec) -> Scan:
     """
     root = existing(spec.path, folder=True, where=spec.where)
     rows = Rows()
-    for image in images_below(root):
+    for image in images_below(root, rows):
         match = NAME.match(Path(image).name)
         label = find_label(match[2]) if match else None
         if match is None or label is None:

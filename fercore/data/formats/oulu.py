@@ -41,7 +41,7 @@ def scan(spec: DomainSpec) -> Scan:
                 fix = "expressions: Anger, Disgust, Fear, Happiness, Sadness, Surprise"
                 raise UserInputError("folder that is no expression", where=str(sequence), fix=fix)
             name = subject.name.upper()
-            rule.add(rows, frames_of(sequence), label, subject=name, sequence=f"{name}/{sequence.name}")
+            rule.add(rows, frames_of(sequence, rows), label, subject=name, sequence=f"{name}/{sequence.name}")
     not_empty(rows, str(folder), "it must hold P001/Anger/000.jpeg and so on")
     return Scan(rows, FileReader(tuple(rows.keys)))
 

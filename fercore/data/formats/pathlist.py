@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import os
 
+from fercore.data.codecs import IMAGE_SUFFIXES
 from fercore.data.formats.codes import labels_of
-from fercore.data.formats.scan import IMAGE_SUFFIXES, Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 

@@ -15,7 +15,8 @@ from fercore.data.labels import unknown_names
 from fercore.data.readers import Reader
 from fercore.errors import UserInputError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".pgm", ".ppm"})
+NO_IMAGE = "no image: "
+"""What the reasons of `Rows.leave_file` begin with."""
 
 
 @dataclass
@@ -42,6 +43,7 @@ class Rows:
     missing: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     numbers: Counter[int] = field(default_factory=Counter)
+    _first: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
         """Append one sample."""
@@ -52,11 +54,23 @@ class Rows:
         self.sequences.append(sequence)
 
     def add_file(self, path: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
-        """Append one image file, or count it as missing if it is not there."""
-        if os.path.isfile(path):
+        """Append one image file, or count why not (`has_file`)."""
+        if self.has_file(path):
             self.add(path, label, split=split, subject=subject, sequence=sequence)
+
+    def has_file(self, path: str) -> bool:
+        """Return whether a listed file is there; one that is not counts as missing, a pipe or folder as left out."""
+        if os.path.isfile(path):
+            return True
+        if kind := files.irregular(path):
+            self.leave_file(path, kind)
         else:
             self.missing.append(path)
+        return False
+
+    def leave_file(self, path: str, why: str) -> None:
+        """Count a file that stands among images and is none; the first of a kind is named."""
+        self.left_out[f"{NO_IMAGE}{why}, first {self._first.setdefault(why, path)}"] += 1
 
     def keep(self, at: Sequence[int]) -> None:
         """Keep the samples at some positions, in that order."""

@@ -66,12 +66,12 @@ def _add_classes(rows: Rows, part: Path, split: str) -> None:
         if label is None:
             what = "folder that is no expression"
             raise UserInputError(what, where=str(folder), fix="classes: Angry Disgust Fear Happy Neutral Sad Surprise")
-        for image in images_below(folder):
+        for image in images_below(folder, rows):
             rows.add(image, label, split=split, sequence=Path(image).stem.rpartition("_")[0])
 
 
 def _add_test(rows: Rows, folder: Path, *, take: bool) -> None:
-    images = images_below(folder)
+    images = images_below(folder, rows if take else None)
     if not take:
         rows.left_out["test part without labels"] += len(images)
         return
