@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +18,7 @@ from fercore.engine.files import without_none, write_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
+from fercore.isolation import apart
 from fercore.stopping import Interrupted, number_of
 
 if TYPE_CHECKING:
@@ -88,8 +87,8 @@ def compare(
         layers: shared settings, later ones win.
         preset: preset of every run.
         out: one run folder per row and seed is written below it, and compare.json.
-        observe: makes an observer for a run's label; must be importable where jobs > 1.
-        jobs: runs at a time, each in a process of its own with its share of the CPU threads.
+        observe: makes an observer for a run's label; must be importable, as every run has a process of its own.
+        jobs: runs at a time; several have equal shares of the CPU threads.
 
     Returns:
         The contents of compare.json: per row the scores of every seed, mean, standard deviation, paired difference.
@@ -128,33 +127,9 @@ def compare(
 
 
 def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[dict[str, Any]]:
-    """Check every task before the first is trained, then run them; several at a time stay out of this process."""
-    if jobs == 1:
-        for task in tasks:
-            _check(task)
-        yield from (_run_once(task, observe) for task in tasks)
-        return
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["fercore.engine.run"])  # imported once, its memory shared by every process
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_limit_threads, initargs=(threads,), max_tasks_per_child=1
-    ) as pool:
-        try:
-            list(pool.map(_check, tasks))
-            yield from pool.map(_run_once, tasks, [observe] * len(tasks))
-        except KeyboardInterrupt:
-            for child in active_children():  # a signal to this process alone: each run saves a checkpoint and ends
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _limit_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    """Check every task before the first is trained, then run them; none in this process, no two in the same."""
+    list(apart([(task.label, partial(_check, task)) for task in tasks], jobs=jobs))
+    yield from apart([(task.label, partial(_run_once, task, observe)) for task in tasks], jobs=jobs)
 
 
 def _check(task: Task) -> None:

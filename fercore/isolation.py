@@ -1,0 +1,159 @@
+"""Calls in processes of their own: what one does to its process (threads, default types, backends) reaches no other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fercore.errors import UserInputError
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+T = TypeVar("T")
+PRELOAD = "fercore.engine.run"
+"""Imported once by the server that every process is forked from; its memory is shared."""
+GRACE = 60.0
+"""Seconds that a process has to save what it must once it is told to stop."""
+
+
+def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Iterator[T]:
+    """Yield what each call returns, in order, every one made in a fresh process that sees nothing of the others.
+
+    Args:
+        calls: (name, function without arguments that can be pickled). jobs: how many run at a time; several have equal
+            shares of the CPU threads.
+
+    Raises:
+        UserInputError: if a process ends without an answer; names the call.
+        BaseException: what a call raised; the calls that run beside it end first, no other begins.
+    """
+    waiting = deque(enumerate(calls))
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    done: dict[int, T] = {}
+    try:
+        for number in range(len(calls)):
+            while number not in done:
+                while waiting and len(running) < jobs:
+                    index, (name, call) = waiting.popleft()
+                    receiver, process = _start(name, call, jobs)
+                    running[receiver] = index, process
+                ready = wait(list(running))
+                for receiver in [one for one in running if one in ready]:
+                    index, process = running[receiver]
+                    done[index] = _answer(calls[index][0], receiver, process)
+                    del running[receiver]
+            yield done.pop(number)
+    except Exception:
+        _await(running)
+        raise
+    finally:
+        _stop([process for _, process in running.values()])
+
+
+def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, BaseProcess]:
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([PRELOAD])
+    receiver, sender = context.Pipe(duplex=False)
+    threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    arguments = (sender, call, os.getcwd(), dict(os.environ), threads)
+    process = context.Process(target=_serve, args=arguments, name=name)  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _answer(name: str, receiver: Connection, process: BaseProcess) -> Any:
+    """Return what a process sent, or raise what it raised."""
+    try:
+        good, value = receiver.recv()
+    except EOFError:
+        process.join()
+        fix = "killed by the system, perhaps for memory, or left by a plugin; the same command goes on"
+        how = f"ended without a word, exit code {process.exitcode}"
+        raise UserInputError(f"{name}: {how}", where="a process of its own", fix=fix) from None
+    process.join()
+    if good:
+        return value
+    raise value
+
+
+def _await(running: Mapping[Connection, tuple[int, BaseProcess]]) -> None:
+    """Let processes end by themselves; their answers are taken, so that none waits for a reader, and dropped."""
+    for receiver, (_, process) in running.items():
+        with suppress(EOFError):
+            receiver.recv_bytes()
+        process.join()
+
+
+def _serve(
+    sender: Connection, call: Callable[[], Any], folder: str, environ: dict[str, str], threads: int | None
+) -> None:
+    """Make one call in this process and send what comes of it."""
+    # The terminal sends Ctrl-C to every process; the parent alone hears it, and tells this one once by SIGTERM.
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.chdir(folder)
+    os.environ.update(environ)
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    try:
+        answer = pickle.dumps((True, call()))
+    except BaseException as error:
+        answer = pickle.dumps((False, _portable(error)))
+    sender.send_bytes(answer)
+
+
+def _follow_parent() -> None:
+    """End this process when the one that wants its answer is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE)
+        os._exit(1)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that another process can read, with where it was raised as a note."""
+    if isinstance(error, UserInputError | KeyboardInterrupt):
+        return error
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    except Exception:
+        plain = RuntimeError(f"{type(error).__name__}: {error}")
+        plain.__notes__ = list(error.__notes__)
+        return plain
+    return error
+
+
+def _stop(processes: Sequence[BaseProcess]) -> None:
+    """Tell processes to end, and wait for them; at a second interrupt, or when they take too long, kill them."""
+    for process in processes:
+        process.terminate()
+    until = time.monotonic() + GRACE
+    try:
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()

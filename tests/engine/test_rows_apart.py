@@ -1,0 +1,78 @@
+"""A comparison's rows: what a plugin does to its process reaches no other row, with one job as with several."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fercore.compare import compare, parse_entry
+from fercore.console import observer_for
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError
+
+LEAKY = """
+import os
+import torch
+from fercore.builtin.supervised import SourceOnly
+from fercore.hooks import hookimpl
+
+class Leaky(SourceOnly):
+    "Turns a backend off, and leaves another default type and deterministic mode behind."
+
+    @hookimpl
+    def after_run(self, result):
+        torch.set_default_dtype(torch.float64)
+        torch.backends.mkldnn.enabled = False
+        torch.use_deterministic_algorithms(False)
+        torch.set_flush_denormal(True)
+
+class Leaver(SourceOnly):
+    "Ends its process without a word."
+
+    @hookimpl
+    def after_run(self, result):
+        os._exit(0)
+"""
+POINTS = "[fercore.plugins]\nleaky = leaky_plugin:Leaky\nleaver = leaky_plugin:Leaver\n"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """Install a distribution with two plugins for this test and the processes it starts."""
+    site = tmp_path / "site"
+    info = site / "leaky-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / "leaky_plugin.py").write_text(LEAKY)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: leaky\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    monkeypatch.syspath_prepend(site)
+
+
+def compared(texts, tiny, out):
+    entries = [parse_entry(text) for text in texts]
+    return compare(entries, [0], [tiny], preset="demo", out=out, observe=observer_for(2))
+
+
+def test_a_row_has_the_same_weights_whatever_ran_before_it(outside, tiny, tmp_path, weights_of):
+    compared(["bad:leaky", "row:source_only"], tiny, tmp_path / "both")
+    compared(["row:source_only"], tiny, tmp_path / "alone")
+    left, right = (weights_of(tmp_path / each / "row-s0")["model"] for each in ("both", "alone"))
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_a_row_that_leaves_is_named_and_the_others_are_kept(outside, tiny, tmp_path):
+    with pytest.raises(UserInputError, match="^gone seed 0: ended without a word, exit code 0"):
+        compared(["row:source_only", "gone:leaver"], tiny, tmp_path / "out")
+    assert (tmp_path / "out/row-s0/result.json").is_file()
+    assert not (tmp_path / "out/compare.json").exists()
+
+
+def test_a_silent_observer_will_do(tiny, tmp_path):
+    entry = parse_entry("source_only")
+    summary = compare([entry], [0], [tiny], preset="demo", out=tmp_path / "out", observe=silent)
+    assert len(summary["rows"]) == 1
+
+
+def silent(label):
+    return Observer()
