@@ -120,6 +120,37 @@ def test_root_says_that_a_list_is_trusted(tmp_path: Path, image: Image):
     assert names(table) == ["anger", "fear", "sadness"]
 
 
+@pytest.mark.parametrize("form", ["list", "manifest", "nvie"])
+def test_a_list_of_another_machine_finds_its_files_below_root(tmp_path: Path, image: Image, form: str):
+    for i, name in enumerate(("anger", "sad")):
+        image(tmp_path / "images" / "aligned" / name / "0.png", i)
+    paths = ["/home/u/RAF/aligned/anger/0.png", "D:\\RAF\\aligned\\sad\\0.png", "/home/u/RAF/aligned/fear/0.png"]
+    lines = [f"{path} {name}" for path, name in zip(paths, ("anger", "sad", "fear"), strict=True)]
+    if form != "list":
+        lines = ["path,label,domain", *(line.replace(" ", ",") + ",visible" for line in lines)]
+    (tmp_path / "l").write_text("\n".join(lines))
+    assert "add ?root=FOLDER with the images' folder" in error_of(f"{form}:{tmp_path}/l")
+    for root in ("images", "images/aligned"):
+        table, scan = read_domain(parse_spec(f"{form}:{tmp_path}/l?root={tmp_path}/{root}"))
+        assert table.keys == tuple(f"{tmp_path}/images/aligned/{name}/0.png" for name in ("anger", "sad"))
+        assert scan.rows.missing == [paths[2]]
+
+
+def test_the_longest_end_of_a_path_is_taken(tmp_path: Path, image: Image):
+    image(tmp_path / "a" / "0.png", 0)
+    image(tmp_path / "0.png", 1)
+    (tmp_path / "l").write_text("/x/a/0.png anger\n")
+    assert read(f"list:{tmp_path}/l?root={tmp_path}").keys == (f"{tmp_path}/a/0.png",)
+
+
+@pytest.mark.parametrize("lines", [("/x/a/0.png anger", "/x/b/0.png sad"), ("0.png anger", "/x/b/0.png sad")])
+@pytest.mark.parametrize("turn", [1, -1])
+def test_two_paths_are_never_one_file_by_their_ends(tmp_path: Path, image: Image, lines: tuple[str, str], turn: int):
+    image(tmp_path / "0.png", 0)
+    (tmp_path / "l").write_text("\n".join(lines[::turn]))
+    assert f"are both found as {tmp_path}/0.png" in error_of(f"list:{tmp_path}/l?root={tmp_path}")
+
+
 def test_list_faults(tmp_path: Path, image: Image):
     image(tmp_path / "0.png", 0)
     file = tmp_path / "l.txt"

@@ -2,17 +2,17 @@
 
 Further columns are ignored. Labels are expression names or aliases, or numbers of the coding named by `labels=`; an
 empty label, nan or -1 is unlabelled.
-Paths start from the CSV's folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given.
+Paths start from the CSV's folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given, and
+then looked for below it by its end as well (a list of another machine).
 `domain=NAME` takes the rows of one domain.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import PARTS, part_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder, safe_path
+from fercore.data.formats.listing import Listing, listing
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty
 from fercore.data.formats.tables import csv_rows
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -27,14 +27,14 @@ def scan(spec: DomainSpec) -> Scan:
             numbers without `labels=`.
     """
     path = existing(spec.path, folder=False, where=spec.where)
-    base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
+    files = listing(spec, path.parent)
     wanted, labels = spec.options.get("domain"), labels_of(spec)
     rows = Rows()
     domains = set()
     for number, row in csv_rows(path, ["path"]):
         domains.add(row.get("domain", ""))
         if wanted is None or row.get("domain") == wanted:
-            add_row(rows, row, base, labels, trusted=trusted, where=f"{path}, line {number}")
+            add_row(rows, row, files, labels, where=f"{path}, line {number}")
     if wanted is not None and wanted not in domains:
         raise UserInputError(
             f"no domain {wanted!r} in the manifest", where=str(path), fix=did_you_mean(wanted, domains)
@@ -44,17 +44,17 @@ def scan(spec: DomainSpec) -> Scan:
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def add_row(rows: Rows, row: dict[str, str], base: Path, labels: Labels, *, trusted: bool, where: str) -> None:
+def add_row(rows: Rows, row: dict[str, str], files: Listing, labels: Labels, *, where: str) -> None:
     """Add the sample of one row, or count it as missing or of an unknown label.
 
     Raises:
-        UserInputError: for an unknown split, or a path that leads out of `base` while not trusted.
+        UserInputError: for an unknown split, or a path that leads out of the folder while not trusted.
     """
     split = row.get("split", "")
     part = part_of(split)
     if split and part is None:
         raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split.lower(), PARTS))
-    path = safe_path(row["path"], base, trusted=trusted, where=where)
+    path = files.file(row["path"], where)
     label = labels.find(row.get("label", ""), rows)
     if label is None:
         return

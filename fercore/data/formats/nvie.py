@@ -11,8 +11,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.listing import listing
 from fercore.data.formats.manifest import add_row
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, root_folder
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty
 from fercore.data.formats.tables import csv_rows
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
@@ -43,7 +44,7 @@ def scan(spec: DomainSpec) -> Scan:
             number.
     """
     path = existing(spec.path, folder=False, where=spec.where)
-    base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
+    files = listing(spec, path.parent)
     wanted = spec.choice("spectrum", ("visible", "thermal", "all"), "visible")
     found = [_frame(row, f"{path}, line {number}") for number, row in csv_rows(path, ["path", "label", "domain"])]
     labels = labels_of(spec)
@@ -55,7 +56,7 @@ def scan(spec: DomainSpec) -> Scan:
         elif i not in partners:
             rows.left_out["frame without a partner"] += 1
         else:
-            add_row(rows, frame.row, base, labels, trusted=trusted, where=frame.where)
+            add_row(rows, frame.row, files, labels, where=frame.where)
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "write rows path,label,domain,split,subject,sequence,time; see ?spectrum=")
     return Scan(rows, FileReader(tuple(rows.keys)))

@@ -2,7 +2,8 @@
 
 A label is an expression's name or alias, or a number of the coding named by `labels=` ; without it
 numbers are refused, since each dataset has an order of its own. Paths start
-from the list's own folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given. Lines that
+from the list's own folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given, and then
+looked for below it by its end as well (a list of another machine). Lines that
 are empty or start with # are skipped. A line of one word, or one that ends like an image file, is a path without label.
 """
 
@@ -12,7 +13,8 @@ import os
 
 from fercore.data.codecs import IMAGE_SUFFIXES
 from fercore.data.formats.codes import labels_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, root_folder, safe_path
+from fercore.data.formats.listing import listing
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 
@@ -25,7 +27,7 @@ def scan(spec: DomainSpec) -> Scan:
     """
     path = existing(spec.path, folder=False, where=spec.where)
     labels = labels_of(spec)
-    base, trusted = root_folder(spec.options.get("root"), path.parent, spec.where)
+    files = listing(spec, path.parent)
     rows = Rows()
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
@@ -33,7 +35,7 @@ def scan(spec: DomainSpec) -> Scan:
         where = f"{path}, line {number}"
         name, native = _parts(line)
         label = labels.find(native, rows)
-        file = safe_path(name, base, trusted=trusted, where=where)
+        file = files.file(name, where)
         if label is not None:
             rows.add_file(file, label)
     labels.refuse_guess(rows, str(path))

@@ -162,18 +162,11 @@ def safe_path(text: str, base: Path, *, trusted: bool | None, where: str) -> str
         raise UserInputError("empty path", where=where)
     drive = len(path) > 1 and path[1] == ":" and path[0].isalpha()
     if (drive or path.startswith("/") or ".." in path.split("/")) and not trusted:
-        fix = "add ?root=FOLDER to the spec to say that you trust it"
+        fix = "add ?root=FOLDER with the images' folder, which says that you trust the list"
         if trusted is None:
             fix = f"write it from {base} on"
         raise UserInputError(f"path {path!r} leads out of the dataset's folder", where=where, fix=fix)
     return path if drive else str(base / path)
-
-
-def root_folder(root: str | None, default: Path, where: str) -> tuple[Path, bool]:
-    """Return (folder that listed paths start from, whether the user named it)."""
-    if root is None:
-        return default, False
-    return existing(root, folder=True, where=where), True
 
 
 def not_empty(rows: Rows, where: str, fix: str) -> None:
