@@ -1,16 +1,49 @@
-"""TOML and JSON of other hands: read as plain values of a known shape and depth, or refused in one line."""
+"""TOML, JSON and CSV that pass between strangers: plain values of a known depth in, no formulas out."""
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TextIO
 
 from fercore.errors import UserInputError
 
 MOST_DEPTH = 32
 """Levels that settings and records may be nested; code goes through them by recursion."""
+
+FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
+
+
+class CsvWriter:
+    """Writes CSV whose texts a spreadsheet takes for texts: what it would run as a formula gets a ' in front.
+
+    Args:
+        file: opened with `newline=""`. end: of a line.
+    """
+
+    def __init__(self, file: TextIO, end: str = "\n") -> None:
+        self._rows = csv.writer(file, lineterminator=end)
+
+    def writerow(self, cells: Iterable[Any]) -> None:
+        """Write one row."""
+        self._rows.writerow([quoted_cell(cell) if isinstance(cell, str) else cell for cell in cells])
+
+
+def quoted_cell(text: str) -> str:
+    """Return a text as it stands in a CSV file of ours; `plain_cell` gives it back.
+
+    Spreadsheets run a cell that begins with =, +, -, @ or a tab as a formula, such as a file name `=HYPERLINK(...)`.
+    """
+    return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
+
+
+def plain_cell(text: str) -> str:
+    """Return the text that `quoted_cell` wrote."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text) else text
 
 
 def parse_toml(text: str, *, where: str) -> dict[str, Any]:

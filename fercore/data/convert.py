@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from fercore.data.leftover import leftover_lines
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
+from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 from fercore.files import open_regular
 
@@ -148,7 +148,7 @@ def _write_image(table: Table, i: int, folder: Path, place: str) -> str:
 
 def _write_manifest(table: Table, paths: list[str], folder: Path) -> None:
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(COLUMNS)
         for row in zip(paths, table.labels.tolist(), table.split, table.subjects, table.sequences, strict=True):
             name = CANONICAL[row[1]] if row[1] >= 0 else ""

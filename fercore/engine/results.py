@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import resource
 import sys
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from torch import nn
 
 from fercore import ops
 from fercore.data import side_table
+from fercore.documents import CsvWriter
 from fercore.engine.describe import count
 from fercore.engine.distances import domain_distances, feature_distances
 from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
@@ -131,7 +131,7 @@ def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> 
     """Write predictions.csv: one line for each image of the target's test part, with its class probabilities."""
     classes = shop.domains.classes
     with (folder.path / "predictions.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as handle:
-        writer = csv.writer(handle)
+        writer = CsvWriter(handle, end="\r\n")
         writer.writerow(["image", "prediction", *classes])
         for key, probs in zip(shop.domains.test.keys, found.probs, strict=True):
             writer.writerow([key, classes[int(probs.argmax())], *(f"{p:.6f}" for p in probs)])

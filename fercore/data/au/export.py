@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from fercore.data.au.providers import DIGITS, detect, find_detector
 from fercore.data.domains import read_chosen
 from fercore.data.preflight import inspect
 from fercore.data.spec import parse_spec
+from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 
 
@@ -41,7 +41,7 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("x", encoding="utf-8", newline="", errors="backslashreplace") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
+            writer = CsvWriter(handle)
             writer.writerow(("path", *units.names))
             for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
                 writer.writerow((key, *(f"{score:.{DIGITS}f}" for score in scores)))

@@ -34,6 +34,7 @@ import numpy as np
 from fercore.data.au.match import frame_name, plain_name
 from fercore.data.au.table import AUTable, canonical_name, is_missing
 from fercore.data.formats.scan import listed, read_text
+from fercore.documents import plain_cell
 from fercore.errors import UserInputError
 from fercore.files import no_file
 
@@ -164,7 +165,7 @@ def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
     if image is None:
         fix = f"add a column 'path' (also known: {', '.join(IMAGE_COLUMNS[1:])})"
         raise UserInputError("no column says which image a row belongs to", where=str(path), fix=fix)
-    named = [_Row(row.place, row.cells, plain_name(row.cells[image])) for row in rows[1:]]
+    named = [_Row(row.place, row.cells, plain_name(plain_cell(row.cells[image].strip()))) for row in rows[1:]]
     if nameless := next((row for row in named if not row.image), None):
         raise UserInputError("a row without an image's name", where=nameless.place)
     return header, named, Naming.IMAGES
@@ -176,7 +177,7 @@ def _of_videos(names: Iterable[str]) -> bool:
 
 
 def _frame(row: _Row, image: int | None, frame: int, path: Path) -> str:
-    clip = path.stem if image is None else PurePosixPath(plain_name(row.cells[image])).stem
+    clip = path.stem if image is None else PurePosixPath(plain_name(plain_cell(row.cells[image].strip()))).stem
     number = _number(row.cells[frame], f"{row.place}, frame")
     if number < 0 or number != int(number):
         raise UserInputError(f"frame {row.cells[frame].strip()} is no number of a frame", where=row.place)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fercore.data.formats.scan import read_text
+from fercore.documents import plain_cell
 from fercore.errors import UserInputError
 
 
@@ -37,4 +38,4 @@ def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
         more = "quote cells that hold commas"
         fix = more if len(cells) > len(header) else "write every cell; an unknown one stays empty between its commas"
         raise UserInputError(what, where=where, fix=fix)
-    return {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+    return {name: plain_cell(cell.strip()) for name, cell in zip(header, cells, strict=True)}

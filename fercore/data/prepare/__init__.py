@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from fercore.data.prepare.one import PrepareSettings, prepare_one
 from fercore.data.readers import Reader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
+from fercore.documents import CsvWriter
 from fercore.errors import UserInputError, did_you_mean
 
 __all__ = ["PrepareSettings", "prepare"]
@@ -219,7 +219,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
     reasons: Counter[str] = Counter()
     prepared = 0
     with _csv(out / "manifest.csv") as manifest, _csv(out / "refused.csv") as refused:
-        keep, drop = csv.writer(manifest, lineterminator="\n"), csv.writer(refused, lineterminator="\n")
+        keep, drop = CsvWriter(manifest), CsvWriter(refused)
         keep.writerow(COLUMNS)
         drop.writerow(("path", "reason"))
         for i, key in enumerate(table.keys):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from fercore.data.labels import CANONICAL
 from fercore.data.synthfer.dataset import SynthFER
 from fercore.data.synthfer.names import AU_NAMES
+from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 
 _CHUNK = 256
@@ -89,9 +89,10 @@ def _write_tables(dataset: SynthFER, paths: list[str], folder: Path) -> None:
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = CsvWriter(file)
         writer.writerow(header)
-        writer.writerows(rows)
+        for row in rows:
+            writer.writerow(row)
 
 
 def contact_sheet(style: str, out_png: Path, seed: int = 0) -> None:
