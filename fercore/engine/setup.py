@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
+from fercore.data.side import side_info
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.checkpoint import seed_everything
@@ -23,6 +24,7 @@ from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import Stage, ViewRequest
+from fercore.types import SIDES
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     _set_statistics(model, config)
     _try_backbone(model, config)
     views = plugins.request_views(config)
-    stages = plugins.plan(config, model)
+    stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES})
     _check_views(views, stages)
     model.run_through(fabric.setup_module)
     evaluator = Evaluator(fabric, plugins, config.data)

@@ -177,9 +177,10 @@ class Plugins:
             views[request.side, request.name] = replace(known, stages=_together(known.stages, request.stages))
         return tuple(views.values())
 
-    def plan(self, config: RunConfig, model: Model) -> tuple[Stage, ...]:
+    def plan(self, config: RunConfig, model: Model, datasets: Mapping[Side, object]) -> tuple[Stage, ...]:
         """Return the stages of training."""
-        return tuple(flatten([self._call("plan", config=config, model=model)], Stage, "plan"))
+        stages = self._call("plan", config=config, model=model, datasets=datasets)
+        return tuple(flatten([stages], Stage, "plan"))
 
     def build_sampler(
         self, config: RunConfig, model: Model, dataset: object, side: Side, clock: Clock

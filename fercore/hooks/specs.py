@@ -8,7 +8,7 @@ a context manager. The engine sets gradient mode, device and precision around ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fercore.hooks.markers import hookspec
@@ -57,8 +57,11 @@ def request_views(config: RunConfig) -> Sequence[ViewRequest]:
 
 
 @hookspec(firstresult=True)
-def plan(config: RunConfig, model: Model) -> Sequence[Stage] | None:
+def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object]) -> Sequence[Stage] | None:
     """Lay out training as stages of phases, each phase with its own parameters, optimiser and schedule. First result.
+
+    Args:
+        datasets: side -> what `build_sampler` gets of its samples, for lengths that follow from them.
 
     Returns:
         The stages in order. The default is one stage with one phase, from `config.optim` and `config.train`.

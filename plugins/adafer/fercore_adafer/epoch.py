@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from fercore.retrieval import (
     pack_codes,
     random_match,
 )
-from fercore.types import EncodedDataset
+from fercore.types import SIDES, EncodedDataset, Side
 from fercore_adafer.batches import balance, plan_epoch, triplets_a_step
 from fercore_adafer.modules import State
 from fercore_adafer.settings import AdaFerSettings
@@ -96,19 +98,42 @@ def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
     state.put("layout", torch.tensor(shares))
     labels, domain = state.source_labels.cpu(), state.source_domain.cpu()
     sizes = len(labels), len(state.target_scores)
-    passes = [size // batch for size, batch in zip(sizes, drawing.batch, strict=True)]
+    images = [size // batch for size, batch in zip(sizes, drawing.batch, strict=True)]
+    codes = {side: _array(getattr(state, f"{side}_codes")) for side in SIDES}
+    triplets = steps_of_a_pass(codes, drawing.batch, agt.anchors)
     source, target = plan_epoch(
         state.triplets_source.cpu(),
         state.triplets_target.cpu(),
         sizes=sizes,
         batch=drawing.batch,
         shares=(int(shares[0]), int(shares[1])),
-        steps=drawing.steps or max(1, *passes),
+        steps=drawing.steps or triplets or max(1, *images),
         weights=balance(labels, domain, by_class=drawing.by_class, by_domain=drawing.by_domain),
     )
     state.put("order_source", source)
     state.put("order_target", target)
     return counts
+
+
+def steps_of_a_pass(
+    codes: Mapping[Side, np.ndarray], batch: tuple[int, int], anchors: Literal["source", "target", "both"]
+) -> int | None:
+    """Return the steps in which every triplet, one an anchor, comes once; the domain with more of them counts.
+
+    Args:
+        codes: uint8[N,A] of source and target. batch: images a step of source and target. anchors: whose anchors.
+
+    Returns:
+        None where no anchor has a triplet.
+    """
+    keys = dict(zip(SIDES, code_keys(*(pack_codes(codes[side].astype(bool)) for side in SIDES)), strict=True))
+    steps = []
+    for side, other, share in zip(SIDES, reversed(SIDES), triplets_a_step(*batch, anchors), strict=True):
+        known = np.unique(keys[other])
+        # With one code alone the other domain has a positive or a negative, never both.
+        held = int(np.isin(keys[side], known).sum()) if len(known) > 1 else 0
+        steps.append(-(-held // share) if share else 0)
+    return max(steps) or None
 
 
 def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:

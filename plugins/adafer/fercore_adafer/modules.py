@@ -21,7 +21,8 @@ class Drawing:
     """How a run draws its samples.
 
     Attributes:
-        batch: images a step of source and target. steps: of an epoch; None = a pass over the side that lasts longer.
+        batch: images a step of source and target. steps: of an epoch; None = a pass over the triplets, or without
+            any over the side that lasts longer.
         by_class, by_domain: whether source anchors come evenly from classes, from sources.
     """
 

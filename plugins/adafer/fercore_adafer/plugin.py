@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import Sampler
 
 from fercore.config import RunConfig, Settings
 from fercore.data.au import CODES, SCORES, refuse_without
+from fercore.data.side import SideInfo
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.losses import masked_cross_entropy, soft_kl, triplet
@@ -32,7 +34,7 @@ from fercore.types import (
     Side,
 )
 from fercore_adafer.batches import Layout, Order, triplets_a_step
-from fercore_adafer.epoch import annotate, begin, fresh_epoch
+from fercore_adafer.epoch import annotate, begin, fresh_epoch, steps_of_a_pass
 from fercore_adafer.modules import CodeTable, Drawing, Margin, State, UnitHead
 from fercore_adafer.presets import PRESETS
 from fercore_adafer.settings import SCHEMES, AdaFerSettings
@@ -75,10 +77,17 @@ class AdaFer(Plugin):
         return views_of(self.settings)
 
     @hookimpl
-    def plan(self, config: RunConfig) -> Sequence[Stage]:
+    def plan(self, config: RunConfig, datasets: Mapping[Side, SideInfo]) -> Sequence[Stage]:
         """Lay out the stages: source alone where asked for, then both domains; or those of a baseline."""
-        margin = f"parts.{self._part('margin')}"
-        return [build_stage(name, config, self.settings, margin) for name in stage_names(self.settings)]
+        margin, stages = f"parts.{self._part('margin')}", []
+        for name in stage_names(self.settings):
+            stage = build_stage(name, config, self.settings, margin)
+            if name == TRAIN and self.settings.agt.on and stage.steps_per_epoch is None:
+                codes = {side: dataset.extras[CODES] for side, dataset in datasets.items()}
+                steps = steps_of_a_pass(codes, drawing_of(config).batch, self.settings.agt.anchors)
+                stage = replace(stage, steps_per_epoch=steps)
+            stages.append(stage)
+        return stages
 
     @hookimpl
     def refresh(

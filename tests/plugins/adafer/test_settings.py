@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from fercore_adafer import modules
@@ -12,6 +13,7 @@ from fercore_adafer.plugin import drawing_of
 from fercore_adafer.settings import AdaFerSettings
 
 from fercore.config import RunConfig, check_settings, merge, parse_assignment
+from fercore.data.side import SideInfo
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 
@@ -114,9 +116,17 @@ def test_parts_follow_the_settings(method):
     assert parts(method, baseline="joint") == {"adafer/state", "adafer/units", "adafer/labels_predicted"}
 
 
+def datasets(source=((1, 0), (0, 1)), target=((1, 0), (0, 1))):
+    """What `plan` is told of either side: one image for each code."""
+    return {
+        side: SideInfo(np.zeros(len(c)), np.zeros(len(c)), ("",) * len(c), {"au_code": np.array(c, np.uint8)})
+        for side, c in (("source", source), ("target", target))
+    }
+
+
 def stages(method, train=None, **settings):
     run = RunConfig.model_validate({**SMALL, "train": {"steps": 30, **(train or {})}})
-    return [(s.name, s.steps, s.epochs) for s in method(**settings).plan(config=run)]
+    return [(s.name, s.steps, s.epochs) for s in method(**settings).plan(config=run, datasets=datasets())]
 
 
 def test_stages(method):
@@ -126,6 +136,34 @@ def test_stages(method):
     assert stages(method, baseline="au_lookup") == [("lookup", 1, None)]
     assert stages(method, baseline="soft_labels") == [("source", 30, None), ("finetune", 30, None)]
     assert stages(method, baseline="joint", finetune_steps=7) == [("source", 30, None), ("finetune", 7, None)]
+
+
+def test_an_epoch_is_one_pass_over_the_triplets(method):
+    """Anchor by anchor: who has an image of its code and one of another in the other domain; batches of 12 and 12."""
+    rng = np.random.default_rng(0)
+    source, target = rng.integers(0, 2, (50, 3)), rng.integers(0, 2, (17, 3))
+    target[:, 0] = 1  # source images with a 0 there have no partner
+    held = {"source": 0, "target": 0}
+    for side, own, other in (("source", source, target), ("target", target, source)):
+        for code in own:
+            same = [bool((code == row).all()) for row in other]
+            held[side] += any(same) and not all(same)
+    assert 0 < held["source"] < 50
+    run = config(source_batch=12, target_batch=12)
+
+    def steps_per_epoch(**settings):
+        found = method(**settings).plan(config=run, datasets=datasets(source, target))
+        return [stage.steps_per_epoch for stage in found]
+
+    assert steps_per_epoch(epochs=40) == [max(math.ceil(held[side] / 4) for side in held)]
+    assert steps_per_epoch(agt={"anchors": "source"}) == [math.ceil(held["source"] / 6)]
+    assert steps_per_epoch(agt={"anchors": "target"}) == [math.ceil(held["target"] / 6)]
+    assert steps_per_epoch(source_pretrain_epochs=2)[0] is None  # source images alone
+    assert steps_per_epoch(agt={"on": False}) == steps_per_epoch(baseline="soft_labels")[:1] == [None]
+    alike = datasets([[1, 1]] * 5, [[1, 1]] * 3)
+    assert method().plan(config=run, datasets=alike)[0].steps_per_epoch is None
+    given = RunConfig.model_validate({"train": {"steps_per_epoch": 7}})
+    assert method().plan(config=given, datasets=datasets(source, target))[0].steps_per_epoch == 7
 
 
 def test_views_are_made_where_they_are_used(method):
@@ -142,14 +180,14 @@ def test_the_papers_schedule_drops_after_each_epoch(method):
     from fercore.engine.phases import rate_factor
 
     run = RunConfig.model_validate({**SMALL, "optim": {"schedule": "constant"}})
-    (stage,) = method(epochs=40, lr_decay=0.9).plan(config=run)
+    (stage,) = method(epochs=40, lr_decay=0.9).plan(config=run, datasets=datasets())
     factor = rate_factor(stage.phases[0].optimiser, 40 * 63)
     for epoch in (0, 1, 2, 20, 39):
         assert factor(epoch * 63 + 30) == pytest.approx(0.9**epoch)
 
 
 def test_a_learnable_margin_takes_no_weight_decay(method):
-    (stage,) = method(gamma={"mode": "learnable"}).plan(config=config())
+    (stage,) = method(gamma={"mode": "learnable"}).plan(config=config(), datasets=datasets())
     groups = {group.prefixes: group.weight_decay for group in stage.phases[0].groups}
     assert groups[("parts.adafer/margin",)] == 0
 

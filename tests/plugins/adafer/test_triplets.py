@@ -98,6 +98,24 @@ def test_fewer_triplets_than_a_batch_come_again(world, epoch):
     assert set(state.order_target.tolist()) == {0, 1}
 
 
+@pytest.mark.parametrize("anchors", ["source", "target", "both"])
+def test_an_epoch_draws_every_triplet(world, epoch, anchors):
+    _, state, _ = epoch(world(sizes=(41, 29)), batch=(9, 9), agt={"anchors": anchors})
+    (a, b), (n, m) = state.shares, (state.triplets_source.shape[1], state.triplets_target.shape[1])
+    steps = max(-(-n // a) if a else 0, -(-m // b) if b else 0)
+    assert len(state.order_source) == len(state.order_target) == 9 * steps
+    source, target = state.order_source.view(steps, 9), state.order_target.view(steps, 9)
+    for rows, triplets in (
+        (source[:, :a], state.triplets_source),
+        (target[:, 2 * a : 2 * a + b], state.triplets_target),
+    ):
+        drawn = rows.flatten().tolist()
+        assert set(drawn) == set(triplets[0].tolist())
+        assert len(drawn) < 3 * len(set(drawn)) or not drawn
+    longer = source[:, :a] if a and -(-n // a) == steps else target[:, 2 * a : 2 * a + b]
+    assert len(longer.flatten()) - len(longer.unique()) < longer.shape[1]
+
+
 def test_one_code_for_all_leaves_the_triplets_out_and_warns_once(world, epoch, step, caplog):
     codes = {"source": np.ones((20, 3), dtype=int), "target": np.ones((15, 3), dtype=int)}
     scene = world(codes=codes)
