@@ -165,9 +165,11 @@ def plugins(
     plugin: Plugin = [],  # noqa: B006
 ) -> None:
     """List installed plugins (nothing is imported), or explain how the named ones work together."""
+    from fercore.hooks.about import plugin_lines
+
     if not explain:
-        for info in installed_plugins().values():
-            typer.echo(f"{info.name:<16} {info.distribution} {info.version}  {info.summary}")
+        for line in plugin_lines(installed_plugins().values()):
+            typer.echo(line)
         return
     from fercore.engine.describe import chain_lines
     from fercore.engine.setup import build_plugins

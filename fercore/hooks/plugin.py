@@ -16,12 +16,14 @@ class Plugin:
 
     Attributes:
         kind: a run has exactly one "method"; an "addon" wraps the method's hooks.
+        paper: where it comes from, in a few words ("Sohn et al., NeurIPS 2020"); `fercore plugins` shows it.
         Settings: the class of the plugin's settings, checked strictly.
         presets: preset name -> layer of run settings ({"data": {...}, "<plugin>": {...}}) that this plugin wants there.
         requires, conflicts: names of plugins that must, or must not, be in the same run.
     """
 
     kind: ClassVar[Literal["method", "addon"]] = "method"
+    paper: ClassVar[str] = ""
     Settings: ClassVar[type[Settings]] = Settings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     requires: ClassVar[tuple[str, ...]] = ()

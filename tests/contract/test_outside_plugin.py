@@ -75,7 +75,10 @@ def test_a_package_from_outside_runs_by_name(tmp_path):
     subprocess.run(install, check=True, capture_output=True)
     fercore = [str(python), "-c", "from fercore.cli import main; main()"]
     listed = subprocess.run([*fercore, "plugins"], check=True, capture_output=True, text=True).stdout
-    assert "entropy          fercore-entropy 0.3  Source cross-entropy plus target entropy" in listed
+    assert (
+        "fercore-entropy 0.3: Source cross-entropy plus target entropy\n  entropy            method  Sharpen the target"
+        in listed
+    )
     run = [
         "run",
         "--plugin",

@@ -46,6 +46,7 @@ BRANCH = "main"
 class AdaFer(Plugin):
     """Adapts from labelled sources to an unlabelled target through action units: pseudo labels and triplets."""
 
+    paper = "AdaFER, 2020"
     Settings: ClassVar[type[Settings]] = AdaFerSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: AdaFerSettings

@@ -43,6 +43,7 @@ DISTANCES = {"kl": symmetric_kl, "l1": mean_absolute, "mse": mean_squared}
 class LaCmfer(Plugin):
     """Adapts from one or several labelled sources to an unlabelled target through a global and a local branch."""
 
+    paper = "LA-CMFER, ACM MM 2024"
     Settings: ClassVar[type[Settings]] = LaCmferSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LaCmferSettings

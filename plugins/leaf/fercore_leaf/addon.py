@@ -41,6 +41,7 @@ Answers: TypeAlias = list[Sequence[LossTerm]]
 class LeafEaf(Plugin):
     """Mixtures of experts on the features and logits of a method, and candidate classes for its consistency."""
 
+    paper = "LEAF, 2024"
     kind: ClassVar[Literal["method", "addon"]] = "addon"
     Settings: ClassVar[type[Settings]] = LeafEafSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = ADDON_PRESETS

@@ -60,6 +60,7 @@ STRONG: Place = ("target", "strong")
 class Leaf(Plugin):
     """One network, mixtures of experts on its features and predictions, and candidate classes for unlabelled images."""
 
+    paper = "LEAF, 2024"
     Settings: ClassVar[type[Settings]] = LeafSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LeafSettings

@@ -18,12 +18,13 @@ from fercore_pca.settings import PcaSettings
 class PcaIfer(ClipMethod):
     """Prompts in both towers of a frozen CLIP, and images aligned with the feature banks of both domains."""
 
+    paper = "PCA, IEEE SPL 2025"
     Settings: ClassVar[type[Settings]] = PcaSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("pca_ifer")
     settings: PcaSettings
 
 
 class Pca(PcaIfer):
-    """The same under its short name."""
+    """`pca_ifer` under a short name: prompts in a frozen CLIP, images aligned with two feature banks."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("pca")

@@ -59,6 +59,7 @@ class Reference(ClipMethod):
 class ClipZeroShot(Reference):
     """CLIP with hand-made sentences. What it learns is one temperature, which leaves every decision as it is."""
 
+    paper = "Radford et al., ICML 2021"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of(
         "clip_zero_shot", paper={"epochs": 1, "warmup": {"epochs": 0}}, short={"train": {"steps": 1}}
     )
@@ -68,6 +69,7 @@ class ClipZeroShot(Reference):
 class ClipLinearProbe(Reference):
     """A linear classifier on CLIP's image features."""
 
+    paper = "Radford et al., ICML 2021"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("clip_linear_probe")
     fixed: ClassVar[Mapping[str, Any]] = {"cpt": CptSettings(on=False), "baseline": "linear_probe"}
 
@@ -80,14 +82,16 @@ class ClipFinetune(Reference):
 
 
 class CoOp(Reference):
-    """Learnable words before the class name (Zhou et al., IJCV 2022)."""
+    """Learnable words before the class name."""
 
+    paper = "Zhou et al., IJCV 2022"
     Settings: ClassVar[type[Settings]] = CoOpSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("coop")
 
 
 class MaPLe(Reference):
-    """Deep prompts in both towers, coupled (Khattak et al., CVPR 2023)."""
+    """Deep prompts in both towers, coupled."""
 
+    paper = "Khattak et al., CVPR 2023"
     Settings: ClassVar[type[Settings]] = MaPLeSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets_of("maple")

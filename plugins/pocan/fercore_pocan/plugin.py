@@ -44,6 +44,7 @@ TARGET: Side = "target"
 class Pocan(Plugin):
     """Pretrains on the source by supervised contrast, then adapts encoder and prototypes in turns."""
 
+    paper = "POCAN, ACCV 2022"
     Settings: ClassVar[type[Settings]] = PocanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: PocanSettings

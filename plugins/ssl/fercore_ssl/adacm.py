@@ -53,6 +53,7 @@ class Margins(nn.Module):
 class AdaCM(SemiSupervised):
     """Confident samples learn their class, the others their identity."""
 
+    paper = "Li et al., CVPR 2022"
     Settings: ClassVar[type[Settings]] = AdaCMSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
         "adacm",

@@ -34,6 +34,7 @@ class AdaMatchSettings(CutoffSettings):
 class AdaMatch(ThresholdMethod):
     """A threshold relative to the mean confidence on the labelled samples of the step."""
 
+    paper = "Berthelot et al., ICLR 2022"
     Settings: ClassVar[type[Settings]] = AdaMatchSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("adamatch", quick={"ema_p": 0.9})
     settings: AdaMatchSettings

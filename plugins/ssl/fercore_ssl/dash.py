@@ -59,6 +59,7 @@ class Threshold(nn.Module):
 class Dash(ThresholdMethod):
     """A threshold on the loss of the pseudo label."""
 
+    paper = "Xu et al., ICML 2021"
     Settings: ClassVar[type[Settings]] = DashSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dash", quick={"warmup_share": 0.2})
     settings: DashSettings

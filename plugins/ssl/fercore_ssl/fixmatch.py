@@ -17,8 +17,9 @@ from fercore_ssl.base import CutoffSettings, ThresholdMethod
 
 
 class FixMatch(ThresholdMethod):
-    """One fixed threshold."""
+    """Pseudo labels of the weak view for the strong one, above one fixed threshold."""
 
+    paper = "Sohn et al., NeurIPS 2020"
     Settings: ClassVar[type[Settings]] = CutoffSettings
     settings: CutoffSettings
 

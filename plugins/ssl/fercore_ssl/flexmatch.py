@@ -31,6 +31,7 @@ class FlexMatchSettings(CutoffSettings):
 class FlexMatch(ThresholdMethod):
     """A threshold for each class, by how many samples the network was last sure to be of it."""
 
+    paper = "Zhang et al., NeurIPS 2021"
     Settings: ClassVar[type[Settings]] = FlexMatchSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
     settings: FlexMatchSettings

@@ -65,6 +65,7 @@ class RunningMeans(nn.Module):
 class FreeMatch(ThresholdMethod):
     """A global and a class threshold that rise with the confidences."""
 
+    paper = "Wang et al., ICLR 2023"
     Settings: ClassVar[type[Settings]] = FreeMatchSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("freematch", quick={"ema_p": 0.9})
     settings: FreeMatchSettings

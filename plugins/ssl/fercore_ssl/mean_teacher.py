@@ -33,6 +33,7 @@ class MeanTeacherSettings(PiModelSettings):
 class MeanTeacher(PiModel):
     """The second weak view is drawn to the teacher's prediction for the first."""
 
+    paper = "Tarvainen and Valpola, NeurIPS 2017"
     Settings: ClassVar[type[Settings]] = MeanTeacherSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("mean_teacher", quick={"decay": 0.9})
     settings: MeanTeacherSettings

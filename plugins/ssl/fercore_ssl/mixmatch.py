@@ -36,6 +36,7 @@ class MixMatchSettings(SslSettings):
 class MixMatch(SemiSupervised):
     """Learns labels and guessed labels of mixed images."""
 
+    paper = "Berthelot et al., NeurIPS 2019"
     Settings: ClassVar[type[Settings]] = MixMatchSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
     views: ClassVar[tuple[str, ...]] = ("weak", "weak2")

@@ -29,6 +29,7 @@ class PiModelSettings(SslSettings):
 class PiModel(SemiSupervised):
     """The second weak view is drawn to the prediction for the first."""
 
+    paper = "Laine and Aila, ICLR 2017"
     Settings: ClassVar[type[Settings]] = PiModelSettings
     views: ClassVar[tuple[str, ...]] = ("weak", "weak2")
     settings: PiModelSettings

@@ -29,6 +29,7 @@ class PseudoLabelSettings(SslSettings):
 class PseudoLabel(SemiSupervised):
     """Self-training on one weak view."""
 
+    paper = "Lee, ICML workshop 2013"
     Settings: ClassVar[type[Settings]] = PseudoLabelSettings
     views: ClassVar[tuple[str, ...]] = ("weak",)
     settings: PseudoLabelSettings

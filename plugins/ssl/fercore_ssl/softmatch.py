@@ -73,6 +73,7 @@ def _moments(values: Tensor, place: Tensor, size: int) -> tuple[Tensor, Tensor]:
 class SoftMatch(ThresholdMethod):
     """Weights between 0 and 1 in place of a threshold."""
 
+    paper = "Chen et al., ICLR 2023"
     Settings: ClassVar[type[Settings]] = SoftMatchSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("softmatch", quick={"ema_p": 0.9})
     settings: SoftMatchSettings

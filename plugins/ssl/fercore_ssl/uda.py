@@ -39,6 +39,7 @@ class UDASettings(CutoffSettings):
 class UDA(ThresholdMethod):
     """Soft pseudo labels above a threshold; optionally training signal annealing."""
 
+    paper = "Xie et al., NeurIPS 2020"
     Settings: ClassVar[type[Settings]] = UDASettings
     settings: UDASettings
 

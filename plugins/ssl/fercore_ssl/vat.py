@@ -37,6 +37,7 @@ class VATSettings(SslSettings):
 class VAT(SemiSupervised):
     """Virtual adversarial training on one weak view, with entropy minimisation."""
 
+    paper = "Miyato et al., TPAMI 2018"
     Settings: ClassVar[type[Settings]] = VATSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
     views: ClassVar[tuple[str, ...]] = ("weak",)
