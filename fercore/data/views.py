@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from fercore.data import augment
 from fercore.data.augment import RAND_OPS
 from fercore.data.noise import key, uniforms
 from fercore.errors import UserInputError
+from fercore.ops import dispatch
 from fercore.schedule import CropAndColour, Transform, ViewRequest
 from fercore.types import Side
 
@@ -82,8 +84,13 @@ class Views:
         with one_thread() if on_cpu else nullcontext():
             for start in range(0, len(images), chunk):
                 part = slice(start, start + chunk)
-                x = images[part].to(torch.float32) / 255
+                x = None
                 for name, out in made.items():
+                    if on_cpu and self.transforms[name] == "weak" and self.policy == "standard":
+                        u = torch.from_numpy(uniforms(self.streams[name], draws[part], 16))
+                        if fused_standard(images[part], u, mean, std, out[part]):
+                            continue
+                    x = images[part].to(torch.float32) / 255 if x is None else x
                     torch.sub(self._view(name, x, draws[part]), mean, out=out[part]).div_(std)
         return made
 
@@ -121,11 +128,52 @@ def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:
     if policy == "light":
         x = (x * augment.per_sample(0.9 + 0.2 * u[:, 4])).clamp_(0, 1)
         return flip_and_shift(x, u)
-    x = augment.colour_jitter(x, (u[:, 3] * 6).long(), 0.8 + 0.4 * u[:, 4:7])
-    x = augment.maybe_grey(x, u[:, 7] < 0.2)
+    how = standard(u)
+    x = augment.maybe_grey(augment.colour_jitter(x, how.order, how.factors), how.grey)
+    return augment.warp(x, how.theta)
+
+
+class Standard(NamedTuple):
+    """Each sample's parameters of the weak view "standard".
+
+    Attributes:
+        order: int64[B], row of `augment.ORDERS`. factors: float[B,3] of brightness, contrast, saturation.
+        grey: bool[B]. theta: float[B,2,3], from output to input places.
+    """
+
+    order: Tensor
+    factors: Tensor
+    grey: Tensor
+    theta: Tensor
+
+
+def standard(u: Tensor) -> Standard:
+    """Return the parameters that uniform random numbers float[B,16] stand for."""
     angle = (u[:, 8] * 2 - 1) * (15 * math.pi / 180)
-    scale = 0.9 + 0.15 * u[:, 9]
-    return augment.warp(x, augment.inverse_affine(angle, (u[:, 1:3] - 0.5) * 0.1, scale, u[:, 0] < 0.5))
+    theta = augment.inverse_affine(angle, (u[:, 1:3] - 0.5) * 0.1, 0.9 + 0.15 * u[:, 9], u[:, 0] < 0.5)
+    return Standard((u[:, 3] * 6).long(), 0.8 + 0.4 * u[:, 4:7], u[:, 7] < 0.2, theta)
+
+
+def fused_standard(images: Tensor, u: Tensor, mean: Tensor, std: Tensor, out: Tensor) -> bool:
+    """Write the normalised weak view "standard" into `out` with the compiled module, image by image in one pass.
+
+    The torch form makes a dozen passes over the batch. The two agree to rounding.
+
+    Args:
+        images: uint8[B,3,S,S] on the CPU. u: float[B,16]. mean, std: of three channels. out: float32[B,3,S,S].
+
+    Returns:
+        Whether it was written: False where there is no compiled module, and torch has to do.
+    """
+    module = dispatch.native()
+    if module is None:
+        return False
+    how = standard(u)
+    stages = augment.ORDERS[how.order]
+    parameters = (stages, how.factors, how.grey, how.theta, mean.flatten(), std.flatten())
+    arrays = [t.contiguous().numpy() for t in (images, *parameters)]
+    module.make_views(*arrays, out.numpy())
+    return True
 
 
 def strong(x: Tensor, u: Tensor, policy: str = "standard") -> Tensor:
