@@ -1,9 +1,13 @@
-"""Decoded, resized images kept on disk: written once, mapped into memory by every process and every later run.
+"""Decoded, resized images kept on disk: written once, read by every process and every later run.
 
 One file holds the images of one reader at one size: a header, a record a row, and the pixels, at first a hole. A record
 is written after its pixels and holds their checksum and the stamp of the source file. A row whose record does not fit
 (never written, cut short by a kill, written by two processes at once, source changed) is decoded again, so that nothing
 needs a lock.
+
+Nothing of the file is mapped into memory: a process that touches a mapped page for which a full disk has no room, or
+that somebody has cut off, is ended by SIGBUS without a word, where a read or a write comes back with an error. A disk
+that is full, or fails, costs the cache and not the run: it says so once, and images are decoded again.
 """
 
 from __future__ import annotations
@@ -48,18 +52,18 @@ class DiskStore:
         self.path = folder / (source_key(reader, size, resize, decoder) + PIXELS)
         self._sources = reader.paths
         self._start = -(-(HEADER.size + n * RECORD.itemsize) // PAGE) * PAGE
-        if on_disk(self.path) > cap:
-            self.path.unlink(missing_ok=True)
-        self._file = _opened(self.path, n, self.image_bytes, self._start)
-        with contextlib.suppress(OSError):
+        self._allowed = np.zeros(n, dtype=bool)
+        self._broken = False
+        self._file = -1
+        try:
+            if on_disk(self.path) > cap:
+                self.path.unlink(missing_ok=True)
+            self._file = _opened(self.path, n, self.image_bytes, self._start)
             os.utime(self.path)
-        self._map = mmap.mmap(self._file, 0, access=mmap.ACCESS_READ)
-        self._records = np.frombuffer(self._map, dtype=RECORD, count=n, offset=HEADER.size)
-        pixels = np.frombuffer(self._map, dtype=np.uint8, count=n * self.image_bytes, offset=self._start)
-        self.data = pixels.reshape(n, 3, size, size)
+        except OSError as error:
+            self._give_up(error)
         # Shared by forked workers: what one has found good, the others need not check again.
         self._good = np.frombuffer(mmap.mmap(-1, max(1, n)), dtype=np.uint8)
-        self._allowed = np.zeros(n, dtype=bool)
 
     def __del__(self) -> None:
         file = getattr(self, "_file", -1)
@@ -78,7 +82,9 @@ class DiskStore:
         Args:
             rows: those that will be asked for. others: the other open stores of the folder.
         """
-        self._allowed |= self._records["filled"] > 0
+        if self._broken:
+            return
+        self._allowed |= self._records()["filled"] > 0
         wanted = np.unique(rows)
         new = wanted[~self._allowed[wanted]]
         room = self.cap - self.promised - sum(other.promised for other in others)
@@ -88,9 +94,9 @@ class DiskStore:
 
     def read(self, reader: Reader, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         """Write the images of `rows` to out[at], uint8[.,3,size,size]."""
-        known = self._good[rows] > 0
-        out[at[known]] = self.data[rows[known]]
-        rest = np.flatnonzero(~known)
+        pairs = zip(rows.tolist(), at.tolist(), strict=True)
+        have = [bool(self._good[row]) and self._pixels(row, out[place]) for row, place in pairs]
+        rest = np.flatnonzero(~np.array(have, dtype=bool))
         if not len(rest):
             return
         now = stamps(self._sources[row] for row in rows[rest].tolist())
@@ -99,15 +105,34 @@ class DiskStore:
 
     def _take(self, row: int, now: np.ndarray, out: np.ndarray, at: int) -> bool:
         """Copy a row that was written earlier, if its record, its source and its checksum fit."""
-        record = self._records[row]
+        record = self._records(row, 1)[0]
         if record["filled"] != 1 or record["stamp"] != now:
             return False
-        expected = int(record["checksum"])
-        out[at] = self.data[row]
-        if zlib.crc32(np.ascontiguousarray(out[at]).data) != expected:
+        if not self._pixels(row, out[at]) or zlib.crc32(np.ascontiguousarray(out[at]).data) != int(record["checksum"]):
             return False
         self._good[row] = 1
         return True
+
+    def _records(self, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Return RECORD[count] as they are on disk now; those that are not there are empty."""
+        records = np.zeros(len(self._sources) if count is None else count, dtype=RECORD)
+        if self._file >= 0:
+            _read_into(self._file, records.view(np.uint8), HEADER.size + first * RECORD.itemsize)
+        return records
+
+    def _pixels(self, row: int, out: np.ndarray) -> bool:
+        """Write a row's image to `out` uint8[3,size,size]; return whether the file has all of it."""
+        if _read_into(self._file, out, self._start + row * self.image_bytes):
+            return True
+        self._good[row] = 0
+        return False
+
+    def _give_up(self, error: OSError) -> None:
+        """Write no more, and say so once."""
+        if not self._broken:
+            log.warning("image cache stops growing: %s (%s)", error.strerror, self.path)
+        self._broken = True
+        self._allowed[:] = False
 
     def _decode(self, reader: Reader, rows: np.ndarray, now: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         from fercore.data.cache import fitted
@@ -126,10 +151,17 @@ class DiskStore:
             _write_at(self._file, pixels.tobytes(), self._start + row * self.image_bytes)
             _write_at(self._file, record.tobytes(), HEADER.size + row * RECORD.itemsize)
         except OSError as error:
-            log.warning("image cache stops growing: %s (%s)", error.strerror, self.path)
-            self._allowed[:] = False
+            self._give_up(error)
             return
         self._good[row] = 1
+
+
+def _read_into(file: int, out: np.ndarray, place: int) -> bool:
+    """Fill an array from a place in a file; return whether there was enough, and no error."""
+    try:
+        return os.preadv(file, [out.data.cast("B")], place) == out.nbytes
+    except OSError:
+        return False
 
 
 def _write_at(file: int, content: bytes, place: int) -> None:
@@ -157,15 +189,20 @@ def _sound(file: int, n: int, image_bytes: int, start: int) -> bool:
 
 
 def _create(path: Path, n: int, image_bytes: int, start: int) -> None:
-    """Put an empty cache file in place; of two processes that do so at once, one wins and the other takes its file.
+    """Put an empty cache file in place, with room for its records and a hole for its pixels.
 
-    Where a file system has no links, the later one wins: what the other writes meanwhile is decoded again.
+    Of two processes that do so at once, one wins and the other takes its file. Where a file system has no links, the
+    later one wins: what the other writes meanwhile is decoded again.
     """
     handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=path.parent)
     try:
-        os.ftruncate(handle, start + n * image_bytes)
-        _write_at(handle, HEADER.pack(MAGIC, n, image_bytes), 0)
-        os.close(handle)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, start)
+            os.ftruncate(handle, start + n * image_bytes)
+            _write_at(handle, HEADER.pack(MAGIC, n, image_bytes), 0)
+        finally:
+            os.close(handle)
         try:
             os.link(draft, path)
         except FileExistsError:

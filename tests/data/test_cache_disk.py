@@ -247,6 +247,43 @@ def test_a_full_disk_stops_the_cache_not_the_run(faces: Path, settings: DataSett
     ]
 
 
+def test_a_disk_that_is_full_from_the_start(faces: Path, settings: DataSettings, monkeypatch, caplog):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache_disk.os, "posix_fallocate", full)
+    table = table_of(faces)
+    expected = decoded(table)
+    for _ in range(2):
+        assert (fetched(table, settings) == expected).all()
+    assert [r.getMessage().partition(" (")[0] for r in caplog.records] == [
+        "image cache stops growing: No space left on device"
+    ]
+    assert not list(Path(str(settings.cache_dir)).iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 100, 4096 + IMAGE + 7])
+def test_a_file_that_is_cut_off_while_it_is_used(faces: Path, settings: DataSettings, reads: list[int], size: int):
+    """A mapped page that is gone would end this process by SIGBUS."""
+    table = table_of(faces)
+    expected = fetched(table, settings)
+    if os.path.exists("/proc/self/maps"):
+        assert ".pixels" not in Path("/proc/self/maps").read_text()
+    os.truncate(pixels_file(settings), size)
+    reads.clear()
+    assert (fetched(table, settings) == expected).all()
+    assert len(reads) == (N - 1 if size > 4096 else N)
+    reads.clear()
+    assert (fetched(table, settings) == expected).all()
+    cache._STORES.clear()
+    assert (fetched(table_of(faces), settings) == expected).all()
+
+
+def test_the_room_for_records_is_taken_at_once(faces: Path, settings: DataSettings):
+    cache.reserve([table_of(faces)], settings)
+    assert 4096 <= pixels_file(settings).stat().st_blocks * 512 < 4096 + N * IMAGE
+
+
 def test_a_cache_folder_that_cannot_be(tmp_path: Path, faces: Path):
     (tmp_path / "file").write_text("x")
     bad = DataSettings(cache="disk", cache_dir=str(tmp_path / "file" / "in"), size=SIZE)
