@@ -16,7 +16,7 @@ from fercore.data.fingerprint import common_folder
 from fercore.data.labels import CANONICAL
 from fercore.data.leftover import leftover_lines
 from fercore.data.readers import FileReader
-from fercore.data.spec import DomainSpec
+from fercore.data.spec import DomainSpec, spec_text
 from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
@@ -81,7 +81,7 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
     except OSError as error:
         fix = "choose a folder you may write"
         raise UserInputError(f"cannot write: {error.strerror or error}", where=str(out), fix=fix) from None
-    options = [f"root={root}"] if points else []
+    options = [f"root={spec_text(str(root))}"] if points else []
     if isinstance(table.reader, FileReader) and table.reader.scaling is not None:
         options.append(f"range={table.reader.scaling}")  # the files are what they were; other images are 8 bits now
     found = manifest_spec(out / "manifest.csv", *options)
@@ -89,8 +89,8 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
 
 
 def manifest_spec(path: Path, *options: str) -> str:
-    """Return the spec of a manifest; options follow the last question mark, so that a path may hold some as well."""
-    return f"manifest:{path}" + ("?" + "&".join(options) if options or "?" in str(path) else "")
+    """Return the spec of a manifest with some options (`spec_text`)."""
+    return f"manifest:{spec_text(str(path))}" + ("?" + "&".join(options) if options else "")
 
 
 def _refuse_unsayable(root: str, paths: Sequence[str | None]) -> None:

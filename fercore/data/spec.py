@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from fercore.data.formats import FORMATS
 from fercore.errors import UserInputError, did_you_mean
@@ -21,6 +22,8 @@ COMMON_OPTIONS: tuple[str, ...] = (
 SPLITS: tuple[str, ...] = ("train", "test", "all")
 
 NUMBER = re.compile(r"[+-]?[0-9.]+")
+SPECIAL = re.compile(r"%(?=[0-9A-Fa-f]{2})|[?&]")
+"""What has a meaning of its own in a spec."""
 SHARE = re.compile(r"0?\.[0-9]{1,12}")
 HOW_MANY: tuple[str, ...] = ("label_count", "shots", "fraction", "label_file")
 """Options that say which samples of a dataset are labelled; a spec has one of them."""
@@ -98,6 +101,9 @@ class DomainSpec:
 def parse_spec(text: str) -> DomainSpec:
     r"""Read FORMAT:PATH[?key=value&...]; Windows paths such as `folder:C:\faces` are fine.
 
+    In the path and in values % and two hex digits stand for a character, as in URLs: %3F is ?, %26 is &, %25 is %.
+    Any other % is itself; so are = and, before the last ?, ? and & in a path.
+
     Options of every format:
         split: "train", "test" or "all": take only that part of the dataset; it then counts as undivided.
         transductive: "true" = a target adapts and is tested on the same images (targets only).
@@ -119,13 +125,26 @@ def parse_spec(text: str) -> DomainSpec:
     path, mark, tail = rest.rpartition("?")
     if not mark:
         path, tail = rest, ""
-    spec = DomainSpec(form.lower(), path.strip(), _options(text, form.lower(), tail) if mark else {}, text.strip())
+    options = _options(text, form.lower(), tail) if mark else {}
+    spec = DomainSpec(form.lower(), _decoded(path.strip()), options, text.strip())
     if not spec.path:
         raise UserInputError("spec without a path", where=spec.where, fix=f"write {spec.format}:PATH")
-    if "\0" in spec.path:
+    if any("\0" in value for value in (spec.path, *options.values())):
         raise UserInputError("path with a NUL character", where=f"spec {text!r}")
     _check_common(spec)
     return spec
+
+
+def _decoded(text: str) -> str:
+    """Return a path or value with its %XX decoded; bytes that are no UTF-8 become what they are in file names."""
+    return unquote(text, errors="surrogateescape")
+
+
+def spec_text(value: str) -> str:
+    """Return a path or value as a spec writes it; `parse_spec` gives it back."""
+    text = SPECIAL.sub(lambda match: f"%{ord(match[0]):02X}", value)
+    ends = len(text) - len(text.lstrip()), len(text.rstrip())
+    return quote(text[: ends[0]]) + text[ends[0] : ends[1]] + quote(text[max(ends) :])
 
 
 def _check_format(text: str, form: str, colon: bool) -> None:
@@ -144,9 +163,8 @@ def _options(text: str, form: str, tail: str) -> dict[str, str]:
     for pair in filter(None, tail.split("&")):
         key, equals, value = pair.partition("=")
         if not equals or not value:
-            raise UserInputError(
-                f"cannot read option {pair!r}", where=f"spec {text!r}", fix="write ?key=value&key=value"
-            )
+            fix = "write ?key=value&key=value, and in a path or value %3F for ?, %26 for &"
+            raise UserInputError(f"cannot read option {pair!r}", where=f"spec {text!r}", fix=fix)
         # Two formats name a coding of labels so; a number of labels is not one.
         if key == "labels" and ("labels" not in known or NUMBER.fullmatch(value)):
             key = "label_count"
@@ -155,7 +173,7 @@ def _options(text: str, form: str, tail: str) -> dict[str, str]:
             raise UserInputError(f"format {form} has no option {key!r}", where=f"spec {text!r}", fix=fix)
         if key in options:
             raise UserInputError(f"option {key!r} given twice", where=f"spec {text!r}")
-        options[key] = value
+        options[key] = _decoded(value)
     return options
 
 

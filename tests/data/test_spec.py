@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fercore.data import parse_spec
+from fercore.data.domains import read_domain
+from fercore.data.spec import spec_text
 from fercore.errors import UserInputError
 
 
@@ -20,6 +23,39 @@ def test_parts_of_a_spec():
 def test_windows_and_odd_paths(path: str):
     assert parse_spec(f"folder:{path}").path == path
     assert parse_spec(f"folder:{path}?split=test").path == path
+
+
+ODD = ["/d/faces #1 (50%) & co=a?b", "/d/a%20b", "/d/100%", "/d/ü?", " lead and trail ", "/d/%3F", "?", "/d/\udcff%fe"]
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_every_path_can_be_written(path: str):
+    spec = parse_spec(f"folder:{spec_text(path)}?split=test&name={spec_text(path)}")
+    assert (spec.path, spec.options["name"], spec.options["split"]) == (path, path, "test")
+    assert parse_spec(f"folder:{spec_text(path)}").path == path
+
+
+def test_percent_encoding_is_that_of_urls():
+    spec = parse_spec("folder:/d/a%3Fb%3D%26%25%20%C3%BC?name=x%26y%3d1")
+    assert (spec.path, spec.options["name"]) == ("/d/a?b=&% ü", "x&y=1")
+    assert parse_spec("folder:/d/50% of 5%?limit=3").path == "/d/50% of 5%"
+    assert parse_spec("folder:/d/a?b&c=d?limit=3").path == "/d/a?b&c=d"
+
+
+def test_a_path_with_a_question_mark_is_told_how_to_be_written(tmp_path: Path):
+    (tmp_path / "a?b" / "anger").mkdir(parents=True)
+    with pytest.raises(UserInputError, match=r"cannot read option 'b' .*in a path or value %3F for \?, %26 for &"):
+        parse_spec(f"folder:{tmp_path}/a?b")
+    with pytest.raises(UserInputError, match=r"path not found: .*a b .*check the spec; .*write %25 for %"):
+        read_domain(parse_spec(f"folder:{tmp_path}/a%20b"))
+    with pytest.raises(UserInputError, match=r"check the spec$"):
+        read_domain(parse_spec(f"folder:{tmp_path}/100%"))
+
+
+@pytest.mark.parametrize("text", ["folder:/x%00", "folder:/x?name=a%00"])
+def test_no_code_brings_a_nul_character(text: str):
+    with pytest.raises(UserInputError, match="NUL character"):
+        parse_spec(text)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from fercore.data.formats.codes import Labels, labels_of, whole_number
 from fercore.data.formats.scan import Rows, Scan, existing, listed, not_empty
 from fercore.data.labels import CANONICAL, find_label
 from fercore.data.readers import FileReader
-from fercore.data.spec import DomainSpec
+from fercore.data.spec import DomainSpec, spec_text
 from fercore.errors import UserInputError
 
 PARTS: dict[str, str] = {
@@ -73,7 +73,7 @@ def scan(spec: DomainSpec) -> Scan:
     fix = FIX
     if rows.unknown:
         inner = next((child for child in subfolders(root) if not parts and _is_dataset(child)), None)
-        fix = f"did you mean 'folder:{inner}'?" if inner is not None else FIX
+        fix = f"did you mean 'folder:{spec_text(str(inner))}'?" if inner is not None else FIX
     not_empty(rows, str(root), fix)
     return Scan(rows, FileReader(tuple(rows.keys)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,9 @@ from fercore.errors import UserInputError
 
 NO_IMAGE = "no image: "
 """What the reasons of `Rows.leave_file` begin with."""
+
+
+ENCODED = re.compile("%[0-9A-Fa-f]{2}")
 
 
 @dataclass
@@ -115,7 +119,8 @@ def existing(path: str, *, folder: bool, where: str) -> Path:
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot open {path!r}: {error}", where=where) from None
     if not exists:
-        raise UserInputError(f"path not found: {path}", where=where, fix="check the spec")
+        decoded = "; in it % before two hex digits is decoded: write %25 for %" if ENCODED.search(where) else ""
+        raise UserInputError(f"path not found: {path}", where=where, fix=f"check the spec{decoded}")
     if is_folder != folder:
         kind = "folder" if folder else "file"
         fix = f"give the path of a {kind}" + (" (unpack the archive first)" if _is_archive(path) else "")

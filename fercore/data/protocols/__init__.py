@@ -18,7 +18,7 @@ from fercore.config import Settings, check_settings, read_toml
 from fercore.data.facts import FACTS
 from fercore.data.formats.scan import user_path
 from fercore.data.labels import canonical_label
-from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.spec import DomainSpec, parse_spec, spec_text
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import no_file
 
@@ -111,7 +111,7 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
             raise UserInputError("a protocol needs the data", where="--protocol", fix=fix)
         if not root.is_dir():
             raise UserInputError("no such folder", where=f"--data-root {root}")
-        texts = [text.replace(ROOT, str(root)) for text in texts]
+        texts = [text.replace(ROOT, spec_text(str(root))) for text in texts]
         _refuse_missing([parse_spec(text) for text in texts], root)
     data: dict[str, Any] = {"sources": texts[:-1], "target": texts[-1], "classes": list(protocol.classes)}
     settings = dict(protocol.settings)
