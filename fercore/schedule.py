@@ -88,6 +88,7 @@ class OptimiserSpec:
 
     Attributes:
         name: "sgd", "sgdw" (weights shrink by lr * weight_decay, outside the momentum), "adam" or "adamw".
+        decay_by_rate: false = with "sgdw" weights shrink by weight_decay itself, whatever the rate (TensorFlow Addons).
         lr: base learning rate. momentum, nesterov: SGD only. betas: Adam only.
         schedule: "constant", "inverse_decay" (lr * (1 + gamma * min(1, step/max_steps))^-power), "cosine", "linear",
             "step" (lr * drop for every milestone passed).
@@ -104,6 +105,7 @@ class OptimiserSpec:
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
+    decay_by_rate: bool = True
     schedule: Literal["constant", "inverse_decay", "cosine", "linear", "step"] = "inverse_decay"
     gamma: float = 10.0
     power: float = 0.75

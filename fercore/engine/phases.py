@@ -42,6 +42,7 @@ class PhaseRunner:
         self._all = list(trainable.values())
         self._partial = len(self._mine) < len(self._all)
         spec = phase.optimiser
+        self._decays = [] if spec.decay_by_rate else [(members, _decay(spec, group)) for group, members in groups]
         optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups], fused)
         self._plain = optimiser
         self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage)))
@@ -71,6 +72,9 @@ class PhaseRunner:
         fabric.backward(total)
         if self._clip is not None:
             fabric.clip_gradients(self._model, self.optimiser, max_norm=self._clip, error_if_nonfinite=False)
+        with torch.no_grad():
+            for members, decay in self._decays:
+                torch._foreach_mul_([*members], 1 - decay)
         self.optimiser.step()
         self.schedule.step()
 
@@ -109,8 +113,12 @@ def assign(parameters: dict[str, nn.Parameter], groups: Sequence[ParamGroup], gr
 
 
 def _settings(spec: OptimiserSpec, group: ParamGroup, members: list[nn.Parameter]) -> dict[str, Any]:
-    decay = spec.weight_decay if group.weight_decay is None else group.weight_decay
+    decay = _decay(spec, group) if spec.decay_by_rate else 0.0
     return {"params": members, "lr": spec.lr * group.lr_multiplier, "weight_decay": decay}
+
+
+def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
+    return spec.weight_decay if group.weight_decay is None else group.weight_decay
 
 
 def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:

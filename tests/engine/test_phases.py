@@ -137,6 +137,25 @@ def test_sgdw_shrinks_weights_outside_the_momentum():
         assert model.weight.item() == pytest.approx(weight)
 
 
+def test_sgdw_shrinks_weights_by_the_decay_itself_where_asked():
+    """TensorFlow Addons' SGDW under a falling rate, by hand."""
+    model = nn.Linear(1, 1, bias=False).double()
+    model.weight.data.fill_(2.0)
+    spec = OptimiserSpec(
+        "sgdw", lr=0.1, momentum=0.9, nesterov=False, weight_decay=0.01, decay_by_rate=False, schedule="cosine"
+    )
+    fabric, run = runner(Phase("main", optimiser=spec), model)
+    weight, velocity = 2.0, 0.0
+    for _ in range(3):
+        (rate,) = run.learning_rates()
+        run.minimise(fabric, model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        weight *= 1 - 0.01
+        velocity = 0.9 * velocity + 1.0
+        weight -= rate * velocity
+        assert model.weight.item() == pytest.approx(weight, rel=1e-12)
+    assert rate < 0.1
+
+
 @pytest.mark.parametrize("fresh", [True, False])
 def test_momentum_is_forgotten_at_an_epoch_where_asked_for(fresh):
     model = nn.Linear(1, 1, bias=False)

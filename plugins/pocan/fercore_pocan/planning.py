@@ -73,6 +73,7 @@ def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
                     clip,
                 ),
             ),
+            source_batch=settings.stages.prototypes_batch,
         ),
         Stage(
             ADAPT,
@@ -86,7 +87,7 @@ def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
     ]
     lengths = (settings.stages.pretrain, settings.stages.prototypes, settings.stages.adapt)
     kept = [(stage, length) for stage, length in zip(found, lengths, strict=True) if length]
-    return [_reset(_long(stage, length, settings, config), settings) for stage, length in kept]
+    return [_released(_long(stage, length, settings, config), settings) for stage, length in kept]
 
 
 def _long(stage: Stage, length: float, settings: PocanSettings, config: RunConfig) -> Stage:
@@ -96,21 +97,25 @@ def _long(stage: Stage, length: float, settings: PocanSettings, config: RunConfi
     return replace(stage, steps=max(1, round(length * config.train.steps)), steps_per_epoch=per_epoch)
 
 
-def _reset(stage: Stage, settings: PocanSettings) -> Stage:
+def _released(stage: Stage, settings: PocanSettings) -> Stage:
+    """Give a stage the optimisers of the released code, where they are asked for."""
     if settings.optim == "as_set":
         return stage
-    phases = (replace(phase, optimiser=decoupled(phase.optimiser, settings.sgdw_decay)) for phase in stage.phases)
+    phases = (replace(phase, optimiser=released(phase.optimiser, stage.name, settings)) for phase in stage.phases)
     return replace(stage, phases=tuple(phases))
 
 
-def decoupled(spec: OptimiserSpec, decay: float) -> OptimiserSpec:
-    """Return the released code's optimiser: SGDW made anew every epoch.
+def released(spec: OptimiserSpec, stage: str, settings: PocanSettings) -> OptimiserSpec:
+    """Return the released code's optimiser of a stage: plain SGD for the source prototypes, else SGDW.
 
-    Its weights shrink by the decay itself each step, not by decay times learning rate; here by their product, so the
-    decay is divided by the rate the phase starts from, and falls with the rate where a schedule lowers it.
+    SGDW's weights shrink by the decay itself each step, not by decay times learning rate. Pretraining builds it once,
+    adaptation anew every epoch.
 
     Args:
         spec: rate and schedule; its own decay is meant for another optimiser and is not used.
-        decay: share by which the weights shrink at a step.
     """
-    return replace(spec, name="sgdw", nesterov=False, weight_decay=decay / spec.lr, fresh_each_epoch=True)
+    plain = replace(spec, name="sgd", nesterov=False, weight_decay=0.0)
+    if stage == CLASSIFY:
+        return plain
+    fresh = stage == ADAPT
+    return replace(plain, name="sgdw", weight_decay=settings.sgdw_decay, decay_by_rate=False, fresh_each_epoch=fresh)

@@ -18,6 +18,7 @@ OFFICIAL: Mapping[str, Any] = {
     "lambda": {"granularity": "epoch"},
     "nce": {"reduction": "sum_views"},
     "optim": "sgdw_reset",
+    "stages": {"prototypes_batch": 128},
     "aug": {"vflip": True},
 }
 """What `variant = "official"` changes where a setting is not given: the choices of the released code."""
@@ -46,6 +47,7 @@ class StageSettings(Settings):
     prototypes: float = Field(20, gt=0, description="source prototypes, Eq 2")
     adapt: float = Field(20, ge=0, description="both players; 0 = stop there and predict from the source's ('DT')")
     pretrain_batch: int | None = Field(None, ge=2, description="source samples a step; None = data.source_batch")
+    prototypes_batch: int | None = Field(None, ge=2, description="the same while the source prototypes are learnt")
 
     @model_validator(mode="after")
     def _epochs_are_whole(self) -> StageSettings:
@@ -128,7 +130,7 @@ class PocanSettings(Settings):
     weight_norm: Literal["batch", "weights"] = Field("batch", description="weighted means divided by number or weight")
     refresh_every: int = Field(1, ge=1, description="epochs between two rounds of pseudo labels")
     optim: Literal["as_set", "sgdw_reset"] = Field(
-        "as_set", description="[optim] as it is; or SGD with decoupled decay whose momentum is forgotten every epoch"
+        "as_set", description="[optim] as it is; or the released code's: SGDW, plain SGD for M_s, SGDW made anew"
     )
     sgdw_decay: float = Field(1e-5, ge=0, lt=1, description="of 'sgdw_reset': share weights shrink by at a step")
     alternate: Literal["batch", "epoch"] = Field("batch", description="players move on every batch, or epoch by epoch")

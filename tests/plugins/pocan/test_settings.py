@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fercore_pocan.planning import decoupled, stages, views
+from fercore_pocan.planning import stages, views
 from fercore_pocan.settings import OFFICIAL, PocanSettings
 
 from fercore.config import RunConfig, check_settings, merge
@@ -11,7 +11,7 @@ from fercore.engine.describe import describe
 from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
-from fercore.schedule import CropAndColour, OptimiserSpec
+from fercore.schedule import CropAndColour
 
 
 def settings(**values):
@@ -55,12 +55,23 @@ def test_the_paper_preset_is_section_4_2():
 
 
 @pytest.mark.parametrize("preset", ["paper", "small", "demo"])
-def test_the_released_codes_decay_is_not_the_presets(preset):
+def test_the_released_codes_optimisers(preset):
     config = assemble(["pocan"], [{"pocan": {"variant": "official"}}], preset=preset).config
-    for stage in stages(settings(**config.plugins["pocan"]), config):
-        for spec in (phase.optimiser for phase in stage.phases):
-            assert (spec.name, spec.fresh_each_epoch) == ("sgdw", True)
-            assert spec.lr * spec.weight_decay == pytest.approx(1e-5)
+    found = by_name(stages(settings(**config.plugins["pocan"]), config))
+    kinds = {
+        name: {
+            (spec.name, spec.nesterov, spec.weight_decay, spec.decay_by_rate, spec.fresh_each_epoch)
+            for spec in (phase.optimiser for phase in stage.phases)
+        }
+        for name, stage in found.items()
+    }
+    assert kinds == {
+        "pretrain": {("sgdw", False, 1e-5, False, False)},
+        "prototypes": {("sgd", False, 0.0, True, False)},
+        "adapt": {("sgdw", False, 1e-5, False, True)},
+    }
+    assert found["prototypes"].source_batch == 128
+    assert found["adapt"].source_batch is None
 
 
 def test_rates_of_the_released_code():
@@ -68,11 +79,6 @@ def test_rates_of_the_released_code():
     found = by_name(stages(settings(**config.plugins["pocan"]), config))
     _, prototypes = (phase.optimiser for phase in found["adapt"].phases)
     assert (prototypes.lr, prototypes.schedule) == (pytest.approx(1e-5), "constant")
-
-
-def test_decoupled_decay_is_the_decay_itself():
-    spec = decoupled(OptimiserSpec(lr=0.02, weight_decay=1e-2), 1e-4)
-    assert spec.lr * spec.weight_decay == pytest.approx(1e-4)
 
 
 def test_shares_divide_the_steps_of_the_run():
