@@ -67,6 +67,8 @@ class Scaling:
         if values.dtype == np.uint8 and not self.per_image and self.high > 255:
             raise NoScale(f"8-bit image under the range {self}, which is of deeper ones")
         given = values.astype(np.float64)
+        if not np.isfinite(given).any():
+            raise NoScale("no finite value in it")
         low, high = self._ends(given)
         if high <= low:
             return np.zeros(given.shape, dtype=np.uint8)
@@ -78,8 +80,6 @@ class Scaling:
         if not self.per_image:
             return self.low, self.high
         finite = values[np.isfinite(values)]
-        if not finite.size:
-            raise NoScale("no finite value in it")
         if (self.low, self.high) == (0, 100):
             return float(finite.min()), float(finite.max())
         low, high = np.percentile(finite, (self.low, self.high))

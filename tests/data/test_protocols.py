@@ -137,6 +137,15 @@ def test_one_source_alone():
         load_protocol("la_cmfer/to_ckplus@rafd")
 
 
+def test_the_folder_of_the_data_may_have_any_name(tmp_path: Path):
+    root = tmp_path / "a?b & 50%25"
+    (root / "faces").mkdir(parents=True)
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD.replace("synthfer:studio?n=70", "folder:{root}/faces?name=x"))
+    layer = protocol_layer(load_protocol(str(file)), root)
+    assert parse_spec(layer["data"]["sources"][0]).path == f"{root}/faces"
+
+
 GOOD = """title = "t"
 paper = "p"
 target = "synthfer:wild?n=70&seed=3"

@@ -44,6 +44,18 @@ def write(path: Path, values: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("text", ["0,1", "image", "image:1,99"])
+def test_an_image_without_a_finite_value_is_unusable(tmp_path: Path, visible: Path, value: float, text: str):
+    for k, name in enumerate(EXPRESSIONS * 4):
+        write(tmp_path / "f" / name / f"{k}.tif", np.random.default_rng(k).random((8, 8)).astype(np.float32))
+    gone = write(tmp_path / "f" / "anger" / "none.tif", np.full((8, 8), value, dtype=np.float32))
+    with pytest.raises(UserInputError, match=f"1 unusable images, first {gone}: .*no finite value in it"):
+        opened(visible, f"folder:{tmp_path}/f?range={text}")
+    domains = opened(visible, f"folder:{tmp_path}/f?range={text}", max_bad_share=0.1)
+    assert domains.report["target"]["preflight"]["unusable"] == 1
+
+
 @pytest.fixture
 def infrared(tmp_path: Path) -> Path:
     """Write six 16-bit images of three classes and return their folder."""
