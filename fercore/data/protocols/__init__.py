@@ -111,8 +111,9 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
             raise UserInputError("a protocol needs the data", where="--protocol", fix=fix)
         if not root.is_dir():
             raise UserInputError("no such folder", where=f"--data-root {root}")
+        below = [ROOT in text for text in texts]
         texts = [text.replace(ROOT, spec_text(str(root))) for text in texts]
-        _refuse_missing([parse_spec(text) for text in texts], root)
+        _refuse_missing([parse_spec(text) for text, inside in zip(texts, below, strict=True) if inside], root)
     data: dict[str, Any] = {"sources": texts[:-1], "target": texts[-1], "classes": list(protocol.classes)}
     settings = dict(protocol.settings)
     more = settings.pop("data", {})
