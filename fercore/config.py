@@ -65,7 +65,10 @@ class DataSettings(Settings):
     resize: Literal["stretch", "crop"] = Field("stretch", description="how a non-square image becomes square")
     mean: tuple[float, float, float] | None = Field(None, description="None = what the backbone was trained with")
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    source_batch: int = Field(64, ge=1, description="source samples a step, over all source domains together")
+    source_batch: int = Field(64, ge=1, description="source samples a step: see source_batch_of")
+    source_batch_of: Literal["step", "source"] = Field(
+        "step", description="step = source_batch counts all source domains together; source = each by itself"
+    )
     target_batch: int = Field(64, ge=1)
     small_domains: Literal["refuse", "repeat"] = Field(
         "refuse", description="a domain with fewer images than its share of a batch: an error, or its images come again"
@@ -129,8 +132,10 @@ class DataSettings(Settings):
 
     @property
     def source_step(self) -> int:
-        """Source samples of a step: source_batch, less what does not divide among balanced sources."""
+        """Source samples of a step: source_batch, or that of each source; balanced, less what does not divide."""
         sources = max(1, len(self.sources))
+        if self.source_batch_of == "source":
+            return self.source_batch * sources
         return self.source_batch if self.source_sampling == "proportional" else self.source_batch // sources * sources
 
 

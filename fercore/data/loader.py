@@ -270,7 +270,7 @@ def source_order(
     whole = np.arange(len(table))
     few = settings.few_shot_domain if settings.source_sampling == "balanced" and len(names) > 1 else None
     if settings.source_sampling == "proportional":
-        pools = [(whole, settings.source_batch, "the sources together")]
+        pools = [(whole, settings.source_step, "the sources together")]
     else:
         share = settings.source_step // len(names)
         pools = [(whole[table.domain == d], share, f"source {name!r}") for d, name in enumerate(names)]

@@ -165,6 +165,18 @@ def test_proportional_sampling_draws_by_size(opened: Opened):
     assert all(batch.source.domain.tolist() == sorted(batch.source.domain.tolist()) for batch in batches)
 
 
+@pytest.mark.parametrize("sampling", ["balanced", "proportional"])
+def test_a_batch_may_be_that_of_each_source(opened: Opened, sampling: str):
+    domains, data = opened(source_batch=7, source_batch_of="source", source_sampling=sampling)
+    assert data.source_step == 14
+    batches = take(make(domains, data), 3)
+    assert all(len(batch.source) == 14 for batch in batches)
+    if sampling == "balanced":
+        assert all(torch.bincount(batch.source.domain).tolist() == [7, 7] for batch in batches)
+    together = data.model_copy(update={"source_batch_of": "step"})
+    assert len(take(make(domains, together), 1)[0].source) == (6 if sampling == "balanced" else 7)
+
+
 def test_class_balance_inside_each_domain(opened: Opened):
     domains, data = opened(class_balanced=True)
     batches = take(make(domains, data), 60)

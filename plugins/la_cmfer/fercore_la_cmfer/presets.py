@@ -7,7 +7,7 @@ from typing import Any
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "paper": {
-        "data": {"size": 224, "source_batch": 128, "target_batch": 128},
+        "data": {"size": 224, "source_batch": 128, "source_batch_of": "source", "target_batch": 128},
         "model": {"backbone": "resnet18", "weights": "timm"},
         "optim": {
             "name": "sgd",
@@ -31,7 +31,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         },
     },
 }
-"""paper: the batch of 128 source samples is the step's total; 128 from each source is source_batch = 128 N.
+"""paper: 128 samples from each source, as Algorithm 1 takes a batch out of each, and 128 of the target.
 
 demo: so few steps from scratch leave nearly every prediction under eps = 0.4, and then there is nothing to align (the
 log's `groups_without_reliable` says so: 391 of 450 groups in the first epoch); with eps = 0 every sample takes part,

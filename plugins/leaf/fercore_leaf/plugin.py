@@ -97,7 +97,7 @@ class Leaf(Plugin):
         stage = single_stage(config)
         (phase,) = stage.phases
         if self.settings.lr_scale:
-            lr = phase.optimiser.lr * config.data.source_batch / 16
+            lr = phase.optimiser.lr * config.data.source_step / 16
             phase = replace(phase, optimiser=replace(phase.optimiser, lr=lr))
         stage = replace(stage, phases=(phase,))
         return [replace(stage, steps=0, epochs=self.settings.epochs) if self.settings.epochs else stage]

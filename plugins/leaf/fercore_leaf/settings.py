@@ -145,7 +145,7 @@ class LeafSettings(LevelSettings, CategorySettings, Variant):
     thresholds: ThresholdSettings = ThresholdSettings()
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     epochs: int = Field(0, ge=0, description="length in passes over the longer side; 0 = train.steps")
-    lr_scale: bool = Field(False, description="learning rate times data.source_batch / 16")
+    lr_scale: bool = Field(False, description="learning rate times the labelled samples of a step / 16")
     shrink: ShrinkSettings = ShrinkSettings()
 
     @model_validator(mode="after")

@@ -123,3 +123,5 @@ def test_the_paper_preset_is_the_published_schedule():
         0,
     )
     assert (config.train.steps, config.data.size, config.data.target_batch) == (20000, 224, 128)
+    five = config.data.model_copy(update={"sources": tuple("abcde")})
+    assert (five.source_step, five.source_step // 5) == (640, 128)
