@@ -1,11 +1,14 @@
-"""Speed of the input pipeline: cached batches against PIL workers, side by side, in CPU time.
+"""Speed of the input pipeline: cached batches against PIL workers and batched transforms, side by side, in CPU time.
 
     python -m bench.input.speed [--n 600] [--rounds 5] [--out FILE]
 
-Both sides read the same JPEG files of 224x224 SynthFER faces, resize them, augment them the same way (`light`: flip,
-shift, brightness; `standard`: flip, colour, grey, turn, shift, scale) and make normalised batches of 64:
+All read the same SynthFER faces in files of the stated size (PNG up to 64 px, as FER2013's, JPEG above), augment them
+the same way (`light`: flip, shift, brightness; `standard`: flip, colour, grey, turn, shift, scale) and make normalised
+batches of 64:
 
-pil     torch's DataLoader with two workers; PIL decodes and resizes, torchvision's transforms work image by image
+pil     torch's DataLoader with two workers; PIL decodes, torchvision's transforms work image by image
+v2      torchvision's transforms v2 on batches of decoded images in memory: one draw for a whole batch
+kornia  kornia's augmentations on the same batches, a draw for each image (left out where kornia is not installed)
 plain   fercore without a cache, two workers
 memory  fercore's cache in memory, filled, no worker
 disk    fercore's cache on disk, opened anew, no worker
@@ -17,6 +20,7 @@ and the figure is the median of the rounds' ratios, so that other work on the ma
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -32,6 +36,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
+from torchvision.transforms import v2
 
 from fercore.config import DataSettings
 from fercore.data.cache import reserve
@@ -42,15 +47,21 @@ from fercore.data.synthfer import SynthFER
 from fercore.data.views import Views
 from fercore.schedule import ViewRequest
 
-BATCH, SOURCE = 64, 224
+BATCH = 64
 MEAN = STD = (0.5, 0.5, 0.5)
-SIDES = ("pil", "plain", "memory", "disk")
+SIDES = (
+    "pil", "v2", *(["kornia"] if importlib.util.find_spec("kornia") else []), "plain", "memory", "disk",
+)  # fmt: skip
 
 
-def write_faces(root: Path, n: int) -> None:
+def write_faces(root: Path, n: int, size: int) -> None:
     (root / "anger").mkdir(parents=True)
-    for i, image in enumerate(SynthFER("wild", n=n, size=SOURCE).render(range(n))):
-        Image.fromarray(image).save(root / "anger" / f"{i:05d}.jpg", quality=92)
+    for i, image in enumerate(SynthFER("wild", n=n, size=size).render(range(n))):
+        path = root / "anger" / f"{i:05d}"
+        if size <= 64:
+            Image.fromarray(image).save(path.with_suffix(".png"))
+        else:
+            Image.fromarray(image).save(path.with_suffix(".jpg"), quality=92)
 
 
 def transform(size: int, policy: str) -> T.Compose:
@@ -85,6 +96,36 @@ def run_pil(root: Path, size: int, policy: str, epochs: int, cache: Path) -> int
     return sum(len(batch) for _ in range(epochs) for batch in loader)
 
 
+def batched(root: Path, size: int, epochs: int, transform: Callable[[torch.Tensor], torch.Tensor]) -> int:
+    """Run a transform over shuffled batches of images that lie decoded in memory, uint8[N,3,S,S]."""
+    torch.set_num_threads(1)
+    images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted((root / "anger").iterdir())]
+    stored, seen = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), 0
+    for epoch in range(epochs):
+        order = torch.randperm(len(stored), generator=torch.Generator().manual_seed(epoch))
+        for rows in order[: len(order) // BATCH * BATCH].split(BATCH):
+            seen += len(transform(stored[rows]))
+    return seen
+
+
+def run_v2(root: Path, size: int, policy: str, epochs: int, cache: Path) -> int:
+    affine = {"light": v2.RandomAffine(0, (0.05, 0.05)), "standard": v2.RandomAffine(15, (0.05, 0.05), (0.9, 1.05))}
+    colour = {"light": [v2.ColorJitter(0.1)], "standard": [v2.ColorJitter(0.2, 0.2, 0.2), v2.RandomGrayscale(0.2)]}
+    steps = [v2.RandomHorizontalFlip(), *colour[policy], affine[policy], v2.ToDtype(torch.float32, scale=True)]
+    return batched(root, size, epochs, v2.Compose([*steps, v2.Normalize(MEAN, STD)]))
+
+
+def run_kornia(root: Path, size: int, policy: str, epochs: int, cache: Path) -> int:
+    from kornia import augmentation as K
+
+    degrees, scale = {"light": (0.0, None), "standard": (15.0, (0.9, 1.05))}[policy]
+    colour = {"light": [K.ColorJiggle(0.1, p=1.0)], "standard": [K.ColorJiggle(0.2, 0.2, 0.2, p=1.0),
+              K.RandomGrayscale(p=0.2)]}  # fmt: skip
+    steps = [K.RandomHorizontalFlip(), *colour[policy], K.RandomAffine(degrees, (0.05, 0.05), scale, p=1.0)]
+    augment = K.AugmentationSequential(*steps, K.Normalize(torch.tensor(MEAN), torch.tensor(STD)))
+    return batched(root, size, epochs, lambda images: augment(images.float() / 255))
+
+
 def fercore_side(kind: str) -> Callable[..., int]:
     def run(root: Path, size: int, policy: str, epochs: int, cache: Path) -> int:
         torch.set_num_threads(1)
@@ -114,7 +155,8 @@ def fercore_side(kind: str) -> Callable[..., int]:
     return run
 
 
-RUNS = {"pil": run_pil, **{kind: fercore_side(kind) for kind in SIDES[1:]}}
+RUNS = {"pil": run_pil, "v2": run_v2, "kornia": run_kornia}
+RUNS |= {kind: fercore_side(kind) for kind in ("plain", "memory", "disk")}
 
 
 def measured(kind: str, epochs: int, *arguments: object) -> tuple[float, float]:
@@ -156,9 +198,9 @@ def main() -> None:
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        root, cache = Path(folder) / "faces", Path(folder) / "cache"
-        write_faces(root, options.n)
         for size in options.sizes:
+            root, cache = Path(folder) / f"faces{size}", Path(folder) / "cache"
+            write_faces(root, options.n, size)
             for policy in ("light", "standard"):
                 RUNS["disk"](root, size, policy, 1, cache)
                 found = [
