@@ -23,15 +23,14 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
-from fercore.data.au.match import frame_name, plain_name
+from fercore.data.au.match import frame_name, is_video, plain_name
 from fercore.data.au.table import AUTable, canonical_name, is_missing
 from fercore.data.formats.scan import listed, read_text
 from fercore.documents import plain_cell
@@ -40,7 +39,6 @@ from fercore.files import no_file
 
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "image_path", "input", "name")
 CONFIDENCE_COLUMNS = ("confidence", "facescore")
-VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
 MAX_INTENSITY = 5.0
 FORMATS_THAT_DO = (
     "OpenFace 2 (AU01_r, AU01_c), py-feat Fex (input, AU01), LibreFace (au_1, au_1_intensity) or path,AU01,..."
@@ -172,12 +170,11 @@ def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
 
 
 def _of_videos(names: Iterable[str]) -> bool:
-    suffixes = {os.path.splitext(name.strip())[1].lower() for name in names}
-    return bool(suffixes) and suffixes <= VIDEOS
+    return {is_video(name) for name in names} == {True}
 
 
 def _frame(row: _Row, image: int | None, frame: int, path: Path) -> str:
-    clip = path.stem if image is None else PurePosixPath(plain_name(plain_cell(row.cells[image].strip()))).stem
+    clip = path.name if image is None else plain_cell(row.cells[image].strip())
     number = _number(row.cells[frame], f"{row.place}, frame")
     if number < 0 or number != int(number):
         raise UserInputError(f"frame {row.cells[frame].strip()} is no number of a frame", where=row.place)

@@ -16,6 +16,8 @@ AMBIGUOUS = -2
 NUMBERED = re.compile(r"(.*?)([0-9]{1,9})", re.ASCII | re.DOTALL)
 """A sample's name without its suffix: what is before the number at its end, and the number."""
 
+VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv"})
+
 MORE = "name the images in more detail"
 
 
@@ -68,9 +70,14 @@ def match_stems(keys: Sequence[str], images: Sequence[str], where: str) -> np.nd
     return rows
 
 
-def frame_name(clip: str, number: int) -> str:
-    """Return the name of a frame's row."""
-    return f"{clip}#{number}"
+def is_video(name: str) -> bool:
+    """Return whether a row's name is that of a video, so that the row is one of its frames."""
+    return os.path.splitext(name.strip())[1].lower() in VIDEOS
+
+
+def frame_name(file: str, number: int) -> str:
+    """Return the name of a frame's row: its clip (the file's name without folders and suffix) and its number."""
+    return f"{os.path.splitext(plain_name(file).rpartition('/')[2])[0]}#{number}"
 
 
 def match_frames(keys: Sequence[str], images: Sequence[str], where: str) -> np.ndarray:
@@ -102,7 +109,7 @@ def match_frames(keys: Sequence[str], images: Sequence[str], where: str) -> np.n
             what = f"image {key!r} is numbered beyond the frames {min(frames[clip])} to {max(frames[clip])} of {clip!r}"
             fix = "number images as the frames are, or add a column 'path' that names them"
             raise UserInputError(what, where=where, fix=fix)
-        rows[i] = at.get(frame_name(clip, at_image), -1)
+        rows[i] = at.get(f"{clip}#{at_image}", -1)
     _refuse_shared(keys, images, rows, where)
     return rows
 

@@ -1,18 +1,20 @@
 """Faces that another tool has found: CSV files of py-feat or OpenFace, read instead of detecting.
 
 py-feat writes one table (input, FaceRectX, FaceRectY, FaceRectWidth, FaceRectHeight, FaceScore, x_0.., y_0..); OpenFace
-one file an image (confidence, success, x_0.., y_0.., no box) named like the image, so its folder is given.
+one file an image (confidence, success, x_0.., y_0.., no box) named like the image, so its folder is given. Rows of a
+video (py-feat's `input` names one, OpenFace's file of a clip has a column `frame`) are its frames' (`match_frames`).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fercore.data.au.match import match_rows, match_stems
+from fercore.data.au.match import frame_name, is_video, match_frames, match_rows, match_stems
 from fercore.data.au.table import is_missing
 from fercore.data.formats.tables import csv_rows
 from fercore.data.prepare.faces import Face, five_of_68
@@ -35,16 +37,17 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
         UserInputError: if it is neither, a number cannot be read (by line), or no row fits any sample.
     """
     if path.is_dir():
-        files = sorted(path.rglob("*.csv"))
-        by_image = {file.relative_to(path).with_suffix("").as_posix(): _openface(file) for file in files}
-        if not by_image:
-            raise UserInputError("no CSV file in the folder", where=str(path), fix=FIX)
-        rows = match_stems(keys, list(by_image), str(path))
+        by_image = _openface_folder(path)
     elif path.is_file():
         by_image = _pyfeat(path)
-        rows = match_rows(keys, list(by_image), str(path))
     else:
         raise no_file(path, "boxes", fix=FIX)
+    of_frames = {name.frame for name in by_image}
+    if len(of_frames) > 1:
+        what = "faces of images and of frames of a video"
+        raise UserInputError(what, where=str(path), fix="give them apart")
+    match = match_frames if of_frames == {True} else match_stems if path.is_dir() else match_rows
+    rows = match(keys, [name.text for name in by_image], str(path))
     images = list(by_image)
     faces = [by_image[images[row]] if row >= 0 else [] for row in rows.tolist()]
     if not any(faces):
@@ -52,13 +55,26 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
     return faces
 
 
-def _pyfeat(path: Path) -> dict[str, list[Face]]:
-    faces: dict[str, list[Face]] = defaultdict(list)
+@dataclass(frozen=True)
+class Name:
+    """Whose faces some rows are: an image, or the frame of a clip."""
+
+    text: str
+    frame: bool = False
+
+
+def _frame(file: str, row: dict[str, str], where: str) -> Name:
+    return Name(frame_name(file, int(_numbers(row, ("frame",), where)[0])), frame=True)
+
+
+def _pyfeat(path: Path) -> dict[Name, list[Face]]:
+    faces: dict[Name, list[Face]] = defaultdict(list)
     for number, row in csv_rows(path, RECTANGLE):
         where = f"{path}, line {number}"
-        name = next((row[column] for column in IMAGE_COLUMNS if row.get(column)), "")
-        if not name:
+        image = next((row[column] for column in IMAGE_COLUMNS if row.get(column)), "")
+        if not image:
             raise UserInputError("row without an image", where=where, fix=f"it needs a column {IMAGE_COLUMNS[0]!r}")
+        name = _frame(image, row, where) if "frame" in row and is_video(image) else Name(image)
         if any(is_missing(row[column]) for column in RECTANGLE):
             faces[name] += []
             continue
@@ -68,19 +84,32 @@ def _pyfeat(path: Path) -> dict[str, list[Face]]:
     return dict(faces)
 
 
-def _openface(path: Path) -> list[Face]:
-    faces = []
+def _openface_folder(folder: Path) -> dict[Name, list[Face]]:
+    files = sorted(folder.rglob("*.csv"))
+    if not files:
+        raise UserInputError("no CSV file in the folder", where=str(folder), fix=FIX)
+    faces: dict[Name, list[Face]] = {}
+    for file in files:
+        faces |= _openface(file, file.relative_to(folder).with_suffix("").as_posix())
+    return faces
+
+
+def _openface(path: Path, stem: str) -> dict[Name, list[Face]]:
+    """Return the faces of an image, or of the frames of a clip where there is a column `frame`."""
+    faces: dict[Name, list[Face]] = defaultdict(list)
     for number, row in csv_rows(path, ["x_0", "y_0"]):
         where = f"{path}, line {number}"
         points = _points(row, where)
         score = _score(row, "confidence", where)
+        name = _frame(path.name, row, where) if "frame" in row else Name(stem)
+        faces[name] += []
         if points is None or row.get("success", "1") in ("0", "0.0"):
             continue
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         # The points begin at the brows: the forehead is a quarter of their height more.
         box = (float(left), float(top - (bottom - top) / 4), float(right), float(bottom))
-        faces.append(Face(box, score, five_of_68(points)))
-    return faces
+        faces[name].append(Face(box, score, five_of_68(points)))
+    return dict(faces)
 
 
 def _score(row: dict[str, str], column: str, where: str) -> float:

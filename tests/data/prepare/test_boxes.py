@@ -58,6 +58,35 @@ def test_openface_landmarks_instead_of_detecting(photographs: Path, tmp_path: Pa
     assert top < faces.landmarks[0, 1] < faces.landmarks[3, 1] < bottom
 
 
+def test_faces_of_the_frames_of_a_video(tmp_path: Path):
+    rows = "".join(f"/v/clip.mp4,{i},{i},2,3,4\n" for i in range(3))
+    fex = tmp_path / "fex.csv"
+    fex.write_text("input,frame,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight\n" + rows)
+    keys = ["/d/anger/0002.png", "/d/fear/clip_0000.png", "/d/fear/other.png"]
+    assert [[face.box[0] for face in faces] for faces in read_boxes(fex, keys)] == [[2.0], [0.0], []]
+    header = ",".join(["frame", *(f"{axis}_{k}" for axis in "xy" for k in range(68))])
+    for clip in ("one", "two.b"):
+        lines = [",".join(map(str, [i, *Truth().points[i][:, 0], *Truth().points[i][:, 1]])) for i in range(2)]
+        (tmp_path / "processed").mkdir(exist_ok=True)
+        (tmp_path / "processed" / f"{clip}.csv").write_text("\n".join([header, *lines]))
+    found = read_boxes(tmp_path / "processed", ["/d/two.b/1.png", "/d/one_0.png"])
+    for faces, i in zip(found, (1, 0), strict=True):
+        assert len(faces) == 1
+        assert faces[0].landmarks == pytest.approx(five_of_68(Truth().points[i]))
+    (tmp_path / "processed" / "image.csv").write_text(header.removeprefix("frame,") + "\n" + ",".join(["1"] * 136))
+    with pytest.raises(UserInputError, match="faces of images and of frames of a video"):
+        read_boxes(tmp_path / "processed", ["/d/one_0.png"])
+
+
+def test_an_image_is_given_no_other_images_faces(tmp_path: Path):
+    header = ",".join(f"{axis}_{k}" for axis in "xy" for k in range(68))
+    (tmp_path / "0.csv").write_text(header + "\n" + ",".join(["nan"] * 136) + "\n" + ",".join(["-nan(ind)"] * 136))
+    (tmp_path / "1.csv").write_text(header + "\n" + ",".join(["1", "2"] * 68))
+    assert [len(faces) for faces in read_boxes(tmp_path, ["/d/a/0.png", "/d/a/1.png"])] == [0, 1]
+    with pytest.raises(UserInputError, match="row '1' fits two images"):
+        read_boxes(tmp_path, ["/d/a/1.png", "/d/b/1.png"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
