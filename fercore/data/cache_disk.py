@@ -28,10 +28,11 @@ from fercore.data.cache_files import PIXELS, STAMP, FileBacked, make_room, on_di
 from fercore.data.readers import Reader
 
 log = logging.getLogger(__name__)
-MAGIC = b"fercore images 1"
+MAGIC = b"fercore images 2"
 HEADER = struct.Struct("<16sQQ")
 """Magic, rows, bytes an image."""
-RECORD = np.dtype([("filled", "<u4"), ("checksum", "<u4"), ("stamp", STAMP)])
+RECORD = np.dtype([("filled", "<u4"), ("checksum", "<u4"), ("stamp", STAMP), ("digest", "S32")])
+"""Of a row: 1, checksum of its pixels, stamp of its file, and the digest that a preflight gave it; "" = none."""
 PAGE = 4096
 
 
@@ -50,7 +51,7 @@ class DiskStore:
         self.size, self.resize, self.folder, self.cap = size, resize, folder, cap
         self.image_bytes = 3 * size * size
         self.path = folder / (source_key(reader, size, resize, decoder) + PIXELS)
-        self._sources = reader.paths
+        self._sources, self._digests = reader.paths, reader.digests
         self._start = -(-(HEADER.size + n * RECORD.itemsize) // PAGE) * PAGE
         self._allowed = np.zeros(n, dtype=bool)
         self._broken = False
@@ -59,7 +60,8 @@ class DiskStore:
             if on_disk(self.path) > cap:
                 self.path.unlink(missing_ok=True)
             self._file = _opened(self.path, n, self.image_bytes, self._start)
-            os.utime(self.path)
+            with contextlib.suppress(PermissionError):
+                os.utime(self.path)
         except OSError as error:
             self._give_up(error)
         # Shared by forked workers: what one has found good, the others need not check again.
@@ -104,9 +106,9 @@ class DiskStore:
         self._decode(reader, rows[rest[missing]], now[missing], out, at[rest[missing]])
 
     def _take(self, row: int, now: np.ndarray, out: np.ndarray, at: int) -> bool:
-        """Copy a row that was written earlier, if its record, its source and its checksum fit."""
-        record = self._records(row, 1)[0]
-        if record["filled"] != 1 or record["stamp"] != now:
+        """Copy a row that was written earlier, if its record, its source, its digest and its checksum fit."""
+        record, expected = self._records(row, 1)[0], self._digest(row)
+        if record["filled"] != 1 or record["stamp"] != now or (expected and record["digest"] != expected):
             return False
         if not self._pixels(row, out[at]) or zlib.crc32(np.ascontiguousarray(out[at]).data) != int(record["checksum"]):
             return False
@@ -126,6 +128,10 @@ class DiskStore:
             return True
         self._good[row] = 0
         return False
+
+    def _digest(self, row: int) -> bytes:
+        """Return what the preflight of this run found a row to be; b"" = it did not look."""
+        return self._digests[row].encode() if self._digests else b""
 
     def _give_up(self, error: OSError) -> None:
         """Write no more, and say so once."""
@@ -147,6 +153,7 @@ class DiskStore:
             return
         record = np.zeros((), dtype=RECORD)
         record["filled"], record["checksum"], record["stamp"] = 1, zlib.crc32(pixels.data), stamp
+        record["digest"] = self._digest(row)
         try:
             _write_at(self._file, pixels.tobytes(), self._start + row * self.image_bytes)
             _write_at(self._file, record.tobytes(), HEADER.size + row * RECORD.itemsize)

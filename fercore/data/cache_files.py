@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import time
@@ -13,7 +14,7 @@ import numpy as np
 
 from fercore.errors import UserInputError
 
-VERSION = 2
+VERSION = 3
 PIXELS, DIGESTS, DRAFT = ".pixels", ".digests", ".draft"
 OLD = 3600.0
 """Age in seconds from which a draft is a killed process's."""
@@ -28,6 +29,10 @@ class FileBacked(Protocol):
     @property
     def paths(self) -> tuple[str, ...]:
         """Return the file of each row."""
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """Return what a preflight found of each row, "" = nothing; () where there was none."""
 
     def identity(self, row: int) -> str:
         """Return what a row shows of its file, as text; "" for all of it."""
@@ -100,8 +105,9 @@ def make_room(folder: Path, keep: set[Path], most: int) -> int:
     for path in sorted(files, key=_last_use):
         if sum(taken.values()) <= most:
             break
-        path.unlink(missing_ok=True)
-        taken.pop(path)
+        with contextlib.suppress(OSError):  # somebody else's, in a folder shared by many
+            path.unlink(missing_ok=True)
+            taken.pop(path)
     return sum(taken.values())
 
 
@@ -109,7 +115,8 @@ def _remove_drafts(folder: Path) -> None:
     """Remove files that a killed process had begun; one at work has its draft for moments only."""
     for path in folder.glob(f".*{DRAFT}"):
         if _last_use(path) < time.time() - OLD:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _last_use(path: Path) -> float:

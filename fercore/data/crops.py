@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from fercore.data.codecs import Unusable
-from fercore.data.readers import check_scale, decode, file_bytes, scaling_text, with_pixels
+from fercore.data.readers import (
+    check_scale,
+    content_digest,
+    decode,
+    file_bytes,
+    refuse_changed,
+    scaling_text,
+    with_pixels,
+)
 from fercore.data.scaling import Scaling
 from fercore.errors import UserInputError
 
@@ -26,6 +33,7 @@ class CropReader:
         boxes: box of each row, or None for the whole image.
         pad: share of the box's width and height that is added on every side.
         scaling: how one-channel images become 8 bits, by the whole file; None = deeper ones cannot be used.
+        digests: what the preflight found each row to be; see `FileReader`.
     """
 
     paths: tuple[str, ...]
@@ -33,6 +41,7 @@ class CropReader:
     pad: float = 0.0
     checked: bool = False
     scaling: Scaling | None = None
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -41,10 +50,13 @@ class CropReader:
         """Return uint8[H,W,3], RGB, of the box cut to the image.
 
         Raises:
-            UserInputError: if the file has become unreadable since it was checked; names it.
+            UserInputError: if the file has become unreadable, or another, since it was checked; names it.
         """
         try:
-            image = decode(file_bytes(self.paths[row]), self.scaling)
+            content = file_bytes(self.paths[row])
+            digest = content_digest(content, self._box(row)) if self.digests else ""
+            refuse_changed(self.digests, row, digest, self.paths[row])
+            image = decode(content, self.scaling)
             left, top, right, bottom = self.place(row, image.shape[1], image.shape[0])
         except Unusable as error:
             raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
@@ -61,9 +73,7 @@ class CropReader:
         image = with_pixels(content)
         self.place(row, *image.size)
         check_scale(image, self.scaling)
-        found = hashlib.blake2b(content, digest_size=16)
-        found.update(self._box(row).encode())
-        return found.hexdigest()
+        return content_digest(content, self._box(row))
 
     def identity(self, row: int) -> str:
         """Return what a row shows of its file, as text; "" for all of it."""

@@ -136,6 +136,7 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
     elif "limit" in spec.options:
         table = _limit_parts(table, spec, spec_seed(spec, seed))
     preflight = inspect(table, cache_folder(settings.cache_dir) if settings.cache == "disk" else None)
+    table = _bound(table, preflight)
     report = {
         "spec": spec.text,
         "name": table.name,
@@ -155,6 +156,16 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
     if "range" in spec.options:
         report["scaling"] = _scaling_report(spec, table, preflight)
     return Opened(spec, table, preflight, report, scan.resolved)
+
+
+def _bound(table: Table, preflight: Preflight) -> Table:
+    """Return the table with a reader that reads what the preflight saw and nothing else."""
+    if not isinstance(table.reader, FileReader | CropReader):
+        return table
+    digests = [""] * len(table.reader)
+    for row, digest in zip(table.rows.tolist(), preflight.digests, strict=True):
+        digests[row] = digest
+    return replace(table, reader=replace(table.reader, digests=tuple(digests)))
 
 
 def _with_labels(table: Table, spec: DomainSpec, scan: Scan) -> Table:

@@ -48,11 +48,14 @@ class FileReader:
     Args:
         paths: file of each row.
         scaling: how one-channel images become 8 bits; None = those of more than 8 bits cannot be used.
+        digests: what the preflight found each row to be, "" = not looked at; () = none. A row that has become another
+            since is not read: what is trained on is what was checked, counted and written down.
     """
 
     paths: tuple[str, ...]
     checked: bool = False
     scaling: Scaling | None = None
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -61,10 +64,12 @@ class FileReader:
         """Return uint8[H,W,3], RGB.
 
         Raises:
-            UserInputError: if the file has become unreadable since it was checked; names it.
+            UserInputError: if the file has become unreadable, or another, since it was checked; names it.
         """
         try:
-            return decode(file_bytes(self.paths[row]), self.scaling)
+            content = file_bytes(self.paths[row])
+            refuse_changed(self.digests, row, content_digest(content) if self.digests else "", self.paths[row])
+            return decode(content, self.scaling)
         except Unusable as error:
             raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
 
@@ -77,7 +82,7 @@ class FileReader:
         """Return a hash of the file; raise Unusable if it does not decode to the last pixel."""
         content = file_bytes(self.paths[row])
         check_scale(with_pixels(content), self.scaling)
-        return hashlib.blake2b(content, digest_size=16).hexdigest()
+        return content_digest(content)
 
     def identity(self, row: int) -> str:
         """Return what a row shows of its file, as text: all of it, so "" but for the scaling."""
@@ -107,6 +112,27 @@ class ArrayReader:
     def digest(self, row: int) -> str:
         """Return a hash of the pixels."""
         return hashlib.blake2b(self.pixels[row].tobytes(), digest_size=16).hexdigest()
+
+
+def content_digest(content: bytes, part: str = "") -> str:
+    """Return what an image is known by: a hash of its file, and of which part of it is shown."""
+    found = hashlib.blake2b(content, digest_size=16)
+    found.update(part.encode())
+    return found.hexdigest()
+
+
+def refuse_changed(digests: Sequence[str], row: int, digest: str, path: str) -> None:
+    """Make sure that a row is what the preflight saw.
+
+    Args:
+        digests: what that found, () = nothing. row, path: which. digest: of the row now.
+
+    Raises:
+        UserInputError: if it is another; names the file.
+    """
+    if digests and digests[row] and digests[row] != digest:
+        fix = "bring it back as it was, or start the run again"
+        raise UserInputError("image changed since the run looked at it", where=path, fix=fix)
 
 
 def file_bytes(path: str) -> bytes:
