@@ -19,6 +19,7 @@ from fercore.errors import UserInputError
 from fercore.files import name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
+from fercore.terminal import say, show_warnings
 
 if TYPE_CHECKING:
     from fercore.engine.setup import Workshop
@@ -33,7 +34,7 @@ class _Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             text = stop.text if isinstance(stop, Interrupted) else ""
-            typer.echo(f"fercore: {text or 'interrupted'}", err=True)
+            say(f"fercore: {text or 'interrupted'}", error=True)
             sys.exit(128 + number_of(stop))
 
 
@@ -68,7 +69,7 @@ Out = Annotated[Path | None, typer.Option(help="Folder for the results; a new on
 @app.callback(invoke_without_command=True)
 def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
-        typer.echo(f"fercore {__version__}")
+        say(f"fercore {__version__}")
         raise typer.Exit
 
 
@@ -169,7 +170,7 @@ def plugins(
 
     if not explain:
         for line in plugin_lines(installed_plugins().values()):
-            typer.echo(line)
+            say(line)
         return
     from fercore.engine.describe import chain_lines
     from fercore.engine.setup import build_plugins
@@ -177,7 +178,7 @@ def plugins(
 
     names = _names(plugin) or ["source_only"]
     for line in chain_lines(build_plugins(assemble(names, []))):
-        typer.echo(line)
+        say(line)
 
 
 @app.command()
@@ -212,7 +213,7 @@ def doctor() -> None:
     from fercore.engine.describe import doctor_lines
 
     for line in doctor_lines():
-        typer.echo(line)
+        say(line)
 
 
 def _names(plugin: list[str]) -> list[str]:
@@ -338,7 +339,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # file names may be no UTF-8
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has no sign for
+    show_warnings()
     try:
         with handling(interrupt):
             code = app(standalone_mode=False)
@@ -354,12 +356,12 @@ def main() -> None:
             raise
         message, context = error.format_message(), getattr(error, "ctx", None)
         if context is not None and message == context.get_help():  # a bare `fercore` or `fercore data`
-            typer.echo(message)
+            say(message, keep="\n")
             sys.exit(0)
         _fail(message, 2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"fercore: error: {message}", err=True)
+    say(f"fercore: error: {message}", error=True)
     sys.exit(code)

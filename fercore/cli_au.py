@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fercore.errors import UserInputError
+from fercore.terminal import say
 
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 
@@ -29,11 +30,11 @@ def au_train(
         raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
     styles = AUTraining.styles if style is None else tuple(style)
     plan = AUTraining(styles, test_style, n=n, epochs=epochs, seed=seed)
-    network, report = train_network(plan, typer.echo)
+    network, report = train_network(plan, say)
     save_network(network, out, report)
-    typer.echo(f"F1 on {report['test']} (other subjects, a style it never saw):")
-    typer.echo(", ".join(f"{name} {value:.2f}" for name, value in report["f1"].items()))
-    typer.echo(f"mean {report['mean_f1']:.3f}; written to {out}")
+    say(f"F1 on {report['test']} (other subjects, a style it never saw):")
+    say(", ".join(f"{name} {value:.2f}" for name, value in report["f1"].items()))
+    say(f"mean {report['mean_f1']:.3f}; written to {out}")
 
 
 @au_app.command("detect")
@@ -47,4 +48,4 @@ def au_detect(
     from fercore.data.au.export import detect_to_csv
 
     written, unusable = detect_to_csv(source, weights, out, size=size)
-    typer.echo(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))
+    say(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fercore.terminal import say
+
 clip_app = typer.Typer(help="Make a small CLIP for work without published weights.", no_args_is_help=True)
 
 
@@ -44,5 +46,5 @@ def warmup(
         watcher.end()
     save_clip(clip, out, plan, report)
     people = f"{report['held_out']} images of people it never saw, {len(report['classes'])} classes"
-    typer.echo(f"zero-shot balanced accuracy on {people}: {report['before']:.1%} before, {report['after']:.1%} after")
-    typer.echo(f"written to {out}; use it with model={clip.model!r} and pretrained={str(out)!r}")
+    say(f"zero-shot balanced accuracy on {people}: {report['before']:.1%} before, {report['after']:.1%} after")
+    say(f"written to {out}; use it with model={clip.model!r} and pretrained={str(out)!r}")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fercore.terminal import say
+
 if TYPE_CHECKING:
     from fercore.data.check.look import Progress
 
@@ -30,7 +32,7 @@ def synthfer(
     from fercore.data.synthfer import SynthFER, write
 
     write(SynthFER(style, n=n, seed=seed, size=size), out)
-    typer.echo(f"{n} images written to {out}")
+    say(f"{n} images written to {out}")
 
 
 @data_app.command()
@@ -48,7 +50,7 @@ def check(
     if json_:
         import json
 
-        typer.echo(json.dumps(report, indent=1, ensure_ascii=False))
+        say(json.dumps(report, indent=1, ensure_ascii=False), keep="\n")
     else:
         _print_check(report)
     if strict and report["faults"]:
@@ -101,12 +103,12 @@ def split(
         drawn = {out / f"fold{k}.json": chosen for k, chosen in enumerate(several)}
         how = {"by": by, "seed": seed, "folds": folds}
     for line in leftover_lines(scan):
-        typer.echo(line)
+        say(line)
     for path, chosen in drawn.items():
         record = dividing.split_record(table, chosen, **how)
         dividing.write_split(record, path)
         sizes = ", ".join(f"{part} {sum(n.values())}" for part, n in record["counts"].items())
-        typer.echo(f"{path}: {sizes}; sha256 {record['sha256'][:16]}")
+        say(f"{path}: {sizes}; sha256 {record['sha256'][:16]}")
 
 
 @data_app.command()
@@ -125,10 +127,10 @@ def convert(
         raise UserInputError(f"unknown format {to!r}", where="--to", fix="known: manifest")
     done = run_convert(parse_spec(spec), out, copy=copy)
     for line in done.notes:
-        typer.echo(line)
+        say(line)
     for key, reason in done.unusable:
-        typer.echo(f"unusable, left out: {key}: {reason}")
-    typer.echo(f"{done.n} images written; read them as {done.spec}")
+        say(f"unusable, left out: {key}: {reason}")
+    say(f"{done.n} images written; read them as {done.spec}")
 
 
 @data_app.command()
@@ -169,12 +171,12 @@ def prepare(
         report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
     speed = f", {new / max(1e-9, time.perf_counter() - begun):.1f} images/s" if new else ", all done before"
-    typer.echo(f"{report['prepared']} of {report['images']} images prepared ({share:.1%}){speed}")
+    say(f"{report['prepared']} of {report['images']} images prepared ({share:.1%}){speed}")
     for line in report["notes"]:
-        typer.echo(line)
+        say(line)
     for reason, n in report["reasons"].items():
-        typer.echo(f"refused {n}: {reason}")
-    typer.echo(f"read them as {report['spec']}; refused images are listed in {out / 'refused.csv'}")
+        say(f"refused {n}: {reason}")
+    say(f"read them as {report['spec']}; refused images are listed in {out / 'refused.csv'}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 
 from fercore.engine.observer import Observer
 from fercore.schedule import StepReport
+from fercore.terminal import printable
 
 console = Console(width=None if sys.stdout.isatty() else 132, markup=False, emoji=False, highlight=False)
 """What is printed are names, paths and settings of others: brackets and colons are no markup."""
@@ -41,7 +42,7 @@ class LineWatch:
     def __init__(
         self, label: str, screen: Console | None = None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._label, self._screen, self._clock = label, screen or console, clock
+        self._label, self._screen, self._clock = printable(label), screen or console, clock
         self._total = self._first = self._done = 0
         self._begun = self._told = 0.0
         self._text = ""
@@ -72,7 +73,7 @@ class LineWatch:
         return f"{self._label} {self._done} of {self._total}: {times}{text}"
 
     def _print(self, text: str) -> None:
-        self._screen.print(text, soft_wrap=True, markup=False, highlight=False)
+        self._screen.print(printable(text), soft_wrap=True, markup=False, highlight=False)
 
 
 class BarWatch(LineWatch):
@@ -100,7 +101,7 @@ class BarWatch(LineWatch):
 
     def advance(self, done: int, text: str = "") -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=done, text=text)
+        self._bar.update(self._task, completed=done, text=printable(text))
 
     def refresh(self) -> None:
         """Draw the bar now; it draws itself ten times a second."""
@@ -137,7 +138,7 @@ class LineObserver(Observer):
 
     def message(self, text: str) -> None:
         """Print one line."""
-        console.print(text, soft_wrap=True)
+        console.print(printable(text), soft_wrap=True)
 
     def begin(self, done: int, total: int) -> None:
         """Say that training starts."""
@@ -179,16 +180,16 @@ def observer_for(jobs: int) -> type[LineObserver]:
 def print_lines(lines: Sequence[str]) -> None:
     """Print lines as they are."""
     for line in lines:
-        console.print(line, soft_wrap=True)
+        console.print(printable(line), soft_wrap=True)
 
 
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; the first column is left-aligned, the others right-aligned."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=printable(title), title_justify="left")
     for number, name in enumerate(header):
-        table.add_column(name, justify="right" if number else "left", overflow="fold")
+        table.add_column(printable(name), justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console.print(table)
 
 

@@ -53,6 +53,14 @@ def test_light_modules_leave_torch_alone(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_what_is_printed_goes_through_one_function():
+    """Names of others may hold orders to the terminal; `fercore.terminal` and `fercore.console` write them out."""
+    for path in CORE:
+        text = path.read_text(encoding="utf-8")
+        if path.name not in ("terminal.py", "console.py") and "ops" not in path.parts:
+            assert not re.search(r"(?<![\w.])(print|typer\.echo|console\.print|sys\.std(out|err)\.write)\(", text), path
+
+
 def test_no_pickle_and_no_eval_in_the_library():
     for path in CORE:
         text = path.read_text(encoding="utf-8")
