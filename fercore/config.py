@@ -313,16 +313,22 @@ def build_config(layers: Iterable[Mapping[str, Any]], plugin_names: Iterable[str
 
 
 def split_plugin_tables(layer: Mapping[str, Any], plugin_names: Iterable[str]) -> dict[str, Any]:
-    """Move top-level tables named after plugins under "plugins", refusing keys that belong to nobody."""
+    """Move top-level tables named after plugins under "plugins", refusing keys that belong to nobody.
+
+    Tables under "methods" are for plugins that may be in the run or not: what a protocol says for a method.
+    """
     names = set(plugin_names)
     core: dict[str, Any] = {}
     tables: dict[str, Any] = dict(_table("plugins", layer.get("plugins", {})))
+    for name, table in _table("methods", layer.get("methods", {})).items():
+        if name in names:
+            tables = merge(tables, {name: _table(f"methods.{name}", table)})
     for key, value in layer.items():
         if key in names:
             tables = merge(tables, {key: _table(key, value)})
         elif key in SECTIONS:
             core[key] = value
-        elif key != "plugins":
+        elif key not in ("plugins", "methods"):
             raise UserInputError(f"unknown setting {key!r}", fix=did_you_mean(key, [*SECTIONS, *names]))
     for key in tables:
         if key not in names:

@@ -161,6 +161,11 @@ def test_a_protocol_of_ones_own(tmp_path: Path):
     file.write_text(GOOD)
     layer = protocol_layer(load_protocol(str(file)), None)
     assert layer["data"]["sources"] == ["synthfer:studio?n=70"]
+    assert "methods" not in layer
+    file.write_text(GOOD + "[methods.la_cmfer]\nalpha = 0.4\n")
+    own = load_protocol(str(file))
+    assert protocol_layer(own, None)["methods"] == {"la_cmfer": {"alpha": 0.4}}
+    assert "la_cmfer.alpha = 0.4" in describe_protocol("mine", own)
     assert open_domains(DataSettings(**layer["data"]), seed=0).classes == ("anger", "fear", "sadness")
     for change, message in (
         (("sad", "happi"), "unknown expression 'happi'"),
@@ -169,6 +174,7 @@ def test_a_protocol_of_ones_own(tmp_path: Path):
         (("synthfer:studio", "synthfr:studio"), "unknown format 'synthfr'"),
         (("[sources]", "[source]"), "source"),
         (("classes =", "classes ="[:-1]), "not valid TOML"),
+        (("[sources]", "[methods]\nla_cmfer = 3\n[sources]"), "methods.la_cmfer"),
     ):
         file.write_text(GOOD.replace(*change))
         with pytest.raises(UserInputError, match=message):

@@ -43,6 +43,9 @@ class Protocol(Settings):
     test: str = Field("", description="the test images, in words")
     note: str = ""
     settings: dict[str, Any] = Field(default_factory=dict, description="further settings of a run")
+    methods: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="plugin -> its settings under this protocol, where it is in the run"
+    )
 
 
 def protocol_names() -> list[str]:
@@ -117,7 +120,8 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
     data: dict[str, Any] = {"sources": texts[:-1], "target": texts[-1], "classes": list(protocol.classes)}
     settings = dict(protocol.settings)
     more = settings.pop("data", {})
-    return {**settings, "data": {**more, **data}}
+    methods = {"methods": protocol.methods} if protocol.methods else {}
+    return {**settings, **methods, "data": {**more, **data}}
 
 
 def _refuse_missing(specs: list[DomainSpec], root: Path) -> None:
@@ -144,4 +148,5 @@ def describe_protocol(name: str, protocol: Protocol) -> list[str]:
         f"classes: {', '.join(protocol.classes)}",
         f"metric: {', '.join(protocol.metrics)}",
     ]
+    lines += [f"{name}.{key} = {value}" for name, table in protocol.methods.items() for key, value in table.items()]
     return [*lines, protocol.note] if protocol.note else lines

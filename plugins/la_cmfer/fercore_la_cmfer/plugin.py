@@ -5,6 +5,7 @@ Facial Expression Recognition", ACM MM 2024. Written from the paper; where the a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fercore.config import RunConfig, Settings
+from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.losses import (
@@ -35,8 +37,13 @@ from fercore_la_cmfer.modules import RunState, build_branches, build_discriminat
 from fercore_la_cmfer.presets import PRESETS
 from fercore_la_cmfer.settings import LaCmferSettings
 
+log = logging.getLogger(__name__)
+
 VIEW = "weak"
-HARD_TARGETS = ("fer2013", "affectnet")
+HARD_TARGETS = ("fer2013", "affectnet", "aff")
+"""Datasets with alpha 0.4 (section 4.1), as formats and lists of several datasets name them."""
+NAMED_BY = {"lacmfer": "domain", "cdfer": "dataset"}
+"""Formats that hold several datasets -> the option that says which."""
 DISTANCES = {"kl": symmetric_kl, "l1": mean_absolute, "mse": mean_squared}
 
 
@@ -59,7 +66,10 @@ class LaCmfer(Plugin):
         branches = build_branches(trunk.channels, self.settings, len(config.data.sources))
         heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
         model = Model(trunk.module, branches, heads, trunk.mean, trunk.std)
-        model.parts[self._part("state")] = RunState(resolve_alpha(self.settings, config.data.target))
+        alpha, why = resolve_alpha(self.settings, config.data.target)
+        if why:
+            log.warning("%s.alpha = %g: %s", self.name, alpha, why)
+        model.parts[self._part("state")] = RunState(alpha)
         if self.settings.align.kind == "adversarial":
             for name, branch in branches.items():
                 part = self._part(f"discriminator_{name}")
@@ -193,12 +203,22 @@ def _views(target: Encoded) -> list[Tensor]:
     return [torch.stack([full(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 
-def resolve_alpha(settings: LaCmferSettings, target: str) -> float:
-    """Return alpha; "auto" is 0.4 for FER-2013 and AffectNet as the target and 0.1 for any other (section 4.1).
+def resolve_alpha(settings: LaCmferSettings, target: str) -> tuple[float, str]:
+    """Return alpha, and why it is that where nobody chose it.
+
+    "auto" is 0.4 for FER-2013 and AffectNet as the target and 0.1 for any other (section 4.1). Which dataset a folder
+    or a list holds cannot be seen, so what was taken is always said; generated faces are neither.
 
     Args:
         settings: of the plugin. target: the target's spec, "FORMAT:PATH".
     """
     if settings.alpha != "auto":
-        return float(settings.alpha)
-    return 0.4 if target.partition(":")[0].strip().lower() in HARD_TARGETS else 0.1
+        return float(settings.alpha), ""
+    spec = parse_spec(target)
+    if spec.format == "synthfer":
+        return 0.1, ""
+    named = spec.options.get(NAMED_BY[spec.format], "") if spec.format in NAMED_BY else spec.format
+    what = f"the target is read as {named!r}"
+    if named.lower() in HARD_TARGETS:
+        return 0.4, f"{what}, and section 4.1 has that for FER-2013 and AffectNet"
+    return 0.1, f"{what}; section 4.1 has 0.4 for FER-2013 and AffectNet alone. If it is one of them set alpha=0.4"

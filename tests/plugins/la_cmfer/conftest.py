@@ -85,7 +85,7 @@ def step(method):
 
     def run(scene, target="jaffe:x", **settings):
         plugin = method(**settings)
-        state = RunState(resolve_alpha(plugin.settings, target))
+        state = RunState(resolve_alpha(plugin.settings, target)[0])
         model = SimpleNamespace(parts={"la_cmfer/state": state})
         encoded, batch = scene.encoded(), scene.batch()
         with torch.no_grad():

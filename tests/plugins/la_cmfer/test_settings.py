@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from fercore_la_cmfer.plugin import LaCmfer, resolve_alpha
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import build_config, check_settings
+from fercore.data.protocols import load_protocol, protocol_names
 from fercore.errors import UserInputError
+from fercore.hooks.assemble import assemble
 from fercore.presets import PRESETS
 
 LOSS_SWITCHES = [
@@ -54,13 +58,53 @@ def test_every_switch_changes_the_loss(scene, step, switch):
 
 
 @pytest.mark.parametrize(
-    ("target", "alpha"),
-    [("fer2013:/d/fer2013.csv", 0.4), ("affectnet:/d", 0.4), ("rafdb:/d", 0.1), ("folder:/fer2013", 0.1)],
+    ("target", "alpha", "why"),
+    [
+        ("fer2013:/d/fer2013.csv", 0.4, "read as 'fer2013'"),
+        ("affectnet:/d", 0.4, "read as 'affectnet'"),
+        ("lacmfer:/d?domain=fer2013", 0.4, "read as 'fer2013'"),
+        ("lacmfer:/d?domain=aff&transductive=true", 0.4, "read as 'aff'"),
+        ("cdfer:/d?dataset=fer2013", 0.4, "read as 'fer2013'"),
+        ("lacmfer:/d?domain=raf", 0.1, "read as 'raf'"),
+        ("rafdb:/d", 0.1, "read as 'rafdb'"),
+        ("folder:/fer2013", 0.1, "read as 'folder'.*If it is one of them set alpha=0.4"),
+        ("list:/fer2013/train.txt", 0.1, "read as 'list'"),
+        ("synthfer:wild?n=70", 0.1, "^$"),
+    ],
 )
-def test_alpha_follows_the_format_of_the_target(target, alpha):
-    assert resolve_alpha(LaCmferSettings(), target) == alpha
-    assert resolve_alpha(LaCmferSettings(alpha=0.25), target) == 0.25
-    assert resolve_alpha(LaCmferSettings(variant="official"), target) == 0.4
+def test_alpha_follows_the_dataset_of_the_target_and_says_so(target, alpha, why):
+    found, reason = resolve_alpha(LaCmferSettings(), target)
+    assert found == alpha
+    assert re.search(why, reason)
+    assert resolve_alpha(LaCmferSettings(alpha=0.25), target) == (0.25, "")
+    assert resolve_alpha(LaCmferSettings(variant="official"), target) == (0.4, "")
+
+
+def test_the_choice_of_alpha_is_one_line(build, caplog):
+    _, model = build({"data": {"target": "folder:/faces"}})
+    assert model.parts["la_cmfer/state"].alpha == 0.1
+    (record,) = caplog.records
+    assert record.getMessage().startswith("la_cmfer.alpha = 0.1: the target is read as 'folder'; section 4.1")
+    caplog.clear()
+    _, model = build({"data": {"target": "folder:/faces"}}, alpha=0.4)
+    assert model.parts["la_cmfer/state"].alpha == 0.4
+    assert not caplog.records
+
+
+HARD = [name for name in protocol_names() if name.endswith(("to_fer2013", "to_affectnet"))]
+
+
+def test_protocols_carry_the_papers_alpha():
+    assert len(HARD) == 10
+    for name in protocol_names():
+        methods = load_protocol(name).methods
+        assert methods == ({"la_cmfer": {"alpha": 0.4}} if name in HARD else {})
+    protocol = load_protocol("la_cmfer_lists/to_fer2013")
+    layer = {"methods": protocol.methods}
+    company = assemble(["la_cmfer"], [layer], preset="paper")
+    assert company.plugins[0].settings.alpha == 0.4
+    assert assemble(["la_cmfer"], [layer, {"la_cmfer": {"alpha": 0.2}}]).plugins[0].settings.alpha == 0.2
+    assert set(assemble(["source_only"], [layer]).config.plugins) == {"source_only"}
 
 
 def test_the_official_variant_sets_defaults_only():
