@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+import torch
 from fercore_pocan.planning import stages, views
 from fercore_pocan.settings import OFFICIAL, PocanSettings
+from lightning_fabric import Fabric
 
 from fercore.config import RunConfig, check_settings, merge
 from fercore.engine.describe import describe
+from fercore.engine.phases import PhaseRunner
 from fercore.engine.setup import build_workshop
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
-from fercore.schedule import CropAndColour
+from fercore.schedule import CropAndColour, Phase, Stage
 
 
 def settings(**values):
@@ -72,6 +77,46 @@ def test_the_released_codes_optimisers(preset):
     }
     assert found["prototypes"].source_batch == 128
     assert found["adapt"].source_batch is None
+
+
+def released_walk(name, rate, steps, epoch, start, slopes):
+    """A scalar under the released optimisers: Keras' SGD, or TensorFlow Addons' SGDW, which decays before it moves.
+
+    The rate stands outside the velocity, as in torch; Keras has it inside, which is the same while the rate is.
+    """
+    weight, velocity, seen = start, 0.0, []
+    for step in range(steps):
+        if name == "adapt" and step % epoch == 0:
+            velocity = 0.0  # a new optimiser
+        if name != "prototypes":
+            weight -= 1e-5 * weight
+        velocity = 0.9 * velocity + slopes[step]
+        weight -= rate(step) * velocity
+        seen.append(weight)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["pretrain", "prototypes", "adapt"])
+def test_weights_walk_as_the_released_optimisers_let_them(name):
+    config = assemble(["pocan"], [{"pocan": {"variant": "official"}}], preset="paper").config
+    spec = by_name(stages(settings(**config.plugins["pocan"]), config))[name].phases[0].optimiser
+    steps, epoch, slopes = 6, 3, [1.0, -2.0, 0.5, 3.0, 1.0, -1.0]
+    model = torch.nn.Linear(1, 1, bias=False).double()
+    model.weight.data.fill_(2.0)
+    fabric, phase = Fabric(accelerator="cpu", devices=1), Phase("main", optimiser=spec)
+    run = PhaseRunner(fabric, phase, Stage(name, steps, (phase,)), model)
+    walked = []
+    for step, slope in enumerate(slopes):
+        if step % epoch == 0:
+            run.begin_epoch()
+        run.minimise(fabric, slope * model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        walked.append(model.weight.item())
+
+    def cosine(step, first):
+        return first * ((1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * step / steps)) + 1e-4)
+
+    rates = {"pretrain": lambda k: cosine(k, 1e-3), "prototypes": lambda k: cosine(k, 0.01), "adapt": lambda k: 1e-5}
+    assert walked == pytest.approx(released_walk(name, rates[name], steps, epoch, 2.0, slopes), rel=1e-12)
 
 
 def test_rates_of_the_released_code():
