@@ -161,6 +161,7 @@ OWN = {
     "fercore/engine/results.py",
     "fercore/engine/checkpoint.py",
     "fercore/engine/memory_format.py",
+    "fercore/hooks/about.py",
 }
 """Modules that open files for reading by themselves: those of the package or the system, and what they have written."""
 
