@@ -1,11 +1,15 @@
-# Thin: each target is one to three commands. PYTHON chooses the interpreter of the environment.
+# Thin: each target is one to three commands. PYTHON chooses the interpreter of the environment, WORKERS how many
+# processes run the tests.
 PYTHON ?= python3
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+# A module's tests stay in one process, for they share what is costly to make; processes of one thread each.
+TESTS := OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test soak lint bench sanitize clean
+.PHONY: venv demo test test-fast soak lint bench sanitize clean
 
 venv: $(READY)
 
@@ -19,7 +23,10 @@ demo: venv
 	$(BIN)/fercore compare source_only la_cmfer --seeds 0,1,2 --jobs 2
 
 test: venv
-	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest --cov --cov-report=term --durations=10
+	$(TESTS) --cov --cov-report=term --durations=10
+
+test-fast: venv
+	$(TESTS) -q -m "not slow"
 
 soak: venv
 	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest -m soak --timeout=7200
