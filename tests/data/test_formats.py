@@ -155,7 +155,7 @@ def test_list_faults(tmp_path: Path, image: Image):
     image(tmp_path / "0.png", 0)
     file = tmp_path / "l.txt"
     file.write_bytes(b"\xff\xfe\x00")
-    assert error_of(f"list:{file}").startswith("cannot read as UTF-8 text")
+    assert error_of(f"list:{file}") == f"not UTF-16-LE text: byte 0x00 ({file}, line 1); save it as UTF-8"
     file.write_text("")
     assert error_of(f"list:{file}").startswith("no usable sample (")
     file.write_text("gone.png anger\n")

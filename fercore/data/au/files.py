@@ -20,8 +20,6 @@ all) gives its image no units: what is known of it is NaN.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,7 +30,8 @@ import numpy as np
 
 from fercore.data.au.match import frame_name, is_video, plain_name
 from fercore.data.au.table import AUTable, canonical_name, is_missing
-from fercore.data.formats.scan import listed, read_text
+from fercore.data.formats.scan import listed
+from fercore.data.formats.tables import csv_table
 from fercore.documents import plain_cell
 from fercore.errors import UserInputError
 from fercore.files import no_file
@@ -142,28 +141,25 @@ def _read_folder(folder: Path) -> tuple[list[str], list[_Row], Naming]:
 
 def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
     """Return header, rows and naming of one table; `stem` names its image where it has no column for that."""
-    rows = _rows(path)
-    header = [name.strip() for name in rows[0].cells] if rows else []
-    if rows and not _unit_columns(header, str(path)):
+    header, lines = csv_table(path)
+    rows = [_Row(f"{path}, line {number}", cells) for number, cells in lines]
+    if header and not _unit_columns(header, str(path)):
         fix = f"its columns are {listed(header)}; it should be {FORMATS_THAT_DO}"
         raise UserInputError("no action unit in the file", where=str(path), fix=fix)
     lower = [name.lower() for name in header]
-    for row in rows[1:]:
-        if len(row.cells) != len(header):
-            raise UserInputError(f"{len(row.cells)} cells in a table of {len(header)} columns", where=row.place)
     image = next((lower.index(name) for name in IMAGE_COLUMNS if name in lower), None)
     frame = lower.index("frame") if "frame" in lower else None
-    if frame is not None and (image is None or _of_videos(row.cells[image] for row in rows[1:])):
-        named = [_Row(row.place, row.cells, _frame(row, image, frame, path)) for row in rows[1:]]
+    if frame is not None and (image is None or _of_videos(row.cells[image] for row in rows)):
+        named = [_Row(row.place, row.cells, _frame(row, image, frame, path)) for row in rows]
         return header, named, Naming.FRAMES
     if image is None and stem:
         # OpenFace writes a file without rows for an image without a face.
         nobody = [_Row(str(path), [""] * len(header), stem)]
-        return header, [_Row(row.place, row.cells, stem) for row in rows[1:]] or nobody, Naming.STEMS
+        return header, [_Row(row.place, row.cells, stem) for row in rows] or nobody, Naming.STEMS
     if image is None:
         fix = f"add a column 'path' (also known: {', '.join(IMAGE_COLUMNS[1:])})"
         raise UserInputError("no column says which image a row belongs to", where=str(path), fix=fix)
-    named = [_Row(row.place, row.cells, plain_name(plain_cell(row.cells[image].strip()))) for row in rows[1:]]
+    named = [_Row(row.place, row.cells, plain_name(plain_cell(row.cells[image]))) for row in rows]
     if nameless := next((row for row in named if not row.image), None):
         raise UserInputError("a row without an image's name", where=nameless.place)
     return header, named, Naming.IMAGES
@@ -174,21 +170,11 @@ def _of_videos(names: Iterable[str]) -> bool:
 
 
 def _frame(row: _Row, image: int | None, frame: int, path: Path) -> str:
-    clip = path.name if image is None else plain_cell(row.cells[image].strip())
+    clip = path.name if image is None else plain_cell(row.cells[image])
     number = _number(row.cells[frame], f"{row.place}, frame")
     if number < 0 or number != int(number):
-        raise UserInputError(f"frame {row.cells[frame].strip()} is no number of a frame", where=row.place)
+        raise UserInputError(f"frame {row.cells[frame]} is no number of a frame", where=row.place)
     return frame_name(clip, int(number))
-
-
-def _rows(path: Path) -> list[_Row]:
-    """Return the rows that are not blank, header first, with the lines they end in."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    try:
-        return [_Row(f"{path}, line {reader.line_num}", row) for row in reader if row]
-    except csv.Error as error:
-        place = f"{path}, line {reader.line_num}"
-        raise UserInputError(f"no CSV: {error}", where=place, fix="mend its quotes and cells") from None
 
 
 def _unit_columns(header: Sequence[str], where: str) -> dict[str, _Column]:
@@ -272,7 +258,7 @@ def _cell(row: Sequence[str], column: _Column, threshold: float, where: str) -> 
         score = _number(row[column.score], where) / column.divisor
         if not 0 <= score <= 1:
             most = f"{column.divisor:g}"
-            what = f"score {row[column.score].strip()} is outside 0..{most}"
+            what = f"score {row[column.score]} is outside 0..{most}"
             raise UserInputError(what, where=where, fix=f"scale the scores to 0..{most}")
     if column.code is not None and not is_missing(row[column.code]):
         code = _code(row[column.code], where)
@@ -284,7 +270,7 @@ def _cell(row: Sequence[str], column: _Column, threshold: float, where: str) -> 
 def _code(text: str, where: str) -> int:
     number = _number(text, where)
     if number not in (0, 1):
-        raise UserInputError(f"code {text.strip()} is neither 0 nor 1", where=where)
+        raise UserInputError(f"code {text} is neither 0 nor 1", where=where)
     return int(number)
 
 
@@ -292,7 +278,7 @@ def _number(text: str, where: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise UserInputError(f"{text.strip()!r} is not a number", where=where) from None
+        raise UserInputError(f"{text!r} is not a number", where=where) from None
     if not math.isfinite(value):
-        raise UserInputError(f"{text.strip()} is not a finite number", where=where)
+        raise UserInputError(f"{text} is not a finite number", where=where)
     return value

@@ -14,6 +14,7 @@ import numpy as np
 
 from fercore.data.formats.codes import labels_of, whole_number
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, user_path
+from fercore.data.formats.tables import delimiter_of
 from fercore.data.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
@@ -68,10 +69,14 @@ def native_rows(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
     """
     try:
         with open_regular(path) as file:
-            header = _cells(file.readline().removeprefix(b"\xef\xbb\xbf"))
+            first = file.readline().removeprefix(b"\xef\xbb\xbf")
+            if b"\0" in first:
+                raise UserInputError("not UTF-8 text: it holds NUL characters", where=str(path), fix="save it as UTF-8")
+            mark = delimiter_of(first.decode("ascii", "replace")).encode()
+            header = _cells(first, mark)
             at = _columns([name.decode("ascii", "replace").lower() for name in header], path)
             for number, line in enumerate(file, start=2):
-                cells = _cells(line)
+                cells = _cells(line, mark)
                 if cells != [b""]:
                     yield _parse_row(cells, len(header), at, number, path)
     except OSError as error:
@@ -103,8 +108,8 @@ def parse_pixels(text: bytes, where: str) -> np.ndarray:
     return image.reshape(SIDE, SIDE)
 
 
-def _cells(line: bytes) -> list[bytes]:
-    return [cell.strip().strip(b'"') for cell in line.strip().split(b",")]
+def _cells(line: bytes, mark: bytes) -> list[bytes]:
+    return [cell.strip().strip(b'"') for cell in line.strip().split(mark)]
 
 
 def _columns(header: list[str], path: Path) -> tuple[int, int, int]:

@@ -9,17 +9,16 @@ out and counted.
 
 from __future__ import annotations
 
-import csv
 import os
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from fercore.data.formats.codes import CODES
+from fercore.data.formats.codes import CODES, whole_number
 from fercore.data.formats.fer2013 import SIDE, csv_file, native_rows, parse_pixels
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path, user_path
-from fercore.data.formats.tables import csv_rows
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path, user_path
+from fercore.data.formats.tables import csv_lines, csv_rows
 from fercore.data.labels import CANONICAL
 from fercore.data.readers import ArrayReader, FileReader
 from fercore.data.spec import DomainSpec
@@ -83,10 +82,8 @@ def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
     rows = Rows()
     for folder in folders:
         path = existing(str(root / folder / "label.csv"), folder=False, where=str(root))
-        for number, cells in enumerate(csv.reader(read_text(path).splitlines()), start=1):
+        for number, cells in csv_lines(path):
             where = f"{path}, line {number}"
-            if not cells:
-                continue
             if len(cells) != 2 + len(VOTES):
                 raise UserInputError(f"row with {len(cells)} cells instead of {2 + len(VOTES)}", where=where)
             label = vote(_counts(cells[2:], where), rule)
@@ -101,8 +98,9 @@ def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
 
 def _counts(cells: list[str], where: str) -> list[int]:
     counts = []
-    for name, cell in zip(VOTES, map(str.strip, cells), strict=True):
-        if not (cell.isascii() and cell.isdecimal() and len(cell) < 4):
+    for name, cell in zip(VOTES, cells, strict=True):
+        votes = whole_number(cell)
+        if votes is None or not 0 <= votes < 1000:
             raise UserInputError(f"votes for {name} are {cell!r}, not a count", where=where)
-        counts.append(int(cell))
+        counts.append(votes)
     return counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -134,19 +135,50 @@ def _is_archive(path: str) -> bool:
     return path.lower().endswith((".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".7z", ".rar"))
 
 
+MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""First bytes of texts that say their encoding; of two that begin alike the longer one first."""
+
+BINARY = re.compile(rb"[\0-\x08\x0e-\x1f]")
+
+
 def read_text(path: Path) -> str:
-    """Return a text file's contents (UTF-8, with or without a byte order mark).
+    r"""Return the contents of a text file, every end of a line as "\n".
+
+    It is UTF-8, or what its byte order mark says (spreadsheets write UTF-16). Of other encodings nothing says which one
+    it is, and file names read by the wrong one are names of no file.
 
     Raises:
-        UserInputError: if it cannot be read as text.
+        UserInputError: if it cannot be read as text; names the line, and shows it as Windows-1252 has it.
     """
     try:
-        text = files.read_text(path, "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserInputError(f"cannot read as UTF-8 text: {error}", where=str(path)) from None
+        raw = files.read_bytes(path)
+    except OSError as error:
+        raise UserInputError(f"cannot read: {error.strerror or error}", where=str(path)) from None
+    encoding = next((name for mark, name in MARKS if raw.startswith(mark)), "utf-8")
+    try:
+        text = raw.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise _undecoded(raw, error, path) from None
     if "\0" in text:
-        raise UserInputError("not a text file: it holds NUL characters", where=str(path))
-    return text
+        fix = "if it is UTF-16, save it with its byte order mark, or as UTF-8"
+        raise UserInputError("not a text file: it holds NUL characters", where=str(path), fix=fix)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _undecoded(raw: bytes, error: UnicodeDecodeError, path: Path) -> UserInputError:
+    before = raw[: error.start].decode(error.encoding, "ignore")
+    what, fix = f"not {error.encoding.upper()} text: byte 0x{raw[error.start]:02x}", "save it as UTF-8"
+    if error.encoding == "utf-8" and not BINARY.search(raw):
+        line = raw[raw.rfind(b"\n", 0, error.start) + 1 :].splitlines()[0]
+        what += f", where Windows-1252 reads {line.decode('cp1252', 'replace')[:60]!r}"
+        fix += ", as `iconv -f CP1252 -t UTF-8` does if that is right"
+    return UserInputError(what, where=f"{path}, line {before.count(chr(10)) + 1}", fix=fix)
 
 
 def safe_path(text: str, base: Path, *, trusted: bool | None, where: str) -> str:

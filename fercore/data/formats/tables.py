@@ -1,4 +1,8 @@
-"""CSV files with a header, read line by line with the line's number at hand."""
+"""CSV files of any dialect, read line by line with the line's number at hand.
+
+Columns are set apart by what divides the first line into most of them: commas, semicolons or tabs. Cells may stand in
+quotes; encodings are those of `read_text`.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +10,82 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fercore.data.formats.scan import read_text
 from fercore.documents import plain_cell
 from fercore.errors import UserInputError
 
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+Line = tuple[int, list[str]]
+"""Its number, and its cells without blanks around them."""
+
 
 def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, row) of a CSV file; column names are lower-cased and stripped.
+    """Yield (line number, row) of a CSV file; column names are lower-cased.
 
     Raises:
-        UserInputError: if a needed column is missing, a row has more or fewer cells, or a quote is never closed.
+        UserInputError: as `csv_table`, or if a needed column is missing.
     """
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header, lines = csv_table(path)
+    header = [name.lower() for name in header]
+    missing = [name for name in needed if name not in header]
+    if missing:
+        fix = f"the first line must name the columns {', '.join(needed)}"
+        raise UserInputError(f"no column {missing[0]!r}", where=f"{path}, line 1", fix=fix)
+    for number, cells in lines:
+        yield number, dict(zip(header, map(plain_cell, cells), strict=True))
+
+
+def csv_table(path: Path) -> tuple[list[str], Iterator[Line]]:
+    """Return the header of a CSV file, and the lines below it.
+
+    Raises:
+        UserInputError: as `csv_lines`, or for a line of more or fewer cells than the header.
+    """
+    reader = _open(path)
+    lines = _lines(reader, path)
+    _, header = next(lines, (0, []))
+    return header, _as_wide(lines, len(header), DELIMITERS[reader.dialect.delimiter], path)
+
+
+def csv_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a CSV file that are not blank.
+
+    Raises:
+        UserInputError: if it is no text, or a quote is never closed.
+    """
+    return _lines(_open(path), path)
+
+
+def delimiter_of(line: str) -> str:
+    """Return what sets the columns apart, by the first line of a table."""
+    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])))
+
+
+def _open(path: Path) -> Any:
+    text = read_text(path)
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    mark = delimiter_of(first[: csv.field_size_limit()])
+    return csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
+
+
+def _lines(reader: Any, path: Path) -> Iterator[Line]:
     try:
-        header = [name.strip().lower() for name in next(reader, [])]
-        missing = [name for name in needed if name not in header]
-        if missing:
-            fix = f"the first line must name the columns {', '.join(needed)}"
-            raise UserInputError(f"no column {missing[0]!r}", where=f"{path}, line 1", fix=fix)
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                yield reader.line_num, _row(header, cells, f"{path}, line {reader.line_num}")
+                yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise UserInputError(f"not valid CSV: {error}", where=f"{path}, line {reader.line_num}") from None
 
 
-def _row(header: list[str], cells: list[str], where: str) -> dict[str, str]:
-    if len(cells) != len(header):
-        what = f"row with {len(cells)} cell{'s' * (len(cells) != 1)} under {len(header)} columns"
-        more = "quote cells that hold commas"
-        fix = more if len(cells) > len(header) else "write every cell; an unknown one stays empty between its commas"
-        raise UserInputError(what, where=where, fix=fix)
-    return {name: plain_cell(cell.strip()) for name, cell in zip(header, cells, strict=True)}
+def _as_wide(lines: Iterator[Line], width: int, marks: str, path: Path) -> Iterator[Line]:
+    for number, cells in lines:
+        if len(cells) != width:
+            what = f"row with {len(cells)} cell{'s' * (len(cells) != 1)} under {width} columns"
+            fix = f"write every cell; an unknown one stays empty between its {marks}"
+            if len(cells) > width:
+                fix = f"quote cells that hold {marks}"
+            raise UserInputError(what, where=f"{path}, line {number}", fix=fix)
+        yield number, cells

@@ -1,0 +1,90 @@
+"""Tables as spreadsheets, pandas and other systems write them: what separates columns, quotes, encodings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from reading import counts, error_of, read
+
+from fercore.data.au.files import read_au_file
+from fercore.data.prepare.boxes import read_boxes
+
+TABLE = 'path,label,subject\nimg/0.png,anger,"Doe, J."\nimg/é.png,fear,P2\n'
+DIALECTS = {
+    "commas": TABLE,
+    "semicolons": TABLE.replace('"Doe, J."', "Doe! J.").replace(",", ";").replace("!", ","),
+    "tabs": TABLE.replace('"Doe, J."', "Doe! J.").replace(",", "\t").replace("!", ","),
+    "all quoted": '"path";"label";"subject"\n"img/0.png";"anger";"Doe, J."\n"img/é.png";"fear";"P2"\n',
+    "blanks and quotes": 'path, label, subject\nimg/0.png, anger, "Doe, J."\nimg/é.png, fear, P2\n',
+}
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
+
+
+@pytest.fixture
+def faces(tmp_path: Path, image: Callable) -> Path:
+    for name in ("0", "é"):
+        image(tmp_path / f"img/{name}.png", ord(name[0]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_manifest_of_any_dialect(faces: Path, dialect: str, encoding: str):
+    (faces / "m.csv").write_bytes(DIALECTS[dialect].replace("\n", "\r\n").encode(encoding))
+    table = read(f"manifest:{faces}/m.csv")
+    assert counts(table) == {"anger": 1, "fear": 1}
+    assert table.subjects == ("Doe, J.", "P2")
+    assert table.keys[1] == f"{faces}/img/é.png"
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_tables_of_other_tools_of_any_dialect(tmp_path: Path, mark: str, encoding: str):
+    def write(name: str, text: str) -> Path:
+        (tmp_path / name).write_bytes(text.replace(",", mark).encode(encoding))
+        return tmp_path / name
+
+    units = read_au_file(write("au.csv", "path,AU01,AU02\na/é.png,0.25,1\n"), 0.5)
+    assert (units.images, units.table.scores.tolist()) == (("a/é.png",), [[0.25, 1]])
+    rectangle = "input,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight,FaceScore\n"
+    ((face,),) = read_boxes(write("fex.csv", f"{rectangle}/d/é.png,1,2,3,4,0.5\n"), ["/d/é.png"])
+    assert (face.box, face.score) == ((1, 2, 4, 6), 0.5)
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_fer2013_and_its_votes_of_any_dialect(tmp_path: Path, mark: str):
+    pixels = " ".join(["7"] * 2304)
+    (tmp_path / "fer2013.csv").write_text(f"emotion,pixels,Usage\n3,{pixels},Training\n".replace(",", mark))
+    assert counts(read(f"fer2013:{tmp_path}")) == {"happiness": 1}
+    votes = "Usage,Image name,neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF\n"
+    votes += "Training,a.png,0.0,0.0,9.0,0,1,0,0,0,0,0\n"
+    (tmp_path / "fer2013new.csv").write_bytes(votes.replace(",", mark).encode("utf-16"))
+    assert counts(read(f"ferplus:{tmp_path}")) == {"surprise": 1}
+    (tmp_path / "fer2013.csv").write_text("emotion,pixels,Usage\n", encoding="utf-16")
+    assert error_of(f"fer2013:{tmp_path}").startswith("not UTF-8 text: it holds NUL characters (")
+
+
+@pytest.mark.parametrize("form", ["manifest", "list"])
+def test_an_encoding_that_nothing_names_is_no_guess(faces: Path, form: str):
+    file = faces / "t"
+    file.write_bytes("path,label\nimg/0.png,anger\nimg/é.png,fear\n".encode("cp1252"))
+    assert error_of(f"{form}:{file}") == (
+        f"not UTF-8 text: byte 0xe9, where Windows-1252 reads 'img/é.png,fear' ({file}, line 3); "
+        "save it as UTF-8, as `iconv -f CP1252 -t UTF-8` does if that is right"
+    )
+    file.write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    assert error_of(f"{form}:{file}") == f"not UTF-8 text: byte 0xff ({file}, line 1); save it as UTF-8"
+    file.write_bytes("path,label\n".encode("utf-16-le"))
+    assert "holds NUL characters" in error_of(f"{form}:{file}")
+    assert "if it is UTF-16, save it with its byte order mark" in error_of(f"{form}:{file}")
+
+
+def test_what_separates_the_cells_is_named(tmp_path: Path):
+    (tmp_path / "m.csv").write_text("path;label\na.png;anger;x\n")
+    assert "row with 3 cells under 2 columns" in error_of(f"manifest:{tmp_path}/m.csv")
+    assert "; quote cells that hold semicolons" in error_of(f"manifest:{tmp_path}/m.csv")
