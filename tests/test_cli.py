@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -263,7 +264,11 @@ def test_plugins_and_explain_and_doctor(fercore):
     assert "source_only implements" in text
     code, text, _ = fercore("doctor")
     assert code == 0
-    assert "kernel mmd" in text
+    assert "kernel mmd       cpu\n" in text
+    library = r"^library cpu      in use, compiled (ahead of time|at first use): /.*\.so; by \S+ [\d.]+, runs \w+ of "
+    assert re.search(library, text, re.M)
+    assert re.search(r"^library cuda     .*; for sm_80, sm_90, sm_100$", text, re.M)
+    assert not re.search(r"None|True|False|[\[{(']", text)
 
 
 def test_data_synthfer_writes_a_dataset(fercore, tmp_path):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fercore import ops
 from fercore.data import mismatch_lines
@@ -36,7 +36,8 @@ def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
     flag = " (transductive: the same images)" if domains.transductive else ""
     lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
     lines += mismatch_lines(domains.report)
-    lines.append(f"device {shop.fabric.device}, kernels {ops.kernels(shop.fabric.device)}")
+    kernels = ", ".join(f"{name} {form}" for name, form in ops.kernels(shop.fabric.device).items())
+    lines.append(f"device {shop.fabric.device}, kernels: {kernels}")
     lines += network_lines(shop, macs=complexity)
     return lines + chain_lines(shop.plugins)
 
@@ -74,6 +75,8 @@ def count(parameters: Iterable[torch.Tensor]) -> int:
 @torch.no_grad()
 def count_macs(shop: Workshop) -> int:
     """Return the multiply-accumulates of encoding one image (convolutions and matrix products)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
     size, device = shop.config.data.size, shop.fabric.device
     unknown = torch.full((1,), UNKNOWN_LABEL, device=device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
@@ -101,7 +104,23 @@ def doctor_lines() -> list[str]:
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
     lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
-    for name, found in build.report().items():
-        lines.append(f"library {name:<8} " + ", ".join(f"{key} {value}" for key, value in found.items()))
+    lines += [f"library {name:<8} {_library(found)}" for name, found in build.report().items()]
     lines.append(f"plugins          {', '.join(installed_plugins())}")
     return lines
+
+
+def _library(found: Mapping[str, Any]) -> str:
+    """Return in words what became of a compiled library.
+
+    Args:
+        found: what `build.report` says of it.
+    """
+    if found["library"] is None:
+        compiler = found["compiler"]
+        text = f"not compiled yet; {compiler} is there for it" if compiler else "not compiled, and no compiler is found"
+    else:
+        text = f"{'in use' if found['loaded'] else 'not in use'}, compiled {found['built']}: {found['library']}"
+    if "built_with" in found:
+        text += f"; by {found['built_with']}, runs {found['vector_level']} of {', '.join(found['vector_levels'])}"
+    text += f"; for {', '.join(found['archs'])}" if "archs" in found else ""
+    return text + (f"; {found['problem'].splitlines()[0]}" if found["problem"] else "")

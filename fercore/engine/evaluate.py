@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
-from sklearn.metrics import f1_score
 
 from fercore.config import DataSettings
 from fercore.data import Table, eval_batches
@@ -17,6 +15,9 @@ from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.types import Clock, Encoded, EncodedDataset
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     present = [k for k in names if support[k]]
     recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
     some = bool(present)
-    scores = f1_score(truth, guess, labels=list(names), average=None, zero_division=0) if some else []
+    scores = 2 * confusion.diagonal() / np.maximum(support + confusion.sum(axis=0), 1)
     f1 = {classes[k]: float(scores[k]) if support[k] else None for k in names}
     return {
         "n": len(truth),

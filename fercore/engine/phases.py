@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
-from timm.optim.sgdw import SGDW
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from fercore.hooks.checks import HookError
 from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from lightning_fabric.wrappers import _FabricOptimizer
 
 
 class PhaseRunner:
@@ -124,6 +125,8 @@ def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
 def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
     nesterov = spec.nesterov and spec.momentum > 0
     if spec.name == "sgdw":
+        from timm.optim.sgdw import SGDW
+
         return SGDW(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
     if spec.name == "sgd":
         return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov, fused=fused or None)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
@@ -25,6 +25,9 @@ from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import Stage, ViewRequest
 from fercore.types import SIDES
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,8 @@ def resolve_device(company: Company) -> Company:
 
 def build_fabric(config: RunConfig) -> Fabric:
     """Prepare device, precision, memory, threads and determinism; the device must be resolved."""
+    from lightning_fabric import Fabric
+
     if config.train.allocator == "keep":
         keep_memory()
     if config.train.threads is not None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 
 from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
@@ -14,6 +14,9 @@ from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.schedule import StepReport, ViewRequest
 from fercore.types import Batch, Clock, LossTerm
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class NonFiniteLoss(UserInputError):

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -125,6 +124,8 @@ def _shape_of_output(module: nn.Module, settings: ModelSettings, config: Mapping
 
 
 def _create(settings: ModelSettings) -> Any:
+    import timm
+
     name = settings.backbone
     if name not in timm.list_models():
         fix = did_you_mean(name, timm.list_models())
@@ -156,6 +157,8 @@ def _hint_of_own_shapes(settings: ModelSettings, found: Mapping[str, Tensor]) ->
     """Advise to leave the arguments out, where that is all that keeps the weights from fitting."""
     if not settings.arguments:
         return ""
+    import timm
+
     with torch.device("meta"):
         own = timm.create_model(settings.backbone, num_classes=0).state_dict()
     if not same_shapes(found, own):
@@ -164,6 +167,8 @@ def _hint_of_own_shapes(settings: ModelSettings, found: Mapping[str, Tensor]) ->
 
 
 def _extractor(settings: ModelSettings, out_indices: tuple[int, ...] | None) -> Any:
+    import timm
+
     chosen: dict[str, Any] = {} if out_indices is None else {"out_indices": out_indices}
     try:
         return timm.create_model(settings.backbone, features_only=True, **chosen, **settings.arguments)

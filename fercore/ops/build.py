@@ -194,7 +194,7 @@ def report() -> dict[str, dict[str, Any]]:
     for kind in ("cpu", "cuda"):
         state = dispatch.state(kind)
         path = find(kind) if source_dir() is not None else None
-        origin = "missing" if path is None else "ahead of time" if path.parent == AHEAD else "first use"
+        origin = "missing" if path is None else "ahead of time" if path.parent == AHEAD else "at first use"
         facts[kind] = {
             "loaded": state.loaded,
             "library": None if path is None else str(path),

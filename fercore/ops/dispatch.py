@@ -93,7 +93,6 @@ def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
         )
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _load_now(device: str) -> None:
     _load("cpu", compile_missing=True)
     if device == "cuda" and _states["cpu"].loaded:
@@ -110,7 +109,7 @@ def compiled(device: str) -> bool:
     if state is not None and state.loaded:
         return True
     if state is not None and not state.tried and _wanted():
-        _load_now(device)
+        torch.compiler.disable(_load_now)(device)  # here, not as a decorator: that imports the compiler at start
         if state.loaded:
             return True
     if _required():

@@ -53,6 +53,20 @@ def test_light_modules_leave_torch_alone(module):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+HEAVY = (
+    "faiss", "lightning_fabric", "numba", "open_clip", "scipy", "sklearn", "tensorboard", "timm", "torchvision",
+    "torch._dynamo", "triton",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("module", ["fercore.engine.run", "fercore.engine.describe"])
+def test_the_engine_imports_little_but_torch(module):
+    """Each of these costs 0.1 to 1.2 s of CPU time; a run imports those it needs once its settings are checked."""
+    code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
 def test_what_is_printed_goes_through_one_function():
     """Names of others may hold orders to the terminal; `fercore.terminal` and `fercore.console` write them out."""
     for path in CORE:

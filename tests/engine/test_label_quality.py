@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import f1_score
 from torch import nn
 
-from fercore.engine.evaluate import score_labels, unit_shares
+from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
 from fercore.models import PseudoLabelRecord, SizedByData
 
 CLASSES = ("anger", "fear", "neutral")
@@ -38,6 +39,20 @@ def test_nothing_to_score_is_none(weight, truth):
 def test_unit_shares_by_class():
     codes = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.uint8)
     assert unit_shares(codes, np.array([0, 0, -1]), CLASSES) == {"anger": [1.0, 0.5], "fear": None, "neutral": None}
+
+
+def test_f1_is_that_of_scikit_learn_to_the_bit():
+    random = np.random.default_rng(0)
+    truth, guess = (
+        random.integers(0, 3, 500),
+        random.integers(0, 4, 500),
+    )  # nobody is neutral, and some are taken for it
+    truth[:9] = -1
+    classes = ("anger", "fear", "happiness", "neutral")
+    found = score(Predictions(np.eye(4)[guess], {}, {}, truth), classes)
+    expected = f1_score(truth[9:], guess[9:], labels=range(4), average=None, zero_division=0)
+    assert found["per_class_f1"] == {**dict(zip(classes, expected.tolist(), strict=True)), "neutral": None}
+    assert found["macro_f1"] == expected[:3].mean()
 
 
 def test_a_record_takes_the_datas_size_when_it_is_loaded():
