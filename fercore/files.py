@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from fercore.errors import UserInputError
+
+SUMS: Final = "SHA256SUMS"
+"""File of checksums beside the files that it lists, as `sha256sum` writes and checks it."""
 
 KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
@@ -29,6 +34,10 @@ class NotRegularError(OSError):
 
     def __str__(self) -> str:
         return str(self.strerror)
+
+
+class ChecksumError(ValueError):
+    """A file is not what its checksum says."""
 
 
 def file_kind(mode: int) -> str:
@@ -104,6 +113,48 @@ def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> st
     """
     text = read_bytes(path, follow=follow).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def write_sums(folder: Path, names: Iterable[str]) -> None:
+    """Flush files of a folder to the disk, and list their checksums in SHA256SUMS.
+
+    Raises:
+        OSError: if one cannot be read or written.
+    """
+    lines = []
+    for name in names:
+        with open_regular(folder / name) as file:
+            os.fsync(file.fileno())
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    with (folder / SUMS).open("w", encoding="utf-8") as listing:
+        listing.write("".join(lines))
+        listing.flush()
+        os.fsync(listing.fileno())
+
+
+def check_sum(path: Path) -> bool:
+    """Compare a file's bytes with the checksum that SHA256SUMS beside it lists.
+
+    Returns:
+        Whether it is listed.
+
+    Raises:
+        OSError: if a file cannot be read. ChecksumError: if the bytes are others, or the list is no text.
+    """
+    try:
+        lines = read_text(path.parent / SUMS).splitlines()
+    except (FileNotFoundError, NotRegularError):
+        return False
+    except UnicodeDecodeError:
+        raise ChecksumError(f"{SUMS} is no text") from None
+    listed = {name.lstrip(" *"): wanted for wanted, _, name in (line.partition(" ") for line in lines)}
+    if path.name not in listed:
+        return False
+    with open_regular(path) as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != listed[path.name]:
+        raise ChecksumError(f"{path.name} has other bytes than {SUMS} beside it says")
+    return True
 
 
 def name_fault(error: OSError) -> UserInputError | None:

@@ -149,7 +149,7 @@ def test_files_of_our_own_folders(tmp_path: Path, pipe, monkeypatch):
     with pytest.raises(UserInputError, match="named pipe"):
         RunFolder(tmp_path / "run").data_report()
     pipe("step_00000001/state.safetensors")
-    (tmp_path / "step_00000001" / "state.json").write_text("{}")
+    (tmp_path / "step_00000001" / "SHA256SUMS").write_text("0  state.safetensors\n")
     with pytest.raises(UserInputError, match="named pipe"):
         checkpoint.load(tmp_path / "step_00000001")
 

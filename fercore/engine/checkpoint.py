@@ -1,11 +1,15 @@
-"""Checkpoints: a tree of tensors and plain values as one safetensors file and one JSON file, written whole or not."""
+"""Checkpoints: a tree of tensors and plain values as one safetensors file and one JSON file, written whole or not.
+
+Checksums lie beside the two, and are checked before anything is used.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
-from fercore.files import read_text, refuse_irregular
+from fercore.files import SUMS, check_sum, read_text, write_sums
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 
@@ -64,9 +68,7 @@ def save(folder: Path, tree: Any) -> None:
     values = pack(tree, tensors)
     save_file(tensors, part / TENSORS)
     (part / VALUES).write_text(json.dumps(values, allow_nan=True), encoding="utf-8")
-    for file in (part / TENSORS, part / VALUES):
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    write_sums(part, (TENSORS, VALUES))
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
@@ -77,12 +79,38 @@ def load(folder: Path) -> Any:
     Raises:
         UserInputError: if it is incomplete or damaged.
     """
+    with _naming_damage(folder):
+        _check(folder / TENSORS)
+        return unpack(_values(folder), load_file(folder / TENSORS))
+
+
+def load_entry(folder: Path, name: str) -> Any:
+    """Read one entry of a checkpoint whose tree is a dict; one without tensors.
+
+    Raises:
+        UserInputError: as `load`.
+    """
+    with _naming_damage(folder):
+        return unpack(dict(_values(folder)["$dict"])[name], {})
+
+
+def _values(folder: Path) -> Any:
+    _check(folder / VALUES)
+    return json.loads(read_text(folder / VALUES))
+
+
+def _check(file: Path) -> None:
+    if not check_sum(file):
+        raise ValueError(f"{SUMS} does not list {file.name}; an older version wrote it, or it is lost")
+
+
+@contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
     try:
-        refuse_irregular(folder / TENSORS)
-        tensors = load_file(folder / TENSORS)
-        return unpack(json.loads(read_text(folder / VALUES)), tensors)
+        yield
     except (OSError, SafetensorError, ValueError, KeyError) as error:
-        fix = "delete that folder to resume from the checkpoint before it"
+        before = [path for path in _complete(folder.parent) if path.name < folder.name and (path / SUMS).is_file()]
+        fix = f"delete that folder to resume from {before[-1].name}" if before else "start the run anew: none is older"
         raise UserInputError(f"damaged checkpoint: {error}", where=str(folder), fix=fix) from None
 
 
@@ -93,8 +121,12 @@ def name_of(step: int) -> str:
 
 def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, or None."""
-    found = sorted(path for path in folder.glob("step_*") if (path / VALUES).is_file())
+    found = _complete(folder)
     return found[-1] if found else None
+
+
+def _complete(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step_*") if (path / VALUES).is_file())
 
 
 def prune(folder: Path, keep: int) -> None:

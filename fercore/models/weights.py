@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
-from fercore.files import open_regular
-from fercore.models.foreign import is_safetensors, not_weights, weights_file
+from fercore.files import ChecksumError, check_sum, open_regular
+from fercore.models.foreign import AGAIN, is_safetensors, not_weights, weights_file
 
 log = logging.getLogger(__name__)
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
@@ -37,10 +37,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     of other programs, such as `state_dict_ema`, go before those beside them; a line says which were read.
 
     Raises:
-        UserInputError: if the file is missing, unreadable, or holds more than tensors.
+        UserInputError: if the file is missing, unreadable, has other bytes than a SHA256SUMS beside it says, or holds
+            more than tensors.
     """
     weights_file(path, fix="give an existing file in model.weights")
     try:
+        check_sum(path)
         if is_safetensors(path):
             return _backbone_of_run(load_file(path), path)
         with warnings.catch_warnings(), open_regular(path) as file:
@@ -48,6 +50,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             loaded = torch.load(file, map_location="cpu", weights_only=True)
     except PermissionError as error:
         raise UserInputError(f"cannot read weights: {error.strerror}", where=str(path)) from None
+    except ChecksumError as error:
+        raise UserInputError(f"damaged weights: {error}", where=str(path), fix=AGAIN) from None
     except Exception:  # a damaged file fails in as many ways as zip, pickle, struct and torch have errors
         raise not_weights(path) from None
     return _state_dict_in(loaded, path)

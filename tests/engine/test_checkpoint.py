@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import subprocess
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from fercore.engine import checkpoint
 from fercore.errors import UserInputError
+from fercore.files import SUMS
 
 TREE = {
     "weights": {"a.b": torch.randn(3, 2), "half": torch.randn(2).bfloat16()},
@@ -50,14 +52,42 @@ def test_an_unknown_kind_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "step_1").exists()
 
 
-@pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES])
-def test_damage_is_one_clear_line(tmp_path, file):
-    folder = tmp_path / "step_1"
-    checkpoint.save(folder, TREE)
+def flipped(content, at):
+    data = bytearray(content)
+    data[at] ^= 1 << at % 8
+    return bytes(data)
+
+
+@pytest.mark.parametrize("file", [checkpoint.TENSORS, checkpoint.VALUES, SUMS])
+def test_one_bit_anywhere_is_noticed_before_use_and_the_checkpoint_before_is_named(tmp_path, file):
+    for step in (1, 2):
+        checkpoint.save(tmp_path / checkpoint.name_of(step), {**TREE, "step": step})
+    folder = tmp_path / checkpoint.name_of(2)
     whole = (folder / file).read_bytes()
+    last = len(whole) - 2  # the line's end may become another
+    for at in {*range(0, last, max(1, last // 50)), last}:
+        (folder / file).write_bytes(flipped(whole, at))
+        with pytest.raises(UserInputError, match=r"damaged checkpoint: .*; delete .* to resume from step_0*1$"):
+            checkpoint.load(folder)
     (folder / file).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserInputError, match="damaged checkpoint.*delete that folder"):
+    with pytest.raises(UserInputError, match="damaged checkpoint"):
         checkpoint.load(folder)
+    (folder / file).write_bytes(whole)
+    assert checkpoint.load(folder)["step"] == checkpoint.load_entry(folder, "step") == 2
+
+
+def test_without_one_before_it_the_run_is_to_be_started_anew(tmp_path):
+    folder = tmp_path / checkpoint.name_of(2)
+    checkpoint.save(folder, TREE)
+    (folder / SUMS).unlink()
+    with pytest.raises(UserInputError, match="SHA256SUMS does not list state.*older version.*; start the run anew"):
+        checkpoint.load(folder)
+
+
+def test_checksums_are_what_sha256sum_checks(tmp_path):
+    checkpoint.save(tmp_path / "step_1", TREE)
+    done = subprocess.run(["sha256sum", "--check", SUMS], cwd=tmp_path / "step_1", capture_output=True, check=False)
+    assert (done.returncode, done.stdout.count(b"OK")) == (0, 2)
 
 
 def test_the_newest_complete_one_is_found_and_old_ones_pruned(tmp_path):

@@ -11,6 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from fercore.errors import UserInputError
+from fercore.files import write_sums
 from fercore.models.weights import fit_weights, read_weights
 
 LAYER = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
@@ -64,3 +65,13 @@ def test_damaged_files_are_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", FILES)
 def test_damaged_files_for_long(tmp_path, name):
     assert read_damaged(tmp_path / name, FILES[name], range(1000, 21_000)) > 2000
+
+
+def test_weights_that_are_not_what_the_checksum_beside_them_says_are_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(FILES[path.name])
+    write_sums(tmp_path, [path.name])
+    assert read_weights(path).keys() == LAYER.state_dict().keys()
+    path.write_bytes(FILES[path.name][:-1] + b"\x01")
+    with pytest.raises(UserInputError, match="damaged weights: a.safetensors has other bytes than SHA256SUMS"):
+        read_weights(path)
