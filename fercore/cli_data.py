@@ -60,7 +60,7 @@ def check(
 def _print_check(report: dict[str, Any]) -> None:
     from fercore.console import print_lines, print_table
     from fercore.data.check.words import between_lines, count_rows, fault_lines
-    from fercore.data.leftover import left_out_lines
+    from fercore.data.leftover import left_out_lines, unread_lines
 
     for domain in report["domains"]:
         published = domain["published"]
@@ -70,7 +70,8 @@ def _print_check(report: dict[str, Any]) -> None:
         print_table("", *count_rows(domain))
         if published["title"]:
             print_lines([f"{published['title']}: licence and access at {published['page']}"])
-        print_lines([*left_out_lines(domain["left_out"]), *fault_lines(domain)])
+        beside = [*left_out_lines(domain["left_out"]), *unread_lines(domain["unread_columns"])]
+        print_lines([*beside, *fault_lines(domain)])
         print_lines([f"{domain['faults']} faults" if domain["faults"] else "no fault found"])
     print_lines(between_lines(report))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from fercore.data.domains import read_chosen
 from fercore.data.fingerprint import common_folder
+from fercore.data.formats.columns import MANIFEST
 from fercore.data.labels import CANONICAL
 from fercore.data.leftover import leftover_lines
 from fercore.data.readers import FileReader
@@ -21,8 +22,6 @@ from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 from fercore.files import open_regular
-
-COLUMNS = ("path", "label", "domain", "split", "subject", "sequence")
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def _write_image(table: Table, i: int, folder: Path, place: str) -> str:
 def _write_manifest(table: Table, paths: list[str], folder: Path) -> None:
     with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = CsvWriter(file)
-        writer.writerow(COLUMNS)
+        writer.writerow(MANIFEST)
         for row in zip(paths, table.labels.tolist(), table.split, table.subjects, table.sequences, strict=True):
             name = CANONICAL[row[1]] if row[1] >= 0 else ""
             writer.writerow((row[0], name, table.name, *row[2:]))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from fercore.data.formats.scan import NO_IMAGE, Scan
+from fercore.data.formats.scan import NO_IMAGE, Scan, listed
 from fercore.data.labels import unknown_names
 
 
@@ -17,10 +17,15 @@ def leftover_lines(scan: Scan) -> list[str]:
         lines.append(
             f"labels nobody knows: {unknown_names(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
         )
-    return lines + left_out_lines(rows.left_out)
+    return lines + left_out_lines(rows.left_out) + unread_lines(rows.unread)
 
 
 def left_out_lines(reasons: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why a format left samples out."""
     nouns = {reason: "files" if reason.startswith(NO_IMAGE) else "images" for reason in reasons}
     return [f"left out: {reason}; {nouns[reason]}: {n}" for reason, n in reasons.items() if n]
+
+
+def unread_lines(columns: Sequence[str]) -> list[str]:
+    """Return the line about a table's columns that are not read; none without such."""
+    return [f"columns not read: {listed(columns, len(columns))}"] if columns else []

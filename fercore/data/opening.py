@@ -148,6 +148,7 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
         "missing_files": len(scan.rows.missing),
         "first_missing": scan.rows.missing[:5],
         "left_out": dict(scan.rows.left_out),
+        "unread_columns": list(scan.rows.unread),
         "unused_parts": unused,
         "preflight": preflight.report(),
     }

@@ -199,7 +199,10 @@ def test_manifest_columns(tmp_path: Path, image: Image):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label\nanger\n", "no column 'path' ({file}, line 1); the first line must name the columns path"),
+        (
+            "label\nanger\n",
+            "no column 'path' among 'label' ({file}, line 1); the first line must name the columns path",
+        ),
         ("path,label\na,anger,x\n", "row with 3 cells under 2 columns ({file}, line 2); quote cells that hold commas"),
         (
             "path,label,split\na,anger,train\nb,anger\n",

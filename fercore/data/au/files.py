@@ -30,6 +30,7 @@ import numpy as np
 
 from fercore.data.au.match import frame_name, is_video, plain_name
 from fercore.data.au.table import AUTable, canonical_name, is_missing
+from fercore.data.formats.columns import refuse_nearly_known
 from fercore.data.formats.scan import listed
 from fercore.data.formats.tables import csv_table
 from fercore.documents import plain_cell
@@ -147,6 +148,8 @@ def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
         fix = f"its columns are {listed(header)}; it should be {FORMATS_THAT_DO}"
         raise UserInputError("no action unit in the file", where=str(path), fix=fix)
     lower = [name.lower() for name in header]
+    sure = [name for name in CONFIDENCE_COLUMNS if name in lower] or CONFIDENCE_COLUMNS
+    refuse_nearly_known(header, (), (*sure, "success"), where=f"{path}, line 1")
     image = next((lower.index(name) for name in IMAGE_COLUMNS if name in lower), None)
     frame = lower.index("frame") if "frame" in lower else None
     if frame is not None and (image is None or _of_videos(row.cells[image] for row in rows)):

@@ -61,6 +61,7 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
         "counts": find.counts(table),
         "subjects": len(set(table.subjects) - {""}),
         "left_out": dict(rows.left_out),
+        "unread_columns": list(rows.unread),
         "published": published,
         **found,
         "faults": sum(len(group) for group in found.values()) + len(published["wrong"]),

@@ -1,15 +1,16 @@
 """`manifest`: CSV with the columns path,label,domain,split,subject,sequence; all but `path` may be missing.
 
-Further columns are ignored. Labels are expression names or aliases, or numbers of the coding named by `labels=`; an
-empty label, nan or -1 is unlabelled.
-Paths start from the CSV's folder or from `root=`; a path that leads elsewhere is refused unless `root=` is given, and
-then looked for below it by its end as well (a list of another machine).
+Further columns are named and not read; one that nearly has the name of a missing one of these, or holds what it should,
+is an error. Labels are expression names or aliases, or numbers of the coding named by `labels=`; an empty label, nan or
+-1 is unlabelled. Paths start from the CSV's folder or from `root=`; a path that leads elsewhere is refused unless
+`root=` is given, and then looked for below it by its end as well (a list of another machine).
 `domain=NAME` takes the rows of one domain.
 """
 
 from __future__ import annotations
 
 from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.columns import MANIFEST
 from fercore.data.formats.folder import PARTS, part_of
 from fercore.data.formats.listing import Listing, listing
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty
@@ -31,7 +32,7 @@ def scan(spec: DomainSpec) -> Scan:
     wanted, labels = spec.options.get("domain"), labels_of(spec)
     rows = Rows()
     domains = set()
-    for number, row in csv_rows(path, ["path"]):
+    for number, row in csv_rows(path, ["path"], MANIFEST, rows):
         domains.add(row.get("domain", ""))
         if wanted is None or row.get("domain") == wanted:
             add_row(rows, row, files, labels, where=f"{path}, line {number}")
@@ -40,7 +41,7 @@ def scan(spec: DomainSpec) -> Scan:
             f"no domain {wanted!r} in the manifest", where=str(path), fix=did_you_mean(wanted, domains)
         )
     labels.refuse_guess(rows, str(path))
-    not_empty(rows, str(path), "write rows path,label,domain,split,subject,sequence")
+    not_empty(rows, str(path), f"write rows {','.join(MANIFEST)}")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 

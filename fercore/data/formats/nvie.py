@@ -11,6 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.columns import MANIFEST
 from fercore.data.formats.listing import listing
 from fercore.data.formats.manifest import add_row
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty
@@ -46,10 +47,10 @@ def scan(spec: DomainSpec) -> Scan:
     path = existing(spec.path, folder=False, where=spec.where)
     files = listing(spec, path.parent)
     wanted = spec.choice("spectrum", ("visible", "thermal", "all"), "visible")
-    found = [_frame(row, f"{path}, line {number}") for number, row in csv_rows(path, ["path", "label", "domain"])]
-    labels = labels_of(spec)
+    rows, labels = Rows(), labels_of(spec)
+    lines = csv_rows(path, ["path", "label", "domain"], (*MANIFEST, "time"), rows)
+    found = [_frame(row, f"{path}, line {number}") for number, row in lines]
     partners = {i for pair in pairs(found, labels) for i in pair} if spec.flag("paired") else set(range(len(found)))
-    rows = Rows()
     for i, frame in enumerate(found):
         if wanted not in ("all", frame.spectrum):
             rows.left_out[f"spectrum {frame.spectrum}"] += 1
@@ -58,7 +59,7 @@ def scan(spec: DomainSpec) -> Scan:
         else:
             add_row(rows, frame.row, files, labels, where=frame.where)
     labels.refuse_guess(rows, str(path))
-    not_empty(rows, str(path), "write rows path,label,domain,split,subject,sequence,time; see ?spectrum=")
+    not_empty(rows, str(path), f"write rows {','.join(MANIFEST)},time; see ?spectrum=")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 

@@ -37,6 +37,7 @@ class Rows:
         missing: files that are listed but absent.
         left_out: reason -> samples the dataset's own protocol leaves out.
         numbers: number that stands for a label -> samples that have it.
+        unread: names of columns that are not read, of a table that somebody wrote for us.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Rows:
     missing: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     numbers: Counter[int] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
     _first: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:

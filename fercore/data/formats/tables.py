@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from fercore.data.formats.scan import read_text
+from fercore.data.formats.columns import refuse_nearly_known
+from fercore.data.formats.scan import Rows, listed, read_text
 from fercore.documents import plain_cell
 from fercore.errors import UserInputError
 
@@ -22,20 +24,30 @@ Line = tuple[int, list[str]]
 """Its number, and its cells without blanks around them."""
 
 
-def csv_rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def csv_rows(
+    path: Path, needed: Sequence[str], optional: Sequence[str] = (), rows: Rows | None = None
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield (line number, row) of a CSV file; column names are lower-cased.
 
+    Args:
+        path: the file. needed, optional: columns that are read. rows: keeps the names of the others.
+
     Raises:
-        UserInputError: as `csv_table`, or if a needed column is missing.
+        UserInputError: as `csv_table` and `refuse_nearly_known`, or if a needed column is missing.
     """
     header, lines = csv_table(path)
-    header = [name.lower() for name in header]
-    missing = [name for name in needed if name not in header]
+    head, where = list(islice(lines, 1000)), f"{path}, line 1"
+    refuse_nearly_known(header, [cells for _, cells in head], [*needed, *optional], where=where)
+    lower = [name.lower() for name in header]
+    missing = [name for name in needed if name not in lower]
     if missing:
         fix = f"the first line must name the columns {', '.join(needed)}"
-        raise UserInputError(f"no column {missing[0]!r}", where=f"{path}, line 1", fix=fix)
-    for number, cells in lines:
-        yield number, dict(zip(header, map(plain_cell, cells), strict=True))
+        among = f" among {listed(header)}" if header else ""
+        raise UserInputError(f"no column {missing[0]!r}{among}", where=where, fix=fix)
+    if rows is not None:
+        rows.unread += [name for name in header if name.lower() not in (*needed, *optional)]
+    for number, cells in chain(head, lines):
+        yield number, dict(zip(lower, map(plain_cell, cells), strict=True))
 
 
 def csv_table(path: Path) -> tuple[list[str], Iterator[Line]]:

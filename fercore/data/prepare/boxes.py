@@ -69,7 +69,7 @@ def _frame(file: str, row: dict[str, str], where: str) -> Name:
 
 def _pyfeat(path: Path) -> dict[Name, list[Face]]:
     faces: dict[Name, list[Face]] = defaultdict(list)
-    for number, row in csv_rows(path, RECTANGLE):
+    for number, row in csv_rows(path, RECTANGLE, ["facescore"]):
         where = f"{path}, line {number}"
         image = next((row[column] for column in IMAGE_COLUMNS if row.get(column)), "")
         if not image:
@@ -97,7 +97,7 @@ def _openface_folder(folder: Path) -> dict[Name, list[Face]]:
 def _openface(path: Path, stem: str) -> dict[Name, list[Face]]:
     """Return the faces of an image, or of the frames of a clip where there is a column `frame`."""
     faces: dict[Name, list[Face]] = defaultdict(list)
-    for number, row in csv_rows(path, ["x_0", "y_0"]):
+    for number, row in csv_rows(path, ["x_0", "y_0"], ["confidence", "success"]):
         where = f"{path}, line {number}"
         points = _points(row, where)
         score = _score(row, "confidence", where)
