@@ -232,8 +232,7 @@ def _layers(
     **top: Any,
 ) -> tuple[list[dict[str, Any]], str]:
     from fercore.config import DataSettings, asks_for_labels, check_settings, merge, parse_assignment, read_toml
-    from fercore.errors import did_you_mean
-    from fercore.presets import PRESETS
+    from fercore.presets import preset_settings
 
     layers = _protocol_layers(protocol, data_root, given=bool(source or target))
     layers += [read_toml(config)] if config else []
@@ -253,8 +252,7 @@ def _layers(
     if len(own) == 1 and not any(map(asks_for_labels, map(str, own.get("sources", ())))):
         _refuse_half(own)
     chosen = str(preset or merged.get("preset") or ("paper" if own else "demo"))
-    if chosen not in PRESETS:
-        raise UserInputError(f"unknown preset {chosen!r}", where="--preset", fix=did_you_mean(chosen, PRESETS))
+    preset_settings(chosen)
     return [{key: value for key, value in layer.items() if key != "preset"} for layer in layers], chosen
 
 

@@ -186,7 +186,7 @@ def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
     rows: list[dict[str, Any]] = []
     for label, records in results.items():
-        if any(record["target"]["accuracy"] is None for record in records):
+        if any(record["target"][metric] is None for record in records for metric in METRICS):
             fix = "give a target with a labelled test part"
             raise UserInputError("the target has no labels to compare on", where="compare", fix=fix)
         row: dict[str, Any] = {"label": label, "n": records[0]["target"]["n"]}

@@ -9,12 +9,25 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from fercore.errors import UserInputError
 
 MOST_DEPTH = 32
 """Levels that settings and records may be nested; code goes through them by recursion."""
 
+
+class Shape(BaseModel):
+    """Base of what is read of a record: nothing is converted, and what is not named may be there too."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+DEEP_KEY = re.compile(
+    rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MOST_DEPTH}}}""",
+)
+"""A TOML key of so many parts; the time that tomllib takes for one grows with their square."""
 NUMBER = re.compile(r"[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?")
 
 
@@ -53,6 +66,8 @@ def parse_toml(text: str, *, where: str) -> dict[str, Any]:
         tomllib.TOMLDecodeError: if it is no TOML.
         UserInputError: if its values are nested too deep.
     """
+    if DEEP_KEY.search(text):
+        raise _too_deep(where)
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError:
@@ -78,6 +93,18 @@ def parse_json(text: str | bytes, *, where: str) -> Any:
         raise _too_deep(where) from None
     refuse_deep(tree, where=where)
     return tree
+
+
+def misfit(tree: Any, shape: type[Shape]) -> str:
+    """Say where plain values have another shape, as "plugins.0.name: input should be a valid string"; "" if nowhere."""
+    try:
+        shape.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        text = first["msg"].partition(" or instance of ")[0]
+        return (f"{place}: " if place else "") + text[0].lower() + text[1:]
+    return ""
 
 
 def refuse_deep(tree: Any, *, where: str) -> None:

@@ -16,6 +16,8 @@ from fercore.errors import UserInputError
 SUMS: Final = "SHA256SUMS"
 """File of checksums beside the files that it lists, as `sha256sum` writes and checks it."""
 
+MOST_BYTES = 1 << 30
+"""What is read of a file into memory at once; no list of images, and nothing else that is read so, is larger."""
 KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -26,14 +28,25 @@ KINDS: Final = (
 )
 
 
-class NotRegularError(OSError):
+class _InWords(OSError):
+    """An error of our own, which has words for what is wrong and no number."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class NotRegularError(_InWords):
     """What stands under a name is no regular file; `strerror` says what it is."""
 
     def __init__(self, mode: int) -> None:
         super().__init__(errno.EINVAL, f"{file_kind(mode)}, not a file")
 
-    def __str__(self) -> str:
-        return str(self.strerror)
+
+class TooLargeError(_InWords):
+    """A file is larger than memory should hold."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EFBIG, f"larger than {MOST_BYTES >> 20} MiB")
 
 
 class ChecksumError(ValueError):
@@ -99,9 +112,11 @@ def read_bytes(path: str | os.PathLike[str], *, follow: bool = True) -> bytes:
     """Return the contents of a regular file.
 
     Raises:
-        OSError: as `open_regular`.
+        OSError: as `open_regular`, or if it has more than `MOST_BYTES` (TooLargeError).
     """
     with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size > MOST_BYTES:
+            raise TooLargeError
         return file.read()
 
 

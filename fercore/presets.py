@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fercore.errors import UserInputError, did_you_mean
+
 PRESETS: dict[str, Mapping[str, Any]] = {
     "demo": {
         "data": {"size": 64, "augment": "light", "source_batch": 48, "target_batch": 48},
@@ -27,3 +29,14 @@ PRESETS: dict[str, Mapping[str, Any]] = {
 }
 """demo: synthetic faces, minutes on two cores; its arithmetic is fixed, so that every machine gives the figures of the
 READMEs. small: real images of 48-64 px on a laptop. paper: as published."""
+
+
+def preset_settings(name: str, *, where: str = "--preset") -> Mapping[str, Any]:
+    """Return the core's settings of a preset.
+
+    Raises:
+        UserInputError: for an unknown one; `where` says who named it.
+    """
+    if name not in PRESETS:
+        raise UserInputError(f"unknown preset {name!r}", where=where, fix=did_you_mean(name, PRESETS))
+    return PRESETS[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fercore import files
+from fercore.config import read_toml
 from fercore.errors import UserInputError
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,15 @@ def test_a_regular_file_is_read(tmp_path: Path):
         files.open_regular(tmp_path / "link", follow=False)
     with pytest.raises(FileNotFoundError):
         files.open_regular(tmp_path / "nothing")
+
+
+def test_a_file_that_no_memory_holds_is_refused_at_once(tmp_path: Path):
+    with (tmp_path / "a.toml").open("wb") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room on disk
+    with pytest.raises(files.TooLargeError, match="^larger than 1024 MiB$"):
+        files.read_bytes(tmp_path / "a.toml")
+    with pytest.raises(UserInputError, match=r"cannot read settings file: larger than 1024 MiB \("):
+        read_toml(tmp_path / "a.toml")
 
 
 def test_anything_else_is_refused_at_once(tmp_path: Path, pipe):

@@ -16,25 +16,49 @@ comes with may have it, are not labelled.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from fercore.data.fingerprint import common_folder
 from fercore.data.formats.scan import user_path
 from fercore.data.label_draw import draw_labels
+from fercore.data.sealed import read_sealed, sealed
 from fercore.data.spec import HOW_MANY, DomainSpec, asks_for_few, option_name
 from fercore.data.table import Table
+from fercore.documents import Shape
 from fercore.errors import UserInputError
-from fercore.files import read_text
 
 KIND = "fercore labelled split"
 LABELLED, UNLABELLED, LEFT_OUT = PARTS = ("labelled", "unlabelled", "left out")
+
+
+def _sample(row: list[str]) -> list[str]:
+    if row[:1] not in ([part] for part in PARTS) or len(row) != 2 + (row[0] == LABELLED):
+        raise ValueError(f"should be part, hash and, if {LABELLED!r}, label")
+    return row
+
+
+class _Counts(Shape):
+    labelled: int
+    unlabelled: int
+    left_out: int = Field(alias="left out")
+
+
+class _Labelled(Shape):
+    samples: dict[str, Annotated[list[str], AfterValidator(_sample)]]
+    counts: _Counts
+    per_class: dict[str, int]
+    labels: int
+    rule: str
+    by: str
+    seed: int
+    short: int
+    persons_of_test: int = 0
 
 
 @dataclass(frozen=True)
@@ -184,7 +208,7 @@ def _record(
         "schema": 1, "kind": KIND, **how, "classes": list(classes),
         "counts": counts, "per_class": taken.counts(classes), "samples": rows,
     }  # fmt: skip
-    return {**record, "sha256": _hash(record)}
+    return sealed(record)
 
 
 def read_labels(path: Path) -> dict[str, Any]:
@@ -193,19 +217,8 @@ def read_labels(path: Path) -> dict[str, Any]:
     Raises:
         UserInputError: if it is missing, not such a file, or changed since it was written.
     """
-    try:
-        record = json.loads(read_text(path))
-    except FileNotFoundError:
-        raise UserInputError("labelled split not found", where=str(path), fix="check ?label_file=") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserInputError(f"cannot read labelled split: {str(error)[:80]}", where=str(path)) from None
-    if not isinstance(record, dict) or record.get("kind") != KIND or record.get("schema") != 1:
-        raise UserInputError("not a labelled split", where=str(path), fix="give labelled.json of a run folder")
-    stated = record.pop("sha256", "")
-    if stated != _hash(record):
-        what = "labelled split changed since it was written (its hash differs)"
-        raise UserInputError(what, where=str(path), fix="bring it back as it was, or draw again")
-    return {**record, "sha256": stated}
+    fix = "give labelled.json of a run folder as it was written, or draw again"
+    return read_sealed(path, KIND, _Labelled, name="labelled split", option="label_file", fix=fix)
 
 
 def _parts_of(
@@ -233,7 +246,3 @@ def _parts_of(
 def _short_keys(pool: Table) -> list[str]:
     start = len(common_folder(pool.keys))
     return [key[start:] for key in pool.keys]
-
-
-def _hash(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -11,20 +11,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from fercore.data.fingerprint import common_folder
 from fercore.data.labels import CANONICAL
 from fercore.data.noise import permutation
+from fercore.data.sealed import read_sealed, sealed
 from fercore.data.table import Table
+from fercore.documents import Shape
 from fercore.errors import UserInputError, did_you_mean
-from fercore.files import read_text
 
 KIND = "fercore split"
 PARTS = ("train", "val", "test")
 RULES = ("subject", "class", "none")
+
+
+class _Split(Shape):
+    parts: dict[str, Literal["train", "val", "test"]]
+    data_sha256: str
 
 
 def divide(table: Table, shares: Mapping[str, float], *, by: str, seed: int) -> list[str]:
@@ -142,7 +148,7 @@ def split_record(table: Table, parts: Sequence[str], **how: Any) -> dict[str, An
     }
     if len(record["parts"]) != len(table):
         raise UserInputError("two samples have one name, so that a split file cannot tell them apart", where=table.spec)
-    return {**record, "sha256": _hash(record)}
+    return sealed(record)
 
 
 def write_split(record: Mapping[str, Any], path: Path) -> None:
@@ -170,22 +176,8 @@ def read_split(path: Path) -> dict[str, Any]:
     Raises:
         UserInputError: if it is missing, no split file, or changed since it was written.
     """
-    try:
-        record = json.loads(read_text(path))
-    except FileNotFoundError:
-        raise UserInputError("split file not found", where=str(path), fix="check ?split_file=") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserInputError(f"cannot read split file: {str(error)[:80]}", where=str(path)) from None
-    parts = record.get("parts") if isinstance(record, dict) else None
-    if not isinstance(parts, dict) or record.get("kind") != KIND or record.get("schema") != 1:
-        raise UserInputError("not a split file", where=str(path), fix="make one with `fercore data split`")
-    if any(part not in PARTS for part in parts.values()):
-        raise UserInputError("split file with an unknown part", where=str(path), fix=f"parts are {', '.join(PARTS)}")
-    stated = record.pop("sha256", "")
-    if stated != _hash(record):
-        fix = "make it again with `fercore data split`, or use the manifest format for a division by hand"
-        raise UserInputError("split file changed since it was written (its hash differs)", where=str(path), fix=fix)
-    return dict(record)
+    fix = "make it with `fercore data split`, or use the manifest format for a division by hand"
+    return read_sealed(path, KIND, _Split, name="split file", option="split_file", fix=fix)
 
 
 def apply_split(table: Table, path: Path) -> Table:
@@ -212,7 +204,3 @@ def apply_split(table: Table, path: Path) -> Table:
 def _data_hash(table: Table, keys: Sequence[str]) -> str:
     rows = sorted(zip(keys, table.labels.tolist(), table.subjects, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _hash(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()

@@ -9,20 +9,63 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
 
 import tomli_w
+from pydantic import Field
 
 from fercore.config import read_toml
+from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.files import without_none, write_json, write_whole
 from fercore.errors import UserInputError
 from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
+from fercore.presets import preset_settings
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
 LABELS = "labelled.json"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Plugin(Shape):
+    name: str
+    distribution: str
+    version: str
+
+
+class _Started(Shape):
+    plugins: list[_Plugin]
+    versions: dict[str, str]
+
+
+class _Data(Shape):
+    fingerprint: dict[str, Any]
+
+
+class _Labelled(Shape):
+    n: int
+
+
+class _Target(Shape):
+    n: int
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    labelled: _Labelled = _Labelled(n=0)
+
+
+class _Result(Shape):
+    target: _Target
+    train_seconds: float
+    peak_memory_mb: float
+    lead: str = "accuracy"
+
+
+SHAPES: Final[Mapping[str, type[Shape]]] = {PLUGINS: _Started, DATA: _Data, RESULT: _Result}
+"""What is read of the records of a run folder, which somebody else may have written."""
 
 
 class RunFolder:
@@ -83,10 +126,7 @@ class RunFolder:
         Raises:
             UserInputError: if it cannot be read or is not what a run writes.
         """
-        found = self._read(PLUGINS)
-        if not isinstance(found, dict) or not {"plugins", "versions"} <= found.keys():
-            raise UserInputError(f"{PLUGINS} is damaged", where=str(self.path), fix="start the run again")
-        return found
+        return self._read(PLUGINS)
 
     @property
     def label_file(self) -> Path | None:
@@ -95,25 +135,37 @@ class RunFolder:
         return path if path.is_file() else None
 
     def data_report(self) -> dict[str, Any]:
-        """Return the contents of data.json as the run was started."""
-        report: dict[str, Any] = self._read(DATA)
-        return report
+        """Return the contents of data.json as the run was started.
+
+        Raises:
+            UserInputError: if it cannot be read or is not what a run writes.
+        """
+        return self._read(DATA)
 
     def config_layers(self) -> dict[str, Any]:
         """Return the settings the run was started with.
 
         Raises:
-            UserInputError: if there is no run here.
+            UserInputError: if there is no run here, or they are not what a run writes.
         """
         if not self.begun:
             raise UserInputError("no run to resume there", where=str(self.path), fix="give a folder that --out wrote")
-        return read_toml(self.path / CONFIG)
+        found = read_toml(self.path / CONFIG)
+        preset_settings(str(found.get("preset", "")), where=str(self.path / CONFIG))
+        return found
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.path / name
         try:
-            return json.loads(read_text(self.path / name))
+            found = parse_json(read_text(path), where=str(path))
+        except UserInputError:
+            raise
         except (OSError, ValueError) as error:
-            raise UserInputError(f"cannot read {name}: {error}", where=str(self.path)) from None
+            raise UserInputError(f"cannot read {name}: {str(error)[:80]}", where=str(self.path)) from None
+        if fault := misfit(found, SHAPES[name]):
+            fix = "bring it back as it was, or start the run again"
+            raise UserInputError(f"{name} is damaged: {fault}", where=str(self.path), fix=fix)
+        return dict(found)
 
     @property
     def begun(self) -> bool:
@@ -126,9 +178,12 @@ class RunFolder:
         return (self.path / RESULT).is_file()
 
     def result(self) -> dict[str, Any]:
-        """Return the contents of result.json."""
-        record: dict[str, Any] = self._read(RESULT)
-        return record
+        """Return the contents of result.json.
+
+        Raises:
+            UserInputError: if it cannot be read or is not what a run writes.
+        """
+        return self._read(RESULT)
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -185,7 +240,7 @@ def check_same_data(folder: RunFolder, fingerprint: Mapping[str, Any]) -> None:
     Raises:
         UserInputError: naming the part that differs.
     """
-    started = folder.data_report().get("fingerprint", {})
+    started = folder.data_report()["fingerprint"]
     for part in sorted(started.keys() | fingerprint.keys()):
         if started.get(part) != fingerprint.get(part):
             fix = "bring the data back as it was, or start anew"

@@ -10,7 +10,7 @@ from fercore.config import RunConfig, build_config, check_settings
 from fercore.hooks.checks import check_class, check_company, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
-from fercore.presets import PRESETS
+from fercore.presets import preset_settings
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     infos = tuple(find_plugin(name, available) for name in names)
     classes = [check_class(load_class(info), info.name) for info in infos]
     presets = [cls.presets.get(preset, {}) for cls in classes]
-    config = build_config([{"preset": preset}, PRESETS[preset], *presets, *layers], names)
+    config = build_config([{"preset": preset}, preset_settings(preset), *presets, *layers], names)
     plugins: list[Plugin] = []
     tables: dict[str, dict[str, Any]] = {}
     for info, cls in zip(infos, classes, strict=True):

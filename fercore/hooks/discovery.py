@@ -9,7 +9,7 @@ from typing import Any
 
 from fercore.config import build_config
 from fercore.errors import UserInputError, did_you_mean
-from fercore.presets import PRESETS
+from fercore.presets import preset_settings
 
 GROUP = "fercore.plugins"
 
@@ -88,7 +88,7 @@ def check_early(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, pr
         available = installed_plugins()
         for name in names:
             find_plugin(name, available)
-        build_config([PRESETS[preset], *layers], names)
+        build_config([preset_settings(preset), *layers], names)
     except UserInputError as error:
         if not row:
             raise

@@ -11,6 +11,7 @@ import pytest
 from fercore.config import DataSettings, asks_for_labels
 from fercore.data import DomainSet, mismatch_lines, open_domains
 from fercore.data.labelled import LABELLED, UNLABELLED, divide_labels
+from fercore.data.sealed import sealed
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
@@ -139,9 +140,7 @@ def test_a_file_of_other_data_is_refused(tmp_path):
         name, row = next((k, v) for k, v in record["samples"].items() if v[0] == LABELLED)
         row[change] = "fear" if row[change] == "anger" else "anger"
         record.pop("sha256")
-        from fercore.data.labelled import _hash
-
-        (tmp_path / "edited.json").write_text(json.dumps({**record, "sha256": _hash(record)}))
+        (tmp_path / "edited.json").write_text(json.dumps(sealed(record)))
         assert word in refused("labels=70", label_file=tmp_path / "edited.json")
     record = json.loads(file.read_text())
     name = next(k for k, v in record["samples"].items() if v[0] == UNLABELLED)

@@ -14,6 +14,7 @@ from typing import Any
 from fercore.data.formats.scan import existing, read_text
 from fercore.data.labels import canonical_label
 from fercore.data.spec import DomainSpec
+from fercore.documents import parse_toml
 from fercore.errors import UserInputError
 
 SET_ASIDE = -1
@@ -37,8 +38,8 @@ def names_of(spec: DomainSpec) -> dict[str, int]:
         return {}
     path = existing(spec.options["names"], folder=False, where=spec.where)
     try:
-        table = tomllib.loads(read_text(path))
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        table = parse_toml(read_text(path), where=str(path))
+    except tomllib.TOMLDecodeError as error:
         raise UserInputError(f"not valid TOML: {str(error)[:80]}", where=str(path), fix=FIX) from None
     if not table:
         raise UserInputError("no name in the file", where=str(path), fix=FIX)

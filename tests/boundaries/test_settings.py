@@ -1,0 +1,135 @@
+"""Settings and records of other hands: `--set`, --config, and what a run folder says, in any shape."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import tomli_w
+
+sys.path.insert(0, str(Path(__file__).parent))
+from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
+
+from fercore import __version__, cli
+from fercore.compare import leading_score, summarise, table_rows
+from fercore.config import RunConfig, dotted_names
+from fercore.engine import record
+from fercore.engine.files import without_none
+from fercore.engine.record import CONFIG, DATA, PLUGINS, RESULT, RunFolder, check_same_data, versions
+from fercore.errors import UserInputError
+from fercore.hooks import assemble as assembling
+from fercore.hooks import discovery
+from fercore.hooks.assemble import assemble
+from fercore.hooks.discovery import check_early
+
+NAMES = [*dotted_names(RunConfig), "source_only.label_smoothing", "data", "model", "plugins", "odd", "data.odd"]
+VALUES = ("3", "0.5", "true", '"x"', "[1, 2]", '["synthfer:wild?n=20"]', "{a = 1}", "[]", "nan", "[0.5, 0.5, 0.5]", "x")
+
+
+def settings_given(folder: Path) -> None:
+    """Read `--config FILE` and the lines of a file as so many `--set`."""
+    lines = (folder / "set").read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    layers, preset = cli._layers(
+        None, None, None, folder / "c.toml", lines, protocol=None, data_root=None, seed=None, device=None
+    )
+    check_early(["source_only"], layers, preset=preset)
+    assemble(["source_only"], layers, preset=preset).config.model_dump(mode="json")
+
+
+def any_settings(content: bytes, dice: random.Random) -> bytes:
+    if content.startswith(b"preset"):
+        return any_toml(content, dice)
+    if dice.random() < 0.5:
+        return any_text(content, dice)
+    values = [dice.choice((*VALUES, *map(repr, ODD))) for _ in range(dice.choice((1, 2, 4)))]
+    lines = (f"{dice.choice(NAMES)}={value}" for value in values)
+    return "\n".join(lines).encode("utf-8", "surrogatepass")
+
+
+def run_reopened(folder: Path) -> None:
+    """Read what `--resume` and a comparison that goes on read."""
+    company = cli._reopen(folder)
+    check_same_data(RunFolder(folder), FINGERPRINT)
+    company.config.model_dump(mode="json")
+
+
+def result_compared(folder: Path) -> None:
+    record = RunFolder(folder).result()
+    results = {"a": [record], "b": [record]}
+    table_rows(summarise(results), leading_score(results))
+
+
+FINGERPRINT = {"classes": ["anger", "fear"], "sources": [{"n": 3, "sha256": "0" * 64}]}
+STARTED = {
+    "plugins": [{"name": "source_only", "target": "x:Y", "distribution": "fercore", "version": __version__}],
+    "versions": versions(),
+    "chain": {},
+}
+TARGET = {"n": 4, "accuracy": 0.5, "balanced_accuracy": 0.25, "labelled": {"n": 0}}
+RECORD = {"target": TARGET, "lead": "accuracy", "train_seconds": 1.5, "peak_memory_mb": 100.0}
+FILES = {
+    PLUGINS: json.dumps(STARTED).encode(),
+    DATA: json.dumps({"fingerprint": FINGERPRINT}).encode(),
+    CONFIG: tomli_w.dumps(without_none(assemble(["source_only"], []).config.model_dump(mode="json"))).encode(),
+}
+GIVEN = {"c.toml": FILES[CONFIG], "set": b'data.size=48\nmodel.backbone="resnet18"\noptim.lr=0.1\ndata.std=[1,1,1]'}
+BOUNDARIES = {
+    "settings": Boundary(GIVEN, settings_given, any_settings),
+    "run folder": Boundary(FILES, run_reopened, lambda c, dice: (any_json() if c[:1] == b"{" else any_toml)(c, dice)),
+    "result": Boundary({RESULT: json.dumps(RECORD).encode()}, result_compared, any_json()),
+}
+
+
+@pytest.fixture(autouse=True)
+def _known_installation(monkeypatch):
+    """Look once at what is installed; a look a file would take ten times as long as reading it."""
+    known, found = discovery.installed_plugins(), versions()
+    monkeypatch.setattr(discovery, "installed_plugins", lambda: known)
+    monkeypatch.setattr(assembling, "installed_plugins", lambda: known)
+    monkeypatch.setattr(record, "versions", lambda: found)
+
+
+@pytest.mark.parametrize("number", seeds())
+@pytest.mark.parametrize("name", BOUNDARIES)
+def test_any_shape(tmp_path, name, number):
+    campaign(BOUNDARIES[name], tmp_path, number)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (CONFIG, "", "unknown preset ''"),
+        (CONFIG, "preset = [1]", r"unknown preset '\[1\]'"),
+        (PLUGINS, "[1]", "plugins.json is damaged: input should be a valid dictionary \\("),
+        (
+            PLUGINS,
+            '{"plugins": [1], "versions": {}}',
+            "plugins.json is damaged: plugins.0: input should be a valid dict",
+        ),
+        (
+            PLUGINS,
+            '{"plugins": [], "versions": {"a": 1}}',
+            "plugins.json is damaged: versions.a: input should be a valid",
+        ),
+        (PLUGINS, "[" * 20_000, "values are nested too deep"),
+        (DATA, "3", "data.json is damaged"),
+        (DATA, "{}", "data.json is damaged: fingerprint: field required"),
+    ],
+)
+def test_records_that_no_run_wrote(tmp_path, name, text, message):
+    for file, content in FILES.items():
+        (tmp_path / file).write_bytes(content)
+    run_reopened(tmp_path)
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserInputError, match=message):
+        run_reopened(tmp_path)
+
+
+@pytest.mark.parametrize("record", [{}, [], {**RECORD, "target": {**TARGET, "accuracy": "x"}}, {**RECORD, "lead": 1}])
+def test_results_that_no_run_wrote(tmp_path, record):
+    (tmp_path / RESULT).write_text(json.dumps(record))
+    with pytest.raises(UserInputError, match="result.json is damaged"):
+        result_compared(tmp_path)
