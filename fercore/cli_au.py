@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fercore.errors import UserInputError
 from fercore.terminal import say
+from fercore.writing import refuse_taken
 
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
 
@@ -26,8 +26,7 @@ def au_train(
     from fercore.data.au.network import save_network
     from fercore.data.au.training import AUTraining, train_network
 
-    if out.suffix != ".safetensors" or out.exists():
-        raise UserInputError("not a new .safetensors file", where=str(out), fix="choose another --out")
+    refuse_taken(out, ".safetensors")
     styles = AUTraining.styles if style is None else tuple(style)
     plan = AUTraining(styles, test_style, n=n, epochs=epochs, seed=seed)
     network, report = train_network(plan, say)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fercore.terminal import say
+from fercore.writing import refuse_taken
 
 clip_app = typer.Typer(help="Make a small CLIP for work without published weights.", no_args_is_help=True)
 
@@ -33,9 +34,9 @@ def warmup(
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
     from fercore.console import watch
-    from fercore.engine.clip_warmup import Warmup, refuse_unwritable, save_clip, warm_up
+    from fercore.engine.clip_warmup import Warmup, save_clip, warm_up
 
-    refuse_unwritable(out)
+    refuse_taken(out, ".safetensors")
     chosen = Warmup.data if not data else tuple(data)
     plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
     watcher = watch("step")

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fercore.config import merge, parse_assignment
-from fercore.engine.files import without_none, write_json
+from fercore.documents import without_none
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
 from fercore.stopping import Interrupted, number_of
+from fercore.writing import write_json
 
 if TYPE_CHECKING:
     from fercore.hooks.assemble import Company

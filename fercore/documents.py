@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from typing import Any, TextIO
+from typing import IO, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -38,7 +38,7 @@ class CsvWriter:
         file: opened with `newline=""`. end: of a line.
     """
 
-    def __init__(self, file: TextIO, end: str = "\n") -> None:
+    def __init__(self, file: IO[str], end: str = "\n") -> None:
         self._rows = csv.writer(file, lineterminator=end)
 
     def writerow(self, cells: Iterable[Any]) -> None:
@@ -105,6 +105,13 @@ def misfit(tree: Any, shape: type[Shape]) -> str:
         text = first["msg"].partition(" or instance of ")[0]
         return (f"{place}: " if place else "") + text[0].lower() + text[1:]
     return ""
+
+
+def without_none(tree: Any) -> Any:
+    """Return nested tables without None values, which TOML cannot hold; None always means "not given"."""
+    if isinstance(tree, Mapping):
+        return {key: without_none(value) for key, value in tree.items() if value is not None}
+    return tree
 
 
 def refuse_deep(tree: Any, *, where: str) -> None:

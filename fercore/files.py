@@ -7,7 +7,6 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -128,23 +127,6 @@ def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> st
     """
     text = read_bytes(path, follow=follow).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def write_sums(folder: Path, names: Iterable[str]) -> None:
-    """Flush files of a folder to the disk, and list their checksums in SHA256SUMS.
-
-    Raises:
-        OSError: if one cannot be read or written.
-    """
-    lines = []
-    for name in names:
-        with open_regular(folder / name) as file:
-            os.fsync(file.fileno())
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
-    with (folder / SUMS).open("w", encoding="utf-8") as listing:
-        listing.write("".join(lines))
-        listing.flush()
-        os.fsync(listing.fileno())
 
 
 def check_sum(path: Path) -> bool:

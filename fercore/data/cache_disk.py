@@ -17,14 +17,13 @@ import logging
 import mmap
 import os
 import struct
-import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fercore.data.cache_files import PIXELS, STAMP, FileBacked, make_room, on_disk, source_key, stamps
+from fercore.data.cache_files import PIXELS, STAMP, FileBacked, make_room, new_draft, on_disk, source_key, stamps
 from fercore.data.readers import Reader
 
 log = logging.getLogger(__name__)
@@ -201,7 +200,7 @@ def _create(path: Path, n: int, image_bytes: int, start: int) -> None:
     Of two processes that do so at once, one wins and the other takes its file. Where a file system has no links, the
     later one wins: what the other writes meanwhile is decoded again.
     """
-    handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=path.parent)
+    handle, draft = new_draft(path.parent)
     try:
         try:
             if hasattr(os, "posix_fallocate"):

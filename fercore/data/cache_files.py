@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fercore.errors import UserInputError
+from fercore.writing import open_new
 
 VERSION = 3
 PIXELS, DIGESTS, DRAFT = ".pixels", ".digests", ".draft"
@@ -80,6 +82,15 @@ def stamps(paths: Iterable[str]) -> np.ndarray:
         except OSError:
             rows.append((-1, -1, -1))
     return np.array(rows, dtype=STAMP)
+
+
+def new_draft(folder: Path) -> tuple[int, Path]:
+    """Return descriptor and name of a new file, to be put in place when it is written.
+
+    Several processes may write the same file of the cache at once, so each has a draft of its own.
+    """
+    draft = folder / f".{secrets.token_hex(8)}{DRAFT}"
+    return open_new(draft), draft
 
 
 def on_disk(path: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 from fercore.files import open_regular
+from fercore.writing import WriteError, is_unused, make_parents, whole, whole_folder
+
+TABLE = "manifest.csv"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
     """
     spec.refuse_inside(out)
     table, scan = read_chosen(spec)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_unused(out):
         raise UserInputError("the output folder is not empty", where=str(out), fix="choose a new folder")
     points = isinstance(table.reader, FileReader) and not copy
     files = [os.path.abspath(key) for key in table.keys] if points else []
@@ -63,27 +65,16 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
     paths: list[str | None] = [file[len(root) :] for file in files]
     _refuse_unsayable(root, paths)
     unusable: list[tuple[str, str]] = []
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-        try:
-            draft.chmod(0o755)
-            if not points:
-                paths = _write_images(table, draft, unusable)
-            written = np.array([i for i, path in enumerate(paths) if path is not None], dtype=np.int64)
-            _write_manifest(table.subset(written), [path for path in paths if path is not None], draft)
-            if out.exists():
-                out.rmdir()
-            draft.rename(out)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        fix = "choose a folder you may write"
-        raise UserInputError(f"cannot write: {error.strerror or error}", where=str(out), fix=fix) from None
+    make_parents(out)
+    with whole_folder(out, TABLE) as draft:
+        if not points:
+            paths = _write_images(table, draft, unusable)
+        written = np.array([i for i, path in enumerate(paths) if path is not None], dtype=np.int64)
+        _write_manifest(table.subset(written), [path for path in paths if path is not None], draft)
     options = [f"root={spec_text(str(root))}"] if points else []
     if isinstance(table.reader, FileReader) and table.reader.scaling is not None:
         options.append(f"range={table.reader.scaling}")  # the files are what they were; other images are 8 bits now
-    found = manifest_spec(out / "manifest.csv", *options)
+    found = manifest_spec(out / TABLE, *options)
     return Converted(found, len(written), tuple(unusable), tuple(leftover_lines(scan)))
 
 
@@ -119,6 +110,8 @@ def _write_images(table: Table, folder: Path, unusable: list[tuple[str, str]]) -
         (folder / place).mkdir(parents=True, exist_ok=True)
         try:
             paths.append(_write_image(table, i, folder, f"{place}/{i:0{digits}d}"))
+        except WriteError:
+            raise
         except UserInputError as error:
             unusable.append((table.keys[i], error.what))
             paths.append(None)
@@ -140,13 +133,13 @@ def _write_image(table: Table, i: int, folder: Path, place: str) -> str:
         file = open_regular(source)
     except OSError as error:
         raise UserInputError(f"cannot be opened: {error.strerror}", where=source) from None
-    with file, (folder / path).open("wb") as copy:
+    with file, whole(folder / path, sync=False) as copy:
         shutil.copyfileobj(file, copy)
     return path
 
 
 def _write_manifest(table: Table, paths: list[str], folder: Path) -> None:
-    with (folder / "manifest.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+    with whole(folder / TABLE, "w") as file:
         writer = CsvWriter(file)
         writer.writerow(MANIFEST)
         for row in zip(paths, table.labels.tolist(), table.split, table.subjects, table.sequences, strict=True):

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
-from fercore.data.cache_files import DIGESTS, STAMP, FileBacked, source_key, stamps
+from fercore.data.cache_files import DIGESTS, STAMP, FileBacked, new_draft, source_key, stamps
 from fercore.files import read_bytes
 
 ENTRY = np.dtype([("digest", "S32"), ("stamp", STAMP)])
@@ -50,7 +49,7 @@ class DigestMemo:
             entries[row] = (digest.encode(), stamp) if digest else (b"", np.zeros((), dtype=STAMP))
         content = entries.tobytes()
         with contextlib.suppress(OSError):
-            handle, draft = tempfile.mkstemp(prefix=".", suffix=".draft", dir=self.path.parent)
+            handle, draft = new_draft(self.path.parent)
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)

@@ -22,6 +22,7 @@ from fercore.data.sealed import read_sealed, sealed
 from fercore.data.table import Table
 from fercore.documents import Shape
 from fercore.errors import UserInputError, did_you_mean
+from fercore.writing import refuse_taken, whole
 
 KIND = "fercore split"
 PARTS = ("train", "val", "test")
@@ -157,17 +158,9 @@ def write_split(record: Mapping[str, Any], path: Path) -> None:
     Raises:
         UserInputError: if it cannot be written or is there already.
     """
-    if path.exists():
-        raise UserInputError("the split file exists", where=str(path), fix="choose a new name")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")
-        # A name that is no UTF-8 is written as JSON's own escapes, and read back as it was.
-        text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
-        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
-        draft.replace(path)
-    except OSError as error:
-        raise UserInputError(f"cannot write: {error.strerror}", where=str(path)) from None
+    refuse_taken(path)
+    with whole(path, "w") as file:  # a name that is no UTF-8 is written as JSON's own escapes, and read back as it was
+        file.write(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_split(path: Path) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fercore.errors import UserInputError
-from fercore.files import SUMS, check_sum, read_text, write_sums
+from fercore.files import SUMS, check_sum, read_text
+from fercore.writing import whole_folder, write_sums, write_tensors, write_text
 
 TENSORS, VALUES = "state.safetensors", "state.json"
 
@@ -60,17 +61,18 @@ def unpack(values: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def save(folder: Path, tree: Any) -> None:
-    """Write a checkpoint folder; it appears under its name only when it is complete on disk."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Write a checkpoint folder; it appears under its name only when it is complete on disk.
+
+    Raises:
+        WriteError: if it cannot be written, or the folder it belongs in is gone.
+    """
     tensors: dict[str, Tensor] = {}
     values = pack(tree, tensors)
-    save_file(tensors, part / TENSORS)
-    (part / VALUES).write_text(json.dumps(values, allow_nan=True), encoding="utf-8")
-    write_sums(part, (TENSORS, VALUES))
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
+    with whole_folder(folder, VALUES) as draft:
+        write_tensors(draft / TENSORS, tensors)
+        write_text(draft / VALUES, json.dumps(values, allow_nan=True))
+        write_sums(draft, (TENSORS, VALUES))
 
 
 def load(folder: Path) -> Any:

@@ -13,8 +13,6 @@ from typing import Any, TypeAlias, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fercore.config import DataSettings
@@ -31,6 +29,7 @@ from fercore.errors import UserInputError, did_you_mean
 from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_images, encode_text, load_clip
 from fercore.models.clip.captions import Caption, write_caption
 from fercore.models.clip.configs import clip_config
+from fercore.writing import write_tensors
 
 KIND = "fercore CLIP 1"
 AUGMENT: tuple[str, ...] = get_args(DataSettings.model_fields["augment"].annotation)
@@ -113,38 +112,12 @@ def save_clip(clip: Clip, path: Path, plan: Warmup, report: dict[str, Any]) -> N
     """Write a warmed-up CLIP's weights, for `pretrained=FILE`, with what they are as metadata.
 
     Raises:
-        UserInputError: if the file cannot be written.
+        WriteError: if the file cannot be written.
     """
     packages = {name: version(name) for name in ("fercore", "torch", "open_clip_torch")}
     metadata = {"kind": KIND, "model": clip.model, "image_size": str(clip.image_size)}
     metadata |= {"plan": json.dumps(asdict(plan)), "report": json.dumps(report), "versions": json.dumps(packages)}
-    part = _part(path)
-    try:
-        save_file({name: tensor.contiguous() for name, tensor in clip.network.state_dict().items()}, part, metadata)
-        part.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise UserInputError(f"cannot write there: {error}", where=str(path), fix="choose another --out") from None
-
-
-def refuse_unwritable(path: Path) -> None:
-    """Make sure, before minutes of training, that a new file can be written.
-
-    Raises:
-        UserInputError: if the file exists, is not named .safetensors, or its folder cannot be written.
-    """
-    if path.suffix != ".safetensors" or path.exists():
-        raise UserInputError("not a new .safetensors file", where=str(path), fix="choose another --out")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _part(path).touch()
-        _part(path).unlink()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserInputError(f"cannot write there: {reason}", where=str(path), fix="choose another --out") from None
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    write_tensors(path, clip.network.state_dict(), metadata)
 
 
 @torch.no_grad()

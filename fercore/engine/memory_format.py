@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from fercore.engine.checkpoint import random_state, restore_random_state
-from fercore.engine.files import write_json
 from fercore.engine.setup import Workshop
 from fercore.files import read_text
 from fercore.models import Model
 from fercore.types import Batch, Clock, DomainBatch
+from fercore.writing import WriteError, make_parents, write_json
 
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
 FORMATS: tuple[MemoryFormat, MemoryFormat] = ("contiguous", "channels_last")
@@ -87,8 +87,8 @@ def choose(shop: Workshop) -> MemoryFormat:
     model.zero_grad(set_to_none=True)
     restore_random_state(random)
     chosen = min(FORMATS, key=lambda name: seconds[name])
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs the next run a timing, nothing else
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(WriteError):  # a cache that cannot be written costs the next run a timing, nothing else
+        make_parents(path)
         write_json(path, {**known, key: chosen})
     return chosen
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
-import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,13 +13,13 @@ import tomli_w
 from pydantic import Field
 
 from fercore.config import read_toml
-from fercore.documents import Shape, misfit, parse_json
-from fercore.engine.files import without_none, write_json, write_whole
+from fercore.documents import Shape, misfit, parse_json, without_none
 from fercore.errors import UserInputError
 from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
 from fercore.presets import preset_settings
+from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
 LABELS = "labelled.json"
@@ -88,7 +86,7 @@ class RunFolder:
         if (self.path / CONFIG).exists():
             fix = "choose another --out, or go on with --resume"
             raise UserInputError("output folder already holds a run", where=str(self.path), fix=fix)
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if not is_unused(self.path):
             raise UserInputError("output folder is not empty", where=str(self.path), fix="choose another --out")
 
     def create(
@@ -98,23 +96,22 @@ class RunFolder:
         data_report: Mapping[str, Any],
         label_split: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what is known before the first step; the folder appears whole or not at all."""
-        part = self.path.with_name(f".{self.path.name}.part")
+        """Write what is known before the first step; the folder appears whole or not at all.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
         settings = without_none(company.config.model_dump(mode="json"))
         chain = {hook: [vars(link) for link in links] for hook, links in plugins.chain().items()}
         infos = [vars(info) for info in company.infos]
-        try:
-            shutil.rmtree(part, ignore_errors=True)
-            (part / self.checkpoints.name).mkdir(parents=True)
-            write_whole(part / CONFIG, tomli_w.dumps(settings))
-            write_json(part / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
-            write_json(part / DATA, data_report)
+        make_parents(self.path)
+        with whole_folder(self.path, CONFIG) as draft:
+            (draft / self.checkpoints.name).mkdir()
+            write_text(draft / CONFIG, tomli_w.dumps(settings))
+            write_json(draft / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
+            write_json(draft / DATA, data_report)
             if label_split is not None:
-                write_json(part / LABELS, label_split)
-            part.rename(self.path)
-        except OSError as error:
-            fix = "choose another --out"
-            raise UserInputError(f"cannot write there: {error.strerror}", where=str(self.path), fix=fix) from None
+                write_json(draft / LABELS, label_split)
 
     def plugin_versions(self) -> dict[str, str]:
         """Return plugin name -> "distribution version" as the run was started."""
@@ -187,8 +184,7 @@ class RunFolder:
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(values) + "\n")
+        append_text(self.path / METRICS, json.dumps(values) + "\n")
 
     def log_size(self) -> int:
         """Return the length of metrics.jsonl in bytes."""
@@ -198,7 +194,7 @@ class RunFolder:
     def rewind_log(self, size: int) -> None:
         """Cut metrics.jsonl back to the length it had at a checkpoint."""
         if self.log_size() > size:
-            os.truncate(self.path / METRICS, size)
+            cut(self.path / METRICS, size)
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write result.json, whole."""

@@ -19,11 +19,11 @@ from fercore.documents import CsvWriter
 from fercore.engine.describe import count
 from fercore.engine.distances import domain_distances, feature_distances
 from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
-from fercore.engine.files import write_json
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
 from fercore.models import Model, PseudoLabelRecord
 from fercore.types import Clock
+from fercore.writing import whole, write_json
 
 if TYPE_CHECKING:
     from fercore.engine.run import Trainer
@@ -130,7 +130,7 @@ def peak_memory_mb(device: torch.device) -> float:
 def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> None:
     """Write predictions.csv: one line for each image of the target's test part, with its class probabilities."""
     classes = shop.domains.classes
-    with (folder.path / "predictions.csv").open("w", encoding="utf-8", newline="", errors="backslashreplace") as handle:
+    with whole(folder.path / "predictions.csv", "w") as handle:
         writer = CsvWriter(handle, end="\r\n")
         writer.writerow(["image", "prediction", *classes])
         for key, probs in zip(shop.domains.test.keys, found.probs, strict=True):
@@ -153,7 +153,8 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
         table = side_table(shop.domains, "source")
         taught = _arrays(shop.evaluator.predict(shop.reported, table, clock), "source/")
         arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.reported)}
-        np.savez_compressed(folder.path / "features.npz", **arrays)
+        with whole(folder.path / "features.npz") as handle:
+            np.savez_compressed(handle, **arrays)
     if report.distances:
         table = side_table(shop.domains, "source")
         sources = shop.evaluator.predict(shop.reported, table, clock)

@@ -23,6 +23,7 @@ from fercore.hooks.checks import no_exit
 from fercore.schedule import RunResult, Stage, StepReport
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
+from fercore.writing import WriteError
 
 
 class Trainer:
@@ -233,6 +234,7 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
 
     Raises:
         UserInputError: if the folder cannot be used, or a loss term is not finite.
+        WriteError: if something cannot be written; the checkpoints before stay good.
         Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
     """
     stop = StopRequest()
@@ -242,6 +244,9 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
             return _run(trainer, resume=resume)
         except KeyboardInterrupt as error:
             raise Interrupted(number_of(error), _kept(trainer)) from None
+        except WriteError as error:
+            fix = f"{error.fix}; {_kept(trainer)}" if trainer.folder.begun else error.fix
+            raise WriteError(error.what, where=error.where, fix=fix) from None
 
 
 def _kept(trainer: Trainer) -> str:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from fercore.writing import writing
+
 
 class Board(Protocol):
     """Takes scalars."""
@@ -32,16 +34,20 @@ class TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder))
+        self._folder = folder
+        with writing(folder):
+            self._writer = SummaryWriter(str(folder))
 
     def scalars(self, group: str, values: Mapping[str, float], step: int) -> None:
         """Log values under "group/name" at a step."""
-        for name, value in values.items():
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+        with writing(self._folder):
+            for name, value in values.items():
+                self._writer.add_scalar(f"{group}/{name}", value, step)
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        with writing(self._folder):
+            self._writer.close()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import tomli_w
 import torch
 
 from fercore.data.codecs import Unusable
-from fercore.engine.files import without_none
+from fercore.documents import without_none
 from fercore.engine.results import peak_memory_mb, reset_peak_memory
 from fercore.errors import UserInputError
 

@@ -16,8 +16,8 @@ from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
 from fercore import __version__, cli
 from fercore.compare import leading_score, summarise, table_rows
 from fercore.config import RunConfig, dotted_names
+from fercore.documents import without_none
 from fercore.engine import record
-from fercore.engine.files import without_none
 from fercore.engine.record import CONFIG, DATA, PLUGINS, RESULT, RunFolder, check_same_data, versions
 from fercore.errors import UserInputError
 from fercore.hooks import assemble as assembling

@@ -95,7 +95,7 @@ def test_split_file_faults(tmp_path: Path):
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    with pytest.raises(UserInputError, match="the split file exists"):
+    with pytest.raises(UserInputError, match="output file exists"):
         write_split({}, file)
     content = file.read_text()
     file.write_text(content.replace('"test"', '"train"', 1))

@@ -11,9 +11,10 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from fercore.cli import app
-from fercore.engine.clip_warmup import Faces, Warmup, contrastive_loss, refuse_unwritable, save_clip, warm_up, zero_shot
+from fercore.engine.clip_warmup import Faces, Warmup, contrastive_loss, save_clip, warm_up, zero_shot
 from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings, load_clip
+from fercore.writing import refuse_taken
 
 PLAN = Warmup(data=("synthfer:studio?n=400&seed=5",), steps=3, batch=16)
 
@@ -66,7 +67,7 @@ def test_it_repeats_and_saves_what_it_made(model, tmp_path):
     assert not one.network.training
     assert not any(p.requires_grad for p in one.network.parameters())
     path = tmp_path / "new" / "clip.safetensors"
-    refuse_unwritable(path)
+    refuse_taken(path)
     assert not list(path.parent.iterdir())
     save_clip(one, path, plan, report)
     loaded = load_clip(ClipSettings(model=model, pretrained=str(path)), seed=9)
@@ -154,7 +155,7 @@ def test_the_command(tmp_path):
     assert load_clip(ClipSettings(model="tiny", pretrained=str(out)), seed=0).model == "tiny"
     result = CliRunner().invoke(app, line)
     assert isinstance(result.exception, UserInputError)
-    assert "not a new .safetensors file" in str(result.exception)
+    assert "output file exists" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -200,5 +201,5 @@ def test_where_nothing_can_be_written_nothing_is_trained(tmp_path):
     out = tmp_path / "file" / "clip.safetensors"
     result = CliRunner().invoke(app, ["clip", "warmup", "--out", str(out), "--steps", "1"])
     assert isinstance(result.exception, UserInputError)
-    assert "cannot write there" in str(result.exception)
+    assert "cannot write: File exists" in str(result.exception)
     assert "step" not in result.output

@@ -11,8 +11,8 @@ from safetensors.torch import save
 from torch import nn
 
 from fercore.errors import UserInputError
-from fercore.files import write_sums
 from fercore.models.weights import fit_weights, read_weights
+from fercore.writing import write_sums
 
 LAYER = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
 

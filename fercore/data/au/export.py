@@ -13,6 +13,7 @@ from fercore.data.preflight import inspect
 from fercore.data.spec import parse_spec
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
+from fercore.writing import refuse_taken, whole
 
 
 def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
@@ -29,8 +30,7 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
     Raises:
         UserInputError: for a wrong spec, detector or output file.
     """
-    if out.exists():
-        raise UserInputError("output file exists", where=str(out), fix="choose another --out")
+    refuse_taken(out)
     found = find_detector(detector)
     table, _ = read_chosen(parse_spec(source))
     usable = inspect(table).usable
@@ -38,13 +38,9 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
         raise UserInputError("no usable image", where=f"spec {source!r}")
     part = table.subset(usable)
     units = detect(found, part, DataSettings(size=size, cache_mb=0), detector)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with out.open("x", encoding="utf-8", newline="", errors="backslashreplace") as handle:
-            writer = CsvWriter(handle)
-            writer.writerow(("path", *units.names))
-            for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
-                writer.writerow((key, *(f"{score:.{DIGITS}f}" for score in scores)))
-    except OSError as error:
-        raise UserInputError(f"cannot write there: {error.strerror}", where=str(out)) from None
+    with whole(out, "w") as handle:
+        writer = CsvWriter(handle)
+        writer.writerow(("path", *units.names))
+        for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
+            writer.writerow((key, *(f"{score:.{DIGITS}f}" for score in scores)))
     return len(part), len(table) - len(part)

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fercore.data.au.table import MOST, canonical_name
 from fercore.errors import UserInputError
 from fercore.files import no_file
+from fercore.writing import write_tensors
 
 KIND = "fercore action-unit network 1"
 SIZE = 48
@@ -67,18 +67,18 @@ class AUNetwork(nn.Module):
 
 
 def save_network(network: AUNetwork, path: Path, report: dict[str, Any]) -> None:
-    """Write weights with what is needed to use them, and a report, as metadata."""
+    """Write weights with what is needed to use them, and a report, as metadata.
+
+    Raises:
+        WriteError: if the file cannot be written.
+    """
     metadata = {
         "kind": KIND,
         "au_names": ",".join(network.au_names),
         "widths": ",".join(map(str, network.widths)),
         "report": json.dumps(report),
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in network.state_dict().items()}, path, metadata)
-    except (OSError, SafetensorError) as error:
-        raise UserInputError(f"cannot write there: {error}", where=str(path), fix="choose another --out") from None
+    write_tensors(path, network.state_dict(), metadata)
 
 
 def load_network(path: Path) -> AUNetwork:

@@ -29,6 +29,7 @@ from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError, did_you_mean
+from fercore.writing import make_parents, whole
 
 __all__ = ["PrepareSettings", "prepare"]
 
@@ -146,8 +147,8 @@ def _results(
     reader: Reader, jobs: list[Job], settings: PrepareSettings, given: dict[int, list[Face]] | None, workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number of the job, record) as jobs are done."""
-    for folder in {os.path.dirname(path) for _, path in jobs}:
-        os.makedirs(folder, exist_ok=True)
+    for place in {os.path.dirname(path): Path(path) for _, path in jobs}.values():
+        make_parents(place)
     if not jobs:
         return
     if workers < 2:
@@ -218,7 +219,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
     """Write manifest.csv and refused.csv from the journal, in the dataset's order; return counts."""
     reasons: Counter[str] = Counter()
     prepared = 0
-    with _csv(out / "manifest.csv") as manifest, _csv(out / "refused.csv") as refused:
+    with whole(out / "manifest.csv", "w") as manifest, whole(out / "refused.csv", "w") as refused:
         keep, drop = CsvWriter(manifest), CsvWriter(refused)
         keep.writerow(COLUMNS)
         drop.writerow(("path", "reason"))
@@ -267,7 +268,3 @@ def _kind(reason: str) -> str:
         if reason.startswith(start):
             return kind
     return reason
-
-
-def _csv(path: Path) -> Any:
-    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")

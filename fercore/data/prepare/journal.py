@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from fercore.errors import UserInputError
 from fercore.files import read_bytes
+from fercore.writing import cut, open_present, write_fault, writing
 
 NAME, LOCK = "journal.jsonl", ".prepare.lock"
 
@@ -40,8 +42,7 @@ class Journal:
             what = "another process prepares faces in this folder"
             raise UserInputError(what, where=str(folder), fix="wait for it, or choose a new folder") from None
         except OSError as error:
-            fix = "choose a folder you may write"
-            raise UserInputError(f"cannot write: {error.strerror}", where=str(folder), fix=fix) from None
+            raise write_fault(error, folder) from None
         except UserInputError:
             self._lock.release()
             raise
@@ -57,7 +58,8 @@ class Journal:
             raise UserInputError("the folder holds a preparation with other settings", where=str(folder), fix=fix)
         self.done = {str(line["place"]): line for line in lines[1:]}
         # A name that is no UTF-8 is written as JSON's own escapes, and read back as it was.
-        self._file = self.path.open("a", encoding="utf-8", errors="backslashreplace")
+        handle = open_present(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        self._file = os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace")
         if not lines:
             self.write({"how": how})
 
@@ -79,15 +81,21 @@ class Journal:
             lines.append(line)
             end += len(raw)
         if end < len(content):
-            os.truncate(self.path, end)
+            cut(self.path, end)
         return lines
 
     def write(self, record: Mapping[str, Any]) -> None:
-        """Append one record, whole."""
-        self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        self._file.flush()
+        """Append one record, whole.
+
+        Raises:
+            WriteError: if it cannot be written.
+        """
+        with writing(self.path):
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file and let others into the folder."""
-        self._file.close()
+        with suppress(OSError):  # what it had no room for has been told
+            self._file.close()
         self._lock.release()

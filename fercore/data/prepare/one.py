@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from fercore.data.prepare.align import FURTHEST, cut_out, misfit
 from fercore.data.prepare.faces import Detector, Face, choose
 from fercore.data.readers import Reader
 from fercore.errors import UserInputError
+from fercore.writing import whole
 
 LONGEST = 4096
 """Longer side in pixels from which an image is reduced for the detector."""
@@ -140,6 +140,5 @@ def write_image(pixels: np.ndarray, path: Path, image_format: str) -> None:
         picture.save(buffer, "png")
     else:
         picture.save(buffer, "jpeg", quality=95)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(buffer.getvalue())
-    draft.replace(path)
+    with whole(path, sync=False) as file:
+        file.write(buffer.getvalue())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from fercore.data.synthfer.dataset import SynthFER
 from fercore.data.synthfer.names import AU_NAMES
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
+from fercore.writing import is_unused, make_parents, whole, whole_folder
 
 _CHUNK = 256
 _TEST_SHARE = 0.3
@@ -36,22 +35,15 @@ def write(dataset: SynthFER, out: Path) -> None:
     and `au_intensity.csv` (FACS intensities). Train and test share no subject.
 
     Raises:
-        UserInputError: if `out` is a file or a folder that holds something.
+        UserInputError: if `out` is a file or a folder that holds something, or cannot be written.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not is_unused(out):
         raise UserInputError("the output folder is not empty", where=str(out), fix="choose a new folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        draft.chmod(0o755)
+    make_parents(out)
+    with whole_folder(out, "manifest.csv") as draft:
         paths = _write_images(dataset, draft)
         _write_tables(dataset, paths, draft)
-        if out.exists():
-            out.rmdir()
-        draft.rename(out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _write_images(dataset: SynthFER, folder: Path) -> list[str]:
@@ -88,7 +80,7 @@ def _write_tables(dataset: SynthFER, paths: list[str], folder: Path) -> None:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole(path, "w") as file:
         writer = CsvWriter(file)
         writer.writerow(header)
         for row in rows:
