@@ -95,7 +95,7 @@ def compare(
         The contents of compare.json: per row the scores of every seed, mean, standard deviation, paired difference.
 
     Raises:
-        UserInputError: for wrong input, or a folder that holds a run with other settings.
+        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings.
         Interrupted: for a signal; says how to go on.
     """
     if len({_slug(entry.label) for entry in entries}) < len(entries):
@@ -134,9 +134,26 @@ def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: in
 
 
 def _check(task: Task) -> None:
-    """Resolve a task's settings, refusing a folder that holds another run."""
+    """Resolve a task's settings, refusing a folder that holds another run, and a target that scores nothing."""
+    from fercore.data.opening import has_labelled_test
+    from fercore.data.spec import parse_spec
+    from fercore.engine.record import RunFolder
+
     with _named(task):
-        _company(task)
+        config, folder = _company(task).config, RunFolder(task.folder)
+        if folder.finished:
+            target = folder.result()["target"]
+            _refuse_unscored(all(target[metric] is not None for metric in METRICS))
+        else:
+            _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
+
+
+def _refuse_unscored(scored: bool) -> None:
+    """Refuse a target whose test part has no label, before anything is trained: rows are compared by their scores."""
+    if not scored:
+        what = "the target's test part has no label, so there is no score to compare by"
+        fix = "label some of its images, or train row by row with `fercore run`, whose predictions.csv has them all"
+        raise UserInputError(what, where="data.target", fix=fix)
 
 
 def _company(task: Task) -> Company:
@@ -176,6 +193,7 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
         if resume and folder.finished:
             return folder.result()
         shop = build_workshop(company, label_file=folder.label_file if resume else None)
+        _refuse_unscored(shop.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
         return run(shop, task.folder, observe(task.label), resume=resume)
 
 
@@ -187,9 +205,6 @@ def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[s
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
     rows: list[dict[str, Any]] = []
     for label, records in results.items():
-        if any(record["target"][metric] is None for record in records for metric in METRICS):
-            fix = "give a target with a labelled test part"
-            raise UserInputError("the target has no labels to compare on", where="compare", fix=fix)
         row: dict[str, Any] = {"label": label, "n": records[0]["target"]["n"]}
         for metric in METRICS:
             scores = [float(record["target"][metric]) for record in records]

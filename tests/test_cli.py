@@ -186,6 +186,19 @@ def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp
     assert (code, "holds a run with other settings" in error) == (2, True)
 
 
+def test_compare_refuses_a_target_without_labels_before_it_trains(fercore, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "clinic").mkdir()
+    for number in range(8):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"clinic/{number}.png")
+    rows = ["base:source_only", f"clinic:source_only data.target=folder:{tmp_path}/clinic"]
+    code, text, error = fercore("compare", *rows, "--seeds", "0", *FACES, *SMALL, "--out", tmp_path / "c")
+    assert (code, text) == (2, "")
+    assert error.startswith("fercore: error: clinic seed 0: the target's test part has no label")
+    assert not (tmp_path / "c").exists()
+
+
 @pytest.mark.slow
 def test_runs_side_by_side_end_as_alone_and_name_the_row_that_fails(fercore, tmp_path):
     rows = ["base:source_only", "smooth:source_only source_only.label_smoothing=0.2"]

@@ -33,6 +33,9 @@ class DomainSet:
         transductive: whether `adaptation` and `test` are the same images.
         report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
         truth: int64[n] labels of `adaptation` where they are known, else -1; for the evaluator alone.
+        target: every usable image of the target, in the dataset's order and by name; for the evaluator alone.
+        target_parts: what the run takes each of them for: "test", "labelled" (trained on with its label), "adaptation",
+            or "unused".
         au_names: action units in the extras "au" and "au_code" of every part; empty without a provider.
         prints: part -> its fingerprint; see `fingerprint`.
         label_split: which samples are labelled, where one dataset was divided so; what the run folder keeps.
@@ -44,6 +47,8 @@ class DomainSet:
     test: Table
     transductive: bool
     report: dict[str, Any]
+    target: Table
+    target_parts: tuple[str, ...]
     truth: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     au_names: tuple[str, ...] = ()
     prints: Mapping[str, Any] = field(default_factory=dict)
@@ -127,6 +132,7 @@ def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         "test": target.fingerprint(test),
         **({"au": list(au_names)} if au_names else {}),
     }
+    whole = target.table.subset(target.preflight.usable)
     return DomainSet(
         classes,
         tuple(tables),
@@ -134,11 +140,21 @@ def open_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         test,
         target_spec.flag("transductive"),
         report,
+        target=whole,
+        target_parts=_target_parts(whole, test, own, adaptation),
         truth=adaptation.labels,
         au_names=au_names,
         prints=prints,
         label_split=None if label_split is None else label_split.record,
     )
+
+
+def _target_parts(whole: Table, test: Table, labelled: Table, adaptation: Table) -> tuple[str, ...]:
+    """Return what each sample of the target is taken for; one that is two things goes by the first."""
+    found = dict.fromkeys(whole.rows.tolist(), "unused")
+    for part, table in (("adaptation", adaptation), ("labelled", labelled), ("test", test)):
+        found |= dict.fromkeys(table.rows.tolist(), part)
+    return tuple(found.values())
 
 
 def _label_split(

@@ -20,7 +20,7 @@ from fercore.data.formats.codes import fits
 from fercore.data.formats.scan import Scan
 from fercore.data.labels import unknown_names
 from fercore.data.links import refuse_links_out
-from fercore.data.parts import choose_split, limited, training_part, unused_parts
+from fercore.data.parts import choose_split, limited, target_parts, training_part, unused_parts
 from fercore.data.preflight import Preflight, inspect
 from fercore.data.readers import FileReader, kind_of
 from fercore.data.reshape import reshape
@@ -157,6 +157,21 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
     if "range" in spec.options:
         report["scaling"] = _scaling_report(spec, table, preflight)
     return Opened(spec, table, preflight, report, scan.resolved)
+
+
+def has_labelled_test(spec: DomainSpec, seed: int) -> bool:
+    """Say whether a target's test part has a label, by what its format says: no image is opened.
+
+    Args:
+        spec: of the target. seed: of the division of one without parts.
+
+    Raises:
+        UserInputError: as `read_domain`, or if there is no such part.
+    """
+    whole, scan = read_domain(spec)
+    table = choose_split(whole, spec)
+    _, test, _ = target_parts(table, spec, spec_seed(spec, seed), scan.rows.left_out)
+    return bool((table.labels[test] >= 0).any())
 
 
 def _bound(table: Table, preflight: Preflight) -> Table:

@@ -93,7 +93,7 @@ def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
     """Return n, accuracy, balanced accuracy, macro F1, recall and F1 per class, the confusion matrix (rows = truth).
 
     Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced
-    accuracy and macro F1; without any labelled sample every score is None.
+    accuracy and macro F1; without any labelled sample every score and the matrix are None.
     """
     known = predictions.labels >= 0
     truth, guess = predictions.labels[known], predictions.probs[known].argmax(axis=1)
@@ -114,7 +114,7 @@ def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
         "macro_f1": float(np.mean([scores[k] for k in present])) if some else None,
         "per_class_recall": recall,
         "per_class_f1": f1,
-        "confusion": confusion.tolist(),
+        "confusion": confusion.tolist() if some else None,
     }
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from fercore import ops
-from fercore.data import side_table
+from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
 from fercore.engine.distances import domain_distances, feature_distances
@@ -127,14 +127,42 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(peak, 1)
 
 
-def write_predictions(shop: Workshop, folder: RunFolder, found: Predictions) -> None:
-    """Write predictions.csv: one line for each image of the target's test part, with its class probabilities."""
-    classes = shop.domains.classes
+def predict_target(shop: Workshop, clock: Clock, tested: Predictions) -> np.ndarray:
+    """Return class probabilities f[n,K] of every image of the target, in the order of `domains.target`.
+
+    Where the run has action units, those that it neither adapts to nor tests on have none, and no row: NaN.
+
+    Args:
+        tested: predictions of the test part, which are taken as they are.
+    """
+    domains = shop.domains
+    probs = np.full((len(domains.target), len(domains.classes)), np.nan, dtype=np.float32)
+
+    def place(table: Table, found: np.ndarray) -> None:
+        probs[np.searchsorted(domains.target.rows, table.rows)] = found
+
+    place(domains.test, tested.probs)
+    if not domains.transductive:
+        place(domains.adaptation, shop.evaluator.predict(shop.reported, domains.adaptation, clock).probs)
+    others = domains.target.subset(np.flatnonzero(np.isnan(probs[:, 0])))
+    if len(others) and not domains.au_names:
+        place(others, shop.evaluator.predict(shop.reported, others, clock).probs)
+    return probs
+
+
+def write_predictions(shop: Workshop, folder: RunFolder, probs: np.ndarray) -> None:
+    """Write predictions.csv: one line for each image of the target, its part, and its class probabilities.
+
+    Args:
+        probs: as `predict_target` returns them.
+    """
+    domains = shop.domains
     with whole(folder.path / "predictions.csv", "w") as handle:
         writer = CsvWriter(handle, end="\r\n")
-        writer.writerow(["image", "prediction", *classes])
-        for key, probs in zip(shop.domains.test.keys, found.probs, strict=True):
-            writer.writerow([key, classes[int(probs.argmax())], *(f"{p:.6f}" for p in probs)])
+        writer.writerow(["image", "part", "prediction", *domains.classes])
+        for key, part, row in zip(domains.target.keys, domains.target_parts, probs, strict=True):
+            if not np.isnan(row).any():
+                writer.writerow([key, part, domains.classes[int(row.argmax())], *(f"{p:.6f}" for p in row)])
 
 
 def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
@@ -148,7 +176,7 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
     if shop.domains.au_names:
         write_unit_shares(shop, folder)
     found = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
-    write_predictions(shop, folder, found)
+    write_predictions(shop, folder, predict_target(shop, clock, found))
     if report.features:
         table = side_table(shop.domains, "source")
         taught = _arrays(shop.evaluator.predict(shop.reported, table, clock), "source/")

@@ -73,8 +73,9 @@ def test_prepared_faces_have_no_formula(tmp_path, faces, monkeypatch):
 def test_predictions_have_no_formula(tmp_path, faces):
     test, _ = read_domain(parse_spec(f"list:{faces}/list.txt"))
     test = dataclasses.replace(test, keys=tuple(key.rpartition("/")[2] for key in test.keys))
-    shop = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), test=test))
-    write_predictions(shop, SimpleNamespace(path=tmp_path), SimpleNamespace(probs=np.full((len(test), 2), 0.5)))
+    parts = ("test",) * len(test)
+    shop = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), target=test, target_parts=parts))
+    write_predictions(shop, SimpleNamespace(path=tmp_path), np.full((len(test), 2), 0.5))
     cells = cells_of(tmp_path / "predictions.csv")
     assert all(map(is_text, cells))
     assert {plain_cell(cell) for cell in cells} >= set(NAMES[:-1])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_no_target_label_in_any_batch(opened: Opened):
     domains, data = opened()
     assert all(set(batch.target.labels.tolist()) == {-1} for batch in take(make(domains, data), 6))
     assert set(side_table(domains, "target").labels.tolist()) == {-1}
-    leaky = DomainSet(domains.classes, domains.sources, domains.test, domains.test, True, {})
+    leaky = dataclasses.replace(domains, adaptation=domains.test)
     assert set(next(make(leaky, data)).target.labels.tolist()) == {-1}
 
 

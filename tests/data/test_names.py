@@ -35,12 +35,12 @@ def folder(tmp_path: Path) -> Path:
 
 def test_predictions_of_a_run(folder: Path, tmp_path: Path):
     test = read_domain(parse_spec(f"folder:{folder}"))[0]
-    shop = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), test=test))
-    found = SimpleNamespace(probs=np.full((len(test), 2), 0.5))
-    write_predictions(shop, SimpleNamespace(path=tmp_path), found)
+    parts = ("test",) * len(test)
+    shop = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), target=test, target_parts=parts))
+    write_predictions(shop, SimpleNamespace(path=tmp_path), np.full((len(test), 2), 0.5))
     lines = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + len(test)
-    assert sum("J\\udce4ger.png,anger,0.500000" in line for line in lines) == 1
+    assert sum("J\\udce4ger.png,test,anger,0.500000" in line for line in lines) == 1
 
 
 @pytest.mark.parametrize("options", [[], ["--json"]])

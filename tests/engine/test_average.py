@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import numpy as np
@@ -113,8 +114,17 @@ def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path
     trained = weights_of(tmp_path / "whole")["model"]
     assert not torch.equal(left["model"]["heads.main.1.weight"], trained["heads.main.1.weight"])
     probs = shop.evaluator.predict(shop.average.model, shop.domains.test, None).probs
-    lines = (tmp_path / "whole/predictions.csv").read_text().splitlines()
-    assert [f"{p:.6f}" for p in probs[0]] == lines[1].split(",")[2:]
+    with (tmp_path / "whole/predictions.csv").open(newline="") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file)}
+    tested = rows[shop.domains.test.keys[0]]
+    assert [f"{p:.6f}" for p in probs[0]] == [tested[name] for name in shop.domains.classes]
+    parts = [row["part"] for row in rows.values()]
+    assert {part: parts.count(part) for part in ("test", "labelled", "adaptation", "unused")} == {
+        "test": whole["target"]["n"],
+        "labelled": 28,
+        "adaptation": whole["target"]["n_adaptation"],
+        "unused": 140 - 28 - whole["target"]["n"] - whole["target"]["n_adaptation"],
+    }
     kept = json.loads((tmp_path / "whole/labelled.json").read_text())
     assert kept == shop.domains.label_split
     assert whole["label_split"]["counts"]["labelled"] == 28

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,13 +147,23 @@ def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, caps
     rng = np.random.default_rng(0)
     for number in range(40):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"clinic/{number}.png")
+    (tmp_path / "clinic/copy.png").write_bytes((tmp_path / "clinic/7.png").read_bytes())
     data = {**tiny["data"], "target": f"folder:{tmp_path / 'clinic'}"}
     shop = build_workshop(assemble(["source_only"], [{**tiny, "data": data}]))
     record = run(shop, tmp_path / "run", listener())
-    assert record["target"]["accuracy"] is None
+    scores = ("accuracy", "balanced_accuracy", "macro_f1", "confusion")
+    assert [record["target"][name] for name in scores] == [None] * 4
     lines = (tmp_path / "run/predictions.csv").read_text().splitlines()
-    assert len(lines) == 1 + len(shop.domains.test)
-    assert lines[0] == "image,prediction,anger,disgust,fear,happiness,sadness,surprise,neutral"
+    assert lines[0] == "image,part,prediction,anger,disgust,fear,happiness,sadness,surprise,neutral"
+    rows = {Path(line.split(",")[0]).name: line.split(",")[1:] for line in lines[1:]}
+    assert rows.keys() == {path.name for path in (tmp_path / "clinic").iterdir()}
+    parts = [row[0] for row in rows.values()]
+    counts = {"test": len(shop.domains.test), "adaptation": record["target"]["n_adaptation"], "unused": 1}
+    assert {part: parts.count(part) for part in counts} == counts
+    assert rows["copy.png"][1:] == rows["7.png"][1:]
+    tested = shop.evaluator.predict(shop.model, shop.domains.test, None)
+    for key, row in zip(shop.domains.test.keys, tested.probs, strict=True):
+        assert rows[Path(key).name] == ["test", shop.domains.classes[row.argmax()], *(f"{p:.6f}" for p in row)]
 
 
 @pytest.mark.slow
