@@ -113,6 +113,17 @@ class RunFolder:
             if label_split is not None:
                 write_json(draft / LABELS, label_split)
 
+    def _refuse_links(self) -> None:
+        """Make sure that what is written into the folder stays in it, whoever the folder is from.
+
+        Raises:
+            UserInputError: if something in it is a link.
+        """
+        for path in [*self.path.iterdir(), *self.checkpoints.glob("*")]:
+            if path.is_symlink():
+                fix = "a run is written through no link: move what it leads to into its place"
+                raise UserInputError(f"{path.name} is a link", where=str(path), fix=fix)
+
     def plugin_versions(self) -> dict[str, str]:
         """Return plugin name -> "distribution version" as the run was started."""
         return {p["name"]: f"{p['distribution']} {p['version']}" for p in self.started()["plugins"]}
@@ -143,10 +154,11 @@ class RunFolder:
         """Return the settings the run was started with.
 
         Raises:
-            UserInputError: if there is no run here, or they are not what a run writes.
+            UserInputError: if there is no run here, they are not what a run writes, or the folder has links in it.
         """
         if not self.begun:
             raise UserInputError("no run to resume there", where=str(self.path), fix="give a folder that --out wrote")
+        self._refuse_links()
         found = read_toml(self.path / CONFIG)
         preset_settings(str(found.get("preset", "")), where=str(self.path / CONFIG))
         return found

@@ -33,11 +33,15 @@ def installed_plugins(paths: Iterable[importlib.metadata.EntryPoint] | None = No
     """Return every installed plugin by name, without importing any.
 
     Raises:
-        UserInputError: if two distributions offer one name; names both.
+        UserInputError: if two distributions offer one name; names both. If a name is no identifier: settings stand
+            under it, and folders are called by it.
     """
     found: dict[str, PluginInfo] = {}
     for point in importlib.metadata.entry_points(group=GROUP) if paths is None else paths:
         info = _describe(point)
+        if not (point.name.isascii() and point.name.isidentifier()):
+            what = f"package {info.distribution} calls a plugin {point.name!r}, which is no identifier"
+            raise UserInputError(what, fix="uninstall it, or have it name letters, digits and _ alone")
         other = found.get(point.name)
         if other and other.target != info.target:
             both = f"{other.distribution} and {info.distribution}"

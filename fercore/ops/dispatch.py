@@ -109,7 +109,8 @@ def compiled(device: str) -> bool:
     if state is not None and state.loaded:
         return True
     if state is not None and not state.tried and _wanted():
-        torch.compiler.disable(_load_now)(device)  # here, not as a decorator: that imports the compiler at start
+        # Here, not as a decorator: that imports the compiler at start.
+        torch.compiler.disable(_load_now)(device)  # type: ignore[no-untyped-call]
         if state.loaded:
             return True
     if _required():

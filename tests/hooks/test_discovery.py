@@ -41,6 +41,13 @@ def test_the_same_target_twice_is_one_plugin():
     assert list(installed_plugins([point("x", "a:A"), point("x", "a:A")])) == ["x"]
 
 
+@pytest.mark.parametrize("name", ["../../../esc/x", "a/b", "", ".", "a b", "a-b", "x\x1b[2J", "9a", "\ufb01t"])
+def test_a_name_that_is_no_identifier_is_refused_and_named(name):
+    with pytest.raises(UserInputError) as caught:
+        installed_plugins([point("x", "a:A"), point(name, "b:B")])
+    assert f"package unknown calls a plugin {name!r}, which is no identifier" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
