@@ -107,10 +107,13 @@ def test_columns_that_are_not_read_are_told_once_by_every_command(
     table: Callable, tmp_path: Path, tree: Callable, capsys: pytest.CaptureFixture[str]
 ):
     spec, line = table({**ROW, "age": "3", "note": "x", "split": "train"}), "columns not read: 'age', 'note'"
+    (tree("f", {".": 1}) / "0.png").rename(tmp_path / "1.png")
+    with (tmp_path / "m.csv").open("a") as file:
+        file.write("1.png,anger,web,train,P2,q,3,x\n")
     app(["data", "check", spec], standalone_mode=False)
     assert capsys.readouterr().out.count(line) == 1
     assert convert(parse_spec(spec), tmp_path / "out", copy=True).notes == (line,)
-    tree("t", {"fear": 2})
+    tree("t", {"fear": 2, "anger": 2})
     found = open_domains(DataSettings(sources=(spec,), target=f"folder:{tmp_path}/t", size=16), seed=0)
     assert mismatch_lines(found.report).count(f"m: {line}") == 1
 
