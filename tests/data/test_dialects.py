@@ -88,3 +88,74 @@ def test_what_separates_the_cells_is_named(tmp_path: Path):
     (tmp_path / "m.csv").write_text("path;label\na.png;anger;x\n")
     assert "row with 3 cells under 2 columns" in error_of(f"manifest:{tmp_path}/m.csv")
     assert "; quote cells that hold semicolons" in error_of(f"manifest:{tmp_path}/m.csv")
+
+
+LISTS = {
+    "blanks": "a b.PNG 0\n1.png 2\n",
+    "many blanks": "a b.PNG    0\n\n1.png   2  \n",
+    "tabs": "a b.PNG\t0\n1.png\t2\n",
+    "commas": "a b.PNG,0\n1.png,2\n",
+    "commas at the end": "a b.PNG,0,\n1.png,2,\n",
+    "semicolons": "a b.PNG; 0\n1.png ;2\n",
+    "quotes": '"a b.PNG" 0\n"1.png" 2\n',
+    "quotes and commas": '"a b.PNG","0"\n"1.png","2"\n',
+    "Windows": ".\\a b.PNG 0\n.\\1.png 2\n",
+    "a comment": "# image label\na b.PNG 0\n1.png 2\n",
+    "a header": "image label\na b.PNG 0\n1.png 2\n",
+    "a header with commas": '"path","emotion"\na b.PNG,0\n1.png,2\n',
+    "a header of three": "image_id score emotion\na b.PNG 0.9 0\n1.png 1.0 2\n",
+    "three of which one has names": "a b.PNG 7 Angry 0.5\n1.png 3 03_fear 0.9\n",
+}
+
+
+@pytest.mark.parametrize("dialect", LISTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_list_of_any_dialect(tmp_path: Path, image: Callable, dialect: str, encoding: str):
+    for number, name in enumerate(("a b.PNG", "1.png")):
+        image(tmp_path / name, number)
+    (tmp_path / "l").write_bytes(LISTS[dialect].replace("\n", "\r\n").encode(encoding))
+    table = read(f"list:{tmp_path}/l?labels=fer2013")
+    assert [key.rpartition("/")[2].removeprefix(".\\") for key in table.keys] == ["a b.PNG", "1.png"]
+    assert counts(table) == {"anger": 1, "fear": 1}
+
+
+def test_paths_without_labels_or_suffixes(tmp_path: Path, image: Callable):
+    image(tmp_path / "a, b 1.png", 0)
+    image(tmp_path / "x.png", 1).rename(tmp_path / "c;d")
+    (tmp_path / "l").write_text('a, b 1.png\n"c;d"\nc;d fear\n')
+    assert counts(read(f"list:{tmp_path}/l")) == {"fear": 1}
+    assert len(read(f"list:{tmp_path}/l")) == 3
+
+
+def test_a_third_column_is_no_label(tmp_path: Path, image: Callable):
+    for number in range(3):
+        image(tmp_path / f"{number}.png", number)
+    file = tmp_path / "l"
+    file.write_text("0.png 1 1\n1.png 2 10\n2.png 7 4\n")
+    assert error_of(f"list:{file}?labels=rafdb") == (
+        f"3 columns, and nothing says which of them is the label ({file}, line 1); "
+        "add ?column= with its number: 2 (1 2 7) or 3 (1 4 10)"
+    )
+    assert counts(read(f"list:{file}?labels=rafdb&column=2")) == {"surprise": 1, "fear": 1, "neutral": 1}
+    assert counts(read(f"list:{file}?labels=affectnet&column=3")) == {"happiness": 1, "fear": 1}
+    file.write_text("0.png fear happy\n1.png fear fear\n")
+    assert "add ?column= with its number: 2 (fear) or 3 (fear happy)" in error_of(f"list:{file}")
+    file.write_text("image label split\n0.png fear train\n")
+    assert error_of(f"list:{file}") == (
+        f"a table with columns beyond path and label, 'split' ({file}, line 1); read it as `manifest:`"
+    )
+
+
+@pytest.mark.parametrize("form", ["rafdb", "lacmfer"])
+def test_lists_of_datasets_with_a_third_column(tmp_path: Path, image: Callable, form: str):
+    if form == "rafdb":
+        spec, file = f"rafdb:{tmp_path}", tmp_path / "EmoLabel/list_patition_label.txt"
+        image(tmp_path / "Image/aligned/train_1_aligned.jpg", 1)
+    else:
+        spec, file = f"lacmfer:{tmp_path}/data?domain=ck", tmp_path / "data/CK.txt"
+        image(tmp_path / "datasets/train_1.jpg", 1)
+    file.parent.mkdir()
+    file.write_text(("" if form == "rafdb" else "../datasets/") + "train_1.jpg 3 1\n")
+    assert f"3 columns, and nothing says which of them is the label ({file}, line 1)" in error_of(spec)
+    found = read(spec + ("?" if form == "rafdb" else "&") + "column=2")
+    assert counts(found) == {"disgust" if form == "rafdb" else "happiness": 1}

@@ -126,7 +126,11 @@ def test_options_that_reshape(text: str):
     reads(f"synthfer:wild?n=14&{text}")
 
 
-@fuzz(pieces("path", "label", "a.png", "anger", "3"), st.sampled_from(["list", "manifest", "fer2013"]), st.booleans())
+@fuzz(
+    pieces("path", "label", "a.png", "anger", "3", ";", "\t", "image,emotion\n"),
+    st.sampled_from(["list", "manifest", "fer2013"]),
+    st.booleans(),
+)
 def test_text_files(text: str, form: str, root: bool):
     with tempfile.TemporaryDirectory() as folder:
         file = write(folder, "f", text)

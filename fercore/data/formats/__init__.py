@@ -31,14 +31,16 @@ FORMATS: dict[str, Format] = {
         "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images",
     ),
     "list": Format(
-        "pathlist", ("labels", "names", "root"), 'text file of lines "path label"; a target may be paths alone'
+        "pathlist",
+        ("labels", "names", "root", "column"),
+        'text file of lines "path label"; a target may be paths',
     ),
     "manifest": Format(
         "manifest", ("labels", "names", "root", "domain"), "CSV path,label,domain,split,subject,sequence"
     ),
     "fer2013": Format("fer2013", ("labels", "test"), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
-    "rafdb": Format("rafdb", ("labels", "images"), "RAF-DB basic: EmoLabel/ and Image/"),
+    "rafdb": Format("rafdb", ("labels", "images", "column"), "RAF-DB basic: EmoLabel/ and Image/"),
     "affectnet": Format(
         "affectnet",
         ("labels", "images", "crop", "per_class"),
@@ -55,7 +57,7 @@ FORMATS: dict[str, Format] = {
         "nvie", ("labels", "names", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"
     ),
     "lacmfer": Format(
-        "lacmfer", ("labels", "domain", "root", "duplicates", "overlap"), "the lists of the LA-CMFER release"
+        "lacmfer", ("labels", "domain", "root", "duplicates", "overlap", "column"), "the lists of the LA-CMFER release"
     ),
     "cdfer": Format("cdfer", ("labels", "dataset", "pad"), "the datasets as the CD-FER benchmark lists them"),
 }

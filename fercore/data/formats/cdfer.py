@@ -97,7 +97,7 @@ def _afe(faces: Faces) -> None:
 def _fer2013(faces: Faces) -> None:
     base = _folder(faces.root, "FER2013")
     for part in PARTS:
-        for where, words in _lines(base / f"list/{part}_list.txt", 2):
+        for where, words in _lines(base / f"list/{part}_list.txt", 2, more=True):
             file = Path(safe_path(words[0], base / "images", trusted=None, where=where))
             landmarks = (base / "annos/landmark_5" / words[0]).with_suffix(".txt")
             faces.add(str(file), words[-1], part, None, landmarks)
@@ -119,7 +119,7 @@ def _expw(faces: Faces) -> None:
     base = _folder(faces.root, "ExpW")
     for part in PARTS:
         path = base / f"list/Landmarks_5/{part}_list_5landmarks.txt"
-        for where, words in _lines(path, 7):
+        for where, words in _lines(path, 7, more=True):
             file = safe_path(words[0], base / "data/image/origin", trusted=None, where=where)
             faces.add(file, words[6], part, _numbers(words[2:6], where), path)
             if faces.files and faces.rows.keys[-1] == file:
@@ -177,17 +177,17 @@ def _numbers(words: list[str], where: str) -> Box:
     return left, top, right, bottom
 
 
-def _lines(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
+def _lines(path: Path, width: int, *, more: bool = False) -> Iterator[tuple[str, list[str]]]:
     if not path.is_file():
         raise UserInputError("no such list", where=str(path), fix="see the layout in docs/data.md")
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         words = line.split()
-        if not words:
-            continue
         where = f"{path}, line {number}"
-        if len(words) < least:
-            raise UserInputError(f"line with {len(words)} words instead of {least} or more", where=where)
-        yield where, words
+        if words and (len(words) < width or (len(words) > width and not more)):
+            what = f"line with {len(words)} words instead of {width}{' or more' * more}"
+            raise UserInputError(what, where=where, fix="see the layout in docs/data.md")
+        if words:
+            yield where, words
 
 
 def _folder(root: Path, path: str) -> Path:

@@ -58,6 +58,10 @@ class Labels:
     stated: bool = False
     names: Mapping[str, int] = field(default_factory=dict)
 
+    def knows(self, text: str) -> bool:
+        """Return whether a text is the name of an expression, or one of those that `names=` tells."""
+        return find_label(text) is not None or name_key(text) in self.names
+
     def find(self, text: str, rows: Rows, n: int = 1) -> int | None:
         """Return the canonical label of a native one, -1 without one; what is none is counted in `rows`: None.
 

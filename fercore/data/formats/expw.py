@@ -35,7 +35,7 @@ def scan(spec: DomainSpec) -> Scan:
     parts = spec.choice("parts", ("stratified", "none"), "stratified")
     path, images = _list_of(root, spec), _images_of(root, spec)
     rows, boxes, labels = Rows(), [], labels_of(spec, "expw")
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             name, face, box, native = parse_line(line, f"{path}, line {number}")
             file = safe_path(name, images, trusted=None, where=f"{path}, line {number}")

@@ -10,12 +10,13 @@ start beside the lists' folder, or in `root=` (which holds datasets/, or is it).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.lines import Line, list_lines
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
@@ -27,15 +28,6 @@ SUBJECTS = {
     "oulu": re.compile(r"/(P[0-9]+)/[^/]+/[^/]*$"),
 }
 """Domain -> where a path tells the subject."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of a list: path without the leading "../", label, and its place for messages."""
-
-    path: str
-    native: str
-    where: str
 
 
 def scan(spec: DomainSpec) -> Scan:
@@ -52,34 +44,31 @@ def scan(spec: DomainSpec) -> Scan:
     if "root" in spec.options:
         base = existing(spec.options["root"], folder=True, where=spec.where)
     train, test = _lists(folder, name)
-    tested = list(read_lines(test)) if test is not None else []
     rows, labels = Rows(), labels_of(spec, "lacmfer")
+    listed, tested = (list(read_lines(path, spec, labels, rows)) if path is not None else [] for path in (train, test))
     known = {line.path for line in tested} if spec.choice("overlap", ("drop", "keep"), "drop") == "drop" else set()
     keep_copies = spec.choice("duplicates", ("drop", "keep"), "drop") == "keep"
     split = "train" if test is not None else ""
-    for lines, part, beside in ((read_lines(train), split, known), (iter(tested), "test", set())):
+    for lines, part, beside in ((listed, split, known), (tested, "test", set())):
         _add(rows, lines, labels, part, beside, base, SUBJECTS.get(name.lower()), copies=keep_copies)
     labels.refuse_guess(rows, str(train))
     not_empty(rows, str(train), "give ?root=FOLDER that holds datasets/")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yield the lines of a list; backslashes count as separators.
+def read_lines(path: Path, spec: DomainSpec, labels: Labels, rows: Rows) -> Iterator[Line]:
+    """Yield the lines of a list, paths without the leading "../"; backslashes count as separators.
 
     Raises:
-        UserInputError: for a line without a label.
+        UserInputError: as `list_lines`, or for a line without a label.
     """
-    for number, text in enumerate(read_text(path).splitlines(), start=1):
-        if text.strip():
-            where = f"{path}, line {number}"
-            words = text.rsplit(None, 1)
-            if len(words) != 2:
-                raise UserInputError(f"line {text[:40]!r} without a label", where=where, fix='write "path label"')
-            clean = words[0].strip().replace("\\", "/")
-            while clean.startswith(("../", "./")):
-                clean = clean.partition("/")[2]
-            yield Line(clean, words[1], where)
+    for line in list_lines(path, spec, labels, rows):
+        if not line.native:
+            raise UserInputError(f"line {line.path[:40]!r} without a label", where=line.where, fix='write "path label"')
+        clean = line.path.strip().replace("\\", "/")
+        while clean.startswith(("../", "./")):
+            clean = clean.partition("/")[2]
+        yield replace(line, path=clean)
 
 
 def _lists(folder: Path, name: str) -> tuple[Path, Path | None]:
@@ -92,7 +81,7 @@ def _lists(folder: Path, name: str) -> tuple[Path, Path | None]:
 
 
 def _add(
-    rows: Rows, lines: Iterator[Line], labels: Labels, split: str, beside: set[str], base: Path,
+    rows: Rows, lines: Sequence[Line], labels: Labels, split: str, beside: set[str], base: Path,
     subject: re.Pattern[str] | None, *, copies: bool,
 ) -> None:  # fmt: skip
     seen: set[str] = set()

@@ -9,7 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.lines import Line, list_lines
+from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
 from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
@@ -30,25 +31,24 @@ def scan(spec: DomainSpec) -> Scan:
     folder = path.parent.parent / "Image" / images
     existing(str(folder), folder=True, where=spec.where)
     rows, labels = Rows(), labels_of(spec, "rafdb")
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
-        if line.strip():
-            _add(rows, line, folder, labels, aligned=images == "aligned", where=f"{path}, line {number}")
+    for line in list_lines(path, spec, labels, rows):
+        _add(rows, line, folder, labels, aligned=images == "aligned")
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), "check that the images lie in Image/aligned")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
-def _add(rows: Rows, line: str, folder: Path, labels: Labels, *, aligned: bool, where: str) -> None:
-    words = line.split()
-    split = words[0].partition("_")[0]
-    if len(words) != 2 or split not in ("train", "test"):
-        raise UserInputError(f"cannot read {line[:40]!r}", where=where, fix='a line is "train_00001.jpg 5"')
-    label = labels.find(words[1], rows)
+def _add(rows: Rows, line: Line, folder: Path, labels: Labels, *, aligned: bool) -> None:
+    split = line.path.partition("_")[0]
+    if not line.native or split not in ("train", "test"):
+        text = f"{line.path[:40]} {line.native[:40]}".strip()
+        raise UserInputError(f"cannot read {text!r}", where=line.where, fix='a line is "train_00001.jpg 5"')
+    label = labels.find(line.native, rows)
     if label is None:
         return
-    stem, _, suffix = words[0].rpartition(".")
-    name = f"{stem}_aligned.{suffix}" if aligned else words[0]
-    rows.add_file(safe_path(name, folder, trusted=None, where=where), label, split=split)
+    stem, _, suffix = line.path.rpartition(".")
+    name = f"{stem}_aligned.{suffix}" if aligned else line.path
+    rows.add_file(safe_path(name, folder, trusted=None, where=line.where), label, split=split)
 
 
 def _label_list(root: Path, spec: DomainSpec) -> Path:

@@ -73,14 +73,14 @@ def csv_lines(path: Path) -> Iterator[Line]:
 
 def delimiter_of(line: str) -> str:
     """Return what sets the columns apart, by the first line of a table."""
-    return max(DELIMITERS, key=lambda mark: len(next(csv.reader([line], delimiter=mark, skipinitialspace=True), [])))
+    first = line[: csv.field_size_limit()].splitlines()[:1]
+    return max(DELIMITERS, key=lambda mark: len(next(csv.reader(first, delimiter=mark, skipinitialspace=True), [])))
 
 
 def _open(path: Path) -> Any:
     text = read_text(path)
     first = next((line for line in text.split("\n") if line.strip()), "")
-    mark = delimiter_of(first[: csv.field_size_limit()])
-    return csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True, strict=True)
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(first), skipinitialspace=True, strict=True)
 
 
 def _lines(reader: Any, path: Path) -> Iterator[Line]:

@@ -1,0 +1,106 @@
+"""Lists: lines "path label" without a header, whatever sets the two apart; a path may hold blanks.
+
+A path ends where an image's suffix does, or at the last blank of a line without one, or it stands in quotes. Behind it
+come words between blanks, commas, semicolons or tabs. Of several the label is the one column of expressions' names, or
+`column=` says which it is (the path is column 1): a guess among numbers would go unnoticed. A first line that names its
+columns ("image label") says it as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+
+from fercore.data.codecs import IMAGE_SUFFIXES
+from fercore.data.formats.codes import Labels
+from fercore.data.formats.columns import meaning
+from fercore.data.formats.scan import Rows, read_text
+from fercore.data.formats.tables import DELIMITERS
+from fercore.data.spec import DomainSpec
+from fercore.errors import UserInputError
+
+BEHIND = r"(?:([\s,;]+)(.*))?"
+QUOTED = re.compile(rf'"([^"]+)"{BEHIND}')
+ENDING = re.compile(rf"(.*(?:{'|'.join(map(re.escape, sorted(IMAGE_SUFFIXES)))})){BEHIND}", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a list: path and label as listed ("" = none), and its place for messages."""
+
+    path: str
+    native: str
+    where: str
+
+
+def list_lines(path: Path, spec: DomainSpec, labels: Labels, rows: Rows) -> list[Line]:
+    """Return the lines of a list; those that are empty or start with # are skipped.
+
+    Args:
+        path: the list. spec: may say `column=`. labels: which words are names of expressions. rows: keeps the columns
+            that are not read.
+
+    Raises:
+        UserInputError: if it is no text, has a header of a manifest, or nothing says which column is the label.
+    """
+    texts = [(number, text.strip()) for number, text in enumerate(read_text(path).split("\n"), start=1)]
+    texts = [(number, text) for number, text in texts if text and not text.startswith("#")]
+    header = _header(texts[0][1], f"{path}, line {texts[0][0]}") if texts else []
+    lines = [(number, _columns(text)) for number, text in texts[bool(header) :]]
+    width = max((len(cells) for _, cells in lines), default=1)
+    names = header + [f"column {k}" for k in range(len(header) + 1, width + 1)]
+    label = spec.integer("column", 0, least=2) - 1
+    if label < 0:
+        label = next((k for k, name in enumerate(header) if meaning(name) == "label"), 1)
+        if not header and width > 2:
+            label = _label_column(lines, labels, path)
+    rows.unread += [name for k, name in enumerate(names) if k not in (0, label) and name not in rows.unread]
+    return [Line(cells[0], "".join(cells[label : label + 1]), f"{path}, line {number}") for number, cells in lines]
+
+
+def _columns(text: str) -> list[str]:
+    """Return the path of a line and the words behind it."""
+    match = QUOTED.fullmatch(text) or ENDING.fullmatch(text)
+    if match is None:
+        return text.rsplit(None, 1)
+    path, gap, rest = match.groups(default="")
+    mark = next((mark for mark in DELIMITERS if mark in gap), None)
+    return [path, *(word.strip(' "') for word in rest.rstrip(" ,;\t").split(mark))] if rest else [path]
+
+
+def _header(text: str, where: str) -> list[str]:
+    """Return the names of the columns in a list's first line, if that is what stands there; else none.
+
+    Raises:
+        UserInputError: if it names columns that only a manifest has.
+    """
+    names = re.split(r'[\s,;"]+', text.strip('"'))
+    known = [meaning(name) for name in names]
+    if ENDING.fullmatch(names[0]) or known[0] != "path" or "label" not in known:
+        return []
+    if more := [name for name, column in zip(names, known, strict=True) if column not in ("path", "label", "")]:
+        what = f"a table with columns beyond path and label, {', '.join(map(repr, more))}"
+        raise UserInputError(what, where=where, fix="read it as `manifest:`")
+    return names
+
+
+def _label_column(lines: Sequence[tuple[int, list[str]]], labels: Labels, path: Path) -> int:
+    """Return the one column of expressions' names among several behind the path."""
+    found: dict[int, set[str]] = {}
+    for _, cells in lines:
+        for k, cell in enumerate(cells[1:], start=1):
+            found.setdefault(k, set()).add(cell)
+    named = [k for k, words in found.items() if all(map(labels.knows, words - {""})) and words != {""}]
+    if len(named) == 1:
+        return named[0]
+    number, cells = max(lines, key=lambda line: len(line[1]))
+    what = f"{len(cells)} columns, and nothing says which of them is the label"
+    fix = f"add ?column= with its number: {' or '.join(f'{k + 1} ({_some(words)})' for k, words in found.items())}"
+    raise UserInputError(what, where=f"{path}, line {number}", fix=fix)
+
+
+def _some(words: Set[str], most: int = 8) -> str:
+    inside = sorted(words, key=lambda word: (len(word), word))
+    return " ".join(inside[:most]) + (" ..." if len(inside) > most else "")
