@@ -335,6 +335,22 @@ def test_rafdb(tmp_path: Path, image: Image):
     assert "no RAF-DB label list" in error_of(f"rafdb:{tmp_path}/basic/Image")
 
 
+@pytest.mark.parametrize("inner", ["", "DATASET"])
+def test_rafdb_in_class_folders(tmp_path: Path, image: Image, inner: str):
+    for code in range(1, 8):
+        for part, n in (("train", 2), ("test", 1)):
+            for i in range(n):
+                image(tmp_path / inner / part / str(code) / f"{part}_{code}{i}_aligned.jpg", code)
+    (tmp_path / "train_labels.csv").write_text("image,label\n")
+    table = read(f"rafdb:{tmp_path}")
+    order = ["surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral"]
+    assert names(table) == [*order, *(name for name in order for _ in range(2))]
+    assert table.split == ("test",) * 7 + ("train",) * 14
+    assert "no original images in class folders" in error_of(f"rafdb:{tmp_path}?images=original")
+    (tmp_path / inner / "train" / "7").rename(tmp_path / inner / "train" / "0")
+    assert "labels are not the numbers of rafdb: 0 (2), 1 (3)" in error_of(f"rafdb:{tmp_path}")
+
+
 def test_synthfer_options():
     table = read("synthfer:studio?n=14&size=32&classes=happy,anger&seed=5")
     assert sorted(set(names(table))) == ["anger", "happiness"]

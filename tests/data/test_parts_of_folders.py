@@ -14,6 +14,7 @@ from reading import error_of, left_out, read
 
 from fercore.config import DataSettings
 from fercore.data import open_domains
+from fercore.data.check import check
 from fercore.data.formats.folder import part_of
 from fercore.data.report import mismatch_lines
 from fercore.errors import UserInputError
@@ -91,6 +92,17 @@ def test_a_run_says_which_parts_it_does_not_use(tree: Tree):
     assert not any(
         "not used" in line for line in lines_of(tree("a", {"anger": 4, "fear": 4}, 50), f"folder:{target}?split=all")
     )
+
+
+def test_a_folder_beside_parts_is_a_fault(tree: Tree):
+    root = tree("s", {"train/anger": 4, "train/fear": 4, "test/anger": 2, "test/fear": 2})
+    assert check([f"folder:{root}"])["faults"] == 0
+    tree("s", {"other/fear": 3, "Held out/anger": 1}, 50)
+    report = check([f"folder:{root}"])
+    assert report["faults"] == 2
+    assert report["domains"][0]["folders_beside_parts"] == [
+        "folder 'Held out' beside the parts", "folder 'other' beside the parts",
+    ]  # fmt: skip
 
 
 def test_rows_without_a_part_among_parts_are_counted(tree: Tree, tmp_path: Path):

@@ -8,6 +8,7 @@ from typing import Any
 from fercore.data.check import find
 from fercore.data.check.look import Progress, Seen, look
 from fercore.data.check.near import SIMILAR
+from fercore.data.formats.folder import beside_parts
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
@@ -19,7 +20,8 @@ def check(specs: Sequence[str], *, similar: float = SIMILAR, progress: Progress 
 
     {"schema": 1, "similar": ..., "domains": [...], "between": [...], "faults": n}; a domain has its counts, the
     published ones they differ from, and lists of unusable, duplicate, near-duplicate, mislabelled and leaking images,
-    of subjects and sequences in more than one part, and of labels nobody knows. `faults` counts all of them.
+    of subjects and sequences in more than one part, of folders beside parts, and of labels nobody knows. `faults`
+    counts all of them.
 
     Args:
         specs: FORMAT:PATH?options, one or more. similar: correlation from which two pictures count as one.
@@ -52,6 +54,7 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
         "leaks": find.leaks(both),
         **{f"{name}_in_several_parts": groups for name, groups in find.overlaps(table).items()},
         "classes_missing_in_a_part": find.absent(table),
+        "folders_beside_parts": beside_parts(rows),
     }
     published = find.differences(seen)
     return {

@@ -99,6 +99,11 @@ def part_folders(rows: Rows, root: Path, known: Callable[[str], str | None] = pa
     return parts
 
 
+def beside_parts(rows: Rows) -> list[str]:
+    """Return the reasons of `rows.left_out` that are folders beside parts."""
+    return [reason for reason in rows.left_out if reason.endswith(BESIDE.partition("}")[2])]
+
+
 def _is_dataset(folder: Path) -> bool:
     """Return whether a folder holds parts or class folders, named or numbered."""
     names = [child.name for child in subfolders(folder)]

@@ -1,7 +1,8 @@
 """`rafdb`: RAF-DB basic as distributed: EmoLabel/list_patition_label.txt and Image/aligned/<name>_aligned.jpg.
 
 The folder may be RAF-DB's own or its basic/. `images=original` reads Image/original instead of the aligned faces.
-A list that counts from 0 needs `labels=rafdb0`.
+A list that counts from 0 needs `labels=rafdb0`. Without a list it is RAF-DB as Kaggle has it: train/<1..7>/ and
+test/<1..7>/, here or in DATASET/, with the aligned faces; the tables beside them say nothing that the folders do not.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.folder import add_part, part_folders
 from fercore.data.formats.lines import Line, list_lines
 from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
 from fercore.data.readers import FileReader
@@ -27,14 +29,19 @@ def scan(spec: DomainSpec) -> Scan:
     """
     root = existing(spec.path, folder=True, where=spec.where)
     images = spec.choice("images", ("aligned", "original"), "aligned")
-    path = _label_list(root, spec)
-    folder = path.parent.parent / "Image" / images
-    existing(str(folder), folder=True, where=spec.where)
     rows, labels = Rows(), labels_of(spec, "rafdb")
-    for line in list_lines(path, spec, labels, rows):
-        _add(rows, line, folder, labels, aligned=images == "aligned")
-    labels.refuse_guess(rows, str(path))
-    not_empty(rows, str(path), "check that the images lie in Image/aligned")
+    if path := _label_list(root):
+        folder = path.parent.parent / "Image" / images
+        existing(str(folder), folder=True, where=spec.where)
+        for line in list_lines(path, spec, labels, rows):
+            _add(rows, line, folder, labels, aligned=images == "aligned")
+    else:
+        if images == "original":
+            raise UserInputError("no original images in class folders", where=spec.where, fix="remove ?images=")
+        for part, split in part_folders(rows, _with_classes(root, spec)):
+            add_part(rows, part, split, labels)
+    labels.refuse_guess(rows, str(path or root))
+    not_empty(rows, str(path or root), "check that the images lie in Image/aligned")
     return Scan(rows, FileReader(tuple(rows.keys)))
 
 
@@ -51,10 +58,15 @@ def _add(rows: Rows, line: Line, folder: Path, labels: Labels, *, aligned: bool)
     rows.add_file(safe_path(name, folder, trusted=None, where=line.where), label, split=split)
 
 
-def _label_list(root: Path, spec: DomainSpec) -> Path:
-    for base in (root, root / "basic", root / "Basic"):
-        for name in LISTS:
-            if (base / "EmoLabel" / name).is_file():
-                return base / "EmoLabel" / name
-    fix = "give the folder that holds EmoLabel/list_patition_label.txt and Image/"
+def _label_list(root: Path) -> Path | None:
+    lists = (base / "EmoLabel" / name for base in (root, root / "basic", root / "Basic") for name in LISTS)
+    return next((path for path in lists if path.is_file()), None)
+
+
+def _with_classes(root: Path, spec: DomainSpec) -> Path:
+    """Return the folder that holds train/1/ and so on."""
+    for base in (root, root / "DATASET"):
+        if (base / "train" / "1").is_dir():
+            return base
+    fix = "give the folder that holds EmoLabel/list_patition_label.txt and Image/, or train/1/ to test/7/"
     raise UserInputError("no RAF-DB label list", where=spec.where, fix=fix)
