@@ -107,15 +107,26 @@ def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> io.Buf
     return os.fdopen(handle, "rb")
 
 
+def open_limited(path: str | os.PathLike[str], *, follow: bool = True) -> io.BufferedReader:
+    """Open a regular file whose lines, or all of it, memory will hold.
+
+    Raises:
+        OSError: as `open_regular`; TooLargeError if it has more than `MOST_BYTES`.
+    """
+    file = open_regular(path, follow=follow)
+    if os.fstat(file.fileno()).st_size > MOST_BYTES:
+        file.close()
+        raise TooLargeError
+    return file
+
+
 def read_bytes(path: str | os.PathLike[str], *, follow: bool = True) -> bytes:
     """Return the contents of a regular file.
 
     Raises:
-        OSError: as `open_regular`, or if it has more than `MOST_BYTES` (TooLargeError).
+        OSError: as `open_limited`.
     """
-    with open_regular(path, follow=follow) as file:
-        if os.fstat(file.fileno()).st_size > MOST_BYTES:
-            raise TooLargeError
+    with open_limited(path, follow=follow) as file:
         return file.read()
 
 
@@ -123,7 +134,7 @@ def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> st
     r"""Return the text of a regular file, every end of a line as "\n".
 
     Raises:
-        OSError: as `open_regular`. UnicodeDecodeError: if it is not of that encoding.
+        OSError: as `open_limited`. UnicodeDecodeError: if it is not of that encoding.
     """
     text = read_bytes(path, follow=follow).decode(encoding)
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -12,6 +12,8 @@ import pytest
 
 from fercore import files
 from fercore.config import read_toml
+from fercore.data.domains import read_domain
+from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +55,8 @@ def test_a_file_that_no_memory_holds_is_refused_at_once(tmp_path: Path):
         files.read_bytes(tmp_path / "a.toml")
     with pytest.raises(UserInputError, match=r"cannot read settings file: larger than 1024 MiB \("):
         read_toml(tmp_path / "a.toml")
+    with pytest.raises(UserInputError, match=r"cannot be read: larger than 1024 MiB \("):
+        read_domain(parse_spec(f"fer2013:{tmp_path}/a.toml"))
 
 
 def test_anything_else_is_refused_at_once(tmp_path: Path, pipe):

@@ -13,12 +13,15 @@ from fercore.files import no_file, open_regular
 
 MOST_PICKLE = 1 << 23
 """Bytes of a pickle that are looked through for names; what names classes stands in the first few."""
+MAKES_ROOM = b"bytearray"
+"""What a pickle that `weights_only` reads may call with any number."""
 KEEP_WEIGHTS = (
     "where you trust it: open it in Python with weights_only=False, torch.save(opened{part}, OUT), and give OUT"
 )
 AGAIN = "download or copy it again, whole"
 ONNX = "is an ONNX model", "take the PyTorch or safetensors version of these weights"
 BROKEN = "is no whole safetensors file: damaged or cut short", AGAIN
+DAMAGED = "is no whole torch file: damaged or cut short", AGAIN
 BEGINNINGS = (
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "fetch it with: git lfs pull"),
     (b"\x89HDF", "an HDF5 file, as Keras writes", "convert it to a PyTorch state dict"),
@@ -65,6 +68,33 @@ def is_safetensors(path: Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
+def members(path: Path) -> dict[str, int]:
+    """Return name -> bytes, unpacked, of what a zip archive holds beside code; {} for a damaged one and other files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {info.filename: info.file_size for info in archive.infolist() if "/code/" not in info.filename}
+    except Exception:  # zipfile fails in many ways on a damaged archive
+        return {}
+
+
+def is_swollen(path: Path) -> bool:
+    """Say whether a file would take far more memory than it is long.
+
+    That are packed archives, which torch does not write, and pickles that call for empty memory of any size. Of an
+    archive that cannot be listed nobody knows.
+    """
+    with open_regular(path) as file:
+        head = file.read(MOST_PICKLE)
+    if not head.startswith(b"PK"):
+        return MAKES_ROOM in head
+    inside = members(path)
+    if not inside or sum(inside.values()) > path.stat().st_size:
+        return True
+    with zipfile.ZipFile(path) as archive:
+        pickled = [name for name in inside if name.endswith(".pkl")]
+        return any(MAKES_ROOM in archive.read(name) for name in pickled)
+
+
 def not_weights(path: Path) -> UserInputError:
     """Return the error for a file that could not be read: what it is, and what to do."""
     what, fix = _describe(path)
@@ -109,25 +139,28 @@ def _begins_as_onnx(head: bytes) -> bool:
 
 
 def _describe_zip(path: Path) -> tuple[str, str]:
+    inside = members(path)
+    if not inside:
+        return DAMAGED
+    if any(name.endswith("/constants.pkl") for name in inside):
+        fix = "where it can be run: torch.save(torch.jit.load(FILE).state_dict(), OUT), and give OUT"
+        return "is a TorchScript program, not weights alone", fix
+    pickled = [name for name in inside if name.rpartition("/")[2] == "data.pkl"]
+    if not pickled:
+        return "is a zip archive without weights that torch.save wrote", "unpack it, and give the file in it"
+    if sum(inside.values()) > path.stat().st_size:
+        return "is a packed zip archive, which torch does not write", "unpack it, and save the weights in it anew"
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if any(name.endswith("/constants.pkl") for name in names):
-                fix = "where it can be run: torch.save(torch.jit.load(FILE).state_dict(), OUT), and give OUT"
-                return "is a TorchScript program, not weights alone", fix
-            pickled = [name for name in names if name.rpartition("/")[2] == "data.pkl"]
-            if not pickled:
-                return "is a zip archive without weights that torch.save wrote", "unpack it, and give the file in it"
-            with archive.open(pickled[0]) as file:
-                return _describe_pickle(file.read(MOST_PICKLE))
-    except Exception:  # zipfile fails in many ways on a damaged archive
-        return "is no whole torch file: damaged or cut short", AGAIN
+        with zipfile.ZipFile(path) as archive, archive.open(pickled[0]) as file:
+            return _describe_pickle(file.read(MOST_PICKLE))
+    except Exception:
+        return DAMAGED
 
 
 def _describe_pickle(data: bytes) -> tuple[str, str]:
     names = [name for name in pickled_names(data) if not _is_torch_data(name)]
     if not names:
-        return "is no whole torch file: damaged or cut short", AGAIN
+        return DAMAGED
     shown = ", ".join(name[:80] for name in names[:3]) + (", ..." if len(names) > 3 else "")
     if any(name.startswith("torch.nn.modules.") for name in names):
         return f"is a whole pickled network ({shown}), not weights alone", KEEP_WEIGHTS.format(part=".state_dict()")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fercore.errors import UserInputError
 from fercore.files import ChecksumError, check_sum, open_regular
-from fercore.models.foreign import AGAIN, is_safetensors, not_weights, weights_file
+from fercore.models.foreign import AGAIN, is_safetensors, is_swollen, not_weights, weights_file
 
 log = logging.getLogger(__name__)
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
@@ -45,6 +45,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         check_sum(path)
         if is_safetensors(path):
             return _backbone_of_run(load_file(path), path)
+        if is_swollen(path):
+            raise not_weights(path)
         with warnings.catch_warnings(), open_regular(path) as file:
             warnings.simplefilter("ignore")  # of pickle protocols, two lines long
             loaded = torch.load(file, map_location="cpu", weights_only=True)

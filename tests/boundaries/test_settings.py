@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
 
 from fercore import __version__, cli
-from fercore.compare import leading_score, summarise, table_rows
+from fercore.compare import METRICS, _refuse_unscored, leading_score, summarise, table_rows
 from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine import record
@@ -58,6 +58,7 @@ def run_reopened(folder: Path) -> None:
 
 def result_compared(folder: Path) -> None:
     record = RunFolder(folder).result()
+    _refuse_unscored(all(record["target"][metric] is not None for metric in METRICS))
     results = {"a": [record], "b": [record]}
     table_rows(summarise(results), leading_score(results))
 

@@ -18,7 +18,7 @@ from fercore.data.formats.tables import delimiter_of
 from fercore.data.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
-from fercore.files import open_regular
+from fercore.files import open_limited
 
 SIDE = 48
 USAGES = ("training", "publictest", "privatetest")
@@ -68,7 +68,7 @@ def native_rows(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
         UserInputError: for a missing column or a bad row; names the line.
     """
     try:
-        with open_regular(path) as file:
+        with open_limited(path) as file:
             first = file.readline().removeprefix(b"\xef\xbb\xbf")
             if b"\0" in first:
                 raise UserInputError("not UTF-8 text: it holds NUL characters", where=str(path), fix="save it as UTF-8")

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fercore.models.foreign import is_swollen, members
+
 
 def is_script_archive(path: Path) -> bool:
     """Say whether a file is a TorchScript archive (a zip with code beside its data)."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    return any(name.endswith("/constants.pkl") for name in members(path))
 
 
 def read_script_archive(path: Path) -> dict[str, Tensor]:
@@ -30,6 +29,8 @@ def read_script_archive(path: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     try:
+        if is_swollen(path):
+            raise ValueError("it is packed, or makes room of its own")
         with zipfile.ZipFile(path) as archive:
             data = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
             root = data.removesuffix("data.pkl")
