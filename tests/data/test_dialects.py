@@ -140,10 +140,15 @@ def test_a_third_column_is_no_label(tmp_path: Path, image: Callable):
     assert counts(read(f"list:{file}?labels=affectnet&column=3")) == {"happiness": 1, "fear": 1}
     file.write_text("0.png fear happy\n1.png fear fear\n")
     assert "add ?column= with its number: 2 (fear) or 3 (fear happy)" in error_of(f"list:{file}")
-    file.write_text("image label split\n0.png fear train\n")
-    assert error_of(f"list:{file}") == (
-        f"a table with columns beyond path and label, 'split' ({file}, line 1); read it as `manifest:`"
-    )
+
+
+@pytest.mark.parametrize("header", ["image label split", "user.id,image,emotion"])
+def test_a_table_is_no_list(tmp_path: Path, image: Callable, header: str):
+    image(tmp_path / "0.png", 0)
+    (tmp_path / "l").write_text(f"{header}\n0.png fear train\n")
+    text = error_of(f"list:{tmp_path}/l")
+    assert text.startswith("a table of more than a path and what is behind it, with the columns ")
+    assert text.endswith(f"({tmp_path}/l, line 1); read it as `manifest:`")
 
 
 @pytest.mark.parametrize("form", ["rafdb", "lacmfer"])

@@ -21,6 +21,7 @@ all) gives its image no units: what is known of it is NaN.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -40,6 +41,9 @@ from fercore.files import no_file
 IMAGE_COLUMNS = ("path", "image", "file", "filename", "image_path", "input", "name")
 CONFIDENCE_COLUMNS = ("confidence", "facescore")
 MAX_INTENSITY = 5.0
+NEARLY = re.compile(r"au[ _-]?[0-9]")
+"""How the names of columns begin that are units, or meant to be."""
+
 FORMATS_THAT_DO = (
     "OpenFace 2 (AU01_r, AU01_c), py-feat Fex (input, AU01), LibreFace (au_1, au_1_intensity) or path,AU01,..."
 )
@@ -194,6 +198,10 @@ def _unit_columns(header: Sequence[str], where: str) -> dict[str, _Column]:
                     raise _twice(name, header, kind[name], k, where)
                 kind[name] = k
                 break
+        else:
+            if NEARLY.match(lower):
+                fix = "call it AU12 (0 to 1), AU12_r (0 to 5) or AU12_c (0 or 1), with its number, or remove it"
+                raise UserInputError(f"column {text!r} is nearly an action unit", where=where, fix=fix)
     if not intensity and not code:
         return {name: _Column(score=k) for name, k in bare.items()}
     for name in bare.keys() & code.keys():

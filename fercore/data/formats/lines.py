@@ -16,7 +16,7 @@ from pathlib import Path
 from fercore.data.codecs import IMAGE_SUFFIXES
 from fercore.data.formats.codes import Labels
 from fercore.data.formats.columns import meaning
-from fercore.data.formats.scan import Rows, read_text
+from fercore.data.formats.scan import Rows, listed, read_text
 from fercore.data.formats.tables import DELIMITERS
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
@@ -74,14 +74,14 @@ def _header(text: str, where: str) -> list[str]:
     """Return the names of the columns in a list's first line, if that is what stands there; else none.
 
     Raises:
-        UserInputError: if it names columns that only a manifest has.
+        UserInputError: if it names columns that only a manifest has, or the path is not the first.
     """
     names = re.split(r'[\s,;"]+', text.strip('"'))
     known = [meaning(name) for name in names]
-    if ENDING.fullmatch(names[0]) or known[0] != "path" or "label" not in known:
+    if any(map(ENDING.fullmatch, names)) or not {"path", "label"} <= {*known}:
         return []
-    if more := [name for name, column in zip(names, known, strict=True) if column not in ("path", "label", "")]:
-        what = f"a table with columns beyond path and label, {', '.join(map(repr, more))}"
+    if known[0] != "path" or {*known} - {"path", "label", ""}:
+        what = f"a table of more than a path and what is behind it, with the columns {listed(names, len(names))}"
         raise UserInputError(what, where=where, fix="read it as `manifest:`")
     return names
 

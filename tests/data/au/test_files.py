@@ -80,6 +80,7 @@ def test_the_threshold_counts(read):
         ("path,AU01\n./,0.5\n", "without an image's name"),
         ('path,AU01\na,0.5\n"b,0.5\n', "not valid CSV: unexpected end of data.*line 3"),
         (f"path,AU01\n{'a' * 140_000},0.5\n", "not valid CSV: field larger than field limit.*line 2"),
+        ("path,AU01,AU12_prob\na,0.5,0.6\n", "'AU12_prob' is nearly an action unit.*AU12_r .0 to 5."),
         ("path,AU01,AU1\na,0.5,0.6\n", "two columns for AU01: 'AU01' and 'AU1'"),
         ("path,AU01_r,AU1_intensity\na,0.5,0.6\n", "two columns for AU01: 'AU01_r' and 'AU1_intensity'"),
         ("path,au_1,AU01_c\na,1,1\n", "two columns for AU01: 'au_1' and 'AU01_c'"),
