@@ -142,6 +142,16 @@ def test_a_third_column_is_no_label(tmp_path: Path, image: Callable):
     assert "add ?column= with its number: 2 (fear) or 3 (fear happy)" in error_of(f"list:{file}")
 
 
+def test_columns_that_a_list_has_not(tmp_path: Path, image: Callable):
+    image(tmp_path / "0.png", 0)
+    (tmp_path / "l").write_text("image path label\n0.png fear\n")
+    assert error_of(f"list:{tmp_path}/l").startswith("a first line of 3 columns above lines of 2 (")
+    (tmp_path / "l").write_text("image label class\n0.png 1 2\n")
+    assert "3 columns, and nothing says which of them is the label (" in error_of(f"list:{tmp_path}/l?labels=rafdb")
+    assert counts(read(f"list:{tmp_path}/l?labels=rafdb&column=3")) == {"fear": 1}
+    assert "no column 4 in lines of 3 (" in error_of(f"list:{tmp_path}/l?column=4")
+
+
 @pytest.mark.parametrize("header", ["image label split", "user.id,image,emotion"])
 def test_a_table_is_no_list(tmp_path: Path, image: Callable, header: str):
     image(tmp_path / "0.png", 0)

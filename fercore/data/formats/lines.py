@@ -50,12 +50,11 @@ def list_lines(path: Path, spec: DomainSpec, labels: Labels, rows: Rows) -> list
     header = _header(texts[0][1], f"{path}, line {texts[0][0]}") if texts else []
     lines = [(number, _columns(text)) for number, text in texts[bool(header) :]]
     width = max((len(cells) for _, cells in lines), default=1)
-    names = header + [f"column {k}" for k in range(len(header) + 1, width + 1)]
-    label = spec.integer("column", 0, least=2) - 1
-    if label < 0:
-        label = next((k for k, name in enumerate(header) if meaning(name) == "label"), 1)
-        if not header and width > 2:
-            label = _label_column(lines, labels, path)
+    if header and len(header) != width:
+        what = f"a first line of {len(header)} columns above lines of {width}"
+        raise UserInputError(what, where=f"{path}, line {texts[0][0]}", fix="name every column by one word")
+    label = _label_column(lines, header, spec.integer("column", 0, least=2), labels, path)
+    names = header or [f"column {k}" for k in range(1, width + 1)]
     rows.unread += [name for k, name in enumerate(names) if k not in (0, label) and name not in rows.unread]
     return [Line(cells[0], "".join(cells[label : label + 1]), f"{path}, line {number}") for number, cells in lines]
 
@@ -86,19 +85,26 @@ def _header(text: str, where: str) -> list[str]:
     return names
 
 
-def _label_column(lines: Sequence[tuple[int, list[str]]], labels: Labels, path: Path) -> int:
-    """Return the one column of expressions' names among several behind the path."""
-    found: dict[int, set[str]] = {}
+def _label_column(
+    lines: Sequence[tuple[int, list[str]]], header: Sequence[str], asked: int, labels: Labels, path: Path
+) -> int:
+    """Return which column is the label, from 0: as asked (from 1; 0 = nothing was), or as header or contents say."""
+    number, longest = max(lines, key=lambda line: len(line[1]), default=(1, [""]))
+    where = f"{path}, line {number}"
+    if asked > len(longest):
+        raise UserInputError(f"no column {asked} in lines of {len(longest)}", where=where, fix="see ?column=")
+    named = [asked - 1] if asked else [k for k, name in enumerate(header) if meaning(name) == "label"]
+    words: dict[int, set[str]] = {}
     for _, cells in lines:
         for k, cell in enumerate(cells[1:], start=1):
-            found.setdefault(k, set()).add(cell)
-    named = [k for k, words in found.items() if all(map(labels.knows, words - {""})) and words != {""}]
-    if len(named) == 1:
-        return named[0]
-    number, cells = max(lines, key=lambda line: len(line[1]))
-    what = f"{len(cells)} columns, and nothing says which of them is the label"
-    fix = f"add ?column= with its number: {' or '.join(f'{k + 1} ({_some(words)})' for k, words in found.items())}"
-    raise UserInputError(what, where=f"{path}, line {number}", fix=fix)
+            words.setdefault(k, set()).add(cell)
+    if len(named) != 1:
+        named = [k for k, found in words.items() if found != {""} and all(map(labels.knows, found - {""}))]
+    if len(named) == 1 or len(longest) < 3:
+        return named[0] if named else 1
+    what = f"{len(longest)} columns, and nothing says which of them is the label"
+    shown = [f"{k + 1} ({_some(found)})" for k, found in list(words.items())[:8]]
+    raise UserInputError(what, where=where, fix=f"add ?column= with its number: {' or '.join(shown)}")
 
 
 def _some(words: Set[str], most: int = 8) -> str:

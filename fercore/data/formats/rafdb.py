@@ -36,9 +36,10 @@ def scan(spec: DomainSpec) -> Scan:
         for line in list_lines(path, spec, labels, rows):
             _add(rows, line, folder, labels, aligned=images == "aligned")
     else:
+        classes = _with_classes(root, spec)
         if images == "original":
             raise UserInputError("no original images in class folders", where=spec.where, fix="remove ?images=")
-        for part, split in part_folders(rows, _with_classes(root, spec)):
+        for part, split in part_folders(rows, classes):
             add_part(rows, part, split, labels)
     labels.refuse_guess(rows, str(path or root))
     not_empty(rows, str(path or root), "check that the images lie in Image/aligned")
