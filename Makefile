@@ -41,6 +41,7 @@ bench: venv
 	$(BIN)/python -m bench.ops.ratios
 	$(BIN)/python -m bench.input.speed
 	$(BIN)/python -m bench.whole_step
+	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.retrieval.ratios
 
 sanitize: venv

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 T = TypeVar("T")
-PRELOAD = "fercore.engine.run"
-"""Imported once by the server that every process is forked from; its memory is shared."""
+PRELOAD = ("fercore.engine.run", "lightning_fabric", "timm")
+"""What every run needs, imported once by the server that every process is forked from; its memory is shared."""
 GRACE = 60.0
 """Seconds that a process has to save what it must once it is told to stop."""
 
@@ -65,7 +65,7 @@ def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, B
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([PRELOAD])
+        context.set_forkserver_preload([*PRELOAD])
     receiver, sender = context.Pipe(duplex=False)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     arguments = (sender, call, os.getcwd(), dict(os.environ), threads)

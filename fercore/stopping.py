@@ -35,12 +35,24 @@ def number_of(stop: KeyboardInterrupt) -> int:
 
 @contextmanager
 def handling(handler: Handler) -> Iterator[None]:
-    """Let a function hear of SIGNALS, as far as they are not ignored (nohup) and this is the main thread."""
-    before = {}
+    """Let a function hear of SIGNALS, as far as they are not ignored (nohup) and this is the main thread.
+
+    A process that is forked meanwhile leaves Ctrl-C to this one, which still wants what it does; any other signal ends
+    it, as when a pool is closed.
+    """
+    owner, before = os.getpid(), {}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:
+            handler(number, frame)
+        elif number != signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:
             if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                before[number] = signal.signal(number, handler)
+                before[number] = signal.signal(number, hear)
     try:
         yield
     finally:
@@ -65,13 +77,9 @@ class StopRequest:
     def __init__(self) -> None:
         self.patient = False
         self.asked: int | None = None
-        self._owner = os.getpid()
 
     def hear(self, number: int, frame: FrameType | None = None) -> None:
         """Take a signal; see `patient`."""
-        if os.getpid() != self._owner:
-            _leave_to_the_run(number)
-            return
         first, self.asked = self.asked is None, number
         if not (self.patient and first):
             interrupt(number)
@@ -85,10 +93,3 @@ class StopRequest:
         """
         if self.asked is not None:
             interrupt(self.asked)
-
-
-def _leave_to_the_run(number: int) -> None:
-    """Ignore Ctrl-C in a process forked by the run, whose batch is still wanted; any other signal ends it."""
-    if number != signal.SIGINT:
-        signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from fercore.engine.observer import Observer
 from fercore.engine.setup import Workshop, build_workshop
 from fercore.hooks.assemble import assemble
+from fercore.ops import build
 
 TINY: dict[str, Any] = {
     "seed": 3,
@@ -34,6 +36,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     campaigns = [item for item in items if item.get_closest_marker("soak")]
     config.hook.pytest_deselected(items=campaigns)
     items[:] = [item for item in items if not item.get_closest_marker("soak")]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what runs remember of images and networks out of the user's cache, of which compiled kernels are taken."""
+    own, kernels = tmp_path_factory.mktemp("cache"), build.cache_path("cpu").parent
+    if kernels.is_dir():
+        (own / kernels.name).symlink_to(kernels)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FERCORE_CACHE", str(own))
+        yield
 
 
 @pytest.fixture

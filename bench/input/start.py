@@ -29,8 +29,8 @@ from fercore.schedule import ViewRequest
 HALF = (0.5, 0.5, 0.5)
 
 
-def write_images(root: Path, n: int) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 24, 24), dtype=np.uint8)
+def write_images(root: Path, n: int, size: int = 24) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, size, size), dtype=np.uint8)
     for name in CANONICAL[:7]:
         (root / name).mkdir(parents=True)
     for i in range(n):

@@ -1,4 +1,4 @@
-"""What the preflight found of image files, remembered beside the disk cache, so that a later run does not decode again.
+"""What the preflight found of image files, remembered in the cache folder, so that a later run does not decode again.
 
 A digest counts only while size and times of its file are what they were. Unusable files are looked at every time.
 """
@@ -29,6 +29,8 @@ class DigestMemo:
     def __init__(self, reader: FileBacked, folder: Path) -> None:
         self.path = folder / (source_key(reader, "digests") + DIGESTS)
         self._entries = _read(self.path, len(reader.paths))
+        with contextlib.suppress(OSError):
+            os.utime(self.path)  # the longest unused goes first when room is made
         self._sources = reader.paths
 
     def known(self, rows: list[int]) -> list[str]:

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from fercore.config import DataSettings
-from fercore.data.cache_files import cache_folder
+from fercore.data.cache_files import cache_folder, make_room
 from fercore.data.crops import CropReader
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
@@ -135,7 +135,7 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
         table = limited(_with_labels(training, spec, scan), spec, spec_seed(spec, seed))
     elif "limit" in spec.options:
         table = _limit_parts(table, spec, spec_seed(spec, seed))
-    preflight = inspect(table, cache_folder(settings.cache_dir) if settings.cache == "disk" else None)
+    preflight = inspect(table, _memory(settings))
     table = _bound(table, preflight)
     report = {
         "spec": spec.text,
@@ -172,6 +172,23 @@ def has_labelled_test(spec: DomainSpec, seed: int) -> bool:
     table = choose_split(whole, spec)
     _, test, _ = target_parts(table, spec, spec_seed(spec, seed), scan.rows.left_out)
     return bool((table.labels[test] >= 0).any())
+
+
+def _memory(settings: DataSettings) -> Path | None:
+    """Return the folder where the preflight remembers what it found; a cache in memory does without if there is none.
+
+    Raises:
+        UserInputError: if a cache on disk is asked for and cannot be.
+    """
+    try:
+        folder = cache_folder(settings.cache_dir)
+    except UserInputError:
+        if settings.cache == "disk":
+            raise
+        return None
+    if settings.cache == "memory":  # images on disk make room for themselves
+        make_room(folder, set(), settings.cache_disk_mb * 2**20)
+    return folder
 
 
 def _bound(table: Table, preflight: Preflight) -> Table:

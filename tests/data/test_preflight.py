@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -126,3 +128,25 @@ def test_a_second_look_decodes_only_what_changed(tmp_path: Path, image, monkeypa
         assert look().digests == changed.digests
         assert len(decoded) == 7
     assert DigestMemo(read_domain(parse_spec(f"folder:{tmp_path}/set"))[0].reader, memory).path == found
+
+
+def test_a_cache_in_memory_remembers_the_preflight_too(opened, tmp_path: Path, image, monkeypatch):
+    from fercore.data import open_domains, readers
+
+    folder = tmp_path / "memory"
+    first, settings = opened(cache="memory", cache_dir=str(folder))
+    decoded = []
+    plain = readers.with_pixels
+    monkeypatch.setattr(readers, "with_pixels", lambda content: decoded.append(1) or plain(content))
+    assert open_domains(settings, seed=0).fingerprint() == first.fingerprint()
+    assert decoded == []
+    image(tmp_path / "a" / "anger" / "2.png", 4321)
+    assert open_domains(settings, seed=0).fingerprint() != first.fingerprint()
+    assert len(decoded) == 1
+    (folder / "old.digests").write_bytes(bytes(2**20))
+    os.utime(folder / "old.digests", (0, 0))
+    open_domains(settings.model_copy(update={"cache_disk_mb": 1}), seed=0)
+    assert len(list(folder.glob("*.digests"))) == 3  # the longest unused goes when there are too many
+    shutil.rmtree(folder)
+    folder.write_text("a file stands there")
+    assert len(open_domains(settings, seed=0).test) == len(first.test)

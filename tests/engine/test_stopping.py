@@ -93,10 +93,11 @@ def test_an_ignored_signal_stays_ignored():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 7), (signal.SIGTERM, -signal.SIGTERM)])
-def test_a_process_forked_by_a_run_leaves_ctrl_c_to_it_and_dies_of_the_others(number, status):
+@pytest.mark.parametrize("training", [True, False])
+def test_a_forked_process_leaves_ctrl_c_to_the_command_and_dies_of_the_others(number, status, training):
     stop = StopRequest()
     stop.patient = True
-    with handling(stop.hear):
+    with handling(stop.hear if training else interrupt):
         child = os.fork()
         if not child:
             signal.raise_signal(number)
