@@ -96,14 +96,10 @@ def run(
     names = _names(plugin)
     with _starting():
         if resume is not None:
-            if (
-                any((plugin, source, target, protocol, data_root, preset, config, set_, device, out))
-                or seed is not None
-                or dry_run
-            ):
-                fix = "give --resume alone; the settings are the run's own"
-                raise UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
-            company = _reopen(resume)
+            others = (plugin, source, target, protocol, data_root, preset, config, device, out, dry_run)
+            if any(others) or seed is not None:
+                raise _only_longer()
+            company = _reopen(resume, set_ or [])
         else:
             layers, chosen = _layers(
                 source, target, preset, config, set_, protocol=protocol, data_root=data_root, seed=seed, device=device
@@ -318,17 +314,35 @@ def _assemble(names: list[str], layers: list[dict[str, Any]], preset: str) -> Co
     return assemble(names, layers, preset=preset)
 
 
-def _reopen(path: Path) -> Company:
-    from fercore.engine.record import RunFolder, check_resume
+def _reopen(path: Path, assignments: list[str]) -> Company:
+    """Return the settings and plugins of a run that goes on, with more steps where that is asked for."""
+    from fercore.config import parse_assignment
+    from fercore.engine.record import RunFolder
+    from fercore.engine.resume import check_resume
 
+    if any(text.partition("=")[0].strip() != "train.steps" for text in assignments):
+        raise _only_longer()
+    more = [parse_assignment(text) for text in assignments]
     folder = RunFolder(path)
     settings = folder.config_layers()
-    if folder.finished:
-        raise UserInputError("that run is finished", where=str(path), fix="its scores are in result.json")
-    preset = str(settings.pop("preset"))
-    company = _assemble(list(folder.plugin_versions()), [settings], preset)
+    if folder.finished and not more:
+        fix = "its scores are in result.json; --set train.steps=NUMBER trains on"
+        raise UserInputError("that run is finished", where=str(path), fix=fix)
+    preset, names = str(settings.pop("preset")), list(folder.plugin_versions())
+    company = _assemble(names, [settings], preset)
     check_resume(folder, company)
+    if more:
+        steps = company.config.train.steps
+        company = _assemble(names, [settings, *more], preset)
+        if company.config.train.steps <= steps:
+            fix = "give a larger number, or --resume alone"
+            raise UserInputError(f"the run has {steps} steps", where="--set train.steps", fix=fix)
     return company
+
+
+def _only_longer() -> UserInputError:
+    fix = "the settings are the run's own; --set train.steps=NUMBER alone may make it longer"
+    return UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
 
 
 def _new_folder(names: list[str]) -> Path:

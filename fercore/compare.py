@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import statistics
@@ -157,7 +156,8 @@ def _refuse_unscored(scored: bool) -> None:
 
 
 def _company(task: Task) -> Company:
-    from fercore.engine.record import CONFIG, RunFolder, check_resume
+    from fercore.engine.record import CONFIG, RunFolder
+    from fercore.engine.resume import check_resume, differences, told
     from fercore.engine.setup import resolve_device
     from fercore.hooks.assemble import assemble
 
@@ -165,9 +165,10 @@ def _company(task: Task) -> Company:
     if (task.folder / CONFIG).is_file():
         found = RunFolder(task.folder).config_layers()
         wanted = without_none(company.config.model_dump(mode="json"))
-        if json.dumps(found, sort_keys=True) != json.dumps(wanted, sort_keys=True):
-            fix = "choose another --out"
-            raise UserInputError("folder holds a run with other settings", where=str(task.folder), fix=fix)
+        changed = differences(found, wanted)
+        if changed:
+            what = f"folder holds a run with other settings: {told(changed)}"
+            raise UserInputError(what, where=str(task.folder), fix="choose another --out")
         check_resume(RunFolder(task.folder), company)
     return company
 

@@ -116,6 +116,11 @@ class OptimiserSpec:
     floor: float = 0.0
     fresh_each_epoch: bool = False
 
+    @property
+    def goes_by_length(self) -> bool:
+        """Whether the rates of a longer phase are others from its first steps on."""
+        return self.schedule != "constant" and self.max_steps is None
+
 
 @dataclass(frozen=True)
 class Phase:

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import torch
@@ -50,6 +51,26 @@ def test_a_run_writes_its_folder_and_prints_its_scores(fercore, tmp_path):
     code, _, error = fercore("run", "--resume", out)
     assert (code, error.count("\n")) == (2, 1)
     assert "that run is finished" in error
+
+
+def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_path):
+    out = tmp_path / "run"
+    settings = ["--set", "optim.schedule=constant", "--set", "train.steps=2"]
+    assert fercore("run", "--plugin", "source_only", *FACES, *SMALL, *settings, "--out", out)[0] == 0
+    for more, message in (
+        (["optim.lr=1"], "--resume goes with no other setting"),
+        (["train.steps=3", "seed=1"], "--resume goes with no other setting"),
+        (["train=3"], "--resume goes with no other setting"),
+        (["train.steps=many"], "setting train.steps = 'many'"),
+        (["train.steps=2"], "the run has 2 steps"),
+    ):
+        code, _, error = fercore("run", "--resume", out, *(word for text in more for word in ("--set", text)))
+        assert (code, error.count("\n"), message in error) == (2, 1, True)
+    assert json.loads((out / "result.json").read_text())["steps"] == 2
+    code, text, _ = fercore("run", "--resume", out, "--set", "train.steps=3")
+    assert (code, "resumed after 2 of 3 steps" in text) == (0, True)
+    assert json.loads((out / "result.json").read_text())["steps"] == 3
+    assert tomllib.loads((out / "config.toml").read_text())["train"]["steps"] == 3
 
 
 def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):
@@ -183,7 +204,11 @@ def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp
     assert fercore(*arguments)[0] == 0
     assert (tmp_path / "c/base-s0/result.json").stat().st_mtime_ns == stamp
     code, _, error = fercore(*arguments, "--set", "optim.lr=0.5")
-    assert (code, "holds a run with other settings" in error) == (2, True)
+    assert (code, "holds a run with other settings: optim.lr 0.002 -> 0.5" in error) == (2, True)
+    file = tmp_path / "c/base-s0/config.toml"
+    file.write_text(file.read_text().replace("lr = 0.002", "lr = 0.5"))
+    code, _, error = fercore(*arguments, "--set", "optim.lr=0.5")
+    assert (code, "not those that the run has been trained with: optim.lr 0.002 -> 0.5" in error) == (2, True)
 
 
 def test_compare_refuses_a_target_without_labels_before_it_trains(fercore, tmp_path):

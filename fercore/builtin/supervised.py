@@ -28,6 +28,10 @@ class SourceOnly(Plugin):
     Settings: ClassVar[type[Settings]] = SourceOnlySettings
     settings: SourceOnlySettings
 
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone and linear head."""

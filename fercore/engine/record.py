@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 import tomli_w
 from pydantic import Field
 
-from fercore.config import read_toml
+from fercore.config import RunConfig, read_toml
 from fercore.documents import Shape, misfit, parse_json, without_none
 from fercore.errors import UserInputError
 from fercore.files import read_text
@@ -101,13 +101,12 @@ class RunFolder:
         Raises:
             WriteError: if it cannot be written.
         """
-        settings = without_none(company.config.model_dump(mode="json"))
         chain = {hook: [vars(link) for link in links] for hook, links in plugins.chain().items()}
         infos = [vars(info) for info in company.infos]
         make_parents(self.path)
         with whole_folder(self.path, CONFIG) as draft:
             (draft / self.checkpoints.name).mkdir()
-            write_text(draft / CONFIG, tomli_w.dumps(settings))
+            self._write_settings(draft, company.config)
             write_json(draft / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})
             write_json(draft / DATA, data_report)
             if label_split is not None:
@@ -123,6 +122,10 @@ class RunFolder:
             if path.is_symlink():
                 fix = "a run is written through no link: move what it leads to into its place"
                 raise UserInputError(f"{path.name} is a link", where=str(path), fix=fix)
+
+    @staticmethod
+    def _write_settings(folder: Path, config: RunConfig) -> None:
+        write_text(folder / CONFIG, tomli_w.dumps(without_none(config.model_dump(mode="json"))))
 
     def plugin_versions(self) -> dict[str, str]:
         """Return plugin name -> "distribution version" as the run was started."""
@@ -208,6 +211,11 @@ class RunFolder:
         if self.log_size() > size:
             cut(self.path / METRICS, size)
 
+    def lengthen(self, config: RunConfig) -> None:
+        """Let the settings have more steps; a result of fewer goes first, so that no kill leaves one beside them."""
+        (self.path / RESULT).unlink(missing_ok=True)
+        self._write_settings(self.path, config)
+
     def finish(self, record: Mapping[str, Any]) -> None:
         """Write result.json, whole."""
         write_json(self.path / RESULT, record)
@@ -224,32 +232,3 @@ def installed_version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:
         return "not installed"
-
-
-def check_resume(folder: RunFolder, company: Company) -> None:
-    """Refuse to go on with other plugins or versions than the run was started with; the bits would differ.
-
-    Raises:
-        UserInputError: naming what differs, and both versions.
-    """
-    started, now = folder.plugin_versions(), company.versions
-    before = {**folder.started()["versions"], **started}
-    after = {**versions(), **now}
-    for name in sorted(before.keys() | after.keys()):
-        was, here = before.get(name, "absent"), after.get(name, "absent")
-        if was != here:
-            what = f"the run was started with {name} ({was}), now there is {name} ({here})"
-            raise UserInputError(what, where=str(folder.path), fix=f"install {name} as it was, or start anew")
-
-
-def check_same_data(folder: RunFolder, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data than the run was started with.
-
-    Raises:
-        UserInputError: naming the part that differs.
-    """
-    started = folder.data_report()["fingerprint"]
-    for part in sorted(started.keys() | fingerprint.keys()):
-        if started.get(part) != fingerprint.get(part):
-            fix = "bring the data back as it was, or start anew"
-            raise UserInputError(f"the data of {part!r} changed since the run began", where=str(folder.path), fix=fix)

@@ -15,7 +15,8 @@ from fercore.engine import checkpoint, results
 from fercore.engine.memory_format import lay_out
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner
-from fercore.engine.record import RunFolder, check_same_data
+from fercore.engine.record import RunFolder
+from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
 from fercore.engine.setup import Workshop
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
@@ -57,17 +58,22 @@ class Trainer:
         """Batches of the whole run."""
         return sum(stage.steps for stage in self.shop.stages)
 
-    def train(self) -> None:
-        """Train every stage from where the run stands."""
+    def train(self, old_end: int | None = None) -> None:
+        """Train every stage from where the run stands.
+
+        Args:
+            old_end: batches that the run had before it was made longer.
+        """
         self.observer.begin(self.done, self.total)
         self.stop.patient = True
         writer = open_writer(self.folder.path, self.shop.config.report.tensorboard)
         try:
             with writer as self.board:
+                if self.done == old_end:
+                    self._pass_old_end()
                 while self.stage_index < len(self.shop.stages):
                     self._train_stage(self.shop.stages[self.stage_index])
                     self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
-            self.save()
             self.stop.obey()
         finally:
             self.stop.patient = False
@@ -143,7 +149,7 @@ class Trainer:
                 self._log(report)
         if train.eval_every and self.done % train.eval_every == 0 and self.done < self.total:
             self.evaluate(clock, oracle=select.oracle)
-        if self.done < self.total and (self.stop.asked or self.done % train.checkpoint_every == 0):
+        if self.stop.asked or self.done % train.checkpoint_every == 0 or self.done == self.total:
             self.save()
             self.stop.obey()
 
@@ -153,6 +159,14 @@ class Trainer:
         values = {"total": report.total, "terms": dict(report.terms), "lr": list(report.lr)}
         self.folder.log({"kind": "step", "done": self.done, **where, **values, "images_per_second": round(rate, 1)})
         self.board.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
+
+    def _pass_old_end(self) -> None:
+        """Evaluate where a run of this length would have: the shorter one's last evaluation is no part of it."""
+        train, stage = self.shop.config.train, self.shop.stages[self.stage_index]
+        if train.eval_every and self.done % train.eval_every == 0:
+            per_epoch, step = stage.steps_per_epoch or self.loader.steps_per_epoch, self.step - 1
+            clock = Clock(stage.name, "", step // per_epoch, step, stage.steps)
+            self.evaluate(clock, oracle=self.shop.config.select.oracle)
 
     def evaluate(self, clock: Clock, *, oracle: bool) -> dict[str, Any]:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
@@ -175,6 +189,8 @@ class Trainer:
             return
         self._check_weights()
         state = {
+            "settings": settings_of(self.shop.company),
+            "stages": stages_of(self.shop),
             "log_size": self.folder.log_size(),
             "precision": dict(self.shop.fabric.strategy.precision.state_dict()),
             "stage_index": self.stage_index,
@@ -206,12 +222,9 @@ class Trainer:
         self.shop.model.load_state_dict(state["model"])
         if self.shop.average is not None:
             self.shop.average.load_state_dict(state["average"])
-        if self.stage_index == len(self.shop.stages):
-            self.loader = self.shop.loader(self.shop.stages[-1])
-        else:
-            self._enter(self.shop.stages[self.stage_index])
-            for runner, saved in zip(self.runners, state["runners"], strict=False):
-                runner.load_state_dict(saved)
+        self._enter(self.shop.stages[self.stage_index])
+        for runner, saved in zip(self.runners, state["runners"], strict=True):
+            runner.load_state_dict(saved)
         self.loader.load_state_dict(state["loader"])
         checkpoint.restore_random_state(state["random"])
         self.shop.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -263,18 +276,25 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
     results.reset_peak_memory(shop.fabric.device)
     if resume:
+        check_resume(folder, shop.company)
         check_same_data(folder, shop.domains.fingerprint())
     else:
         folder.refuse_if_taken()
         report = {**shop.domains.report, "fingerprint": shop.domains.fingerprint()}
         folder.create(shop.company, shop.plugins, report, shop.domains.label_split)
     latest = checkpoint.newest(folder.checkpoints) if resume else None
+    old_end = None
     if latest is None:
         folder.rewind_log(0)
     else:
-        trainer.restore(checkpoint.load(latest))
+        state = checkpoint.load(latest)
+        if state["settings"]["train"]["steps"] < shop.config.train.steps:
+            check_longer(shop, state)
+            folder.lengthen(shop.config)
+            old_end = sum(stage["steps"] for stage in state["stages"])
+        trainer.restore(state)
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
-    trainer.train()
+    trainer.train(old_end)
     last = shop.stages[-1]
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
     clock = Clock(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)

@@ -32,3 +32,11 @@ class Plugin:
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name
         self.settings = settings
+
+    def goes_by_length(self) -> str:
+        """Say what of it goes by the length of training: `Clock.progress`, `Clock.total_steps`.
+
+        Returns:
+            It, in a few words with the setting; "" = nothing, so that a run may be made longer.
+        """
+        return "it does not say that it does not (Plugin.goes_by_length)"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fercore.engine.run import run
+from fercore.errors import UserInputError
 from fercore.hooks.discovery import installed_plugins, load_class
 
 METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method"]
@@ -51,3 +52,20 @@ def test_every_preset_resolves(names, preset):
     company = assemble(names, [], preset=preset)
     assert company.config.preset == preset
     assert set(company.config.plugins) == set(names)
+
+
+@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+def test_a_plugin_that_says_it_does_not_go_by_the_length_does_not(names, tmp_path, make_shop, listener, weights_of):
+    def shop(number):
+        return make_shop(*names, layers=({"optim": {"schedule_steps": 6}, "train": {"steps": number}},))
+
+    run(shop(4), tmp_path / "run", listener())
+    reasons = [f"{plugin.name} goes by the length" for plugin in shop(4).company.plugins if plugin.goes_by_length()]
+    if len(shop(6).stages) > 1 or reasons:
+        with pytest.raises(UserInputError, match="|".join([*reasons, "its stage", "schedule of phase", "not set by"])):
+            run(shop(6), tmp_path / "run", listener(), resume=True)
+        return
+    run(shop(6), tmp_path / "run", listener(), resume=True)
+    run(shop(6), tmp_path / "whole", listener())
+    left, right = (dict(parts_of(weights_of(tmp_path / name)["model"])) for name in ("run", "whole"))
+    assert [key for key in left if not torch.equal(left[key], right[key])] == []

@@ -51,6 +51,10 @@ class AdaFer(Plugin):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: AdaFerSettings
 
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone and linear head, and the parts that the settings ask for."""

@@ -55,6 +55,10 @@ class LaCmfer(Plugin):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LaCmferSettings
 
+    def goes_by_length(self) -> str:
+        """The strength of the reversed gradient does."""
+        return "align.kind=adversarial" if self.settings.align.kind == "adversarial" else ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build shared encoder, branches, classifiers, and discriminators where they are asked for."""

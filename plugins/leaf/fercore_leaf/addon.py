@@ -48,6 +48,10 @@ class LeafEaf(Plugin):
     conflicts: ClassVar[tuple[str, ...]] = ("leaf",)
     settings: LeafEafSettings
 
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
     @hookimpl(wrapper=True)
     def build_model(self, config: RunConfig) -> Generator[None, Model, Model]:
         """Attach a semantic mixture to every branch of the method's network and an instance mixture to every head."""

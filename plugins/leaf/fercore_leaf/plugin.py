@@ -65,6 +65,10 @@ class Leaf(Plugin):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LeafSettings
 
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone, semantic level (the branch), classifier and instance level (the head)."""

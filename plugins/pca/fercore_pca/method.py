@@ -56,6 +56,10 @@ class ClipMethod(Plugin):
         recipe: PcaSettings = self.settings
         return recipe
 
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
     @hookimpl
     def build_model(self, config: RunConfig) -> Model:
         """Load CLIP and put beside it what the method learns."""

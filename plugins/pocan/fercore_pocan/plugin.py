@@ -49,6 +49,10 @@ class Pocan(Plugin):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: PocanSettings
 
+    def goes_by_length(self) -> str:
+        """The ramp lambda_t does."""
+        return "its ramp lambda_t"
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build encoder and projection head with two sets of prototypes, M_s and M_t, as heads on the embedding."""

@@ -42,6 +42,10 @@ class SemiSupervised(Plugin):
     views: ClassVar[tuple[str, ...]] = ("weak", "strong")
     settings: Any
 
+    def goes_by_length(self) -> str:
+        """The rise of the unlabelled term does, where a method has one (`warm_up`)."""
+        return "unsup_warm_up" if getattr(self.settings, "unsup_warm_up", 0) else ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone and linear head, as `source_only` does, and the method's state."""

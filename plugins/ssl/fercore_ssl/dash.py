@@ -64,6 +64,10 @@ class Dash(ThresholdMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dash", quick={"warmup_share": 0.2})
     settings: DashSettings
 
+    def goes_by_length(self) -> str:
+        """The warm-up and the steps between two thresholds do."""
+        return "warmup_share and update_share"
+
     def state(self, num_classes: int) -> nn.Module:
         """Keep the threshold."""
         return Threshold()

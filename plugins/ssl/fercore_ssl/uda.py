@@ -43,6 +43,10 @@ class UDA(ThresholdMethod):
     Settings: ClassVar[type[Settings]] = UDASettings
     settings: UDASettings
 
+    def goes_by_length(self) -> str:
+        """Annealing does."""
+        return "" if self.settings.tsa_schedule == "none" else "tsa_schedule"
+
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the largest probability reaches the threshold, else 0."""
         return confident(probs, self.settings.p_cutoff), probs
