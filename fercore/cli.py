@@ -328,6 +328,7 @@ def _reopen(path: Path, assignments: list[str]) -> Company:
     if folder.finished and not more:
         fix = "its scores are in result.json; --set train.steps=NUMBER trains on"
         raise UserInputError("that run is finished", where=str(path), fix=fix)
+    folder.refuse_in_use()
     preset, names = str(settings.pop("preset")), list(folder.plugin_versions())
     company = _assemble(names, [settings], preset)
     check_resume(folder, company)

@@ -163,13 +163,16 @@ def _company(task: Task) -> Company:
 
     company = resolve_device(assemble(task.entry.plugins, task.layers, preset=task.preset))
     if (task.folder / CONFIG).is_file():
-        found = RunFolder(task.folder).config_layers()
+        folder = RunFolder(task.folder)
+        found = folder.config_layers()
         wanted = without_none(company.config.model_dump(mode="json"))
         changed = differences(found, wanted)
         if changed:
             what = f"folder holds a run with other settings: {told(changed)}"
             raise UserInputError(what, where=str(task.folder), fix="choose another --out")
-        check_resume(RunFolder(task.folder), company)
+        check_resume(folder, company)
+        if not folder.finished:
+            folder.refuse_in_use()
     return company
 
 

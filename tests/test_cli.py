@@ -13,6 +13,7 @@ import torch
 
 from fercore.cli import main
 from fercore.engine import checkpoint
+from fercore.engine.record import RunFolder
 
 SMALL = [
     "--set", "data.size=32", "--set", "data.source_batch=14", "--set", "data.target_batch=14",
@@ -67,6 +68,11 @@ def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_pa
         code, _, error = fercore("run", "--resume", out, *(word for text in more for word in ("--set", text)))
         assert (code, error.count("\n"), message in error) == (2, 1, True)
     assert json.loads((out / "result.json").read_text())["steps"] == 2
+    other = RunFolder(out)
+    other.lock()
+    code, _, error = fercore("run", "--resume", out, "--set", "train.steps=3")
+    assert (code, error.count("\n"), "another process is at work in that run" in error) == (2, 1, True)
+    other.release()
     code, text, _ = fercore("run", "--resume", out, "--set", "train.steps=3")
     assert (code, "resumed after 2 of 3 steps" in text) == (0, True)
     assert json.loads((out / "result.json").read_text())["steps"] == 3

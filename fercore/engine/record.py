@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import tomli_w
+from filelock import FileLock, Timeout
 from pydantic import Field
 
 from fercore.config import RunConfig, read_toml
@@ -19,10 +20,10 @@ from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
 from fercore.presets import preset_settings
-from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text
+from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text, writing
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
-LABELS = "labelled.json"
+LABELS, LOCK = "labelled.json", ".lock"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
 
 
@@ -76,6 +77,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
+        self._lock: FileLock | None = None
 
     def refuse_if_taken(self) -> None:
         """Make sure that a new run may be written here.
@@ -89,6 +91,39 @@ class RunFolder:
         if not is_unused(self.path):
             raise UserInputError("output folder is not empty", where=str(self.path), fix="choose another --out")
 
+    def lock(self, inside: Path | None = None) -> None:
+        """Keep every other process from this run until `release`, or the end of this one.
+
+        Args:
+            inside: the folder as it is called while it is made; None = by its own name.
+
+        Raises:
+            UserInputError: if another process is at work in it. WriteError: if it cannot be locked.
+        """
+        lock = FileLock((inside or self.path) / LOCK)
+        with writing(self.path / LOCK):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                fix = "wait for it, or stop it"
+                raise UserInputError("another process is at work in that run", where=str(self.path), fix=fix) from None
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other processes go on with this run."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def refuse_in_use(self) -> None:
+        """Make sure, before long work, that no other process is at work in this run.
+
+        Raises:
+            UserInputError: as `lock`.
+        """
+        self.lock()
+        self.release()
+
     def create(
         self,
         company: Company,
@@ -96,7 +131,7 @@ class RunFolder:
         data_report: Mapping[str, Any],
         label_split: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what is known before the first step; the folder appears whole or not at all.
+        """Write what is known before the first step; the folder appears whole or not at all, and locked.
 
         Raises:
             WriteError: if it cannot be written.
@@ -105,6 +140,7 @@ class RunFolder:
         infos = [vars(info) for info in company.infos]
         make_parents(self.path)
         with whole_folder(self.path, CONFIG) as draft:
+            self.lock(draft)
             (draft / self.checkpoints.name).mkdir()
             self._write_settings(draft, company.config)
             write_json(draft / PLUGINS, {"plugins": infos, "versions": versions(), "chain": chain})

@@ -260,6 +260,8 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
         except WriteError as error:
             fix = f"{error.fix}; {_kept(trainer)}" if trainer.folder.begun else error.fix
             raise WriteError(error.what, where=error.where, fix=fix) from None
+        finally:
+            trainer.folder.release()
 
 
 def _kept(trainer: Trainer) -> str:
@@ -276,6 +278,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
     results.reset_peak_memory(shop.fabric.device)
     if resume:
+        folder.lock()
         check_resume(folder, shop.company)
         check_same_data(folder, shop.domains.fingerprint())
     else:

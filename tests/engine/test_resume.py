@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fercore.builtin.supervised import SourceOnly
+from fercore.engine.observer import Observer
 from fercore.engine.record import RunFolder
 from fercore.engine.resume import check_resume
 from fercore.engine.run import run
@@ -86,6 +87,37 @@ def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_shop,
         whole[key] for key in ("steps", "target", "selection")
     ]
     assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
+
+
+class Rival(Observer):
+    """Tries to get at a run that is trained."""
+
+    def __init__(self, path):
+        self.path, self.refused = path, 0
+
+    def step(self, report, done):
+        with pytest.raises(UserInputError, match="another process is at work in that run"):
+            RunFolder(self.path).refuse_in_use()
+        self.refused += 1
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_is_one_process_at_a_time(tmp_path, make_shop, listener, weights_of, there):
+    path = tmp_path / "run"
+    if there:
+        path.mkdir()
+    rival = Rival(path)
+    run(make_shop("source_only", layers=(steps(4),)), path, rival)
+    assert rival.refused == 4
+    other, longer = RunFolder(path), make_shop("source_only", layers=(steps(6),))
+    other.lock()
+    before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
+    with pytest.raises(UserInputError, match="another process is at work in that run"):
+        run(longer, path, listener(), resume=True)
+    assert {file: file.read_bytes() for file in before} == before
+    other.release()
+    run(longer, path, rival, resume=True)
+    assert rival.refused == 6
 
 
 class Staged(SourceOnly):
