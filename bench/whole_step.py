@@ -45,7 +45,7 @@ def ours(size: int, batch: int, train: dict):
     views, batch_ = shop.views_of(stage), next(shop.loader())
     shop.model.train()
     clock = Clock(stage.name, runner.name, 0, 0, 100)
-    return lambda: train_step(shop.fabric, shop.plugins, shop.model, runner, batch_, views, clock)
+    return lambda: train_step(shop.fabric, shop.plugins, shop.model, runner, batch_, views, clock, joint=shop.joint)
 
 
 def worker(form: str, size: int, batch: int, threads: int) -> None:

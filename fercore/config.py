@@ -188,6 +188,8 @@ class TrainSettings(Settings):
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="how images lie in memory; auto = the faster one, timed once for a network and machine"
     )
+    joint_forward: bool = Field(True, description="both sides in one forward, where every plugin of the run allows it")
+    compile: bool = Field(False, description="torch.compile the network; minutes at the start, then faster steps")
     fused_optimiser: bool = Field(True, description="one pass over the weights a step, where torch has it")
     allocator: Literal["keep", "system"] = Field(
         "keep", description="keep = memory of a step serves the next one (glibc); system = as the C library does"

@@ -12,7 +12,7 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "data": {"size": 64, "augment": "light", "source_batch": 48, "target_batch": 48},
         "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [24, 48, 96, 128]}}},
         "optim": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-2, "schedule": "cosine", "warmup_steps": 20},
-        "train": {"steps": 250, "memory_format": "contiguous", "fused_optimiser": False},
+        "train": {"steps": 250, "memory_format": "contiguous", "joint_forward": False, "fused_optimiser": False},
     },
     "small": {
         "data": {"size": 64, "augment": "light", "source_batch": 48, "target_batch": 48},

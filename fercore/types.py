@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -41,6 +41,14 @@ class DomainBatch:
     def domain_counts(self) -> tuple[int, ...]:
         """Return how many samples each domain has; waits for the device only where nobody has counted."""
         return tuple(torch.bincount(self.domain).tolist()) if self.per_domain is None else self.per_domain
+
+    def joined(self, other: DomainBatch, view: str) -> DomainBatch:
+        """Return one view of both batches' samples, these first, without extras."""
+        pairs = ((self.images[view], other.images[view]), (self.labels, other.labels))
+        images, labels, domain, index = (
+            torch.cat(pair) for pair in (*pairs, (self.domain, other.domain), (self.index, other.index))
+        )
+        return DomainBatch({view: images}, labels, domain, index)
 
     def to(self, device: torch.device | str) -> DomainBatch:
         """Return the same batch on another device."""
@@ -85,6 +93,15 @@ class Encoded:
 
     features: Mapping[str, Tensor]
     logits: Mapping[str, Tensor]
+
+    def split(self, sizes: Sequence[int]) -> list[Encoded]:
+        """Return the rows in runs of these lengths, as views."""
+        features = {name: torch.split(tensor, list(sizes)) for name, tensor in self.features.items()}
+        logits = {name: torch.split(tensor, list(sizes)) for name, tensor in self.logits.items()}
+        return [
+            Encoded({n: t[i] for n, t in features.items()}, {n: t[i] for n, t in logits.items()})
+            for i in range(len(sizes))
+        ]
 
 
 Forward: TypeAlias = Mapping[tuple[Side, str], Encoded]

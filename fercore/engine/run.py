@@ -136,7 +136,9 @@ class Trainer:
         turn = clock.epoch % len(self.runners)
         for runner in self.runners if stage.turns == "step" else [self.runners[turn]]:
             now = Clock(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
-            reports.append(train_step(shop.fabric, shop.plugins, shop.model, runner, batch, views, now))
+            reports.append(
+                train_step(shop.fabric, shop.plugins, shop.model, runner, batch, views, now, joint=shop.joint)
+            )
         if shop.average is not None:
             shop.average.update(shop.model)
         return reports

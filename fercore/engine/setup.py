@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
@@ -16,13 +18,14 @@ from fercore.data import DomainSet, StepLoader, open_domains
 from fercore.data.side import side_info
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
-from fercore.engine.checkpoint import seed_everything
+from fercore.engine.checkpoint import random_state, restore_random_state, seed_everything
 from fercore.engine.evaluate import Evaluator
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.models.model import NamedTensors
 from fercore.schedule import Stage, ViewRequest
 from fercore.types import SIDES
 
@@ -59,6 +62,12 @@ class Workshop:
     def config(self) -> RunConfig:
         """The run's settings."""
         return self.company.config
+
+    @property
+    def joint(self) -> bool:
+        """Whether both sides share a forward; a compiled network would be compiled again for every change of it."""
+        train = self.config.train
+        return train.joint_forward and not train.compile and all(p.joint_forward for p in self.company.plugins)
 
     def views_of(self, stage: Stage) -> tuple[ViewRequest, ...]:
         """Return the views that a stage needs."""
@@ -103,10 +112,13 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES})
     _check_views(views, stages)
-    model.run_through(fabric.setup_module)
+    wrap = partial(_wrap, fabric, config.train.compile)
+    model.run_through(wrap)
+    if config.train.compile:
+        _try_compiled(model, config, fabric)
     evaluator = Evaluator(fabric, plugins, config.data)
     train = config.train
-    average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, fabric)
+    average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, wrap)
     shop = Workshop(company, plugins, domains, fabric, model, stages, views, evaluator, average)
     return replace(shop, stages=tuple(_counted(shop, stage) for stage in stages))
 
@@ -176,6 +188,28 @@ def _try_backbone(model: Model, config: RunConfig) -> None:
         what = f"backbone {config.model.backbone!r} does not take {size} px images: {reason}"
         raise UserInputError(what, where="model.backbone, data.size", fix="change one of them") from error
     model.train(training)
+
+
+def _wrap(fabric: Fabric, compiled: bool, network: nn.Module) -> Callable[[Tensor], NamedTensors]:
+    """Give a network its device and precision, and compile it where that is asked for."""
+    forward: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
+    return fabric.setup_module(forward)
+
+
+@torch.no_grad()
+def _try_compiled(model: Model, config: RunConfig, fabric: Fabric) -> None:
+    """Compile the network for evaluation, so that a machine that cannot says so before anything is written."""
+    size, training, random = config.data.size, model.training, random_state()
+    model.eval()
+    try:
+        model(torch.zeros(2, 3, size, size, device=fabric.device))
+    except Exception as error:
+        reason = f"{type(error).__name__}: {(str(error) or 'no reason given').strip().splitlines()[0]}"
+        what = f"torch.compile does not work for this network on this machine: {reason}"
+        raise UserInputError(what, where="train.compile", fix="take train.compile=false") from error
+    finally:
+        model.train(training)
+        restore_random_state(random)
 
 
 def _set_statistics(model: Model, config: RunConfig) -> None:

@@ -11,9 +11,9 @@ from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
-from fercore.models import Model
+from fercore.models import Model, normalised_apart
 from fercore.schedule import StepReport, ViewRequest
-from fercore.types import Batch, Clock, LossTerm
+from fercore.types import Batch, Clock, Encoded, LossTerm, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,15 +31,20 @@ def train_step(
     batch: Batch,
     views: Sequence[ViewRequest],
     clock: Clock,
+    *,
+    joint: bool = False,
 ) -> StepReport:
     """Encode, pseudo-label, align, add the losses up, and take one optimiser step.
+
+    Args:
+        joint: images that both sides have under one view's name share a forward; the plugins must allow it.
 
     Raises:
         NonFiniteLoss: naming the term, before any weight changes.
     """
     phase.activate()
     with fabric.autocast():
-        encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
+        encoded = _encode(plugins, model, batch, views, clock, joint)
         with torch.no_grad():
             pseudo = plugins.pseudo_label(model, batch, encoded, clock)
         terms = plugins.align(model, batch, encoded, pseudo, clock)
@@ -56,6 +61,28 @@ def train_step(
     with torch.no_grad():
         plugins.after_step(model, report, clock)
     return report
+
+
+def _encode(
+    plugins: Plugins, model: Model, batch: Batch, views: Sequence[ViewRequest], clock: Clock, joint: bool
+) -> dict[tuple[Side, str], Encoded]:
+    """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
+    encoded: dict[tuple[Side, str], Encoded] = {}
+    for view, following in zip(views, [*views[1:], None], strict=True):
+        if (view.side, view.name) in encoded:
+            continue
+        one = batch.side(view.side)
+        if joint and following is not None and following.name == view.name:
+            other = batch.side(following.side)
+            if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
+                sizes = [len(one), len(other)]
+                with normalised_apart(model, sizes):
+                    both = plugins.encode(model, one.joined(other, view.name), view.name, clock)
+                first, second = both.split(sizes)
+                encoded |= {(view.side, view.name): first, (following.side, view.name): second}
+                continue
+        encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock)
+    return encoded
 
 
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:

@@ -20,6 +20,10 @@ class Plugin:
         Settings: the class of the plugin's settings, checked strictly.
         presets: preset name -> layer of run settings ({"data": {...}, "<plugin>": {...}}) that this plugin wants there.
         requires, conflicts: names of plugins that must, or must not, be in the same run.
+        joint_forward: both sides' images of one view may pass the network in one forward, as far as this plugin goes:
+            it treats every row of `encode` alike whatever its side, reads no extras there, nothing in the network mixes
+            rows but batch normalisation, whose statistics stay a side's own, and gradients flow back from both sides
+            (a side that only gives pseudo labels would pay for a backward pass it does not need).
     """
 
     kind: ClassVar[Literal["method", "addon"]] = "method"
@@ -28,6 +32,7 @@ class Plugin:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
+    joint_forward: ClassVar[bool] = False
 
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name

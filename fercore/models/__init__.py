@@ -11,6 +11,7 @@ from fercore.models.statistics import (
     aside,
     encode_view,
     leaves_no_trace,
+    normalised_apart,
     put_back,
     set_aside,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "build_trunk",
     "encode_view",
     "leaves_no_trace",
+    "normalised_apart",
     "put_back",
     "set_aside",
     "shrink",

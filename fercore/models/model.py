@@ -11,6 +11,8 @@ from fercore.types import Encoded
 
 NamedTensors: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Features and logits by branch."""
+Wrap: TypeAlias = Callable[[nn.Module], Callable[[Tensor], NamedTensors]]
+"""What a network's forward goes through: device, precision, compiling."""
 
 
 class Model(nn.Module):
@@ -49,7 +51,7 @@ class Model(nn.Module):
         network: Callable[[Tensor], NamedTensors] = self.__dict__["_network"]
         return Encoded(*network(images))
 
-    def run_through(self, wrap: Callable[[nn.Module], Callable[[Tensor], NamedTensors]]) -> None:
+    def run_through(self, wrap: Wrap) -> None:
         """Send every forward through `wrap(network)`, e.g. Lightning Fabric's module for device, precision and DDP.
 
         The wrapped module lies beside the module tree, so names of parameters and state stay as they are.

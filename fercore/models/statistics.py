@@ -1,11 +1,14 @@
-"""Forwards that leave no trace in a network's batch statistics: strong views, and what a method runs besides."""
+"""Batch statistics of a network: forwards that leave no trace in them, and sides that share a forward but not them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Literal, TypeAlias
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from fercore.models.model import Model, Network
@@ -70,6 +73,30 @@ def put_back(model: Model, statistics: Mapping[str, Tensor]) -> None:
     for name, buffer in statistics.items():
         owner, _, last = name.rpartition(".")
         setattr(model.get_submodule(owner), last, buffer)
+
+
+@contextmanager
+def normalised_apart(model: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
+    """Let every batch normalisation take the rows in runs of these lengths, one after the other.
+
+    A forward of both sides' rows then gives what a forward of each side in turn gives, running statistics included, up
+    to the rounding of sums over more rows (gradients of weights).
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    kept = {norm: norm.__dict__["forward"] for norm in norms if "forward" in norm.__dict__}
+    for norm in norms:
+        norm.forward = partial(_in_runs, norm.forward, list(sizes))  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
+        for norm, forward in kept.items():
+            norm.forward = forward  # type: ignore[method-assign]
+
+
+def _in_runs(forward: Callable[[Tensor], Tensor], sizes: list[int], rows: Tensor) -> Tensor:
+    return torch.cat([forward(run) for run in torch.split(rows, sizes)])
 
 
 def _statistics(model: Model) -> dict[str, Tensor]:

@@ -51,6 +51,7 @@ class LaCmfer(Plugin):
     """Adapts from one or several labelled sources to an unlabelled target through a global and a local branch."""
 
     paper = "LA-CMFER, ACM MM 2024"
+    joint_forward = True
     Settings: ClassVar[type[Settings]] = LaCmferSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LaCmferSettings
