@@ -40,7 +40,7 @@ FORMATS: dict[str, Format] = {
     ),
     "fer2013": Format("fer2013", ("labels", "test"), "fer2013.csv: emotion,pixels,Usage"),
     "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
-    "rafdb": Format("rafdb", ("labels", "images", "column"), "RAF-DB basic: EmoLabel/ and Image/"),
+    "rafdb": Format("rafdb", ("labels", "images", "column"), "RAF-DB basic: EmoLabel/ and Image/, or train/<1..7>/"),
     "affectnet": Format(
         "affectnet",
         ("labels", "images", "crop", "per_class"),
