@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -59,6 +59,90 @@ def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Ite
         raise
     finally:
         _stop([process for _, process in running.values()])
+
+
+def share_out(
+    work: Callable[[Any], T], items: Iterable[Any], count: int, begin: Callable[..., None], *arguments: Any, fork: bool
+) -> Iterator[tuple[int, T]]:
+    """Yield (number of the item, what `work` makes of it) as they are done, by processes that none outlives this call.
+
+    No thread and no lock is in it that a signal could leave half-way, as in the pools of the standard library.
+
+    Args:
+        work: called with each item. items: what is handed out, one at a time. count: processes.
+        begin, arguments: a call that each process makes first. fork: whether they inherit this one's memory.
+
+    Raises:
+        UserInputError: if a process ends without an answer.
+        Exception: what a call raised.
+    """
+    context = multiprocessing.get_context("fork" if fork else "spawn")
+    waiting = enumerate(items)
+    workers: dict[Connection, BaseProcess] = {}
+    busy: dict[Connection, int] = {}
+
+    def hand_out(worker: Connection) -> None:
+        for number, item in waiting:
+            busy[worker] = number
+            worker.send(item)
+            return
+
+    try:
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(there, work, begin, arguments))  # type: ignore[attr-defined]
+            process.start()
+            there.close()
+            workers[here] = process
+            hand_out(here)
+        while busy:
+            for worker in [one for one in wait(list(busy)) if isinstance(one, Connection)]:
+                good, answer = worker.recv()
+                number = busy.pop(worker)
+                if not good:
+                    raise answer
+                hand_out(worker)
+                yield number, answer
+    except (EOFError, ConnectionError):
+        fix = "give the same command again, with fewer --workers where it has them"
+        raise UserInputError("a worker process died, perhaps for want of memory", fix=fix) from None
+    finally:
+        for process in workers.values():
+            process.terminate()
+        for worker, process in workers.items():
+            process.join()
+            worker.close()
+
+
+def can_fork() -> bool:
+    """Return whether a process may be forked here."""
+    return "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
+
+
+def _work(
+    connection: Connection, work: Callable[[Any], Any], begin: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    # The process that this one was forked from hears Ctrl-C for both; any other signal ends this one at once.
+    for name, action in (("SIGINT", signal.SIG_IGN), ("SIGTERM", signal.SIG_DFL), ("SIGHUP", signal.SIG_DFL)):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), action)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    begin(*arguments)
+    while True:
+        item = connection.recv()
+        try:
+            answer = pickle.dumps((True, work(item)))
+        except Exception as error:
+            answer = pickle.dumps((False, _portable(error)))
+        connection.send_bytes(answer)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is gone: killed, it cannot send the workers home."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, BaseProcess]:

@@ -144,3 +144,66 @@ def test_nothing_is_left_when_the_caller_is_gone(tmp_path, number):
     while any(alive(pid) for pid in pids) and time.monotonic() < until:
         time.sleep(0.05)
     assert not [pid for pid in pids if alive(pid)]
+
+
+POOLED = """
+import signal, sys, time
+from pathlib import Path
+from fercore.isolation import share_out
+from fercore.stopping import handling, interrupt
+
+def begin(folder):
+    global place
+    place = Path(folder)
+
+def work(number):
+    (place / str(number)).touch()
+    time.sleep(0.05)
+    return number
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where the tests run in the background
+with handling(interrupt):
+    print(sum(answer for _, answer in share_out(work, range(int(sys.argv[2])), 2, begin, sys.argv[1], fork=True)))
+"""
+
+
+def pooled(folder, calls):
+    command = [sys.executable, "-c", POOLED, folder, str(calls)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, start_new_session=True, **pipes)
+
+
+def test_workers_answer(tmp_path):
+    process = pooled(tmp_path, 20)
+    assert process.communicate(timeout=60) == ("190\n", "")
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("everybody", [True, False])
+def test_a_signal_ends_workers_in_the_middle_of_their_calls(tmp_path, number, everybody):
+    """The pools of the standard library wait for ever when a lock of their queues was held at that moment."""
+    process = pooled(tmp_path, 5000)
+    while len(list(tmp_path.iterdir())) < 4:
+        time.sleep(0.01)
+    (os.killpg if everybody else os.kill)(process.pid, number)
+    _, error = process.communicate(timeout=30)
+    assert error.count("Traceback") == 1
+    assert error.endswith(f"fercore.stopping.Interrupted: ({number.value}, '')\n".replace("({", "(<"))
+    assert len(list(tmp_path.iterdir())) < 4000
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.timeout(120)
+def test_workers_of_a_killed_process_end(tmp_path):
+    process = pooled(tmp_path, 5000)
+    while len(list(tmp_path.iterdir())) < 4:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=30)
+    until = time.monotonic() + 20
+    with pytest.raises(ProcessLookupError):
+        while time.monotonic() < until:
+            os.killpg(process.pid, 0)
+            time.sleep(0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from fercore.data.codecs import Unusable
 from fercore.data.digests import DigestMemo
 from fercore.data.readers import Reader
 from fercore.data.table import Table
+from fercore.isolation import can_fork, share_out
 
 NAMED = 20
 """Files of a kind that a report names; the rest is counted."""
@@ -104,17 +104,17 @@ def _found(reader: Reader, rows: list[int], memory: Path | None) -> list[tuple[s
 
 def _digest_all(reader: Reader, rows: list[int]) -> list[tuple[str, str]]:
     """Return (digest, fault) of each row; many rows are shared out to forked processes, one a core."""
-    workers = min(8, os.cpu_count() or 1, len(rows) // CHUNK)
-    may_fork = "fork" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
-    if workers < 2 or not may_fork:
+    count = min(8, os.cpu_count() or 1, len(rows) // FORKED)
+    if count < 2 or not can_fork():
         return [_look(reader, row) for row in rows]
     # Threads would wait for one another: on small images most of the work is Python's. The reader is inherited.
-    parts = [rows[start : start + CHUNK] for start in range(0, len(rows), CHUNK)]
-    with multiprocessing.get_context("fork").Pool(workers, _inherit, (reader,)) as pool:
-        return [item for part in pool.imap(_look_at, parts) for item in part]
+    parts = [rows[start : start + PART] for start in range(0, len(rows), PART)]
+    found = dict(share_out(_look_at, parts, count, _inherit, reader, fork=True))
+    return [item for k in range(len(parts)) for item in found[k]]
 
 
-CHUNK = 512
+FORKED, PART = 512, 64
+"""Rows that are worth a process of their own, and those it is handed at a time."""
 _READER: list[Reader] = []
 
 

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +25,7 @@ from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError, did_you_mean
+from fercore.isolation import can_fork, share_out
 from fercore.writing import make_parents, whole
 
 __all__ = ["PrepareSettings", "prepare"]
@@ -156,49 +153,11 @@ def _results(
         for k, job in enumerate(jobs):
             yield k, _run(job)
         return
-    method = "fork" if "fork" in multiprocessing.get_all_start_methods() and settings.device == "cpu" else "spawn"
-    context = multiprocessing.get_context(method)
-    try:
-        with ProcessPoolExecutor(workers, context, _begin_worker, (reader, settings, given)) as pool:
-            yield from _windowed(pool, jobs, 8 * workers)
-    except BrokenProcessPool:
-        what = "a worker process died, perhaps for want of memory"
-        raise UserInputError(
-            what, where="--workers", fix="run the same command again to go on, with fewer workers"
-        ) from None
-
-
-def _windowed(pool: ProcessPoolExecutor, jobs: list[Job], window: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Hand out jobs a few at a time, so that a large dataset does not pile up, and yield results as they come."""
-    waiting: dict[Future[dict[str, Any]], int] = {}
-    for k, job in enumerate(jobs):
-        waiting[pool.submit(_run, job)] = k
-        while len(waiting) >= window:
-            yield from _finished(waiting)
-    while waiting:
-        yield from _finished(waiting)
-
-
-def _finished(waiting: dict[Future[dict[str, Any]], int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    done, _ = wait(waiting, return_when="FIRST_COMPLETED")
-    for future in sorted(done, key=lambda each: waiting[each]):
-        yield waiting.pop(future), future.result()
+    fork = can_fork() and settings.device == "cpu"
+    yield from share_out(_run, jobs, workers, _begin, reader, settings, given, fork=fork)
 
 
 _STATE: dict[str, Any] = {}
-
-
-def _begin_worker(reader: Reader, settings: PrepareSettings, given: dict[int, list[Face]] | None) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    _begin(reader, settings, given)
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that started it is gone: killed, it cannot send the workers home."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _begin(reader: Reader, settings: PrepareSettings, given: dict[int, list[Face]] | None) -> None:
