@@ -1,7 +1,8 @@
-"""A whole training step against the released code's form: `python -m bench.whole_step [--out FILE]`.
+"""A whole training step against the released code's form, and the demo's step against a loop written by hand.
 
-Each form lives in a process of its own, as the allocator's settings hold for a process, and takes its steps in turns
-with the others. CPU seconds of the process on one thread, wall seconds on two; medians with quartiles, peak memory.
+`python -m bench.whole_step [--out FILE]`. Each form lives in a process of its own, as the allocator's settings hold for
+a process, and takes its steps in turns with the others. CPU seconds of the process on one thread, wall seconds on two;
+medians with quartiles, peak memory.
 """
 
 from __future__ import annotations
@@ -17,28 +18,43 @@ import time
 import torch
 
 FORMS = {
-    "released": {},
-    "system allocator": {"allocator": "system", "memory_format": "contiguous", "fused_optimiser": False},
-    "float32": {"memory_format": "auto"},
-    "bf16": {"memory_format": "auto", "precision": "bf16-mixed"},
-    "bf16 channels_last": {"memory_format": "channels_last", "precision": "bf16-mixed"},
+    "paper": {
+        "released": {},
+        "system allocator": {"allocator": "system", "memory_format": "contiguous", "fused_optimiser": False},
+        "float32": {"memory_format": "auto"},
+        "float32, two forwards": {"memory_format": "auto", "joint_forward": False},
+        "bf16": {"memory_format": "auto", "precision": "bf16-mixed"},
+    },
+    "demo": {
+        "hand-written loop": {},
+        "as the preset fixes it": {},
+        "float32": {"memory_format": "auto", "joint_forward": True, "fused_optimiser": True},
+        "bf16": {"memory_format": "auto", "joint_forward": True, "fused_optimiser": True, "precision": "bf16-mixed"},
+    },
 }
-CASES = ((64, 16), (224, 4))
+"""Preset -> form -> settings of `train`; the first form is what the others are compared with."""
+CASES = (("paper", 64, 16), ("paper", 224, 4), ("demo", 64, 48))
 
 
-def ours(size: int, batch: int, train: dict):
-    """Return a function that takes one step of fercore on a fixed batch."""
+def build(preset: str, size: int, batch: int, train: dict):
+    """Return a run's parts."""
     from fercore.engine.memory_format import lay_out
-    from fercore.engine.phases import PhaseRunner
     from fercore.engine.setup import build_workshop
-    from fercore.engine.step import train_step
     from fercore.hooks.assemble import assemble
-    from fercore.types import Clock
 
     data = {"sources": [f"synthfer:studio?n={3 * batch + 5}"], "target": f"synthfer:wild?n={6 * batch}", "size": size}
     data |= {"source_batch": batch, "target_batch": batch, "workers": 0}
     layer = {"device": "cpu", "data": data, "model": {"weights": "none"}, "train": {"threads": 1, **train}}
-    shop = lay_out(build_workshop(assemble(["la_cmfer"], [layer], preset="paper")))
+    return lay_out(build_workshop(assemble(["la_cmfer"], [layer], preset=preset)))
+
+
+def ours(preset: str, size: int, batch: int, train: dict):
+    """Return a function that takes one step of fercore on a fixed batch."""
+    from fercore.engine.phases import PhaseRunner
+    from fercore.engine.step import train_step
+    from fercore.types import Clock
+
+    shop = build(preset, size, batch, train)
     stage = shop.stages[0]
     fused = shop.config.train.fused_optimiser
     runner = PhaseRunner(shop.fabric, stage.phases[0], stage, shop.model, fused=fused)
@@ -48,15 +64,49 @@ def ours(size: int, batch: int, train: dict):
     return lambda: train_step(shop.fabric, shop.plugins, shop.model, runner, batch_, views, clock, joint=shop.joint)
 
 
-def worker(form: str, size: int, batch: int, threads: int) -> None:
+def by_hand(size: int, batch: int):
+    """Return the demo network's step as one would write it in a script: the same losses, no hooks, no settings."""
+    from fercore_la_cmfer.alignment import align_domains
+    from fercore_la_cmfer.settings import LaCmferSettings
+    from torch.nn import functional as F
+    from torch.optim.lr_scheduler import CosineAnnealingLR
+
+    from fercore.losses import mutual_consistency, vote, voted_cross_entropy
+
+    shop = build("demo", size, batch, {"allocator": "system"})
+    model, data = shop.model.train(), next(shop.loader())
+    settings = LaCmferSettings(**shop.config.plugins["la_cmfer"])
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
+    schedule = CosineAnnealingLR(optimiser, 250)
+
+    def step():
+        source, target = (model(side.images["weak"]) for side in (data.source, data.target))
+        logits = list(target.logits.values())
+        voted = vote(*(z.softmax(-1) for z in logits), settings.tau)
+        aligned = align_domains(source, target, data.source, settings)
+        loss = sum(F.cross_entropy(z, data.source.labels) for z in source.logits.values())
+        loss = loss + 0.1 * (aligned.sample + settings.lambda_ * aligned.cluster)
+        loss = loss + settings.beta * mutual_consistency(*logits)
+        loss = loss + settings.gamma * voted_cross_entropy(logits, voted.labels, voted.weight)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+
+    return step
+
+
+def worker(preset: str, form: str, size: int, batch: int, threads: int) -> None:
     """Take a step for each line of standard input and print its seconds."""
     torch.set_num_threads(threads)
     if form == "released":
         from bench.released import Loop
 
         step = Loop(size, batch).step
+    elif form == "hand-written loop":
+        step = by_hand(size, batch)
     else:
-        step = ours(size, batch, FORMS[form])
+        step = ours(preset, size, batch, FORMS[preset][form])
         torch.set_num_threads(threads)
     clock = time.process_time if threads == 1 else time.perf_counter
     for _ in range(2):
@@ -80,24 +130,26 @@ def ask(process, line: str) -> float:
     return float(process.stdout.readline())
 
 
-def measure(size: int, batch: int, threads: int, rounds: int) -> dict:
-    """Return each form's seconds and its speed as a multiple of the released form's, over rounds in turns."""
-    processes = {}
-    for form in FORMS:
-        command = [sys.executable, "-m", "bench.whole_step", "--worker", form, str(size), str(batch), str(threads)]
+def measure(preset: str, size: int, batch: int, threads: int, rounds: int) -> dict:
+    """Return each form's seconds and its speed as a multiple of the first form's, over rounds in turns."""
+    processes, forms = {}, FORMS[preset]
+    for form in forms:
+        command = [sys.executable, "-m", "bench.whole_step", "--worker", preset, form]
+        command += [str(size), str(batch), str(threads)]
         processes[form] = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
         while processes[form].stdout.readline().strip() != "ready":
             if processes[form].poll() is not None:
                 raise SystemExit(f"the form {form!r} ended before its first step")
-    times = {form: [] for form in FORMS}
+    times = {form: [] for form in forms}
+    first = next(iter(forms))
     for _ in range(rounds):
         for form, process in processes.items():
             times[form].append(ask(process, "step"))
     rows = {}
     for form, seconds in times.items():
-        speeds = [released / own for released, own in zip(times["released"], seconds, strict=True)]
+        speeds = [theirs / own for theirs, own in zip(times[first], seconds, strict=True)]
         low, middle, high = statistics.quantiles(speeds, n=4)
         memory = ask(processes[form], "memory")
         processes[form].stdin.close()
@@ -108,19 +160,19 @@ def measure(size: int, batch: int, threads: int, rounds: int) -> dict:
             "speed_quartiles": [round(low, 3), round(high, 3)],
             "peak_mb": memory,
         }
-    return {"size": size, "batch": batch, "threads": threads, "forms": rows}
+    return {"preset": preset, "size": size, "batch": batch, "threads": threads, "forms": rows}
 
 
 def main() -> None:
     """Measure every case and print or write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--worker", nargs=4)
+    parser.add_argument("--worker", nargs=5)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.worker:
-        form, *numbers = options.worker
-        return worker(form, *(int(n) for n in numbers))
+        preset, form, *numbers = options.worker
+        return worker(preset, form, *(int(n) for n in numbers))
     cases = [measure(*case, threads, options.rounds) for threads in (1, 2) for case in CASES]
     text = json.dumps({"torch": torch.__version__, "machine": platform.machine(), "step": cases}, indent=2)
     if options.out:

@@ -33,6 +33,8 @@ def test_the_choice_is_recorded_and_remembered(make_shop, memory, tmp_path, list
     monkeypatch.setattr(memory_format, "_seconds", lambda *_: next(times))
     run(make_shop("source_only", layers=(AUTO,)), tmp_path / "a", listener())
     assert read_toml(tmp_path / "a" / "config.toml")["train"]["memory_format"] == "channels_last"
+    found = json.loads((tmp_path / "a" / "result.json").read_text())["arithmetic"]
+    assert (found["memory_format"], found["precision"], found["compile"]) == ("channels_last", "32-true", False)
     assert list(json.loads(memory.read_text()).values()) == ["channels_last"]
     assert memory_format.choose(make_shop("source_only", layers=(AUTO,))) == "channels_last"  # no time is left to read
 
