@@ -158,10 +158,10 @@ def _refuse_unscored(scored: bool) -> None:
 def _company(task: Task) -> Company:
     from fercore.engine.record import CONFIG, RunFolder
     from fercore.engine.resume import check_resume, differences, told
-    from fercore.engine.setup import resolve_device
+    from fercore.engine.setup import resolve_here
     from fercore.hooks.assemble import assemble
 
-    company = resolve_device(assemble(task.entry.plugins, task.layers, preset=task.preset))
+    company = resolve_here(assemble(task.entry.plugins, task.layers, preset=task.preset))
     if (task.folder / CONFIG).is_file():
         folder = RunFolder(task.folder)
         found = folder.config_layers()

@@ -22,7 +22,7 @@ from pydantic import (
 
 from fercore.documents import parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean
-from fercore.files import read_text
+from fercore.files import absolute, read_text
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -114,6 +114,11 @@ class DataSettings(Settings):
             return {**values, "sources": [*others, target]}
         return values
 
+    @field_validator("cache_dir")
+    @classmethod
+    def _from_everywhere(cls, value: str | None) -> str | None:
+        return absolute(value) if value else value
+
     @field_serializer("sources")
     def _without_few_shots(self, sources: tuple[str, ...]) -> tuple[str, ...]:
         """Leave out what follows from the target, so that a settings file fits another target too."""
@@ -151,6 +156,11 @@ class ModelSettings(Settings):
     )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1)
+
+    @field_validator("weights")
+    @classmethod
+    def _from_everywhere(cls, value: str) -> str:
+        return value if value in ("", "none", "timm") else absolute(value)
 
     @property
     def arguments(self) -> dict[str, Any]:

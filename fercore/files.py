@@ -57,6 +57,11 @@ def file_kind(mode: int) -> str:
     return next((name for test, name in KINDS if test(mode)), "a file")
 
 
+def absolute(text: str) -> str:
+    """Return a path from the root on, ~ replaced by the home folder; ".." stays, as the folder before may be a link."""
+    return str(Path(os.path.expanduser(text)).absolute())
+
+
 def irregular(path: str | os.PathLike[str]) -> str:
     """Return what stands under a name, links followed, where that is no regular file; "" for a file or nothing."""
     try:

@@ -8,17 +8,31 @@ import subprocess
 import sys
 import tomllib
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fercore.cli import main
+from fercore.config import ModelSettings
 from fercore.engine import checkpoint
 from fercore.engine.record import RunFolder
+from fercore.models import build_backbone
 
 SMALL = [
     "--set", "data.size=32", "--set", "data.source_batch=14", "--set", "data.target_batch=14",
     "--set", "model.backbone_args.resnet18.channels=[8,8,8,8]", "--set", "report.tensorboard=false", "--device", "cpu",
 ]  # fmt: skip
+PROTOCOL = """
+title = "two rooms"
+paper = "none"
+transductive = false
+classes = ["anger", "fear"]
+target = "folder:{root}/street"
+[sources]
+lab = "folder:{root}/lab"
+street = "folder:{root}/street"
+"""
 FACES = ["--source", "synthfer:studio?n=60", "--target", "synthfer:wild?n=60", "--preset", "demo"]
 
 
@@ -77,6 +91,39 @@ def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_pa
     assert (code, "resumed after 2 of 3 steps" in text) == (0, True)
     assert json.loads((out / "result.json").read_text())["steps"] == 3
     assert tomllib.loads((out / "config.toml").read_text())["train"]["steps"] == 3
+
+
+def test_a_run_goes_on_from_every_folder(fercore, tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for domain in ("lab", "street"):
+        for label in ("anger", "fear"):
+            folder = tmp_path / "here/data" / domain / label
+            folder.mkdir(parents=True)
+            for number in range(16):
+                Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(folder / f"{number}.png")
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    settings = ModelSettings(backbone_args={"resnet18": {"channels": [8, 8, 8, 8]}})
+    torch.save(build_backbone(settings).module.state_dict(), "weights.pth")
+    (tmp_path / "here/p.toml").write_text(PROTOCOL)
+    data = ["--protocol", "p.toml@lab", "--data-root", "data", "--set", "model.weights=weights.pth"]
+    longer = ["--set", "train.steps=1", "--set", "optim.schedule=constant", "--preset", "demo"]
+    code, _, error = fercore("run", "-p", "source_only", *data, *SMALL, *longer, "--out", "run")
+    assert (code, error) == (0, "")
+    monkeypatch.chdir(tmp_path / "there")
+    code, text, error = fercore("run", "--resume", "../here/run", "--set", "train.steps=2")
+    assert (code, "resumed after 1 of 2 steps" in text) == (0, True), error
+    target = json.loads((tmp_path / "here/run/result.json").read_text())["target"]
+    assert target["spec"] == f"folder:{tmp_path}/here/data/street"
+    rows = ["compare", "a:source_only", "b:source_only", "--seeds", "0", *SMALL, *longer]
+    monkeypatch.chdir(tmp_path / "here")
+    specs = ["--source", "folder:data/lab", "--target", "folder:data/street", "--out", tmp_path / "rows"]
+    assert fercore(*rows, *specs)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    code, _, error = fercore(*rows, *specs)
+    assert (code, "other settings: data.sources" in error) == (2, True)
+    specs[1], specs[3] = "folder:here/data/lab", "folder:here/data/street"
+    assert fercore(*rows, *specs)[0] == 0
 
 
 def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):

@@ -12,9 +12,6 @@ from fercore.data.readers import Reader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
-TRUSTING = ("root", "images")
-"""Options that name a folder of the user's own choice: images may lie there as well."""
-
 
 def refuse_links_out(spec: DomainSpec, reader: Reader) -> None:
     """Check that every image file really lies in the dataset's folder, links followed.
@@ -31,7 +28,7 @@ def refuse_links_out(spec: DomainSpec, reader: Reader) -> None:
     start = path if path.is_dir() else path.parent
     # The lists of LA-CMFER lie beside the images.
     bases = [start.parent if spec.format == "lacmfer" else start]
-    bases += [user_path(spec.options[name]) for name in TRUSTING if name in spec.options]
+    bases += [user_path(spec.options[name]) for name in spec.paths]  # folders of the user's own choice
     allowed = tuple(os.path.realpath(base) for base in bases)
 
     @cache

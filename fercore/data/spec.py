@@ -22,8 +22,8 @@ COMMON_OPTIONS: tuple[str, ...] = (
 SPLITS: tuple[str, ...] = ("train", "test", "all")
 
 NUMBER = re.compile(r"[+-]?[0-9.]+")
-SPECIAL = re.compile(r"%(?=[0-9A-Fa-f]{2})|[?&]")
-"""What has a meaning of its own in a spec."""
+SPECIAL = re.compile(r"%(?=[0-9A-Fa-f]{2})|[?&\udc80-\udcff]")
+"""What has a meaning of its own in a spec, and bytes of file names that are no UTF-8."""
 SHARE = re.compile(r"0?\.[0-9]{1,12}")
 HOW_MANY: tuple[str, ...] = ("label_count", "shots", "fraction", "label_file")
 """Options that say which samples of a dataset are labelled; a spec has one of them."""
@@ -47,6 +47,11 @@ class DomainSpec:
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Names of the options that are given and whose value is a path."""
+        return tuple({"label_file", "split_file", *FORMATS[self.format].paths} & self.options.keys())
 
     @property
     def where(self) -> str:
@@ -120,12 +125,10 @@ def parse_spec(text: str) -> DomainSpec:
     Raises:
         UserInputError: for a missing or unknown format, a missing path, or an option the format does not have.
     """
-    form, colon, rest = text.strip().partition(":")
+    form, colon, _ = text.strip().partition(":")
     _check_format(text, form, bool(colon))
-    path, mark, tail = rest.rpartition("?")
-    if not mark:
-        path, tail = rest, ""
-    options = _options(text, form.lower(), tail) if mark else {}
+    _, path, tail = split_spec(text.strip())
+    options = _options(text, form.lower(), tail)
     spec = DomainSpec(form.lower(), _decoded(path.strip()), options, text.strip())
     if not spec.path:
         raise UserInputError("spec without a path", where=spec.where, fix=f"write {spec.format}:PATH")
@@ -135,6 +138,13 @@ def parse_spec(text: str) -> DomainSpec:
     return spec
 
 
+def split_spec(text: str) -> tuple[str, str, str]:
+    """Return format, path and options of a spec as they are written; "" for no options."""
+    form, _, rest = text.partition(":")
+    path, mark, tail = rest.rpartition("?")
+    return (form, path, tail) if mark else (form, rest, "")
+
+
 def _decoded(text: str) -> str:
     """Return a path or value with its %XX decoded; bytes that are no UTF-8 become what they are in file names."""
     return unquote(text, errors="surrogateescape")
@@ -142,7 +152,7 @@ def _decoded(text: str) -> str:
 
 def spec_text(value: str) -> str:
     """Return a path or value as a spec writes it; `parse_spec` gives it back."""
-    text = SPECIAL.sub(lambda match: f"%{ord(match[0]):02X}", value)
+    text = SPECIAL.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", value)
     ends = len(text) - len(text.lstrip()), len(text.rstrip())
     return quote(text[: ends[0]]) + text[ends[0] : ends[1]] + quote(text[max(ends) :])
 

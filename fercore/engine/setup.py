@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
+from fercore.data.places import absolute_settings
+from fercore.data.protocols import absolute_protocol
 from fercore.data.side import side_info
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
@@ -100,7 +102,7 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     Raises:
         UserInputError: for data, settings or a device that cannot be used; nothing has been written then.
     """
-    company = resolve_device(company)
+    company = resolve_here(company)
     config = company.config
     plugins = build_plugins(company)
     fabric = build_fabric(config)
@@ -136,18 +138,20 @@ def _counted(shop: Workshop, stage: Stage) -> Stage:
     return replace(stage, steps=stage.epochs * per_epoch, epochs=None, steps_per_epoch=per_epoch)
 
 
-def resolve_device(company: Company) -> Company:
-    """Replace the device "auto" by the one in use here, so that a run goes on where it began.
+def resolve_here(company: Company) -> Company:
+    """Replace the device "auto" by the one in use, and make paths absolute, so that a run goes on as it began.
 
     Raises:
-        UserInputError: if CUDA is asked for and not there.
+        UserInputError: if CUDA is asked for and not there, or a spec cannot be read.
     """
     usable, device = torch.cuda.is_available(), company.config.device
     if device == "cuda" and not usable:
         raise UserInputError("no CUDA device is usable here", where="--device cuda", fix="run with --device cpu")
     if device == "auto":
         device = "cuda" if usable else "cpu"
-    return replace(company, config=company.config.model_copy(update={"device": device}))
+    data, protocol = absolute_settings(company.config.data), company.config.protocol
+    update = {"device": device, "data": data, "protocol": protocol and absolute_protocol(protocol)}
+    return replace(company, config=company.config.model_copy(update=update))
 
 
 def build_fabric(config: RunConfig) -> Fabric:

@@ -16,11 +16,13 @@ class Format:
         module: module of this package that holds `scan`.
         options: names of the options it takes beside the common ones.
         summary: what it reads, for help texts.
+        paths: options whose value is a path.
     """
 
     module: str
     options: tuple[str, ...]
     summary: str
+    paths: tuple[str, ...] = ("root", "names")
 
 
 FORMATS: dict[str, Format] = {
@@ -39,12 +41,18 @@ FORMATS: dict[str, Format] = {
         "manifest", ("labels", "names", "root", "domain"), "CSV path,label,domain,split,subject,sequence"
     ),
     "fer2013": Format("fer2013", ("labels", "test"), "fer2013.csv: emotion,pixels,Usage"),
-    "ferplus": Format("ferplus", ("rule", "images"), "fer2013new.csv votes with fer2013.csv pixels or image folders"),
+    "ferplus": Format(
+        "ferplus",
+        ("rule", "images"),
+        "fer2013new.csv votes with fer2013.csv pixels or image folders",
+        paths=("images",),
+    ),
     "rafdb": Format("rafdb", ("labels", "images", "column"), "RAF-DB basic: EmoLabel/ and Image/, or train/<1..7>/"),
     "affectnet": Format(
         "affectnet",
         ("labels", "images", "crop", "per_class"),
         "AffectNet: training.csv, train_set/, or <split>/<0..7>/",
+        paths=("images",),
     ),
     "ckplus": Format("ckplus", ("neutral", "last_n", "contempt"), "CK+: cohn-kanade-images/ and Emotion/, or CK+48"),
     "jaffe": Format("jaffe", (), "JAFFE: KA.AN1.39.tiff"),
@@ -52,7 +60,7 @@ FORMATS: dict[str, Format] = {
         "oulu", ("spectrum", "light", "images", "neutral", "last_n"), "Oulu-CASIA: VL|NI/Strong|Weak|Dark/P001/Anger/"
     ),
     "sfew": Format("sfew", ("test", "images"), "SFEW 2.0: Train|Val/Angry/*.png"),
-    "expw": Format("expw", ("labels", "images", "parts"), "ExpW: label.lst and data/image/origin/"),
+    "expw": Format("expw", ("labels", "images", "parts"), "ExpW: label.lst and data/image/origin/", paths=("images",)),
     "nvie": Format(
         "nvie", ("labels", "names", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"
     ),

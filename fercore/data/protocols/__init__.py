@@ -20,7 +20,7 @@ from fercore.data.formats.scan import user_path
 from fercore.data.labels import canonical_label
 from fercore.data.spec import DomainSpec, parse_spec, spec_text
 from fercore.errors import UserInputError, did_you_mean
-from fercore.files import no_file
+from fercore.files import absolute, no_file
 
 HERE = Path(__file__).parent
 ROOT = "{root}"
@@ -59,7 +59,7 @@ def load_protocol(name: str) -> Protocol:
     Raises:
         UserInputError: for an unknown name or source, or a file whose keys, classes or specs are wrong.
     """
-    base, at, wanted = name.partition("@")
+    base, wanted = _parts(name)
     names = protocol_names()
     if base in names:
         path = HERE / f"{base}.toml"
@@ -75,7 +75,21 @@ def load_protocol(name: str) -> Protocol:
         where = error.where if str(path) in error.where else str(path)
         raise UserInputError(error.what, where=where, fix=error.fix) from None
     _check(protocol, str(path))
-    return _narrowed(protocol, wanted, path.name) if at else protocol
+    return protocol if wanted is None else _narrowed(protocol, wanted, path.name)
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """Return a protocol's name or file, and the source after an "@"; folders may have one in their names."""
+    base, at, wanted = name.rpartition("@")
+    return (base, wanted) if at and not name.endswith(".toml") else (name, None)
+
+
+def absolute_protocol(name: str) -> str:
+    """Return a protocol's name; of one that is a file its absolute path."""
+    base, wanted = _parts(name)
+    if not base.endswith(".toml"):
+        return name
+    return absolute(base) + ("" if wanted is None else f"@{wanted}")
 
 
 def _narrowed(protocol: Protocol, wanted: str, where: str) -> Protocol:

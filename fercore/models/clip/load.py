@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from fercore.files import open_regular
 from fercore.models.clip.configs import clip_config
 from fercore.models.clip.fetch import fetch_published
 from fercore.models.clip.files import fit_state, is_openai, read_state
-from fercore.models.clip.settings import ClipSettings
+from fercore.models.clip.settings import ClipSettings, file_of
 from fercore.models.clip.tokens import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -79,7 +78,7 @@ def load_clip(settings: ClipSettings, *, seed: int, where: str = "clip") -> Clip
         UserInputError: for an unknown model or tag, weights that cannot be fetched, read, or do not fit.
     """
     config = clip_config(settings.model, where=f"{where}.model")
-    file = _file_of(settings.pretrained)
+    file = file_of(settings.pretrained)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if settings.pretrained == "none":
@@ -178,13 +177,6 @@ def _describe(network: Any, model: str, statistics: tuple[Any, Any], identity: d
         identity=identity,
         tokenizer=Tokenizer(network.vocab_size, network.context_length),
     )
-
-
-def _file_of(pretrained: str) -> Path | None:
-    """Return the path that a setting means, or None for a tag."""
-    path = Path(os.path.expanduser(pretrained))
-    is_path = path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1 or os.path.isfile(path)
-    return path if is_path else None  # os.path, unlike pathlib, takes a name that is too long for one that is not there
 
 
 def _weights_hash(network: nn.Module) -> str:

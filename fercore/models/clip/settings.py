@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import os
+from pathlib import Path
+
+from pydantic import Field, field_validator
 
 from fercore.config import Settings
+from fercore.files import absolute
 
 
 class ClipSettings(Settings):
@@ -17,3 +21,15 @@ class ClipSettings(Settings):
     checkpoint_blocks: bool = Field(
         False, description="recompute transformer blocks in the backward pass: less memory, more time"
     )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _from_everywhere(cls, value: str) -> str:
+        return value if file_of(value) is None else absolute(value)
+
+
+def file_of(pretrained: str) -> Path | None:
+    """Return the path that a setting means, or None for a tag."""
+    path = Path(os.path.expanduser(pretrained))
+    is_path = path.suffix in (".safetensors", ".pt", ".pth", ".bin") or len(path.parts) > 1 or os.path.isfile(path)
+    return path if is_path else None  # os.path, unlike pathlib, takes a name that is too long for one that is not there
