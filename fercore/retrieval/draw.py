@@ -7,7 +7,7 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from fercore.retrieval.rng import below, start
-from fercore.retrieval.score_tree import LEAF_ROWS, MIXED, ScoreTree
+from fercore.retrieval.score_tree import LEAF_ROWS, MIXED, ONE, ZERO, ScoreTree
 
 TRIES = 64
 """Random candidates before a search: an anchor whose negatives are one in ten goes on to it in 1 of 800 cases."""
@@ -163,14 +163,14 @@ def _leaf(
     columns: Floats, labels: Ints, first: int, last: int, out: Floats,
 ) -> Best:  # fmt: skip
     if last - first > LEAF_ROWS:  # only equal rows of one code and label stay together
-        _similarities(measure, anchors, i, columns, first, 1, out)
+        _similarities(measure, anchors, i, columns, first, ONE, out)
         return _take(best, tau, out[0], first, last - first)
     _similarities(measure, anchors, i, columns, first, last - first, out)
     for row in range(first, last):
         value = out[row - first]
         matters = value > tau or (best[1] == 0 and value >= best[3])
         if matters and not (begin <= row < end) and labels[row] != a_label:
-            best = _take(best, tau, value, row, 1)
+            best = _take(best, tau, value, row, ONE)
     return best
 
 
@@ -183,7 +183,7 @@ def _search(
     stack, bounds, out = np.empty(256, np.int64), np.empty(256, np.float32), np.empty(LEAF_ROWS, np.float32)
     stack[0], bounds[0], depth = 0, np.float32(np.inf), 1
     first_row, last_row, right, labels_of, low, high = tree
-    best = (random, 0, 0, np.float32(-np.inf), -1)
+    best = (random, ZERO, ZERO, np.float32(-np.inf), -ONE)
     while depth > 0:
         depth -= 1
         node = stack[depth]

@@ -15,6 +15,9 @@ from numba import njit
 
 LEAF_ROWS = 64
 MIXED = -3
+ZERO: Any = np.int64(0)
+ONE: Any = np.int64(1)
+"""Not literals, each a type of its own to numba: what is called with 1 is compiled once more."""
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -34,10 +37,13 @@ class ScoreTree(NamedTuple):
     high: Floats
 
 
+# Loops take numba a fraction of the time to compile that assigned slices and expressions of arrays take.
+
+
 @njit(cache=True)
 def _row_box(rows: Floats, first: int, last: int, low: Floats, high: Floats) -> None:
-    low[:] = rows[first]
-    high[:] = rows[first]
+    for a in range(rows.shape[1]):
+        low[a] = high[a] = rows[first, a]
     for row in range(first + 1, last):
         for a in range(rows.shape[1]):
             low[a] = min(low[a], rows[row, a])
@@ -107,7 +113,10 @@ def _split(
             middle += 1
         return middle
     _row_box(rows, first, last, box[0], box[1])
-    widest = int(np.argmax(box[1] - box[0]))
+    widest = ZERO
+    for a in range(1, rows.shape[1]):
+        if box[1, a] - box[0, a] > box[1, widest] - box[0, widest]:
+            widest = a
     if box[1, widest] == box[0, widest]:
         return first
     middle = (first + last) // 2
@@ -118,7 +127,8 @@ def _split(
 @njit(cache=True)
 def _grown(values: Ints) -> Ints:
     more = np.empty(2 * len(values), np.int64)
-    more[: len(values)] = values
+    for i in range(len(values)):
+        more[i] = values[i]
     return more
 
 
@@ -159,8 +169,9 @@ def _boxes(
                     label[node] = MIXED
         else:
             one, two = node + 1, right[node]
-            low[node] = np.minimum(low[one], low[two])
-            high[node] = np.maximum(high[one], high[two])
+            for a in range(rows.shape[1]):
+                low[node, a] = min(low[one, a], low[two, a])
+                high[node, a] = max(high[one, a], high[two, a])
             label[node] = label[one] if label[one] == label[two] else MIXED
 
 
