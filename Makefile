@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 # A module's tests stay in one process, for they share what is costly to make; processes of one thread each.
-TESTS := OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+TESTS := OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest $(SHARED)
 READY := $(VENV)/.ready
 
 .PHONY: venv demo test test-fast soak lint bench sanitize clean

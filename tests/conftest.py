@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fercore.data.formats.synth import SynthReader
 from fercore.engine.observer import Observer
 from fercore.engine.setup import Workshop, build_workshop
 from fercore.hooks.assemble import assemble
@@ -30,7 +32,12 @@ TINY: dict[str, Any] = {
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out campaigns of many minutes unless they are asked for; -m on the command line would undo a default -m."""
+    """Leave out campaigns of many minutes unless they are asked for; -m on the command line would undo a default -m.
+
+    Files with the most slow tests come first, so that no process is still busy with one when the others are done.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     if "soak" in config.getoption("markexpr"):
         return
     campaigns = [item for item in items if item.get_closest_marker("soak")]
@@ -49,13 +56,31 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session", autouse=True)
+def _each_face_is_drawn_once() -> Iterator[None]:
+    """Keep the generated faces: each follows from its dataset and number alone, and most runs are on the same."""
+    kept: dict[Any, Any] = {}
+    draw = SynthReader.read_many
+
+    def read_many(self, rows):
+        data = self.faces
+        dataset = data.style, data.n, data.seed, data.size, data.classes, data.prior
+        missing = [row for row in dict.fromkeys(rows) if (dataset, row) not in kept]
+        kept.update(zip(((dataset, row) for row in missing), draw(self, missing), strict=True))
+        return (kept[dataset, row].copy() for row in rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SynthReader, "read_many", read_many)
+        yield
+
+
+@pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
     """Settings of a run of seconds on synthetic faces."""
     return TINY
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_shop():
     """Build a workshop of named plugins with the tiny settings and more layers."""
 
@@ -86,7 +111,7 @@ class Listener(Observer):
         self.scores.append((done, scores))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def listener():
     return Listener
 
@@ -100,6 +125,6 @@ def weights_of(folder: Path) -> dict[str, Any]:
     return checkpoint.load(newest)
 
 
-@pytest.fixture(name="weights_of")
+@pytest.fixture(scope="session", name="weights_of")
 def _weights_of():
     return weights_of

@@ -242,6 +242,7 @@ def test_resume_refuses_other_versions(fercore, tmp_path, listener, make_shop):
     assert "resumed after 3 of 6 steps" in printed
 
 
+@pytest.mark.slow
 def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp_path):
     rows = ["base:source_only", "more smooth:source_only source_only.label_smoothing=0.2"]
     arguments = ["compare", *rows, "--seeds", "0,1", *FACES, *SMALL, "--set", "train.steps=2", "--out", tmp_path / "c"]

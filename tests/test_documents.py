@@ -31,8 +31,8 @@ DEEP = 20_000
         "data.classes=" + "[" * DEEP + "]" * DEEP,
         "data.classes=" + "[" * 200 + "]" * 200,
         "data.classes=" + "{a=" * 100 + "1" + "}" * 100,
-        "a." * DEEP + "b=1",
-        "a={" + "'a' . " * DEEP + "b=1}",
+        "a." * 2000 + "b=1",
+        "a={" + "'a' . " * 2000 + "b=1}",
     ],
 )
 def test_deep_settings_are_refused_in_one_line(tmp_path, text):

@@ -35,11 +35,11 @@ class PixelStore:
     def __init__(self, reader: Reader, size: int, resize: str, cap: int) -> None:
         self.size, self.resize, self.cap = size, resize, cap
         self.image_bytes = 3 * size * size
-        self.slots = np.full(len(reader), -1, dtype=np.int64)
-        self.reserved = 0
         most = min(len(reader), max(0, cap) // self.image_bytes)
         self.data = np.frombuffer(_memory(max(1, most * self.image_bytes)), dtype=np.uint8)
         self.data = self.data[: most * self.image_bytes].reshape(most, 3, size, size)
+        self.slots = np.full(len(reader), -1, dtype=np.int64)
+        self.reserved = 0
         # One more than there are slots: rows without a slot look at the last, which nobody fills.
         self.filled = np.frombuffer(mmap.mmap(-1, most + 1), dtype=np.uint8)
 

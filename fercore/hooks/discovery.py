@@ -51,10 +51,10 @@ def installed_plugins(paths: Iterable[importlib.metadata.EntryPoint] | None = No
 
 
 def _describe(point: importlib.metadata.EntryPoint) -> PluginInfo:
-    dist = point.dist
-    if dist is None:
+    if point.dist is None:
         return PluginInfo(point.name, point.value, "unknown", "0", "")
-    return PluginInfo(point.name, point.value, dist.name, dist.version, dist.metadata["Summary"] or "")
+    metadata = point.dist.metadata  # read from its file each time it is asked for
+    return PluginInfo(point.name, point.value, metadata["Name"], metadata["Version"], metadata["Summary"] or "")
 
 
 def find_plugin(name: str, available: dict[str, PluginInfo]) -> PluginInfo:

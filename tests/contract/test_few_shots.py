@@ -23,6 +23,7 @@ DATA = {"data": {"target": TARGET, "source_batch": 30}}
 METHODS = ("source_only", "la_cmfer", "fixmatch")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
     name, tiny, make_shop, tmp_path, listener, weights_of, capsys

@@ -14,6 +14,10 @@ from fercore.hooks.discovery import installed_plugins, load_class
 METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method"]
 ADDONS = [name for name, info in installed_plugins().items() if load_class(info).kind == "addon"]
 COMPANIES = [(name,) for name in METHODS] + [("source_only", name) for name in ADDONS]
+QUICK = [("source_only",), ("la_cmfer",)]
+TRAINED = [
+    pytest.param(names, marks=[] if names in QUICK else pytest.mark.slow, id="+".join(names)) for names in COMPANIES
+]
 
 
 def parts_of(tree, prefix=""):
@@ -27,7 +31,7 @@ def parts_of(tree, prefix=""):
             yield from parts_of(value, f"{prefix}/{number}")
 
 
-@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+@pytest.mark.parametrize("names", TRAINED)
 def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, make_shop, listener, weights_of):
     shop = make_shop(*names)
     before = [copy.deepcopy(vars(plugin)) for plugin in shop.company.plugins]

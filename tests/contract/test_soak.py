@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,25 +10,21 @@ ROOT = Path(__file__).parents[2]
 CAMPAIGN = "import pytest\n@pytest.mark.soak\ndef test_long(): pass\ndef test_short(): pass\n"
 
 
-@pytest.mark.slow
+class Finder:
+    """Keeps the names of the tests that are left."""
+
+    def pytest_collection_finish(self, session):
+        self.found = [item.name for item in session.items]
+
+
 @pytest.mark.parametrize(
     ("selection", "found"),
     [([], "test_short"), (["-m", "not slow"], "test_short"), (["-m", "soak"], "test_long")],
 )
 def test_a_campaign_runs_only_by_name(tmp_path, selection, found):
     (tmp_path / "test_campaign.py").write_text(CAMPAIGN)
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--collect-only",
-        "-p",
-        "no:cacheprovider",
-        "-c",
-        ROOT / "pyproject.toml",
-    ]
-    plugin = ["-p", "tests.conftest", "--rootdir", tmp_path, *selection, tmp_path]
-    done = subprocess.run([*command, *plugin], cwd=ROOT, capture_output=True, text=True, check=False)
-    tests = [line.rpartition("::")[2] for line in done.stdout.splitlines() if "::" in line]
-    assert tests == [found], done.stdout + done.stderr
+    finder = Finder()
+    quietly = ["-q", "--collect-only", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    plugin = ["-p", "tests.conftest", "--rootdir", str(tmp_path), *selection, str(tmp_path)]
+    assert pytest.main([*quietly, *plugin], plugins=[finder]) == 0
+    assert finder.found == [found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -32,6 +33,12 @@ class Endless:
 
     def digest(self, row: int) -> str:
         return str(row)
+
+
+@pytest.fixture(autouse=True)
+def no_other_stores(monkeypatch):
+    """The cap is over all stores in use; those of other tests' datasets, not yet collected, are none of ours."""
+    monkeypatch.setattr(cache, "_STORES", WeakKeyDictionary())
 
 
 def table(reader, rows: np.ndarray) -> Table:

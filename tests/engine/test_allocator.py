@@ -28,6 +28,7 @@ def faults(allocator: str) -> int:
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_unless_the_system_allocator_is_asked_for():
     pages = 15 * 48 * 2**20 // 4096

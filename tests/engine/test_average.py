@@ -97,6 +97,7 @@ def test_the_averages_forward_is_its_own(fabric):
     assert not torch.equal(model(images).logits["main"], before)
 
 
+@pytest.mark.slow
 def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path, listener, weights_of):
     data = {
         "data": {"sources": ["synthfer:wild?n=140&seed=2&labels=28"], "target": "synthfer:wild?n=140&seed=2&labels=28"}

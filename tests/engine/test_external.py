@@ -57,6 +57,7 @@ def probe(tiny):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [{}, {"ema": 0.9}])
 def test_a_resumed_run_has_the_same_bits(probe, tmp_path, listener, weights_of, train):
     whole = run(probe(**train), tmp_path / "whole", listener())

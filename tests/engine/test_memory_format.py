@@ -47,6 +47,7 @@ def test_a_damaged_memory_is_made_again(make_shop, memory, damage):
     assert len(json.loads(memory.read_text())) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(e.name for e in entry_points(group="fercore.plugins")))
 def test_timing_leaves_network_and_generators_alone(make_shop, name):
     try:
@@ -63,6 +64,7 @@ def test_timing_leaves_network_and_generators_alone(make_shop, name):
     assert all(p.grad is None for p in shop.model.parameters())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_format_and_bits(make_shop, tmp_path, listener, weights_of):
     layers = (LAST, {"train": {"ema": 0.9}, "optim": {"name": "adamw"}})
     run(make_shop("la_cmfer", layers=layers), tmp_path / "whole", listener())

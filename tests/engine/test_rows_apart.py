@@ -53,6 +53,7 @@ def compared(texts, tiny, out):
     return compare(entries, [0], [tiny], preset="demo", out=out, observe=observer_for(2))
 
 
+@pytest.mark.slow
 def test_a_row_has_the_same_weights_whatever_ran_before_it(outside, tiny, tmp_path, weights_of):
     compared(["bad:leaky", "row:source_only"], tiny, tmp_path / "both")
     compared(["row:source_only"], tiny, tmp_path / "alone")
@@ -61,6 +62,7 @@ def test_a_row_has_the_same_weights_whatever_ran_before_it(outside, tiny, tmp_pa
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.slow
 def test_a_row_that_leaves_is_named_and_the_others_are_kept(outside, tiny, tmp_path):
     with pytest.raises(UserInputError, match="^gone seed 0: ended without a word, exit code 0"):
         compared(["row:source_only", "gone:leaver"], tiny, tmp_path / "out")
@@ -82,6 +84,7 @@ def test_labels_of_other_classes_are_no_score_and_nothing_is_trained(tiny, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_silent_observer_will_do(tiny, tmp_path):
     entry = parse_entry("source_only")
     summary = compare([entry], [0], [tiny], preset="demo", out=tmp_path / "out", observe=silent)

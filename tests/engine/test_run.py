@@ -167,23 +167,22 @@ def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, caps
 
 
 @pytest.mark.slow
-def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny):
+def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny, make_shop, listener):
     import tomli_w
 
-    (tmp_path / "run.toml").write_text(
-        tomli_w.dumps({**tiny, "train": {**tiny["train"], "steps": 60, "checkpoint_every": 5}})
-    )
-    fercore = [sys.executable, "-c", "from fercore.cli import main; main()"]
-    start = [*fercore, "run", "--plugin", "source_only", "--config", "run.toml", "--preset", "demo", "--out"]
-    subprocess.run([*start, "whole"], cwd=tmp_path, check=True, capture_output=True)
-    with subprocess.Popen([*start, "cut"], cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True) as running:
+    layer = {"train": {**tiny["train"], "steps": 60, "checkpoint_every": 5}}
+    (tmp_path / "run.toml").write_text(tomli_w.dumps({**tiny, **layer}))
+    start = [sys.executable, "-c", "from fercore.cli import main; main()", "run", "--plugin", "source_only"]
+    start += ["--config", "run.toml", "--preset", "demo", "--out", "cut"]
+    with subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.DEVNULL, start_new_session=True) as running:
         deadline = time.monotonic() + 120
         while checkpoint.newest(tmp_path / "cut/checkpoints") is None and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(running.pid, signal.SIGKILL)
         running.wait()
     assert not (tmp_path / "cut/result.json").exists()
-    subprocess.run([*fercore, "run", "--resume", "cut"], cwd=tmp_path, check=True, capture_output=True)
+    for name in ("whole", "cut"):
+        run(make_shop("source_only", layers=(layer,)), tmp_path / name, listener(), resume=name == "cut")
     final = [checkpoint.load(tmp_path / name / "checkpoints/step_00000060")["model"] for name in ("whole", "cut")]
     assert [key for key in final[0] if not torch.equal(final[0][key], final[1][key])] == []
 
@@ -238,17 +237,23 @@ class Stages(Plugin):
         ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def staged(tiny):
-    from fercore.engine.setup import build_workshop
-
     def make():
         config = assemble(["source_only"], [tiny]).config.model_copy(update={"plugins": {}})
         info = PluginInfo("stages", "tests:Stages", "tests", "0", "")
+        Stages.log.clear()
         return build_workshop(Company(config, (Stages("stages", None),), (info,)))
 
-    Stages.log.clear()
     return make
+
+
+@pytest.fixture(scope="module")
+def whole(staged, listener, weights_of, tmp_path_factory):
+    """The weights at the end of a run that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(staged(), folder, listener())
+    return weights_of(folder)["model"]
 
 
 def test_stages_phases_refresh_and_samplers(staged, tmp_path, listener):
@@ -266,14 +271,13 @@ def test_stages_phases_refresh_and_samplers(staged, tmp_path, listener):
     assert all(labels == {-1} for _, _, labels, _ in Stages.log)
 
 
-@pytest.mark.parametrize("stop", [4, 7, 9, 11])
-def test_resume_inside_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop):
-    run(staged(), tmp_path / "whole", listener())
+@pytest.mark.parametrize("stop", [9, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (4, 7, 11))])
+def test_resume_inside_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop, whole):
     with pytest.raises(KeyboardInterrupt):
         run(staged(), tmp_path / "cut", listener(stop_after=stop))
     run(staged(), tmp_path / "cut", listener(), resume=True)
-    left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
-    assert [key for key in left["model"] if not torch.equal(left["model"][key], right["model"][key])] == []
+    found = weights_of(tmp_path / "cut")["model"]
+    assert [key for key in whole if not torch.equal(whole[key], found[key])] == []
 
 
 def test_a_damaged_checkpoint_is_one_clear_line(make_shop, tmp_path, listener):

@@ -55,33 +55,39 @@ class Staged(Plugin):
         return [LossTerm("staged/ce", Role.SUPERVISED, value)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def staged(tiny):
     def make(views=Staged.views):
         layers = [tiny, {"train": {"checkpoint_every": 1}}]
         config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
         plugin = type("Staged", (Staged,), {"views": views})("staged", None)
+        Staged.seen.clear()
         return build_workshop(Company(config, (plugin,), (PluginInfo("staged", "tests:Staged", "tests", "0", ""),)))
 
-    Staged.seen.clear()
     return make
 
 
-def test_stages_have_their_own_views_batches_and_lengths(staged, tmp_path, listener):
+@pytest.fixture(scope="module")
+def whole(staged, listener, weights_of, tmp_path_factory):
+    """What a run that nothing stops reports and sees, and its weights."""
+    folder, heard = tmp_path_factory.mktemp("whole") / "run", listener()
+    run(staged(), folder, heard)
+    return heard.reports, list(Staged.seen), weights_of(folder)["model"]
+
+
+def test_stages_have_their_own_views_batches_and_lengths(staged, whole):
     shop = staged()
     assert [(stage.steps, stage.epochs) for stage in shop.stages] == [(6, None), (8, None)]  # 168 samples by 56, twice
-    run(shop, tmp_path / "run", listener())
-    first, second = Staged.seen[:6], Staged.seen[6:]
+    _, seen, _ = whole
+    first, second = seen[:6], seen[6:]
     assert {entry[4] for entry in first} == {(56, 14)}
     assert {entry[4] for entry in second} == {(28, 7)}
     assert all(entry[3] == [("source", "wide")] for entry in first)
     assert all(entry[3] == [("source", "weak"), ("target", "weak")] for entry in second)
 
 
-def test_phases_in_turns_move_one_epoch_each(staged, tmp_path, listener):
-    heard = listener()
-    run(staged(), tmp_path / "run", heard)
-    reports = [report for report in heard.reports if report.stage == "second"]
+def test_phases_in_turns_move_one_epoch_each(whole):
+    reports = [report for report in whole[0] if report.stage == "second"]
     assert [(r.phase, r.epoch) for r in reports] == [
         (phase, epoch) for epoch, phase in enumerate(["backbone", "heads"] * 2) for _ in range(2)
     ]
@@ -89,13 +95,13 @@ def test_phases_in_turns_move_one_epoch_each(staged, tmp_path, listener):
     assert [r.lr[0] for r in reports if r.phase == "heads"] == pytest.approx([0.01, 0.01, 0.001, 0.001])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [5, 6, 9, 12, 13])
-def test_resume_in_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop):
-    run(staged(), tmp_path / "whole", listener())
+def test_resume_in_any_stage_gives_the_same_bits(staged, tmp_path, listener, weights_of, stop, whole):
     with pytest.raises(KeyboardInterrupt):
         run(staged(), tmp_path / "cut", listener(stop_after=stop))
     run(staged(), tmp_path / "cut", listener(), resume=True)
-    left, right = weights_of(tmp_path / "whole")["model"], weights_of(tmp_path / "cut")["model"]
+    left, right = whole[-1], weights_of(tmp_path / "cut")["model"]
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
 
 

@@ -36,10 +36,17 @@ class Signals(Observer):
             signal.raise_signal(self.scored)
 
 
+@pytest.fixture(scope="module")
+def whole(make_shop, listener, weights_of, tmp_path_factory):
+    """What a run that nothing stops is scored, and its weights."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return run(make_shop("source_only"), folder, listener())["target"], weights_of(folder)["model"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("after", [2, 4, 6])
 def test_a_signal_ends_a_run_between_two_batches_with_a_checkpoint(
-    make_shop, tmp_path, listener, weights_of, number, after
+    make_shop, tmp_path, listener, weights_of, number, after, whole
 ):
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as stop:
@@ -52,10 +59,10 @@ def test_a_signal_ends_a_run_between_two_batches_with_a_checkpoint(
     assert newest.name == checkpoint.name_of(after)
     assert not (tmp_path / "cut run/result.json").exists()
     resumed = run(make_shop("source_only"), tmp_path / "cut run", listener(), resume=True)
-    whole = run(make_shop("source_only"), tmp_path / "whole", listener())
-    left, right = weights_of(tmp_path / "whole")["model"], weights_of(tmp_path / "cut run")["model"]
-    assert [key for key in left if not torch.equal(left[key], right[key])] == []
-    assert resumed["target"] == whole["target"]
+    scores, weights = whole
+    found = weights_of(tmp_path / "cut run")["model"]
+    assert [key for key in weights if not torch.equal(weights[key], found[key])] == []
+    assert resumed["target"] == scores
 
 
 def test_a_second_signal_ends_a_run_at_once(make_shop, tmp_path):

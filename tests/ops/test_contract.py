@@ -79,6 +79,7 @@ def opcheck_samples():
     }
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_every_op_passes_opcheck():
     assert dispatch.compiled("cpu")
@@ -136,6 +137,7 @@ def python(code, **environment):
 CALL = "import torch; from fercore import ops; w = torch.ones(2) / 2; x = torch.eye(2); "
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_reference_runs_and_says_so_once(tmp_path):
     code = CALL + "[ops.weighted_mmd(x, x, w, w) for _ in range(2)]; print(ops.kernels('cpu'))"
     code = "from fercore.ops import build; build.AHEAD = build.Path('/nowhere')\n" + code
@@ -159,6 +161,7 @@ def hidden_build():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", ["avx2", "baseline"])
 @needs_kernels
 def test_every_vector_level_gives_the_same_answers(level):

@@ -25,6 +25,8 @@ STREAMED = {
 ALL = {name: case for name, case in CASES.items() if name != "streamed"} | STREAMED
 BACKWARDS = ["plain", "one_group", "streamed_shared"]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def emulated(tmp_path_factory):

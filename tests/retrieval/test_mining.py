@@ -197,6 +197,7 @@ def test_rows_of_the_anchors_code_and_class_are_left_out_once():
     assert mined.negative.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_torch_keeps_its_number_of_threads():
     code = (
         "import torch, numpy as np; from fercore.retrieval import mine_triplets;"

@@ -35,6 +35,7 @@ def weights(tmp_path_factory):
     return path, said
 
 
+@pytest.mark.slow
 def test_training_learns_and_reports(weights):
     path, said = weights
     assert "epoch 6 of 6" in said

@@ -317,6 +317,7 @@ def test_the_short_vocabulary_is_the_head_of_clips_own(small):
     assert common == short.encode("the a of in and")
 
 
+@pytest.mark.slow
 def test_loading_leaves_the_programs_logging_alone():
     code = """
         import logging

@@ -30,6 +30,7 @@ def log_of(folder, kind):
     return [entry for line in (folder / "metrics.jsonl").open() if (entry := json.loads(line))["kind"] == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [({}, 7), ({"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}, 6)],

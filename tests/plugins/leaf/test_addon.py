@@ -219,6 +219,7 @@ def test_the_mixtures_are_trained_by_a_plan_that_does_not_know_them(around, tmp_
     assert still == []
 
 
+@pytest.mark.slow
 def test_resume_is_exact_in_phases(around, tmp_path, listener, weights_of):
     short = {"train": {"steps": 3, "checkpoint_every": 1}}
     run(around(short, gate="noisy_topk"), tmp_path / "whole", listener())

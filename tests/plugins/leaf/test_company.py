@@ -31,6 +31,7 @@ def refused_or_not():
             raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_it_runs_around_every_installed_method(method, make_shop, tmp_path, listener):
     spread = {"gate": {"balance": 0.1}}

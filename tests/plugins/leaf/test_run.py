@@ -25,6 +25,7 @@ def shop(make_shop):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [OFFICIAL, LEARNING_GATES], ids=["official", "noisy top 2"])
 def test_resume_is_exact_with_thresholds_noise_and_decay(layer, shop, tmp_path, listener, weights_of):
     run(shop(layer), tmp_path / "whole", listener())

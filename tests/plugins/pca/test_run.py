@@ -126,16 +126,13 @@ def test_kept_features_change_no_bit_of_a_run(shop, tmp_path, listener, weights_
     assert made[False].model.parts["pca_ifer/kept"].computed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "layers"),
     [
         ({"bank": {"refresh": "epoch"}, "warmup": {"epochs": 1, "lr": 1e-4}}, ()),
-        pytest.param(
-            {"variant": "maple_pda", "target": {"threshold": 0.1}, "bank": {"refresh": "epoch"}},
-            (BARE,),
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({"cpt": {"on": False}, "aug": {"kind": "none"}}, (), marks=pytest.mark.slow),
+        ({"variant": "maple_pda", "target": {"threshold": 0.1}, "bank": {"refresh": "epoch"}}, (BARE,)),
+        ({"cpt": {"on": False}, "aug": {"kind": "none"}}, ()),
     ],
 )
 def test_a_run_resumes_to_the_bit(shop, tmp_path, listener, weights_of, settings, layers):

@@ -32,6 +32,7 @@ def shop_of(make_shop, name, settings):
     return make_shop(*name.split("+"), layers=(LAYER, {name.split("+")[0]: settings} if settings else {}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATE)
 def test_state_moves_and_resumes_to_the_bit(name, make_shop, tmp_path, listener, weights_of):
     settings, kept = STATE[name]
