@@ -204,6 +204,7 @@ class StepLoader:
 
         Raises:
             UserInputError: if domains or batches have other sizes.
+            Exception: of any kind, if it is not the state of a loader.
         """
         if list(state["sizes"]) != self._sizes():
             what = f"the data has changed: sides and batches of {list(state['sizes'])} then, {self._sizes()} now"
@@ -216,7 +217,10 @@ class StepLoader:
 
     def _restored(self, side: Side, saved: Mapping[str, Any]) -> GivenOrder:
         order: Tensor = torch.as_tensor(saved["order"], dtype=torch.int64)
-        return GivenOrder(order.numpy().copy(), self._built_in[side].batch, int(saved["start"]))
+        n, batch = len(self._tables[side]), self._built_in[side].batch
+        if order.ndim != 1 or len(order) < batch or not bool(((order >= 0) & (order < n)).all()):
+            raise ValueError(f"the order of the {side} is of other data")
+        return GivenOrder(order.numpy().copy(), batch, int(saved["start"]))
 
     def _sizes(self) -> list[int]:
         return [size for side in SIDES for size in (len(self._tables[side]), self._built_in[side].batch)]

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -81,7 +80,7 @@ def load(folder: Path) -> Any:
     Raises:
         UserInputError: if it is incomplete or damaged.
     """
-    with _naming_damage(folder):
+    with naming_damage(folder):
         _check(folder / TENSORS)
         return unpack(_values(folder), load_file(folder / TENSORS))
 
@@ -92,7 +91,7 @@ def load_entry(folder: Path, name: str) -> Any:
     Raises:
         UserInputError: as `load`.
     """
-    with _naming_damage(folder):
+    with naming_damage(folder):
         return unpack(dict(_values(folder)["$dict"])[name], {})
 
 
@@ -107,13 +106,20 @@ def _check(file: Path) -> None:
 
 
 @contextmanager
-def _naming_damage(folder: Path) -> Iterator[None]:
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Say of whatever goes wrong with a checkpoint's contents that it is damaged, and from which one to go on.
+
+    Contents fail in as many ways as JSON, safetensors and the modules that take up their state have errors.
+    """
     try:
         yield
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except UserInputError:
+        raise
+    except Exception as error:
         before = [path for path in _complete(folder.parent) if path.name < folder.name and (path / SUMS).is_file()]
         fix = f"delete that folder to resume from {before[-1].name}" if before else "start the run anew: none is older"
-        raise UserInputError(f"damaged checkpoint: {error}", where=str(folder), fix=fix) from None
+        reason = f"{type(error).__name__} {error}" if isinstance(error, LookupError | TypeError) else str(error)
+        raise UserInputError(f"damaged checkpoint: {reason[:200]}", where=str(folder), fix=fix) from error
 
 
 def name_of(step: int) -> str:

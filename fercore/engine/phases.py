@@ -7,15 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from fercore.documents import Shape, misfit
 from fercore.hooks.checks import HookError
 from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from lightning_fabric.wrappers import _FabricOptimizer
+
+
+class _Schedule(Shape):
+    last_epoch: int = Field(ge=0)
+    step_count: int = Field(alias="_step_count", ge=0)
 
 
 class PhaseRunner:
@@ -89,15 +96,40 @@ class PhaseRunner:
         return {"optimiser": self._plain.state_dict(), "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            Exception: of any kind, if it is the state of another optimiser.
+        """
+        own = [_fixed(group) for group in self._plain.param_groups]
         self._plain.load_state_dict(state["optimiser"])
+        if [_fixed(group) for group in self._plain.param_groups] != own:
+            raise ValueError(f"the optimiser of phase {self.name!r} has other settings")
         for parameter, kept in self._plain.state.items():
+            self._check_kept(parameter, kept)
             for name, value in kept.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     # A fused step walks weights and moments in the order of memory: both must lie there alike.
                     kept[name] = torch.empty_like(parameter).copy_(value)
+        if fault := misfit(state["schedule"], _Schedule):
+            raise ValueError(f"the schedule of phase {self.name!r}: {fault}")
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule._step_count = state["schedule"]["_step_count"]
+
+    def _check_kept(self, parameter: Tensor, kept: dict[str, Any]) -> None:
+        """Make sure that what an optimiser keeps of a parameter is what a step of it reads."""
+        shapes = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape) | {"step": torch.Size()}
+        if "betas" not in self._plain.defaults:
+            shapes = {} if kept == {"momentum_buffer": None} else {"momentum_buffer": parameter.shape}
+        found = {name: value.shape for name, value in kept.items() if value is not None}
+        positive = (kept[name] for name in ("step", "exp_avg_sq") if name in kept)
+        if found != shapes or not all(bool((value >= 0).all()) for value in positive):
+            raise ValueError(f"the optimiser of phase {self.name!r} was another one, or of other parameters")
+
+
+def _fixed(group: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a group that no schedule changes."""
+    return {name: value for name, value in group.items() if name not in ("params", "lr")}
 
 
 def assign(parameters: dict[str, nn.Parameter], groups: Sequence[ParamGroup], group: ParamGroup) -> list[nn.Parameter]:

@@ -34,7 +34,9 @@ def check_resume(folder: RunFolder, company: Company) -> None:
             raise UserInputError(what, where=str(folder.path), fix=f"install {name} as it was, or start anew")
     latest = checkpoint.newest(folder.checkpoints)
     if latest is not None:
-        _check_settings(folder, checkpoint.load_entry(latest, "settings"), settings_of(company))
+        trained = checkpoint.load_entry(latest, "settings")
+        with checkpoint.naming_damage(latest):
+            _check_settings(folder, trained, settings_of(company))
 
 
 def settings_of(company: Company) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from fercore.data import side_info, side_table
+from fercore.documents import Shape, misfit
 from fercore.engine import checkpoint, results
 from fercore.engine.memory_format import lay_out
 from fercore.engine.observer import Observer
@@ -25,6 +27,19 @@ from fercore.schedule import RunResult, Stage, StepReport
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
 from fercore.writing import WriteError
+
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class _Progress(Shape):
+    """How far a run is, as its checkpoint says; what else is in it, its owners check."""
+
+    stage_index: Count
+    step: Count
+    images: Count
+    log_size: Count
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    oracle: dict[str, Any] | None
 
 
 class Trainer:
@@ -189,7 +204,10 @@ class Trainer:
         """Write a checkpoint of everything that decides how training goes on."""
         if self.saved_at == self.done:
             return
-        self._check_weights()
+        if name := self._not_finite():
+            where = f"after {self.done} steps"
+            fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
+            raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
         state = {
             "settings": settings_of(self.shop.company),
             "stages": stages_of(self.shop),
@@ -210,16 +228,23 @@ class Trainer:
         checkpoint.prune(self.folder.checkpoints, self.shop.config.train.keep_checkpoints)
         self.saved_at = self.done
 
-    def _check_weights(self) -> None:
-        for name, tensor in self.shop.model.state_dict().items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                where = f"after {self.done} steps"
-                fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
-                raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
+    def _not_finite(self) -> str:
+        """Return the name of the first weights or buffers that are no longer finite, or ""."""
+        tensors = self.shop.model.state_dict().items()
+        return next((name for name, t in tensors if t.is_floating_point() and not torch.isfinite(t).all()), "")
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Put the run back where a checkpoint left it."""
+        """Put the run back where a checkpoint left it.
+
+        Raises:
+            Exception: of any kind, if it is not the state of such a run; see `checkpoint.naming_damage`.
+        """
+        if fault := misfit(state, _Progress):
+            raise ValueError(fault)
         self.stage_index, self.step = state["stage_index"], state["step"]
+        ends = [stage.steps for stage in self.shop.stages]
+        if self.stage_index >= len(ends) or self.step > ends[self.stage_index]:
+            raise ValueError(f"stage {self.stage_index}, step {self.step} is not in the plan of {ends} steps")
         self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
         self.shop.model.load_state_dict(state["model"])
         if self.shop.average is not None:
@@ -227,6 +252,8 @@ class Trainer:
         self._enter(self.shop.stages[self.stage_index])
         for runner, saved in zip(self.runners, state["runners"], strict=True):
             runner.load_state_dict(saved)
+        if name := self._not_finite():  # none was saved so
+            raise ValueError(f"weights {name!r} are not finite")
         self.loader.load_state_dict(state["loader"])
         checkpoint.restore_random_state(state["random"])
         self.shop.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -276,6 +303,27 @@ def _kept(trainer: Trainer) -> str:
     return f"{text}; go on with: fercore run --resume {shlex.quote(str(trainer.folder.path))}"
 
 
+def take_up(trainer: Trainer, latest: Path) -> int | None:
+    """Put a run back where a checkpoint left it.
+
+    Returns:
+        batches that the run had before it was made longer; None if it was not.
+
+    Raises:
+        UserInputError: for a damaged checkpoint, of another run, or a run that cannot be made longer.
+    """
+    shop, old_end = trainer.shop, None
+    state = checkpoint.load(latest)
+    with checkpoint.naming_damage(latest):
+        if state["settings"]["train"]["steps"] < shop.config.train.steps:
+            check_longer(shop, state)
+            old_end = sum(stage["steps"] for stage in state["stages"])
+        trainer.restore(state)
+    if old_end is not None:
+        trainer.folder.lengthen(shop.config)
+    return old_end
+
+
 def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
     results.reset_peak_memory(shop.fabric.device)
@@ -292,12 +340,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     if latest is None:
         folder.rewind_log(0)
     else:
-        state = checkpoint.load(latest)
-        if state["settings"]["train"]["steps"] < shop.config.train.steps:
-            check_longer(shop, state)
-            folder.lengthen(shop.config)
-            old_end = sum(stage["steps"] for stage in state["stages"])
-        trainer.restore(state)
+        old_end = take_up(trainer, latest)
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
     trainer.train(old_end)
     last = shop.stages[-1]

@@ -7,7 +7,7 @@ import random
 import re
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from fercore.data.codecs import Unusable
 from fercore.documents import without_none
 from fercore.engine.results import peak_memory_mb, reset_peak_memory
 from fercore.errors import UserInputError
+from fercore.files import name_fault
 
 CPU = torch.device("cpu")
 SHORT, LONG = 100, range(1_000, 21_000)
@@ -81,11 +82,7 @@ def campaign(boundary: Boundary, folder: Path, seeds: range) -> None:
         (folder / name).write_bytes(boundary.harm(boundary.files[name], dice))
         started = time.process_time()
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                boundary.read(folder)
-        except (UserInputError, Unusable) as error:
-            refusals.append((seed, name, str(error)))
+            refusals += [(seed, name, said) for said in refusal(boundary, folder)]
         except BaseException as error:
             error.add_note(f"seed {seed}, {name}")
             raise
@@ -95,6 +92,21 @@ def campaign(boundary: Boundary, folder: Path, seeds: range) -> None:
     assert len(refusals) >= boundary.refused * len(seeds)
     assert peak_memory_mb(CPU) - before < MOST_MB
     print(f"{len(seeds)} damaged, {len(refusals)} refused")
+
+
+def refusal(boundary: Boundary, folder: Path) -> Iterator[str]:
+    """Yield what a user is told if the files are refused; nothing if they are read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            boundary.read(folder)
+    except (UserInputError, Unusable) as error:
+        yield str(error)
+    except OSError as error:
+        fault = name_fault(error)
+        if fault is None:
+            raise
+        yield str(fault)  # as the command line says it
 
 
 def any_bytes(content: bytes, dice: random.Random) -> bytes:
