@@ -58,7 +58,7 @@ def test_every_preset_resolves(names, preset):
     assert set(company.config.plugins) == set(names)
 
 
-@pytest.mark.parametrize("names", COMPANIES, ids="+".join)
+@pytest.mark.parametrize("names", TRAINED)
 def test_a_plugin_that_says_it_does_not_go_by_the_length_does_not(names, tmp_path, make_shop, listener, weights_of):
     def shop(number):
         return make_shop(*names, layers=({"optim": {"schedule_steps": 6}, "train": {"steps": number}},))

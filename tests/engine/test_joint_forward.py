@@ -110,6 +110,7 @@ def test_a_method_that_does_not_say_so_keeps_two_forwards(make_shop):
     assert not make_shop("source_only", layers=({"train": {"joint_forward": True}},)).joint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])
 def test_a_compiled_network_trains_the_same(make_shop, tmp_path, listener, monkeypatch, backend):
     monkeypatch.setattr(setup.torch, "compile", partial(torch.compile, backend=backend))

@@ -88,6 +88,7 @@ class TestOnAGpu:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(build.find_compiler("cuda") is None, reason="no nvcc")
 @pytest.mark.skipif(not torch.version.cuda, reason="this torch is built without CUDA")
 def test_the_cuda_library_compiles_without_a_gpu(tmp_path, monkeypatch):

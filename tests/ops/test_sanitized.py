@@ -15,6 +15,7 @@ SCRIPT = Path(__file__).parents[2] / "csrc" / "sanitize"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_no_op_reads_or_writes_what_is_not_its_own():
     compiler = build.find_compiler("cpu")
     if compiler is None:

@@ -18,6 +18,8 @@ from fercore.data.au.training import AUTraining, f1_by_unit, train_network
 from fercore.data.synthfer import AU_NAMES, SynthFER, write
 from fercore.errors import UserInputError
 
+pytestmark = pytest.mark.slow
+
 
 def call(*arguments):
     done = CliRunner().invoke(app, list(arguments), standalone_mode=False)
@@ -35,7 +37,6 @@ def weights(tmp_path_factory):
     return path, said
 
 
-@pytest.mark.slow
 def test_training_learns_and_reports(weights):
     path, said = weights
     assert "epoch 6 of 6" in said

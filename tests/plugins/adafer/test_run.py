@@ -12,6 +12,8 @@ from fercore.data.synthfer import SynthFER
 from fercore.engine.run import run
 from fercore.models import PseudoLabelRecord
 
+pytestmark = pytest.mark.slow
+
 ONE_SOURCE = {"data": {"sources": ["synthfer:studio?n=84"], "au": "synthfer"}}
 
 
@@ -30,7 +32,6 @@ def log_of(folder, kind):
     return [entry for line in (folder / "metrics.jsonl").open() if (entry := json.loads(line))["kind"] == kind]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [({}, 7), ({"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}, 6)],
@@ -126,7 +127,6 @@ def test_baseline_2_answers_by_code(tmp_path, make_shop, listener):
     assert record["pseudo_labels"]["adafer/labels_au_lookup"]["coverage"] < 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["hard_labels", "soft_labels", "joint"])
 def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, listener):
     layers = (ONE_SOURCE, {"adafer": {"baseline": baseline, "finetune_steps": 3}, "train": {"steps": 4}})

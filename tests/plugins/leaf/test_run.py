@@ -9,6 +9,8 @@ import torch
 
 from fercore.engine.run import run
 
+pytestmark = pytest.mark.slow
+
 TINY = {"n_experts": 3}
 LABELS_AND_REST = {"data": {"sources": ["synthfer:wild?n=56&seed=8"], "target": "synthfer:wild?n=112&seed=2"}}
 OFFICIAL = {"leaf": {**TINY, "variant": "official", "thresholds": {"floor": 0.01}, "shrink": {"rate": 5.0}}}
@@ -25,7 +27,6 @@ def shop(make_shop):
     return make
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layer", [OFFICIAL, LEARNING_GATES], ids=["official", "noisy top 2"])
 def test_resume_is_exact_with_thresholds_noise_and_decay(layer, shop, tmp_path, listener, weights_of):
     run(shop(layer), tmp_path / "whole", listener())

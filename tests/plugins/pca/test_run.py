@@ -12,6 +12,8 @@ from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, PseudoLabels
 
+pytestmark = pytest.mark.slow
+
 BARE = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
 
 
@@ -126,7 +128,6 @@ def test_kept_features_change_no_bit_of_a_run(shop, tmp_path, listener, weights_
     assert made[False].model.parts["pca_ifer/kept"].computed == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "layers"),
     [

@@ -10,6 +10,8 @@ import torch
 
 from fercore.engine.run import run
 
+pytestmark = pytest.mark.slow
+
 EVERY_STEP = {"train": {"checkpoint_every": 1, "steps_per_epoch": 3}}
 PLAYERS = {"encoder": "backbone.", "prototypes": "heads."}
 
@@ -84,7 +86,6 @@ def test_the_log_tells_of_trust_and_terms(shop, tmp_path, listener):
     assert all(0 < line["pocan/trusted_share"] <= 1 for line in refreshes)
 
 
-@pytest.mark.slow
 def test_resume_inside_stage_2_is_exact(shop, tmp_path, listener, weights_of):
     run(shop(EVERY_STEP), tmp_path / "whole", listener())
     left = weights_of(tmp_path / "whole")

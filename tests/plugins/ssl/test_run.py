@@ -12,6 +12,8 @@ from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 
+pytestmark = pytest.mark.slow
+
 FEW = "synthfer:wild?n=160&seed=2&labels=28"
 LAYER = {
     "data": {"sources": [FEW], "target": FEW, "source_batch": 14, "target_batch": 14, "augment": "crop"},
@@ -32,7 +34,6 @@ def shop_of(make_shop, name, settings):
     return make_shop(*name.split("+"), layers=(LAYER, {name.split("+")[0]: settings} if settings else {}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", STATE)
 def test_state_moves_and_resumes_to_the_bit(name, make_shop, tmp_path, listener, weights_of):
     settings, kept = STATE[name]
