@@ -11,6 +11,7 @@ import torch
 
 from fercore.config import DataSettings
 from fercore.data import Table, eval_batches
+from fercore.data.noise import permutation
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
@@ -72,15 +73,20 @@ class Evaluator:
 
     @torch.no_grad()
     def predict(self, model: Model, table: Table, clock: Clock) -> Predictions:
-        """Return predictions for a whole table, with the labels the table knows; draws no random number of the run."""
+        """Return predictions for a whole table, with the labels the table knows; draws no random number of the run.
+
+        Plugins see the samples in an order of their own: files come sorted by class folder.
+        """
+        order = permutation(len(table), "evaluation", len(table))
+        back = np.argsort(order)
         state = random_state()
-        encoded = self.encode(model, table, clock, with_labels=False)
+        encoded = self.encode(model, table.subset(order), clock, with_labels=False)
         probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
         restore_random_state(state)
         return Predictions(
-            probs=probs.float().cpu().numpy(),
-            features={name: tensor.float().cpu().numpy() for name, tensor in encoded.features.items()},
-            logits={name: tensor.float().cpu().numpy() for name, tensor in encoded.logits.items()},
+            probs=probs.float().cpu().numpy()[back],
+            features={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.features.items()},
+            logits={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.logits.items()},
             labels=np.asarray(table.labels),
         )
 

@@ -1,4 +1,7 @@
-"""The plugin manager: one typed method per hook, so that nobody calls the untyped `hook.x(...)`."""
+"""The plugin manager: one typed method per hook, so that nobody calls the untyped `hook.x(...)`.
+
+What plugins get passes `fercore.hooks.guard`, what they answer passes `fercore.hooks.answers`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from fercore.errors import UserInputError
-from fercore.hooks import specs
+from fercore.hooks import guard, specs
 from fercore.hooks.answers import Call, check_answer
 from fercore.hooks.checks import BUILTIN, HOOKS, HookError, check_class, check_owners, expect, expect_or_none, flatten
 from fercore.hooks.markers import PROJECT
@@ -151,6 +154,7 @@ class Plugins:
             yield
 
     def _call(self, hook: str, **arguments: Any) -> Any:
+        arguments = {name: guard.shown(value) for name, value in arguments.items()}
         outer, self._call_now = self._call_now, Call(hook, arguments, self._classes, self.names)
         try:
             return getattr(self._manager.hook, hook)(**arguments)
@@ -191,8 +195,10 @@ class Plugins:
 
     def refresh(self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
         """Let plugins renew their epoch state; returns their numbers for the log."""
+        with guard.encoding(encode_dataset):
+            results = self._call("refresh", model=model, clock=clock, encode_dataset=guard.encode_dataset)
         metrics: dict[str, float] = {}
-        for result in self._call("refresh", model=model, clock=clock, encode_dataset=encode_dataset):
+        for result in results:
             metrics.update({str(name): float(value) for name, value in expect(result, dict, "refresh").items()})
         return metrics
 

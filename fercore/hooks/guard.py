@@ -1,0 +1,94 @@
+"""What plugins are handed of settings, data and results: nothing that refers to a label of the target or to a place.
+
+It is an interface, not a sandbox. A plugin is code in the run's own process, and whoever means to can read the disk,
+the collector's lists or the stack; no hook, though, hands over an object that leads there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from fercore.config import RunConfig
+from fercore.data.spec import option_name, parse_spec, spec_text
+from fercore.data.table import opaque
+from fercore.hooks.checks import HookError
+from fercore.schedule import RunResult
+from fercore.types import EncodedDataset, Side
+
+OPEN_OPTIONS = frozenset(
+    "label_count shots fraction label_rule label_by include_labelled transductive domain dataset".split()
+)
+"""Options of a SPEC that plugins see as they are: how much is labelled, and which of several datasets it is."""
+KNOWN_OPTIONS = frozenset({"label_file", "au"})
+"""Options that plugins see to be given, and no more."""
+
+
+def shown(argument: Any) -> Any:
+    """Return an argument of a hook as plugins get it."""
+    if isinstance(argument, RunConfig):
+        return _open_config(argument)
+    return _open_result(argument) if isinstance(argument, RunResult) else argument
+
+
+def unplaced(text: str) -> str:
+    """Return a SPEC without its place: equal for equal ones, and one that `parse_spec` reads.
+
+    It keeps the format and `OPEN_OPTIONS`. The path goes, and so does what would make the data again, such as the
+    seed of generated faces.
+    """
+    spec = parse_spec(text)
+    kept = {name: value for name, value in spec.options.items() if name in OPEN_OPTIONS}
+    kept |= {name: opaque(value) for name, value in spec.options.items() if name in KNOWN_OPTIONS}
+    options = "&".join(f"{option_name(name)}={spec_text(value)}" for name, value in kept.items())
+    return f"{spec.format}:{opaque(spec.text)}" + (f"?{options}" if options else "")
+
+
+def _open_config(config: RunConfig) -> RunConfig:
+    """Return the run's settings as plugins get them: SPECs and files of the data without their places."""
+    data = config.data
+    hidden = {
+        "sources": tuple(map(unplaced, data.sources)),
+        "target": unplaced(data.target),
+        "au": None if data.au is None else opaque(data.au),
+        "cache_dir": None,
+    }
+    return config.model_copy(update={"data": data.model_copy(update=hidden)})
+
+
+def _open_result(result: RunResult) -> RunResult:
+    """Return a finished run as plugins get it: result.json with SPECs without their places."""
+    record: Mapping[str, Any] = result.record
+    target = {**record["target"], "spec": unplaced(record["target"]["spec"])}
+    sources = [{**source, "spec": unplaced(source["spec"])} for source in record["sources"]]
+    return RunResult(result.folder, {**record, "target": target, "sources": sources})
+
+
+Encoder = Callable[[Side], EncodedDataset]
+_ENCODER: ContextVar[Encoder] = ContextVar("encoder")
+
+
+def encode_dataset(side: Side) -> EncodedDataset:
+    """Run one whole side through the network; what `refresh` hooks are handed.
+
+    It refers to nothing: who encodes, and with what data, is asked for at the call.
+
+    Raises:
+        HookError: outside `refresh`, or in another thread.
+    """
+    encoder = _ENCODER.get(None)
+    if encoder is None:
+        raise HookError("encode_dataset works inside `refresh` alone, and in the thread that called it")
+    return encoder(side)
+
+
+@contextmanager
+def encoding(encoder: Encoder) -> Iterator[None]:
+    """Let `encode_dataset` go to `encoder`."""
+    token = _ENCODER.set(encoder)
+    try:
+        yield
+    finally:
+        _ENCODER.reset(token)
