@@ -197,7 +197,7 @@ class RunResult:
     """A finished run, for `after_run` hooks.
 
     Attributes:
-        folder: the run folder; record: the contents of result.json.
+        folder: the run folder; record: the contents of result.json, for plugins with SPECs that have no path.
     """
 
     folder: str

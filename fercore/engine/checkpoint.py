@@ -67,7 +67,7 @@ def save(folder: Path, tree: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     values = pack(tree, tensors)
-    shutil.rmtree(folder, ignore_errors=True)  # an incomplete one
+    _remove(folder)  # an incomplete one
     with whole_folder(folder, VALUES) as draft:
         write_tensors(draft / TENSORS, tensors)
         write_text(draft / VALUES, json.dumps(values, allow_nan=True))
@@ -140,7 +140,13 @@ def _complete(folder: Path) -> list[Path]:
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest checkpoints."""
     for path in sorted(folder.glob("step_*"))[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
+
+
+def _remove(folder: Path) -> None:
+    """Delete a checkpoint; what is no folder stays, for `rmtree` would open it, and wait if it is a pipe."""
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def random_state() -> dict[str, Any]:

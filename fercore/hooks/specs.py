@@ -4,6 +4,8 @@ An implementation takes any subset of a hook's arguments, by name, without defau
 owner: the first implementation that does not return None answers, and two plugins that both own one are refused.
 "Collected" hooks run in every plugin. An add-on wraps a hook with `@hookimpl(wrapper=True)`; it must not yield inside
 a context manager. The engine sets gradient mode, device and precision around every call.
+
+Nothing that is handed over leads to a label of the target or to a place: see `fercore.hooks.guard`.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ def build_model(config: RunConfig, num_classes: int) -> Model | None:
 
     Args:
         config: the run's settings; the plugin's own are in `self.settings`. `data.classes` names the run's classes in
-            the order of their labels.
+            the order of their labels; the SPECs of the data have no path.
         num_classes: number of classes K of the run.
 
     Returns:
@@ -89,7 +91,7 @@ def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], Encoded
 
     Args:
         model: write results into buffers of `model.parts["<plugin>/..."]`, in place.
-        encode_dataset: runs one whole side, un-augmented, in evaluation mode and without gradients.
+        encode_dataset: runs one whole side, un-augmented, in evaluation mode and without gradients; in this hook alone.
 
     Returns:
         Numbers for the log, or None.

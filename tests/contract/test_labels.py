@@ -302,7 +302,7 @@ class Link:
 def test_a_spy_finds_what_is_hidden(hide, secret):
     spy = Spy()
     spy.look("x", thing=hide(secret))
-    assert len(spy.leaks) >= 1
+    assert spy.leaks
 
 
 def test_a_spy_knows_labels_in_any_order(planted, tiny):
@@ -316,7 +316,7 @@ def test_a_spy_knows_labels_in_any_order(planted, tiny):
         spy.look("x", thing=[labels])
         assert spy.leaks
     spy.leaks = []
-    spy.look("x", thing=[domains.truth * 0, domains.truth[:-1], np.full(len(domains.truth), -1)])
+    spy.look("x", thing=[domains.truth * 0, domains.truth[:-1].copy(), np.full(len(domains.truth), -1)])
     assert spy.leaks == []
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 
@@ -102,6 +103,17 @@ def test_the_newest_complete_one_is_found_and_old_ones_pruned(tmp_path):
     checkpoint.prune(tmp_path, 2)
     assert [path.name for path in sorted(tmp_path.glob("step_*"))] == ["step_00000002", "step_00000010"]
     assert checkpoint.newest(tmp_path / "nowhere") is None
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_under_a_checkpoints_name_holds_nothing_up(tmp_path):
+    os.mkfifo(tmp_path / "step_00000001")
+    with pytest.raises(UserInputError, match="step_00000001"):
+        checkpoint.save(tmp_path / "step_00000001", TREE)
+    checkpoint.save(tmp_path / "step_00000002", TREE)
+    checkpoint.prune(tmp_path, 1)
+    assert checkpoint.newest(tmp_path) == tmp_path / "step_00000002"
 
 
 def test_random_generators_go_back(tmp_path):
