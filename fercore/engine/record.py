@@ -23,7 +23,7 @@ from fercore.presets import preset_settings
 from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text, writing
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
-LABELS, LOCK = "labelled.json", ".lock"
+LABELS, LOCK = "labelled.json", "run.lock"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
 
 

@@ -83,7 +83,7 @@ def test_a_checkpoint_holds_what_is_trained_and_what_the_rest_is(probe, tmp_path
         stored = sum(file.get_tensor(key).numel() for key in file.keys() if file.get_tensor(key).is_floating_point())
         (name,) = [key for key in file.keys() if key.endswith("clip._extra_state")]
         identity = bytes(file.get_tensor(name).tolist()).decode()
-    assert stored <= 2 * trained + 8
+    assert stored <= 3 * trained + 8  # the weights, and two moments of each
     assert '"model": "tiny"' in identity
     assert '"sha256"' in identity
 
