@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import io
+import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -19,7 +20,7 @@ from fercore.cli_au import au_app
 from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
 from fercore.errors import UserInputError
-from fercore.files import name_fault
+from fercore.files import absolute, name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 from fercore.terminal import say, show_warnings
@@ -314,15 +315,19 @@ def _assemble(names: list[str], layers: list[dict[str, Any]], preset: str) -> Co
     return assemble(names, layers, preset=preset)
 
 
-def _reopen(path: Path, assignments: list[str]) -> Company:
+def _reopen(path: Path, assignments: Sequence[str] = ()) -> Company:
     """Return the settings and plugins of a run that goes on, with more steps where that is asked for."""
-    from fercore.config import parse_assignment
+    from fercore.config import merge, parse_assignment
     from fercore.engine.record import RunFolder
     from fercore.engine.resume import check_resume
 
-    if any(text.partition("=")[0].strip() != "train.steps" for text in assignments):
-        raise _only_longer()
-    more = [parse_assignment(text) for text in assignments]
+    given: dict[str, dict[str, Any]] = {"train.steps": {}, "data.cache_dir": {}}
+    for text in assignments:
+        name = text.partition("=")[0].strip()
+        if name not in given:
+            raise _only_longer()
+        given[name] = merge(given[name], parse_assignment(text))
+    more = given["train.steps"]
     folder = RunFolder(path)
     settings = folder.config_layers()
     if folder.finished and not more:
@@ -331,14 +336,27 @@ def _reopen(path: Path, assignments: list[str]) -> Company:
     folder.refuse_in_use()
     preset, names = str(settings.pop("preset")), list(folder.plugin_versions())
     company = _assemble(names, [settings], preset)
+    _refuse_outside(company, given["data.cache_dir"], path)
     check_resume(folder, company)
     if more:
         steps = company.config.train.steps
-        company = _assemble(names, [settings, *more], preset)
+        company = _assemble(names, [settings, more], preset)
         if company.config.train.steps <= steps:
             fix = "give a larger number, or --resume alone"
             raise UserInputError(f"the run has {steps} steps", where="--set train.steps", fix=fix)
     return company
+
+
+def _refuse_outside(company: Company, given: dict[str, Any], path: Path) -> None:
+    """Make sure that a run folder, which may be from somebody else, has nothing written outside it unasked.
+
+    Raises:
+        UserInputError: if its settings name a cache folder that `given` does not.
+    """
+    folder, named = company.config.data.cache_dir, given.get("data", {}).get("cache_dir")
+    if folder is not None and (named is None or absolute(str(named)) != folder):
+        fix = f"if that is wanted: --set {shlex.quote(f'data.cache_dir={folder}')}"
+        raise UserInputError(f"the run's settings have a cache in {folder}", where=str(path), fix=fix)
 
 
 def _only_longer() -> UserInputError:

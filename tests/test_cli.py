@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
 from PIL import Image
 
@@ -91,6 +93,25 @@ def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_pa
     assert (code, "resumed after 2 of 3 steps" in text) == (0, True)
     assert json.loads((out / "result.json").read_text())["steps"] == 3
     assert tomllib.loads((out / "config.toml").read_text())["train"]["steps"] == 3
+
+
+def test_a_run_folder_has_nothing_written_outside_it_unasked(fercore, tmp_path):
+    out, away = tmp_path / "run", tmp_path / "a way"
+    longer = ["--set", "optim.schedule=constant", "--set", "train.steps=2"]
+    assert fercore("run", "--plugin", "source_only", *FACES, *SMALL, *longer, "--out", out)[0] == 0
+    (out / "result.json").unlink()
+    config = tomllib.loads((out / "config.toml").read_text())
+    config["data"] |= {"cache_dir": str(away)}
+    (out / "config.toml").write_text(tomli_w.dumps(config))
+    for path in (out / "checkpoints").iterdir():
+        shutil.rmtree(path)
+    for given in ([], ["--set", f"data.cache_dir={tmp_path}/other"], ["--set", "data.cache_dir=5"]):
+        code, _, error = fercore("run", "--resume", out, *given)
+        assert (code, error.count("\n")) == (2, 1)
+        assert f"the run's settings have a cache in {away} " in error
+        assert f"if that is wanted: --set 'data.cache_dir={away}'" in error
+    assert not away.exists()
+    assert fercore("run", "--resume", out, "--set", f"data.cache_dir={away}")[0] == 0
 
 
 def test_a_run_goes_on_from_every_folder(fercore, tmp_path, monkeypatch):

@@ -300,7 +300,10 @@ def _kept(trainer: Trainer) -> str:
     text = f"interrupted after {trainer.done} of {trainer.total} steps"
     if trainer.saved_at != trainer.done:
         text += ", back to the checkpoint before" if trainer.saved_at > 0 else ", before the first checkpoint"
-    return f"{text}; go on with: fercore run --resume {shlex.quote(str(trainer.folder.path))}"
+    words = ["fercore", "run", "--resume", str(trainer.folder.path)]
+    cache = trainer.shop.config.data.cache_dir
+    words += [] if cache is None else ["--set", f"data.cache_dir={cache}"]
+    return f"{text}; go on with: {shlex.join(words)}"
 
 
 def take_up(trainer: Trainer, latest: Path) -> int | None:

@@ -18,7 +18,8 @@ from fercore.compare import METRICS, _refuse_unscored, leading_score, summarise,
 from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine import record
-from fercore.engine.record import CONFIG, DATA, PLUGINS, RESULT, RunFolder, check_same_data, versions
+from fercore.engine.record import CONFIG, DATA, PLUGINS, RESULT, RunFolder, versions
+from fercore.engine.resume import check_same_data
 from fercore.errors import UserInputError
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
