@@ -52,7 +52,7 @@ def any_settings(content: bytes, dice: random.Random) -> bytes:
 
 def run_reopened(folder: Path) -> None:
     """Read what `--resume` and a comparison that goes on read."""
-    company = cli._reopen(folder)
+    company = cli._reopen(folder, [])
     check_same_data(RunFolder(folder), FINGERPRINT)
     company.config.model_dump(mode="json")
 
