@@ -38,6 +38,10 @@ street = "folder:{root}/street"
 FACES = ["--source", "synthfer:studio?n=60", "--target", "synthfer:wild?n=60", "--preset", "demo"]
 
 
+HERE = ["--source", "folder:.", "--target", "folder:."]
+OWN = ["--source", "folder:/no/source", "--target", "folder:/no/target"]
+
+
 @pytest.fixture
 def fercore(monkeypatch, capsys):
     def call(*arguments):
@@ -147,6 +151,24 @@ def test_a_run_goes_on_from_every_folder(fercore, tmp_path, monkeypatch):
     assert fercore(*rows, *specs)[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (OWN, "preset paper: the data are your own; --preset small suits images of 48 to 64 px and a laptop"),
+        (["--source", "synthfer:web?n=9", "--target", "folder:/no/target"], "preset paper: the data are your own"),
+        ([], "preset demo: the data are synthetic faces"),
+        ([*OWN, "--preset", "small"], "preset small: as --preset says"),
+        ([*OWN, "--set", "preset=demo"], "preset demo: as the settings say"),
+    ],
+)
+@pytest.mark.parametrize("command", [["run", "-p"], ["compare"]])
+def test_the_preset_taken_is_told_with_why(fercore, tmp_path, monkeypatch, command, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    code, text, _ = fercore(*command, "source_only", *arguments, "--set", "model.wieghts=none")
+    assert code == 2
+    assert text.startswith(said)
+
+
 def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--dry-run")
@@ -165,6 +187,7 @@ def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):
         (["run", "--plugin", "source_only", "--set", "data.sze=3"], "did you mean 'data.size'"),
         (["run", "--plugin", "source_only", "--set", "source_only.smoothing=0"], "setting 'source_only.smoothing'"),
         (["run", "--plugin", "source_only", "--set", "train.steps=many"], "setting train.steps = 'many'"),
+        (["run", "-p", "source_only", *HERE, "--set", "model.weights=/no/where.pth"], "file not found (/no/where.pth"),
         (["run", "--plugin", "source_only", "--preset", "demmo"], "(--preset); did you mean 'demo'"),
         (["run", "--plugin", "source_only", "--source", "synthfer:wild"], "--target is missing"),
         (["run", "--plugin", "source_only", "--target", "synthfer:wild"], "--source is missing"),
@@ -294,7 +317,7 @@ def test_compare_refuses_a_target_without_labels_before_it_trains(fercore, tmp_p
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"clinic/{number}.png")
     rows = ["base:source_only", f"clinic:source_only data.target=folder:{tmp_path}/clinic"]
     code, text, error = fercore("compare", *rows, "--seeds", "0", *FACES, *SMALL, "--out", tmp_path / "c")
-    assert (code, text) == (2, "")
+    assert (code, text) == (2, "preset demo: as --preset says\n")
     assert error.startswith("fercore: error: clinic seed 0: the target's test part has no label")
     assert not (tmp_path / "c").exists()
 

@@ -17,7 +17,7 @@ from fercore.data.crops import CropReader
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats import FORMATS
 from fercore.data.formats.codes import fits
-from fercore.data.formats.scan import Scan
+from fercore.data.formats.scan import Scan, present
 from fercore.data.labels import unknown_names
 from fercore.data.links import refuse_links_out
 from fercore.data.parts import choose_split, limited, target_parts, training_part, unused_parts
@@ -25,7 +25,7 @@ from fercore.data.preflight import Preflight, inspect
 from fercore.data.readers import FileReader, kind_of
 from fercore.data.reshape import reshape
 from fercore.data.scaling import NO_RANGE, Scaling, parse_scaling
-from fercore.data.spec import DomainSpec
+from fercore.data.spec import DomainSpec, parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -58,6 +58,18 @@ class Opened:
         found = part_fingerprint(part, self.content, self.resolved)
         units = units_fingerprint(part)
         return {**found, "au": units} if units else found
+
+
+def look_for_data(settings: DataSettings) -> None:
+    """Make sure that every source and the target can be meant and are there, before anything that takes long.
+
+    Raises:
+        UserInputError: for a spec that cannot be read, or a path where nothing is.
+    """
+    for text in (*settings.sources, settings.target):
+        spec = parse_spec(text)
+        if spec.format != "synthfer":
+            present(spec.path, where=spec.where)
 
 
 def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:

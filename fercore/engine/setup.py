@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
+from fercore.data.opening import look_for_data
 from fercore.data.places import absolute_settings
 from fercore.data.protocols import absolute_protocol
 from fercore.data.side import side_info
@@ -26,7 +27,7 @@ from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
-from fercore.models import Model
+from fercore.models import Model, look_for_weights
 from fercore.models.model import NamedTensors
 from fercore.schedule import Stage, ViewRequest
 from fercore.types import SIDES
@@ -106,6 +107,8 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     config = company.config
     plugins = build_plugins(company)
     fabric = build_fabric(config)
+    look_for_data(config.data)
+    look_for_weights(config.model)
     domains = open_domains(config.data, seed=config.seed, label_file=label_file)
     seed_everything(config.seed)
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes))

@@ -1,6 +1,6 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
-from fercore.models.backbones import Trunk, build_backbone, build_trunk
+from fercore.models.backbones import Trunk, build_backbone, build_trunk, look_for_weights
 from fercore.models.decay import shrink
 from fercore.models.external import External
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
@@ -32,6 +32,7 @@ __all__ = [
     "build_trunk",
     "encode_view",
     "leaves_no_trace",
+    "look_for_weights",
     "normalised_apart",
     "put_back",
     "set_aside",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 
 from fercore.config import ModelSettings
 from fercore.errors import UserInputError, did_you_mean
-from fercore.models.weights import fit_weights, read_weights, same_shapes
+from fercore.models.foreign import weights_file
+from fercore.models.hub import quick_hub
+from fercore.models.weights import EXISTING, fit_weights, read_weights, same_shapes
 
 log = logging.getLogger(__name__)
 Statistics = tuple[float, float, float]
+RANDOM = "start from random ones: --set model.weights=none, or --preset small"
 TAKE_ANOTHER = "take a convolutional backbone such as resnet18"
 
 
@@ -50,6 +54,18 @@ class LastMap(nn.Module):
         """Return the map of the extractor's only output."""
         maps: list[Tensor] = self.extractor(images)
         return maps[-1]
+
+
+def look_for_weights(settings: ModelSettings) -> None:
+    """Make sure that a backbone's weights can be had, before anything that takes long; the hub's are fetched.
+
+    Raises:
+        UserInputError: if they are not there; says how to do without, or where to get them.
+    """
+    if settings.weights == "timm":
+        _create(settings)
+    elif settings.weights != "none":
+        weights_file(Path(os.path.expanduser(settings.weights)), fix=EXISTING)
 
 
 def build_backbone(settings: ModelSettings) -> Trunk:
@@ -134,13 +150,19 @@ def _create(settings: ModelSettings) -> Any:
         fix = did_you_mean(other, timm.list_models())
         raise UserInputError(f"arguments for unknown backbone {other!r}", where="model.backbone_args", fix=fix)
     hub = settings.weights == "timm"
+    published = timm.get_pretrained_cfg(name) if hub else None
+    if hub and not (published and published.has_weights):
+        fix = f"give a file, or {RANDOM}"
+        raise UserInputError(f"there are no published weights of {name!r}", where="model.weights=timm", fix=fix)
     try:
-        network = timm.create_model(name, pretrained=hub, **{"num_classes": 0, **settings.arguments})
+        with quick_hub() if hub else nullcontext():
+            network = timm.create_model(name, pretrained=hub, **{"num_classes": 0, **settings.arguments})
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        if hub and isinstance(error, OSError):
-            what, where = f"cannot fetch weights of {name!r} ({type(error).__name__})", "model.weights"
-            fix = "download them elsewhere and give the file: --set model.weights=/path/to/weights.safetensors"
+        if published and isinstance(error, OSError):
+            what, where = f"cannot fetch weights of {name!r} ({type(error).__name__})", "model.weights=timm"
+            at = f"{published.hf_hub_id} on the Hugging Face hub" if published.hf_hub_id else published.url
+            fix = f"download those of {at} elsewhere and set model.weights=/path/to/model.safetensors, or {RANDOM}"
         else:
             what, where = f"backbone {name!r} cannot be built: {reason}", "model.backbone_args"
             fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults" if settings.arguments else TAKE_ANOTHER

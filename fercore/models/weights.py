@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 HEADS = ("classifier.", "fc.", "head.", "last_linear.")
 AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+EXISTING = "give an existing file in model.weights"
 ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
 RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
@@ -40,7 +41,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UserInputError: if the file is missing, unreadable, has other bytes than a SHA256SUMS beside it says, or holds
             more than tensors.
     """
-    weights_file(path, fix="give an existing file in model.weights")
+    weights_file(path, fix=EXISTING)
     try:
         check_sum(path)
         if is_safetensors(path):

@@ -110,21 +110,31 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def present(path: str, *, where: str) -> Path:
+    """Return a path that exists.
+
+    Raises:
+        UserInputError: if it does not.
+    """
+    found = user_path(path)
+    try:
+        exists = found.exists()
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot open {path!r}: {error}", where=where) from None
+    if not exists:
+        decoded = "; in it % before two hex digits is decoded: write %25 for %" if ENCODED.search(where) else ""
+        raise UserInputError(f"path not found: {path}", where=where, fix=f"check the spec{decoded}")
+    return found
+
+
 def existing(path: str, *, folder: bool, where: str) -> Path:
     """Return a path that exists and is a folder, or a file.
 
     Raises:
         UserInputError: if it does not exist or is the other kind.
     """
-    found = user_path(path)
-    try:
-        exists, is_folder = found.exists(), found.is_dir()
-    except (OSError, ValueError) as error:
-        raise UserInputError(f"cannot open {path!r}: {error}", where=where) from None
-    if not exists:
-        decoded = "; in it % before two hex digits is decoded: write %25 for %" if ENCODED.search(where) else ""
-        raise UserInputError(f"path not found: {path}", where=where, fix=f"check the spec{decoded}")
-    if is_folder != folder:
+    found = present(path, where=where)
+    if found.is_dir() != folder:
         kind = "folder" if folder else "file"
         fix = f"give the path of a {kind}" + (" (unpack the archive first)" if _is_archive(path) else "")
         raise UserInputError(f"not a {kind}: {path}", where=where, fix=fix)

@@ -68,6 +68,13 @@ class ClipMethod(Plugin):
             fix = "add ?shots=5 or ?fraction=0.1 to --target"
             log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
         clip = load_clip(self.recipe.clip, seed=config.seed, where=f"{self.name}.clip")
+        if self.recipe.clip.pretrained == "none":
+            log.warning(
+                "CLIP model %r has random weights, on which %s learns next to nothing: first run `fercore clip warmup "
+                "--model %s --out clip.safetensors` (minutes for a tiny one), then add --set "
+                "%s.clip.pretrained=clip.safetensors",
+                clip.model, self.name, clip.model, self.name,
+            )  # fmt: skip
         for setting in planning.without_effect(self.recipe, clip):
             log.warning("%s changes nothing with CLIP model %r: there are no prompts for it", setting, clip.model)
         if clip.image_size != config.data.size:

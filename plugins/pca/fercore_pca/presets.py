@@ -8,6 +8,7 @@ from typing import Any
 from fercore.config import merge
 
 PAPER: Mapping[str, Any] = {
+    "model": {"weights": "none"},  # there is no other network than CLIP
     "data": {"size": 224, "source_batch": 32, "target_batch": 32},
     "optim": {
         "name": "sgd",

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fercore_pca.network import Network
 from fercore_pca.scores import infer
+from safetensors.torch import save_file
 
 from fercore.engine.describe import describe
 from fercore.engine.run import run
@@ -45,6 +46,18 @@ def test_what_is_learnt_moves_and_clip_does_not(shop, tmp_path, listener, weight
     assert {"parts.pca_ifer/banks.source.features", "parts.pca_ifer/prompts.text"} <= saved.keys()
     assert sum(t.numel() for t in saved.values() if t.is_floating_point()) < 2 * record["parameters"]["trained"]
     assert record["sources"][1]["n"] == 7
+
+
+def test_a_random_clip_says_what_to_run_first_and_a_file_says_nothing(shop, tmp_path, caplog):
+    made = shop()
+    (said,) = [record.getMessage() for record in caplog.records if "random weights" in record.getMessage()]
+    assert "CLIP model 'tiny'" in said
+    assert "`fercore clip warmup --model tiny --out clip.safetensors`" in said
+    assert said.endswith("--set pca_ifer.clip.pretrained=clip.safetensors")
+    caplog.clear()
+    save_file(frozen(made.model), tmp_path / "clip.safetensors")
+    shop(clip={"model": "tiny", "pretrained": str(tmp_path / "clip.safetensors")})
+    assert not [record for record in caplog.records if "random weights" in record.getMessage()]
 
 
 def test_the_banks_hold_what_they_should(shop, tmp_path, listener):
