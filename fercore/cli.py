@@ -23,7 +23,7 @@ from fercore.errors import UserInputError
 from fercore.files import absolute, name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
-from fercore.terminal import say, show_warnings
+from fercore.terminal import guard_streams, say
 
 if TYPE_CHECKING:
     from fercore.engine.setup import Workshop
@@ -405,7 +405,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has no sign for
-    show_warnings()
+    guard_streams()
     try:
         with handling(interrupt):
             code = app(standalone_mode=False)

@@ -19,6 +19,7 @@ from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
 from fercore.stopping import Interrupted, number_of
+from fercore.terminal import guard_streams
 from fercore.writing import write_json
 
 if TYPE_CHECKING:
@@ -138,6 +139,7 @@ def _check(task: Task) -> None:
     from fercore.data.spec import parse_spec
     from fercore.engine.record import RunFolder
 
+    guard_streams()  # of a process of its own
     with _named(task):
         config, folder = _company(task).config, RunFolder(task.folder)
         if folder.finished:
@@ -190,6 +192,7 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
     from fercore.engine.run import run
     from fercore.engine.setup import build_workshop
 
+    guard_streams()  # of a process of its own
     with _named(task):
         company = _company(task)
         folder = RunFolder(task.folder)

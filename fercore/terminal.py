@@ -9,6 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import traceback
+import warnings
+from types import TracebackType
+from typing import Any
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -42,7 +47,23 @@ class _PrintableFormatter(logging.Formatter):
         return printable(super().format(record), keep="\n")
 
 
-def show_warnings() -> None:
-    """Let warnings of the log, which name files too, go the same way where nobody else has set up logging."""
+def guard_streams() -> None:
+    """Let what Python itself prints, names of files in it, go the same way: warnings, the log's, errors of no user.
+
+    The log is left alone where somebody else has set it up.
+    """
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())
+    warnings.showwarning = _show_warning
+    sys.excepthook = _show_error
+    threading.excepthook = lambda end: _show_error(end.exc_type, end.exc_value, end.exc_traceback)
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    say(warnings.formatwarning(message, category, filename, lineno, line).rstrip("\n"), keep="\n", error=True)
+
+
+def _show_error(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    say("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"), keep="\n", error=True)

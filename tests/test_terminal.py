@@ -6,15 +6,17 @@ import io
 import json
 import logging
 import sys
+import threading
+import warnings
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from fercore import console
+from fercore import console, terminal
 from fercore.cli import main
 from fercore.hooks.discovery import PluginInfo
-from fercore.terminal import printable, say, show_warnings
+from fercore.terminal import guard_streams, printable, say
 
 TITLE, RED, CLEAR, BACKWARDS, BELL, C1 = "\x1b]0;owned\x07", "\x1b[31m", "\x1b[2J", "\u202e", "\x07", "\x9b31m"
 ORDERS = (TITLE, RED, CLEAR, BACKWARDS, BELL, C1, "\x7f", "\r", "\b", "\u2066", "\u2028", "\0")
@@ -113,8 +115,31 @@ def test_lines_tables_and_bars_hold_no_order(monkeypatch):
     assert "owned" in file.getvalue()
 
 
-def test_warnings_and_lines_hold_no_order(capsys):
-    show_warnings()
+@pytest.fixture
+def guarded(monkeypatch):
+    for place, name in ((warnings, "showwarning"), (sys, "excepthook"), (threading, "excepthook")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    guard_streams()
+
+
+def test_warnings_and_lines_hold_no_order(capsys, guarded):
     logging.lastResort.handle(logging.makeLogRecord({"msg": f"weights of x{TITLE}\nsecond", "levelno": 30}))
     say(f"x{RED}", error=True)
     assert capsys.readouterr().err == "weights of x\\u001b]0;owned\\u0007\nsecond\nx\\u001b[31m\n"
+
+
+def test_what_python_prints_by_itself_holds_no_order(capsys, guarded):
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = terminal._show_warning
+        warnings.warn(f"odd metadata in {TITLE}", stacklevel=1)
+    try:
+        raise RuntimeError(f"cannot open {RED}x")
+    except RuntimeError as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, None)))
+    error = capsys.readouterr().err
+    assert not has_orders(error)
+    assert error.count("RuntimeError: cannot open \\u001b[31mx") == 2
+    assert "UserWarning: odd metadata in \\u001b]0;owned" in error
+    assert error.count("Traceback") == 2

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 import threading
 from dataclasses import dataclass
 from types import ModuleType
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fercore.ops import build, reference
+from fercore.terminal import say
 
 
 class ExtensionRequiredError(RuntimeError):
@@ -59,7 +59,7 @@ def _one_of(name: str, *values: str) -> str:
     value = os.environ.get(name) or values[0]
     if value not in values and name not in _said:
         _said.add(name)
-        sys.stderr.write(f"fercore: {name}={value} is none of {', '.join(values)}; {values[0]} is taken\n")
+        say(f"fercore: {name}={value} is none of {', '.join(values)}; {values[0]} is taken", error=True)
     return value
 
 
@@ -77,7 +77,7 @@ def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
         if path is None and not compile_missing:
             return
         if path is None:
-            sys.stderr.write(f"fercore: compiling its {kind} kernels, once, into {build.cache_path(kind).parent}\n")
+            say(f"fercore: compiling its {kind} kernels, once, into {build.cache_path(kind).parent}", error=True)
             path = build.build(kind)
         module = build.load(kind, path)
         if kind == "cpu":
@@ -88,9 +88,8 @@ def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
         state.loaded = state.tried = True
     except (OSError, ImportError, RuntimeError) as error:
         state.tried, state.problem = True, str(error)
-        sys.stderr.write(
-            f"fercore: no compiled {kind} kernels, plain torch runs instead: {str(error).splitlines()[0]}\n"
-        )
+        reason = str(error).splitlines()[0]
+        say(f"fercore: no compiled {kind} kernels, plain torch runs instead: {reason}", error=True)
 
 
 def _load_now(device: str) -> None:
