@@ -187,7 +187,12 @@ def open_present(path: Path, flags: int) -> int:
         OSError: if it cannot be opened; NotRegularError if it is no regular file.
     """
     safe = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
-    handle = os.open(path, flags | safe, 0o666)
+    try:
+        handle = os.open(path, flags | safe, 0o666)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a pipe that nobody reads, or a socket
+            raise NotRegularError(os.stat(path).st_mode) from None
+        raise
     mode = os.fstat(handle).st_mode
     if not stat.S_ISREG(mode):
         os.close(handle)

@@ -108,7 +108,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path):
 @pytest.mark.timeout(60)
 def test_nothing_is_written_into_a_pipe(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(WriteError, match=r"cannot write: (a named pipe, not a file|No such device)"):
+    with pytest.raises(WriteError, match="cannot write: a named pipe, not a file"):
         writing.append_text(tmp_path / "pipe", "x")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     with pytest.raises(WriteError, match="cannot write: a named pipe, not a file"):
