@@ -2,6 +2,7 @@
 // compute and that their barriers are where they must be (threads run in either order, see FERCORE_EMULATED_ORDER), not their speed.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -40,7 +41,8 @@ enum class State { kReady, kAtWarpBarrier, kAtBlockBarrier, kDone };
 
 inline double shared[kSharedBytes / sizeof(double)];
 
-// One block of threads as fibers; a thread runs until it waits at a barrier or ends.
+// One block of threads as fibers; a thread runs until it waits at a barrier or ends. They begin in contexts of their own and
+// change by jumps: swapcontext asks the system for the signal mask each time, most of the time these kernels took.
 class Block {
  public:
   static Block& get() {
@@ -56,9 +58,9 @@ class Block {
       getcontext(&contexts_[t]);
       contexts_[t].uc_stack.ss_sp = stacks_.get() + t * kStack;
       contexts_[t].uc_stack.ss_size = kStack;
-      contexts_[t].uc_link = &scheduler_;
       makecontext(&contexts_[t], &Block::start, 0);
       state_[t] = State::kReady;
+      begun_[t] = false;
     }
     while (step()) {
     }
@@ -66,7 +68,7 @@ class Block {
 
   void wait(State where) {
     state_[current_] = where;
-    swapcontext(&contexts_[current_], &scheduler_);
+    if (_setjmp(places_[current_]) == 0) _longjmp(scheduler_, 1);
   }
 
   double exchange(double value, int other) {
@@ -83,6 +85,15 @@ class Block {
   static void start() {
     (*get().body_)();
     get().state_[get().current_] = State::kDone;
+    _longjmp(get().scheduler_, 1);
+  }
+
+  // Runs a thread up to its next barrier; a function of its own, for a jump back leaves changed variables undefined.
+  [[gnu::noinline]] void resume() {
+    if (_setjmp(scheduler_) != 0) return;
+    if (begun_[current_]) _longjmp(places_[current_], 1);
+    begun_[current_] = true;
+    setcontext(&contexts_[current_]);
   }
 
   // One turn for every thread that may run; false once all have ended.
@@ -94,7 +105,7 @@ class Block {
       ran = true;
       current_ = t;
       threadIdx = dim3(t);
-      swapcontext(&scheduler_, &contexts_[t]);
+      resume();
     }
     bool released = false;
     for (int first = 0; first < kThreads; first += kWarp) released |= release(first, first + kWarp, State::kAtWarpBarrier);
@@ -120,7 +131,9 @@ class Block {
 
   std::unique_ptr<char[]> stacks_;
   const std::function<void()>* body_ = nullptr;
-  ucontext_t scheduler_, contexts_[kThreads];
+  ucontext_t contexts_[kThreads];
+  jmp_buf scheduler_, places_[kThreads];
+  bool begun_[kThreads] = {};
   State state_[kThreads] = {};
   double slots_[kThreads] = {};
   int current_ = 0;
