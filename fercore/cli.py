@@ -408,7 +408,7 @@ def main() -> None:
     guard_streams()
     try:
         with handling(interrupt):
-            code = app(standalone_mode=False)
+            code = typer.main.get_command(app)(standalone_mode=False)  # a Typer called prints errors its own way
     except UserInputError as error:
         _fail(str(error), 2)
     except OSError as error:

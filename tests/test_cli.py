@@ -416,8 +416,8 @@ def test_data_synthfer_writes_a_dataset(fercore, tmp_path):
 
 
 def test_a_programming_error_keeps_its_traceback_and_exits_1():
-    code = "from fercore import cli; cli.app = lambda **k: 1 / 0; cli.main()"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    code = "from fercore import cli; cli.installed_plugins = lambda: 1 / len([]); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code, "plugins"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
 

@@ -143,3 +143,14 @@ def test_what_python_prints_by_itself_holds_no_order(capsys, guarded):
     assert error.count("RuntimeError: cannot open \\u001b[31mx") == 2
     assert "UserWarning: odd metadata in \\u001b]0;owned" in error
     assert error.count("Traceback") == 2
+
+
+def test_an_error_of_no_user_goes_that_way_from_the_command_line(monkeypatch, guarded):
+    def fail():
+        raise RuntimeError
+
+    monkeypatch.setattr("fercore.cli.installed_plugins", fail)
+    monkeypatch.setattr(sys, "argv", ["fercore", "plugins"])
+    with pytest.raises(RuntimeError):
+        main()
+    assert sys.excepthook is terminal._show_error
