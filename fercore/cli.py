@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import io
+import os
 import shlex
 import sys
 import time
@@ -24,6 +26,7 @@ from fercore.files import absolute, name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 from fercore.terminal import guard_streams, say
+from fercore.writing import write_fault
 
 if TYPE_CHECKING:
     from fercore.engine.setup import Workshop
@@ -412,7 +415,7 @@ def main() -> None:
     except UserInputError as error:
         _fail(str(error), 2)
     except OSError as error:
-        named = name_fault(error)
+        named = name_fault(error) or _stream_fault(error)
         if named is None:
             raise
         _fail(str(named), 2)
@@ -425,6 +428,14 @@ def main() -> None:
             sys.exit(0)
         _fail(message, 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _stream_fault(error: OSError) -> UserInputError | None:
+    """Return what is wrong where what is printed has no room, as in a log on a full disk; None for other errors."""
+    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        return None
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try to print the rest once more
+    return write_fault(error, Path("standard output"))
 
 
 def _fail(message: str, code: int) -> NoReturn:

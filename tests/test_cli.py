@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -413,6 +414,15 @@ def test_data_synthfer_writes_a_dataset(fercore, tmp_path):
     assert "14 images" in text
     assert len(list((tmp_path / "faces").rglob("*.png"))) == 14
     assert (tmp_path / "faces/manifest.csv").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full device here")
+def test_what_is_printed_onto_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", "from fercore.cli import main; main()", "plugins"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    wanted = "fercore: error: cannot write: No space left on device (standard output); make room there\n"
+    assert (done.returncode, done.stderr) == (2, wanted)
 
 
 def test_a_programming_error_keeps_its_traceback_and_exits_1():

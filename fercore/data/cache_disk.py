@@ -135,7 +135,8 @@ class DiskStore:
     def _give_up(self, error: OSError) -> None:
         """Write no more, and say so once."""
         if not self._broken:
-            log.warning("image cache stops growing: %s (%s)", error.strerror, self.path)
+            text = "image cache stops growing: %s (%s); make room there, images beyond are decoded again"
+            log.warning(text, error.strerror, self.path)
         self._broken = True
         self._allowed[:] = False
 
