@@ -98,15 +98,15 @@ def main() -> None:
             print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
     rows = []
     for name in rounds[0]["now"]:
-        row: dict[str, object] = {"targets": name}
+        row: dict[str, object] = {"command": name}
         for side in sides:
             seconds = [each[side][name] for each in rounds]
-            row |= {
-                side: round(statistics.median(seconds), 2),
-                f"{side}_spread": [round(min(seconds), 2), round(max(seconds), 2)],
-            }
-            torch_share = statistics.median(each[side][name] / each[side]["torch"] for each in rounds)
-            row[f"{side}_of_torch"] = round(torch_share, 2)
+            row[side] = round(statistics.median(seconds), 2)
+            row |= {f"{side}_low": round(min(seconds), 2), f"{side}_high": round(max(seconds), 2)}
+            row[f"{side}_of_torch"] = round(statistics.median(e[side][name] / e[side]["torch"] for e in rounds), 2)
+        if options.against:
+            ratios = [each["now"][name] / each[options.label][name] for each in rounds]
+            row["ratio"] = round(statistics.median(ratios), 3)
         rows.append(row)
         print(json.dumps(row))
     result = {"torch": torch.__version__, "cores": os.cpu_count(), "files": options.n, "rounds": options.rounds}
