@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from fercore.documents import parse_toml, refuse_deep
+from fercore.documents import in_words, parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import absolute, read_text
 
@@ -379,7 +379,7 @@ def _settings_error(model: type[Settings], error: ValidationError, prefix: str) 
         known = dotted_names(model)
         suggestion = did_you_mean(name, [f"{prefix}.{key}" if prefix else key for key in known])
         return UserInputError(f"unknown setting {name!r}", where="--set or --config", fix=suggestion)
-    message = first["msg"][0].lower() + first["msg"][1:]
+    message = in_words(first["msg"])
     given = "" if isinstance(first["input"], Mapping) else f" = {first['input']!r}"
     return UserInputError(f"setting {name}{given}: {message}", where="--set or --config")
 

@@ -102,8 +102,7 @@ def misfit(tree: Any, shape: type[Shape]) -> str:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        text = first["msg"].partition(" or instance of ")[0]
-        return (f"{place}: " if place else "") + text[0].lower() + text[1:]
+        return (f"{place}: " if place else "") + in_words(first["msg"])
     return ""
 
 
@@ -112,6 +111,12 @@ def without_none(tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: without_none(value) for key, value in tree.items() if value is not None}
     return tree
+
+
+def in_words(message: str) -> str:
+    """Return pydantic's message as the end of a line, without the names of classes."""
+    text = message.partition(" or instance of ")[0]
+    return text[0].lower() + text[1:]
 
 
 def refuse_deep(tree: Any, *, where: str) -> None:

@@ -71,7 +71,8 @@ def test_what_is_as_deep_as_may_be_is_read():
         ("data.mean=[0,0,nan]", "setting data.mean.2 = nan: input should be a finite number"),
         ("optim.lr=inf", "setting optim.lr = inf: input should be a finite number"),
         ("train.steps=1000000000000", "setting train.steps = .*less than or equal to 1000000000"),
-        ("data=3", "setting data = 3"),
+        ("data=3", r"setting data = 3: input should be a valid dictionary \(--set"),
+        ("optim=x", r"setting optim = 'x': input should be a valid dictionary \(--set"),
     ],
 )
 def test_values_that_no_run_can_use(assignment, message):
