@@ -2,4 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fercore.api import load
+
 __version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what `__all__` names as it is asked for: importing fercore alone is quick."""
+    if name not in __all__:
+        raise AttributeError(f"module 'fercore' has no attribute {name!r}")
+    from fercore import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    """Return what the interface holds."""
+    return [*__all__, "__version__"]

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,6 +23,8 @@ from pydantic import (
 from fercore.documents import in_words, parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import absolute, read_text
+
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -233,7 +235,7 @@ class RunConfig(Settings):
 
     preset: Literal["demo", "small", "paper"] = "demo"
     seed: int = Field(0, ge=0, lt=2**31)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     protocol: str | None = Field(None, description="name of the protocol that chose the data, for the record")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

@@ -17,7 +17,7 @@ from fercore.data.cache import fetch, reserve
 from fercore.data.domains import DomainSet
 from fercore.data.order import ClassOrder, GivenOrder, PoolOrder, SideOrder, drawn_from
 from fercore.data.table import Table, join
-from fercore.data.views import Views
+from fercore.data.views import Views, plain_views
 from fercore.errors import UserInputError
 from fercore.schedule import ViewRequest
 from fercore.types import SIDES, Batch, DomainBatch, Side
@@ -41,7 +41,7 @@ def eval_batches(
         settings: image size, batch size, cache.
         mean, std: per channel.
     """
-    views = Views([ViewRequest("source", "none", "none")], "source", seed=0, policy="none", mean=mean, std=std)
+    views = plain_views(mean, std)
     reserve([table], settings)
     for start in range(0, len(table), settings.eval_batch):
         at = np.arange(start, min(start + settings.eval_batch, len(table)))

@@ -163,7 +163,7 @@ def decode(content: bytes, scaling: Scaling | None = None) -> np.ndarray:
     """
     image = with_pixels(content)
     try:
-        return np.asarray(_to_rgb(image, scaling), dtype=np.uint8)
+        return np.asarray(to_rgb(image, scaling), dtype=np.uint8)
     except NoScale as error:
         raise Unusable(str(error)) from None
     except (OSError, ValueError) as error:
@@ -234,7 +234,12 @@ def _note_depth(image: Image) -> None:
         image.info[LARGEST] = layout[-1]
 
 
-def _to_rgb(image: Image, scaling: Scaling | None) -> Image:
+def to_rgb(image: Image, scaling: Scaling | None) -> Image:
+    """Return a PIL image in RGB, turned as its EXIF says; grey is repeated, one channel scaled to 8 bits.
+
+    Raises:
+        NoScale: if it has one channel of more than 8 bits and there is no scaling, or as `Scaling.apply`.
+    """
     from PIL import ImageOps
 
     turned = image.getexif().get(0x0112, 1) != 1

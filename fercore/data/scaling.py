@@ -93,18 +93,25 @@ def parse_scaling(spec: DomainSpec) -> Scaling | None:
         UserInputError: if it cannot be read, or its ends are not in order.
     """
     text = spec.options.get("range")
-    if text is None:
-        return None
+    return None if text is None else read_scaling(text, where=spec.where)
+
+
+def read_scaling(text: str, *, where: str) -> Scaling:
+    """Return the scaling that a text means, as `str` of a scaling writes it.
+
+    Raises:
+        UserInputError: if it cannot be read, or its ends are not in order.
+    """
     rule, colon, pair = text.lower().rpartition(":")
     per_image = text.lower() == "image" or rule == "image"
     match = PAIR.fullmatch("0,100" if per_image and not colon else pair)
     if match is None or (colon and not per_image):
-        raise UserInputError(f"cannot read option range={text!r}", where=spec.where, fix=FIX)
+        raise UserInputError(f"cannot read option range={text!r}", where=where, fix=FIX)
     low, high = float(match[1]) + 0.0, float(match[2]) + 0.0  # -0 is 0
     if low >= high or high > 3.4e38 or low < -3.4e38:
-        raise UserInputError(f"option range={text!r} does not rise", where=spec.where, fix=FIX)
+        raise UserInputError(f"option range={text!r} does not rise", where=where, fix=FIX)
     if per_image and not 0 <= low < high <= 100:
-        raise UserInputError(f"option range={text!r}: percentiles lie from 0 to 100", where=spec.where, fix=FIX)
+        raise UserInputError(f"option range={text!r}: percentiles lie from 0 to 100", where=where, fix=FIX)
     return Scaling(low, high, per_image)
 
 

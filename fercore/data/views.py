@@ -104,6 +104,11 @@ class Views:
         return strong(x, u, self.policy) if transform == "strong" else weak(x, u, self.policy)
 
 
+def plain_views(mean: Sequence[float], std: Sequence[float]) -> Views:
+    """Return what makes the one view "none" of images: normalised, and else as they are."""
+    return Views([ViewRequest("source", "none", "none")], "source", seed=0, policy="none", mean=mean, std=std)
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Keep torch to one CPU thread: a view is a hundred small operations, which threads slow down on a busy machine."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,18 +15,18 @@ from fercore.data.noise import permutation
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.types import Clock, Encoded, EncodedDataset
+from fercore.types import Clock, DomainBatch, Encoded, EncodedDataset
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Outputs:
     """A table run through the network.
 
     Attributes:
-        probs: float[N,K]; features, logits: branch -> array[N,...]; labels: int64[N] of the table.
+        probs: float[N,K]; features, logits: branch -> array[N,...]; labels: int64[N] of the table, -1 = unknown.
     """
 
     probs: np.ndarray
@@ -45,19 +45,23 @@ class Evaluator:
     def __init__(self, fabric: Fabric, plugins: Plugins, data: DataSettings) -> None:
         self._fabric, self._plugins, self._data = fabric, plugins, data
 
-    @torch.no_grad()
     def encode(self, model: Model, table: Table, clock: Clock, *, with_labels: bool) -> EncodedDataset:
         """Return the features and logits of a whole table, on the model's device.
 
         Args:
             with_labels: False hides the table's labels (-1), as for everything that training may see of the target.
         """
+        shown = table if with_labels else table.without_labels()
+        return self.encode_batches(model, eval_batches(shown, self._data, mean=model.mean, std=model.std), clock)
+
+    @torch.no_grad()
+    def encode_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Clock) -> EncodedDataset:
+        """Return the features and logits of batches with the one view "none", at least one, on the model's device."""
         training = model.training
         model.eval()
         parts: list[Encoded] = []
         kept = []
-        shown = table if with_labels else table.without_labels()
-        for batch in eval_batches(shown, self._data, mean=model.mean, std=model.std):
+        for batch in batches:
             with self._fabric.autocast():
                 parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
             kept.append(batch)
@@ -71,31 +75,41 @@ class Evaluator:
             extras=_join([batch.to(self._fabric.device).extras for batch in kept]),
         )
 
-    @torch.no_grad()
-    def predict(self, model: Model, table: Table, clock: Clock) -> Predictions:
+    def predict(self, model: Model, table: Table, clock: Clock) -> Outputs:
         """Return predictions for a whole table, with the labels the table knows; draws no random number of the run.
 
         Plugins see the samples in an order of their own: files come sorted by class folder.
         """
-        order = permutation(len(table), "evaluation", len(table))
-        back = np.argsort(order)
+        shown = table.subset(evaluation_order(len(table))).without_labels()
+        batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
+        return replace(self.predict_batches(model, batches, clock), labels=np.asarray(table.labels))
+
+    @torch.no_grad()
+    def predict_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Clock) -> Outputs:
+        """Return predictions for batches whose samples come in `evaluation_order`; no random generator is moved."""
         state = random_state()
-        encoded = self.encode(model, table.subset(order), clock, with_labels=False)
+        encoded = self.encode_batches(model, batches, clock)
         probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
         restore_random_state(state)
-        return Predictions(
+        back = np.argsort(evaluation_order(len(probs)))
+        return Outputs(
             probs=probs.float().cpu().numpy()[back],
             features={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.features.items()},
             logits={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.logits.items()},
-            labels=np.asarray(table.labels),
+            labels=encoded.labels.cpu().numpy()[back],
         )
+
+
+def evaluation_order(n: int) -> np.ndarray:
+    """Return int64[n], the order in which predictions of n samples are made."""
+    return permutation(n, "evaluation", n)
 
 
 def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def score(predictions: Predictions, classes: Sequence[str]) -> dict[str, Any]:
+def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
     """Return n, accuracy, balanced accuracy, macro F1, recall and F1 per class, the confusion matrix (rows = truth).
 
     Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,7 +24,7 @@ from fercore.presets import preset_settings
 from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text, writing
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
-LABELS, LOCK = "labelled.json", "run.lock"
+LABELS, LOCK, MODEL = "labelled.json", "run.lock", "model"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
 
 
@@ -76,7 +77,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
+        self.checkpoints, self.model = path / "checkpoints", path / MODEL
         self._lock: FileLock | None = None
 
     def refuse_if_taken(self) -> None:
@@ -248,8 +249,9 @@ class RunFolder:
             cut(self.path / METRICS, size)
 
     def lengthen(self, config: RunConfig) -> None:
-        """Let the settings have more steps; a result of fewer goes first, so that no kill leaves one beside them."""
+        """Let the settings have more steps; what fewer led to goes first, so that no kill leaves it beside them."""
         (self.path / RESULT).unlink(missing_ok=True)
+        shutil.rmtree(self.model, ignore_errors=True)
         self._write_settings(self.path, config)
 
     def finish(self, record: Mapping[str, Any]) -> None:

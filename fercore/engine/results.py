@@ -18,7 +18,7 @@ from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
 from fercore.engine.distances import domain_distances, feature_distances
-from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
+from fercore.engine.evaluate import Outputs, score, score_labels, unit_shares
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
 from fercore.models import Model, PseudoLabelRecord
@@ -135,7 +135,7 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(peak, 1)
 
 
-def predict_target(shop: Workshop, clock: Clock, tested: Predictions) -> np.ndarray:
+def predict_target(shop: Workshop, clock: Clock, tested: Outputs) -> np.ndarray:
     """Return class probabilities f[n,K] of every image of the target, in the order of `domains.target`.
 
     Where the run has action units, those that it neither adapts to nor tests on have none, and no row: NaN.
@@ -203,7 +203,7 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
         write_json(folder.path / "distances.json", distances)
 
 
-def _arrays(found: Predictions, prefix: str) -> dict[str, Any]:
+def _arrays(found: Outputs, prefix: str) -> dict[str, Any]:
     parts = {"features": found.features, "logits": found.logits}
     branches = {f"{prefix}{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
     return {f"{prefix}labels": found.labels, f"{prefix}probs": found.probs, **branches}

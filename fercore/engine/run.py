@@ -15,6 +15,7 @@ from fercore.data import side_info, side_table
 from fercore.documents import Shape, misfit
 from fercore.engine import checkpoint, results
 from fercore.engine.memory_format import lay_out
+from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner
 from fercore.engine.record import RunFolder
@@ -352,6 +353,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     scores = trainer.evaluate(clock, oracle=shop.config.select.oracle)
     record = results.build(shop, scores, trainer)
     results.write_reports(shop, folder, clock)
+    write_model(shop, folder.model, clock)
     folder.finish(record)
     shop.plugins.after_run(RunResult(str(folder.path), record))
     return record

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fercore.builtin.defaults import Defaults
-from fercore.config import RunConfig
+from fercore.config import Device, RunConfig
 from fercore.data import DomainSet, StepLoader, open_domains
 from fercore.data.opening import look_for_data
 from fercore.data.places import absolute_settings
@@ -117,7 +117,7 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES})
     _check_views(views, stages)
-    wrap = partial(_wrap, fabric, config.train.compile)
+    wrap = partial(wrap_network, fabric, config.train.compile)
     model.run_through(wrap)
     if config.train.compile:
         _try_compiled(model, config, fabric)
@@ -147,14 +147,22 @@ def resolve_here(company: Company) -> Company:
     Raises:
         UserInputError: if CUDA is asked for and not there, or a spec cannot be read.
     """
-    usable, device = torch.cuda.is_available(), company.config.device
-    if device == "cuda" and not usable:
-        raise UserInputError("no CUDA device is usable here", where="--device cuda", fix="run with --device cpu")
-    if device == "auto":
-        device = "cuda" if usable else "cpu"
+    device = device_here(company.config.device)
     data, protocol = absolute_settings(company.config.data), company.config.protocol
     update = {"device": device, "data": data, "protocol": protocol and absolute_protocol(protocol)}
     return replace(company, config=company.config.model_copy(update=update))
+
+
+def device_here(wanted: Device) -> Device:
+    """Return the device to use for one that is asked for.
+
+    Raises:
+        UserInputError: if CUDA is asked for and not there.
+    """
+    usable = torch.cuda.is_available()
+    if wanted == "cuda" and not usable:
+        raise UserInputError("no CUDA device is usable here", where="--device cuda", fix="run with --device cpu")
+    return ("cuda" if usable else "cpu") if wanted == "auto" else wanted
 
 
 def build_fabric(config: RunConfig) -> Fabric:
@@ -197,7 +205,7 @@ def _try_backbone(model: Model, config: RunConfig) -> None:
     model.train(training)
 
 
-def _wrap(fabric: Fabric, compiled: bool, network: nn.Module) -> Callable[[Tensor], NamedTensors]:
+def wrap_network(fabric: Fabric, compiled: bool, network: nn.Module) -> Callable[[Tensor], NamedTensors]:
     """Give a network its device and precision, and compile it where that is asked for."""
     forward: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
     return fabric.setup_module(forward)

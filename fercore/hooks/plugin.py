@@ -24,6 +24,8 @@ class Plugin:
             it treats every row of `encode` alike whatever its side, reads no extras there, nothing in the network mixes
             rows but batch normalisation, whose statistics stay a side's own, and gradients flow back from both sides
             (a side that only gives pseudo labels would pay for a backward pass it does not need).
+        training_parts: beginnings of the names PART of `model.parts["<plugin>/PART"]` that `encode` and `predict` do
+            without in evaluation; the model of a finished run holds all others.
     """
 
     kind: ClassVar[Literal["method", "addon"]] = "method"
@@ -33,6 +35,7 @@ class Plugin:
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     joint_forward: ClassVar[bool] = False
+    training_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name
@@ -45,3 +48,7 @@ class Plugin:
             It, in a few words with the setting; "" = nothing, so that a run may be made longer.
         """
         return "it does not say that it does not (Plugin.goes_by_length)"
+
+    def prediction_extras(self) -> tuple[str, ...]:
+        """Return the names in `DomainBatch.extras` without which it cannot predict; () = images are enough."""
+        return ()

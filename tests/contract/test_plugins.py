@@ -1,12 +1,14 @@
-"""Rules every installed plugin keeps: it trains, resumes to the bit, and leaves its own object alone."""
+"""Rules every installed plugin keeps: it trains, resumes and loads to the bit, and leaves its own object alone."""
 
 from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
+import fercore
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import installed_plugins, load_class
@@ -46,6 +48,10 @@ def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, ma
     assert tensors.keys() == again.keys()
     assert [key for key in tensors if not torch.equal(tensors[key], again[key])] == []
     assert resumed["target"] == whole["target"]
+    model, test = fercore.load(tmp_path / "cut"), shop.domains.test
+    evaluated = shop.evaluator.predict(shop.reported, test, model.record.evaluation.clock)
+    images = list(test.read_many(range(len(test))))
+    assert np.array_equal(model.predict(images, extras=test.extras).probs, evaluated.probs)
 
 
 @pytest.mark.parametrize("names", COMPANIES, ids="+".join)

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from fercore.engine.evaluate import Predictions, score, score_labels, unit_shares
+from fercore.engine.evaluate import Outputs, score, score_labels, unit_shares
 from fercore.models import PseudoLabelRecord, SizedByData
 
 CLASSES = ("anger", "fear", "neutral")
@@ -49,7 +49,7 @@ def test_f1_is_that_of_scikit_learn_to_the_bit():
     )  # nobody is neutral, and some are taken for it
     truth[:9] = -1
     classes = ("anger", "fear", "happiness", "neutral")
-    found = score(Predictions(np.eye(4)[guess], {}, {}, truth), classes)
+    found = score(Outputs(np.eye(4)[guess], {}, {}, truth), classes)
     expected = f1_score(truth[9:], guess[9:], labels=range(4), average=None, zero_division=0)
     assert found["per_class_f1"] == {**dict(zip(classes, expected.tolist(), strict=True)), "neutral": None}
     assert found["macro_f1"] == expected[:3].mean()

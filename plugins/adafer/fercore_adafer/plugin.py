@@ -47,6 +47,7 @@ class AdaFer(Plugin):
     """Adapts from labelled sources to an unlabelled target through action units: pseudo labels and triplets."""
 
     paper = "AdaFER, 2020"
+    training_parts = ("state", "labels_", "margin")
     Settings: ClassVar[type[Settings]] = AdaFerSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: AdaFerSettings
@@ -54,6 +55,10 @@ class AdaFer(Plugin):
     def goes_by_length(self) -> str:
         """Nothing does."""
         return ""
+
+    def prediction_extras(self) -> tuple[str, ...]:
+        """Two baselines read the action units of what they predict."""
+        return {"joint": (SCORES,), "au_lookup": (SCORES, CODES)}.get(self.settings.baseline, ())
 
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:

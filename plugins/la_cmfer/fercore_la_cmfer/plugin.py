@@ -52,6 +52,7 @@ class LaCmfer(Plugin):
 
     paper = "LA-CMFER, ACM MM 2024"
     joint_forward = True
+    training_parts = ("state", "discriminator_")
     Settings: ClassVar[type[Settings]] = LaCmferSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LaCmferSettings

@@ -61,6 +61,7 @@ class Leaf(Plugin):
     """One network, mixtures of experts on its features and predictions, and candidate classes for unlabelled images."""
 
     paper = "LEAF, 2024"
+    training_parts = ("state",)
     Settings: ClassVar[type[Settings]] = LeafSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
     settings: LeafSettings

@@ -47,6 +47,7 @@ class ClipMethod(Plugin):
 
     Settings: ClassVar[type[Settings]] = PcaSettings
     settings: Any
+    training_parts = ("state", "pseudo")
 
     def __init__(self, name: str, settings: Any) -> None:
         super().__init__(name, settings)

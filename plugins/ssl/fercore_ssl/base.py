@@ -39,6 +39,7 @@ class SemiSupervised(Plugin):
 
     Settings: ClassVar[type[Settings]] = SslSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
+    training_parts = ("state",)
     views: ClassVar[tuple[str, ...]] = ("weak", "strong")
     settings: Any
 

@@ -1,0 +1,296 @@
+"""The model of a finished run as a folder of data, `model/`: weights, and what rebuilds the network without a dataset.
+
+model.safetensors holds the reported weights, model.json all else, SHA256SUMS the checksums of both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fercore.documents import Shape, misfit, parse_json
+from fercore.engine.record import CONFIG, MODEL, versions
+from fercore.engine.resume import settings_of
+from fercore.engine.setup import Workshop
+from fercore.errors import UserInputError
+from fercore.files import check_sum, read_text, refuse_irregular
+from fercore.hooks.plugin import Plugin
+from fercore.models import Model
+from fercore.models.weights import fault_of
+from fercore.types import Clock
+from fercore.writing import whole_folder, write_json, write_sums, write_tensors
+
+WEIGHTS, RECORD = "model.safetensors", "model.json"
+SCHEMA: Final = 1
+AGAIN = "copy it again, whole, or train again"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Channels = Annotated[list[Finite], Field(min_length=3, max_length=3)]
+
+
+class PluginVersion(Shape):
+    """A plugin of the run, and the distribution that it comes from."""
+
+    name: str
+    distribution: str
+    version: str
+
+
+class ImageFormat(Shape):
+    """What an image becomes before the network sees it.
+
+    Attributes:
+        size: side of the square, pixels. resize: how another shape becomes square. colour: order of the channels.
+        mean, std: of pixels scaled to [0, 1], by channel.
+        range: how images of one channel become 8 bits, as the target's `?range=` said; None = no rule.
+    """
+
+    size: Annotated[int, Field(ge=1)]
+    resize: Literal["stretch", "crop"]
+    colour: Literal["RGB"]
+    mean: Channels
+    std: Annotated[list[Annotated[Finite, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    range: str | None
+
+
+class Evaluation(Shape):
+    """How the run was evaluated. The same images in the same order and batches give the same bits.
+
+    Attributes:
+        batch: images of a batch. The others: where training stood, as `Clock` tells hooks.
+    """
+
+    batch: Annotated[int, Field(ge=1)]
+    stage: str
+    epoch: int
+    step: int
+    total_steps: int
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stood."""
+        return Clock(self.stage, "", self.epoch, self.step, self.total_steps)
+
+
+class Domain(Shape):
+    """A dataset of the run, and how many of its images were trained on."""
+
+    spec: str
+    n: int
+
+
+class Provenance(Shape):
+    """What the weights come from; `settings_sha256` is of all settings and the order of the plugins."""
+
+    sources: list[Domain]
+    target: Domain
+    seed: int
+    settings_sha256: str
+    averaged: bool
+
+
+class RunSettings(Shape):
+    """The settings of a run, of which these must be there to be completed."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    preset: str
+    data: dict[str, Any]
+    model: dict[str, Any]
+
+
+class ModelRecord(Shape):
+    """The contents of model.json.
+
+    Attributes:
+        plugins: in the order of the run. classes: by name, in the order of the network's outputs.
+        images, evaluation, provenance: see there.
+        settings: the run's, without what stands in `classes`, `images` and `evaluation`.
+        versions: of the packages that results depend on.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    schema_: int = Field(SCHEMA, alias="schema")
+    plugins: Annotated[list[PluginVersion], Field(min_length=1)]
+    classes: Annotated[list[str], Field(min_length=2)]
+    images: ImageFormat
+    evaluation: Evaluation
+    settings: RunSettings
+    versions: dict[str, str]
+    provenance: Provenance
+
+    def layer(self) -> dict[str, Any]:
+        """Return the settings that the network is built with; weights from elsewhere are not looked for."""
+        given = self.settings.model_dump()
+        images = self.images.model_dump(include={"size", "resize", "mean", "std"})
+        data = {**given["data"], **images, "classes": self.classes, "eval_batch": self.evaluation.batch}
+        network = {**given["model"], "weights": "none"}
+        return {**given, "data": data, "model": network}
+
+
+def write_model(shop: Workshop, path: Path, clock: Clock) -> None:
+    """Write the network that a run reports, once it is evaluated; what an earlier run of it left goes first.
+
+    Args:
+        shop: the run. path: the folder, `model/` of the run's. clock: as the evaluation had it.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    record = _record_of(shop, clock)
+    left_out = _training_only(shop.company.plugins)
+    state = shop.reported.state_dict()
+    tensors = {
+        name: tensor.detach().to("cpu").contiguous().clone()
+        for name, tensor in state.items()
+        if not name.startswith(left_out)
+    }
+    shutil.rmtree(path, ignore_errors=True)
+    with whole_folder(path, RECORD) as draft:
+        write_tensors(draft / WEIGHTS, tensors)
+        write_json(draft / RECORD, record.model_dump(by_alias=True))
+        write_sums(draft, (WEIGHTS, RECORD))
+
+
+def _record_of(shop: Workshop, clock: Clock) -> ModelRecord:
+    config, domains, model = shop.config, shop.domains, shop.reported
+    settings = config.model_dump(
+        mode="json", exclude={"data": {"size", "resize", "mean", "std", "classes", "eval_batch"}}
+    )
+    scaling = domains.report["target"].get("scaling", {})
+    written = json.dumps(settings_of(shop.company), sort_keys=True)
+    return ModelRecord(
+        plugins=[
+            PluginVersion(name=i.name, distribution=i.distribution, version=i.version) for i in shop.company.infos
+        ],
+        classes=list(domains.classes),
+        images=ImageFormat(
+            size=config.data.size,
+            resize=config.data.resize,
+            colour="RGB",
+            mean=list(model.mean),
+            std=list(model.std),
+            range=scaling.get("range"),
+        ),
+        evaluation=Evaluation(
+            batch=config.data.eval_batch,
+            stage=clock.stage,
+            epoch=clock.epoch,
+            step=clock.step,
+            total_steps=clock.total_steps,
+        ),
+        settings=RunSettings.model_validate(settings),
+        versions=versions(),
+        provenance=Provenance(
+            sources=[
+                Domain(spec=spec, n=len(table))
+                for spec, table in zip(config.data.sources, domains.sources, strict=True)
+            ],
+            target=Domain(spec=config.data.target, n=len(domains.adaptation)),
+            seed=config.seed,
+            settings_sha256=hashlib.sha256(written.encode()).hexdigest(),
+            averaged=shop.average is not None,
+        ),
+    )
+
+
+def find_model(path: Path) -> Path:
+    """Return the folder that holds the model: of a run folder its `model/`.
+
+    Raises:
+        UserInputError: if there is none; says what is there instead.
+    """
+    for folder in (path / MODEL, path):
+        if (folder / RECORD).is_file():
+            return folder
+    if (path / CONFIG).is_file():
+        fix = f"a run writes it as it ends: fercore run --resume {path}"
+        raise UserInputError("no model in this run folder", where=str(path), fix=fix)
+    what = "no model in this folder" if path.is_dir() else "model is no folder" if path.exists() else "model not found"
+    raise UserInputError(what, where=str(path), fix=f"give a run folder, or the {MODEL}/ in it")
+
+
+def read_record(folder: Path) -> ModelRecord:
+    """Read model.json.
+
+    Raises:
+        UserInputError: if it is damaged, of a newer schema, or not what a run writes.
+    """
+    path = folder / RECORD
+    try:
+        check_sum(path)
+        found = parse_json(read_text(path), where=str(path))
+    except UserInputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot read {RECORD}: {str(error)[:200]}", where=str(path), fix=AGAIN) from None
+    schema = found.get("schema") if isinstance(found, dict) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        what = f"model of schema {schema}, and this fercore reads up to {SCHEMA}"
+        raise UserInputError(what, where=str(path), fix="pip install --upgrade fercore")
+    if fault := misfit(found, ModelRecord):
+        raise UserInputError(f"{RECORD} is damaged: {fault}", where=str(path), fix=AGAIN)
+    record = ModelRecord.model_validate(found)
+    if len(set(record.classes)) < len(record.classes):
+        raise UserInputError(f"{RECORD} is damaged: a class is named twice", where=str(path), fix=AGAIN)
+    return record
+
+
+def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:
+    """Give a network the weights of a model folder.
+
+    Args:
+        model: as `build_model` made it. plugins: of the run.
+
+    Raises:
+        UserInputError: if they are damaged, or not of this network; names the first tensor that does not fit.
+    """
+    path = folder / WEIGHTS
+    try:
+        refuse_irregular(path)
+        check_sum(path)
+        tensors = load_file(path)
+    except Exception as error:  # safetensors has an error of its own, and no base class that says so
+        raise UserInputError(f"cannot read {WEIGHTS}: {str(error)[:200]}", where=str(path), fix=AGAIN) from None
+    left_out = _training_only(plugins)
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(left_out)}
+    try:
+        if fault := _unfit(tensors, wanted):
+            raise ValueError(fault)
+        model.load_state_dict(tensors, strict=False)
+        if fault := _unfit(tensors, model.state_dict(), shapes=True):
+            raise ValueError(fault)
+    except UserInputError:
+        raise
+    except Exception as error:  # modules that take up their state fail in as many ways as there are modules
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        what = f"{WEIGHTS} does not fit {RECORD}: {lines[len(lines) > 1][:300]}"
+        raise UserInputError(what, where=str(path), fix=AGAIN) from None
+
+
+def _unfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, shapes: bool = False) -> str | None:
+    """Say what of a file's tensors is no state of a network, but for shapes, which modules may take over."""
+    if not shapes and (other := sorted(tensors.keys() ^ wanted.keys())):
+        return f"{other[0]} is {'missing in the file' if other[0] in wanted else 'not in the network'}"
+    for name, tensor in tensors.items():
+        target = wanted[name]
+        if tensor.dtype != target.dtype or tensor.ndim != target.ndim:
+            kinds = (f"{str(t.dtype).removeprefix('torch.')}{list(t.shape)}" for t in (tensor, target))
+            return "{} is {} in the file, {} in the network".format(name, *kinds)
+        if fault := fault_of(name, tensor, target if shapes else tensor):
+            return fault
+    return None
+
+
+def _training_only(plugins: Sequence[Plugin]) -> tuple[str, ...]:
+    """Return the beginnings of the names of tensors that prediction does without."""
+    return tuple(f"parts.{plugin.name}/{part}" for plugin in plugins for part in plugin.training_parts)
