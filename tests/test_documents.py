@@ -100,6 +100,7 @@ def test_a_very_long_name_leaves_a_line_short():
 NAME = "x" * 5000
 
 
+@pytest.mark.filterwarnings("ignore:.*imghdr:DeprecationWarning")  # of a face detector's module
 @pytest.mark.parametrize(
     "arguments",
     [
