@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,9 @@ def _face(box: Sequence[float], score: float, points: np.ndarray | None) -> Face
 def _needed(module: str, detector: str, package: str, extra: str) -> Any:
     """Import a package of a detector, or say what to install."""
     try:
-        return importlib.import_module(module)
+        with warnings.catch_warnings():  # what such a package thinks of Python's modules is no news to its users
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return importlib.import_module(module)
     except ImportError as error:
         install = f"pip install 'fercore[{extra}]'" if extra else f"pip install --no-deps {package}"
         what = f"detector {detector!r} needs the package {package} ({error})"
