@@ -7,13 +7,20 @@ from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
 
-from fercore.config import RunConfig, Settings
-from fercore.hooks import Plugin, hookimpl
-from fercore.models import Model, build_backbone
-from fercore.schedule import ViewRequest
-from fercore.types import Batch, Forward, LossTerm, Role
+from fercore.plugin import (
+    Batch,
+    Forward,
+    LossTerm,
+    Model,
+    Plugin,
+    Role,
+    RunConfig,
+    Settings,
+    ViewRequest,
+    build_classifier,
+    hookimpl,
+)
 
 
 class SourceOnlySettings(Settings):
@@ -35,9 +42,7 @@ class SourceOnly(Plugin):
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone and linear head."""
-        trunk = build_backbone(config.model)
-        head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
-        return Model(trunk.module, {"main": nn.Identity()}, {"main": head}, trunk.mean, trunk.std)
+        return build_classifier(config.model, num_classes)
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:

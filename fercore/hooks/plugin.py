@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, overload
 
 from fercore.config import Settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fercore.models.model import Model
+
+PartT = TypeVar("PartT", bound="nn.Module")
 
 
 class Plugin:
@@ -40,6 +47,35 @@ class Plugin:
     def __init__(self, name: str, settings: Any) -> None:
         self.name = name
         self.settings = settings
+
+    def part_name(self, name: str = "state") -> str:
+        """Return the key of a part of this plugin in `model.parts`; parameters of it start with "parts.<key>."."""
+        return f"{self.name}/{name}"
+
+    def attach(self, model: Model, module: nn.Module, name: str = "state") -> None:
+        """Keep a module in the model, so that it moves, is saved and resumes with it."""
+        model.parts[self.part_name(name)] = module
+
+    @overload
+    def part(self, model: Model, kind: type[PartT], name: str = "state") -> PartT: ...
+
+    @overload
+    def part(self, model: Model, kind: None = None, name: str = "state") -> Any: ...
+
+    def part(self, model: Model, kind: type[nn.Module] | None = None, name: str = "state") -> Any:
+        """Return what `attach` put there.
+
+        Args:
+            model: the run's network. kind: the module's class, which a type checker then knows; None = any. name: of
+                the part.
+
+        Raises:
+            KeyError: if there is no such part. TypeError: if it is of another class.
+        """
+        found = model.parts[self.part_name(name)]
+        if kind is not None and not isinstance(found, kind):
+            raise TypeError(f"part {self.part_name(name)!r} is {type(found).__name__}, not {kind.__name__}")
+        return found
 
     def goes_by_length(self) -> str:
         """Say what of it goes by the length of training: `Clock.progress`, `Clock.total_steps`.

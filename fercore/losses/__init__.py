@@ -27,6 +27,7 @@ from fercore.losses.mmd import (
     rest_mmd,
     sample_mmd,
 )
+from fercore.losses.precision import to_float32
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
 from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
 from fercore.losses.thresholds import (
@@ -83,6 +84,7 @@ __all__ = [
     "soft_kl",
     "supcon",
     "symmetric_kl",
+    "to_float32",
     "triplet",
     "truncated_gaussian",
     "unit",

@@ -1,6 +1,7 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
 from fercore.models.backbones import Trunk, build_backbone, build_trunk, look_for_weights
+from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
 from fercore.models.external import External
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
@@ -29,6 +30,7 @@ __all__ = [
     "Trunk",
     "aside",
     "build_backbone",
+    "build_classifier",
     "build_trunk",
     "encode_view",
     "leaves_no_trace",

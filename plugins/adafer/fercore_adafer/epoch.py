@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fercore.data.au import CODES, SCORES
-from fercore.errors import UserInputError
+from fercore.plugin import CODES, SCORES, SIDES, EncodedDataset, Side, UserInputError
 from fercore.retrieval import (
     code_histogram,
     code_keys,
@@ -23,7 +22,6 @@ from fercore.retrieval import (
     pack_codes,
     random_match,
 )
-from fercore.types import SIDES, EncodedDataset, Side
 from fercore_adafer.batches import balance, plan_epoch, triplets_a_step
 from fercore_adafer.modules import State
 from fercore_adafer.settings import AdaFerSettings

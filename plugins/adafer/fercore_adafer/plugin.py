@@ -10,18 +10,14 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Sampler
 
-from fercore.config import RunConfig, Settings
-from fercore.data.au import CODES, SCORES, refuse_without
-from fercore.data.side import SideInfo
-from fercore.errors import UserInputError
-from fercore.hooks import Plugin, hookimpl
 from fercore.losses import masked_cross_entropy, soft_kl, triplet
-from fercore.models import Model, PseudoLabelRecord, build_backbone
-from fercore.schedule import Stage, ViewRequest
-from fercore.types import (
+from fercore.models import Model, PseudoLabelRecord, build_classifier
+from fercore.plugin import (
+    CODES,
+    SCORES,
     Batch,
     Clock,
     DomainBatch,
@@ -29,9 +25,18 @@ from fercore.types import (
     EncodedDataset,
     Forward,
     LossTerm,
+    Plugin,
     PseudoLabels,
     Role,
+    RunConfig,
+    Settings,
     Side,
+    SideInfo,
+    Stage,
+    UserInputError,
+    ViewRequest,
+    hookimpl,
+    refuse_without,
 )
 from fercore_adafer.batches import Layout, Order, triplets_a_step
 from fercore_adafer.epoch import annotate, begin, fresh_epoch, steps_of_a_pass
@@ -67,18 +72,16 @@ class AdaFer(Plugin):
         if chosen.baseline not in ("hard_labels", "soft_labels"):
             refuse_without(config.data, self.name)
         self._check(config)
-        trunk = build_backbone(config.model)
-        head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
-        model = Model(trunk.module, {BRANCH: nn.Identity()}, {BRANCH: head}, trunk.mean, trunk.std)
-        model.parts[self._part("state")] = State(num_classes, drawing_of(config))
+        model = build_classifier(config.model, num_classes, name=BRANCH)
+        self.attach(model, State(num_classes, drawing_of(config)))
         for name in self._recorded():
-            model.parts[self._part(f"labels_{name}")] = PseudoLabelRecord(num_classes)
+            self.attach(model, PseudoLabelRecord(num_classes), f"labels_{name}")
         if chosen.gamma.mode == "learnable":
-            model.parts[self._part("margin")] = Margin(chosen.agt.gamma, chosen.gamma.floor)
+            self.attach(model, Margin(chosen.agt.gamma, chosen.gamma.floor), "margin")
         if chosen.baseline == "au_lookup":
-            model.parts[self._part("codes")] = CodeTable(num_classes)
+            self.attach(model, CodeTable(num_classes), "codes")
         if chosen.baseline == "joint":
-            model.parts[self._part("units")] = UnitHead(num_classes)
+            self.attach(model, UnitHead(num_classes), "units")
         return model
 
     @hookimpl
@@ -89,7 +92,7 @@ class AdaFer(Plugin):
     @hookimpl
     def plan(self, config: RunConfig, datasets: Mapping[Side, SideInfo]) -> Sequence[Stage]:
         """Lay out the stages: source alone where asked for, then both domains; or those of a baseline."""
-        margin, stages = f"parts.{self._part('margin')}", []
+        margin, stages = f"parts.{self.part_name('margin')}", []
         for name in stage_names(self.settings):
             stage = build_stage(name, config, self.settings, margin)
             if name == TRAIN and self.settings.agt.on and stage.steps_per_epoch is None:
@@ -104,7 +107,7 @@ class AdaFer(Plugin):
         self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Learn the domains' action units once; annotate, mine and lay out the epoch's batches."""
-        state, found = self._state(model), {}
+        state, found = self.part(model, State), {}
         if clock.stage == LOOKUP:
             found = self._fit_table(model, encode_dataset)
         elif clock.stage == FINETUNE and not state.annotated:
@@ -119,7 +122,7 @@ class AdaFer(Plugin):
     @hookimpl
     def build_sampler(self, model: Model, side: Side, clock: Clock) -> Sampler[int] | None:
         """Draw triplets where the stage trains on them."""
-        state = self._state(model)
+        state = self.part(model, State)
         if clock.stage != TRAIN or not sum(state.shares):
             return None
         return Order(state.order_source if side == "source" else state.order_target)
@@ -136,19 +139,21 @@ class AdaFer(Plugin):
         if SCORES not in batch.extras:
             return encoded
         if self.settings.baseline == "joint":
-            share = model.parts[self._part("units")](batch.extras[SCORES])
+            share = self.part(model, UnitHead, "units")(batch.extras[SCORES])
             return Encoded(encoded.features, {**encoded.logits, BRANCH: encoded.logits[BRANCH] + share})
-        table = self.settings.baseline == "au_lookup" and model.parts[self._part("codes")]
-        if isinstance(table, CodeTable) and len(table.codes):
-            nearest = self.settings.aga.unmatched == "nearest"
-            shares, _ = table(batch.extras[SCORES], batch.extras[CODES], nearest=nearest)
-            return Encoded(encoded.features, {**encoded.logits, "au": shares})
-        return encoded
+        if self.settings.baseline != "au_lookup":
+            return encoded
+        table = self.part(model, CodeTable, "codes")
+        if not len(table.codes):  # an epoch has to begin before there is one
+            return encoded
+        nearest = self.settings.aga.unmatched == "nearest"
+        shares, _ = table(batch.extras[SCORES], batch.extras[CODES], nearest=nearest)
+        return Encoded(encoded.features, {**encoded.logits, "au": shares})
 
     @hookimpl
     def pseudo_label(self, model: Model, batch: Batch, clock: Clock) -> PseudoLabels | None:
         """Return the target samples' labels: S-hard by the step's own pairs, else T-hard; `probs` is T-soft."""
-        state, at = self._state(model), batch.target.index
+        state, at = self.part(model, State), batch.target.index
         if clock.stage == FINETUNE:
             return PseudoLabels(state.t_hard[at], torch.ones_like(at, dtype=state.q.dtype), state.q[at])
         if clock.stage != TRAIN or not self.settings.aga.on:
@@ -168,7 +173,7 @@ class AdaFer(Plugin):
     @hookimpl
     def align(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> Sequence[LossTerm]:
         """Return epsilon * L_tri (Eq 4) over the step's triplets, and what keeps a learnable margin up."""
-        state = self._state(model)
+        state = self.part(model, State)
         if clock.stage != TRAIN or not self.settings.agt.on or not sum(state.shares):
             return []
         self._check_pairs(state, batch)
@@ -179,8 +184,8 @@ class AdaFer(Plugin):
         anchors, positives, negatives = layout.target_anchored()
         back = target[anchors], source[positives], source[negatives]
         rows = [torch.cat(pair) for pair in zip(forward, back, strict=True)]
-        part = self._part("margin")
-        margin = model.parts[part]() if part in model.parts else self.settings.agt.gamma
+        learns = self.settings.gamma.mode == "learnable"
+        margin = self.part(model, Margin, "margin")() if learns else self.settings.agt.gamma
         with torch.autocast(source.device.type, enabled=False):
             anchor, positive, negative = (x if x.dtype == torch.float64 else x.float() for x in rows)
             value = triplet(anchor, positive, negative, margin)
@@ -212,7 +217,7 @@ class AdaFer(Plugin):
             if scheme == "t_soft":
                 value = soft_kl(logits, pseudo.probs, pseudo.weight, direction=self.settings.kl)
             else:
-                own = pseudo.labels if scheme == schemes[0] else self._state(model).t_hard[batch.target.index]
+                own = pseudo.labels if scheme == schemes[0] else self.part(model, State).t_hard[batch.target.index]
                 value = masked_cross_entropy(logits, own, pseudo.weight)
             terms.append(LossTerm(f"{self.name}/{scheme}", Role.CONSISTENCY, value, beta))
         return terms
@@ -221,14 +226,6 @@ class AdaFer(Plugin):
     def predict(self, encoded: Encoded) -> Tensor:
         """Return the head's class probabilities; of baseline #2, the classes' shares among the code's source images."""
         return encoded.logits["au"] if "au" in encoded.logits else encoded.logits[BRANCH].softmax(dim=1)
-
-    def _part(self, name: str) -> str:
-        return f"{self.name}/{name}"
-
-    def _state(self, model: Model) -> State:
-        state = model.parts[self._part("state")]
-        assert isinstance(state, State)
-        return state
 
     def _check(self, config: RunConfig) -> None:
         chosen = self.settings
@@ -262,25 +259,21 @@ class AdaFer(Plugin):
 
     def _fit_table(self, model: Model, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
         source, target = encode_dataset("source"), encode_dataset("target")
-        table = model.parts[self._part("codes")]
-        assert isinstance(table, CodeTable)
+        table = self.part(model, CodeTable, "codes")
         table.fit(source.extras[CODES], source.labels)
         nearest = self.settings.aga.unmatched == "nearest"
         shares, found = table(target.extras[SCORES], target.extras[CODES], nearest=nearest)
-        record = model.parts[self._part("labels_au_lookup")]
-        assert isinstance(record, PseudoLabelRecord)
-        record.write(shares, torch.ones_like(found) if nearest else found)
+        given = torch.ones_like(found) if nearest else found
+        self.part(model, PseudoLabelRecord, "labels_au_lookup").write(shares, given)
         return {"coverage": float(found.float().mean())}
 
     def _predict_target(self, model: Model, target: EncodedDataset) -> dict[str, float]:
         """Label the target with the source model (baselines #3 to #5)."""
-        state, probs = self._state(model), target.logits[BRANCH].float().softmax(dim=1)
+        state, probs = self.part(model, State), target.logits[BRANCH].float().softmax(dim=1)
         state.put("q", probs)
         state.put("t_hard", probs.argmax(dim=1))
         state.put("annotated", torch.tensor(True))
-        record = model.parts[self._part("labels_predicted")]
-        assert isinstance(record, PseudoLabelRecord)
-        record.write(probs, torch.ones(len(probs)))
+        self.part(model, PseudoLabelRecord, "labels_predicted").write(probs, torch.ones(len(probs)))
         return {"confidence": float(probs.amax(dim=1).mean())}
 
     def _record(self, model: Model, state: State) -> None:
@@ -290,9 +283,7 @@ class AdaFer(Plugin):
         labels = {"t_soft": state.q, "t_hard": F.one_hot(state.t_hard.clamp_min(0), classes).float()}
         labels["s_hard"] = F.one_hot(state.s_hard.clamp_min(0), classes).float()
         for name, probs in labels.items():
-            record = model.parts[self._part(f"labels_{name}")]
-            assert isinstance(record, PseudoLabelRecord)
-            record.write(probs, state.matched)
+            self.part(model, PseudoLabelRecord, f"labels_{name}").write(probs, state.matched)
 
 
 def drawing_of(config: RunConfig) -> Drawing:

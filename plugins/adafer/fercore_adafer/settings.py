@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from fercore.config import Settings
+from fercore.plugin import Settings
 
 SCHEMES = ("s_hard", "t_hard", "t_soft")
 Baseline = Literal["none", "au_lookup", "hard_labels", "soft_labels", "joint"]

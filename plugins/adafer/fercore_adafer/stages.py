@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fercore.config import RunConfig
-from fercore.hooks.plans import single_stage
-from fercore.schedule import ParamGroup, Stage, ViewRequest
+from fercore.plugin import ParamGroup, RunConfig, Stage, ViewRequest, single_stage
 from fercore_adafer.settings import AdaFerSettings
 
 VIEW = "weak"

@@ -18,10 +18,11 @@ from fercore.losses import (
     normalise_weights,
     pair_contrast,
     rest_mmd,
+    to_float32,
 )
 from fercore.ops import alignment_mmd, weighted_mmd
-from fercore.types import DomainBatch, Encoded
-from fercore_la_cmfer.modules import Team, full, teams_of
+from fercore.plugin import DomainBatch, Encoded
+from fercore_la_cmfer.modules import Team, teams_of
 from fercore_la_cmfer.settings import LaCmferSettings
 
 
@@ -203,10 +204,10 @@ def _groups(
         heard = list(teams[0].branches) if shared else [branch for _, branch in pairs]
         left = Rows(
             torch.stack([_wide(source.features[b][rows[s]], width) for s, b in pairs]),
-            torch.stack([full(source.logits[b][rows[s]]) for s, b in pairs]),
+            torch.stack([to_float32(source.logits[b][rows[s]]) for s, b in pairs]),
             torch.stack([batch.labels[rows[s]] for s, _ in pairs]),
         )
-        logits = torch.stack([full(target.logits[b]) for b in heard])
+        logits = torch.stack([to_float32(target.logits[b]) for b in heard])
         features = torch.stack([_wide(target.features[b], width) for b in heard])
         yield left, Rows(features, logits, logits.argmax(-1)), len(domains)
 
@@ -233,4 +234,4 @@ def _by_domain(batch: DomainBatch, *, mixed: bool) -> list[tuple[list[int], Tens
 
 def _wide(features: Tensor, width: int) -> Tensor:
     """Pad features with zeros, which changes no distance, so that branches of other widths share one call."""
-    return F.pad(full(features), (0, width - features.shape[1]))
+    return F.pad(to_float32(features), (0, width - features.shape[1]))

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fercore_la_cmfer.modules import full, teams_of
+from fercore.losses import to_float32
+from fercore_la_cmfer.modules import teams_of
 from fercore_la_cmfer.settings import InferenceRule
 
 
@@ -21,7 +22,7 @@ def combine(rule: InferenceRule, logits: Mapping[str, Tensor]) -> Tensor:
         logits: branch name -> f[B,K].
     """
     teams = teams_of(logits)
-    scores = [full(logits[branch]) for team in teams for branch in team.branches]
+    scores = [to_float32(logits[branch]) for team in teams for branch in team.branches]
     if len(teams) > 1:
         return weighted_vote(torch.stack(scores))
     return scores[0].softmax(-1) if len(scores) == 1 else RULES[rule](*scores)

@@ -41,11 +41,6 @@ def teams_of(names: Iterable[str]) -> tuple[Team, ...]:
     return tuple(Team(branches, source) for source, branches in found.items())
 
 
-def full(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is in float64: distances and matrices of predictions need the digits."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
 class Attention(CbamModule):
     """CBAM: a gate for each channel, then one for each place.
 

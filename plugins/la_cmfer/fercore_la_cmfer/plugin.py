@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fercore.config import RunConfig, Settings
 from fercore.data.spec import parse_spec
-from fercore.errors import UserInputError
-from fercore.hooks import Plugin, hookimpl
 from fercore.losses import (
     domain_adversarial,
     domain_mean,
@@ -25,15 +22,30 @@ from fercore.losses import (
     mutual_consistency,
     ramp,
     symmetric_kl,
+    to_float32,
     vote,
     voted_cross_entropy,
 )
 from fercore.models import Model, build_trunk
-from fercore.schedule import ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role
+from fercore.plugin import (
+    Batch,
+    Clock,
+    DomainBatch,
+    Encoded,
+    Forward,
+    LossTerm,
+    Plugin,
+    PseudoLabels,
+    Role,
+    RunConfig,
+    Settings,
+    UserInputError,
+    ViewRequest,
+    hookimpl,
+)
 from fercore_la_cmfer.alignment import align_domains
 from fercore_la_cmfer.inference import combine
-from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, full, teams_of
+from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, teams_of
 from fercore_la_cmfer.presets import PRESETS
 from fercore_la_cmfer.settings import LaCmferSettings
 
@@ -75,11 +87,11 @@ class LaCmfer(Plugin):
         alpha, why = resolve_alpha(self.settings, config.data.target)
         if why:
             log.warning("%s.alpha = %g: %s", self.name, alpha, why)
-        model.parts[self._part("state")] = RunState(alpha)
+        self.attach(model, RunState(alpha))
         if self.settings.align.kind == "adversarial":
             for name, branch in branches.items():
-                part = self._part(f"discriminator_{name}")
-                model.parts[part] = build_discriminator(branch.width, self.settings.align.hidden)
+                discriminator = build_discriminator(branch.width, self.settings.align.hidden)
+                self.attach(model, discriminator, f"discriminator_{name}")
         return model
 
     @hookimpl
@@ -121,7 +133,7 @@ class LaCmfer(Plugin):
             value = torch.stack(values).mean()
             terms.append(LossTerm(f"{self.name}/consistency", Role.CONSISTENCY, value, self.settings.beta))
         if pseudo is not None and self.settings.pseudo_label.scheme != "none":
-            self._state(model).add(targets=len(pseudo.weight), voted=(pseudo.weight > 0).sum())
+            self.part(model, RunState).add(targets=len(pseudo.weight), voted=(pseudo.weight > 0).sum())
             value = self._voting(target, pseudo)
             terms.append(LossTerm(f"{self.name}/voting", Role.CONSISTENCY, value, self.settings.gamma))
         return terms
@@ -129,7 +141,7 @@ class LaCmfer(Plugin):
     @hookimpl
     def refresh(self, model: Model) -> dict[str, float] | None:
         """Report the last epoch's counts: aligned groups, those left out, target samples seen and voted for."""
-        counts = self._state(model).take()
+        counts = self.part(model, RunState).take()
         return {f"{self.name}/{name}": value for name, value in counts.items()} if any(counts.values()) else None
 
     @hookimpl
@@ -137,16 +149,8 @@ class LaCmfer(Plugin):
         """Combine the branches by `infer`."""
         return combine(self.settings.infer, encoded.logits)
 
-    def _part(self, name: str) -> str:
-        return f"{self.name}/{name}"
-
-    def _state(self, model: Model) -> RunState:
-        state = model.parts[self._part("state")]
-        assert isinstance(state, RunState)
-        return state
-
     def _inter_domain(self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded) -> Sequence[LossTerm]:
-        state = self._state(model)
+        state = self.part(model, RunState)
         found = align_domains(source, target, batch, self.settings)
         state.add(groups=found.groups, groups_without_reliable=found.empty, groups_without_pairs=found.unpaired)
         alpha = state.alpha / (found.sources if self.settings.inter_reduce == "mean" else 1)
@@ -164,12 +168,12 @@ class LaCmfer(Plugin):
         for team in teams_of(source.features):
             rows = slice(None) if team.source is None else batch.domain == team.source
             for branch in team.branches:
-                sides = (full(source.features[branch][rows]), full(target.features[branch]))
+                sides = (to_float32(source.features[branch][rows]), to_float32(target.features[branch]))
                 if all(len(side) for side in sides):
-                    discriminator = model.parts[self._part(f"discriminator_{branch}")]
+                    discriminator = self.part(model, name=f"discriminator_{branch}")
                     values.append(domain_adversarial(discriminator, *sides, strength))
         value = torch.stack(values).sum()
-        return LossTerm(f"{self.name}/adversarial", Role.ADVERSARIAL, value, self._state(model).alpha)
+        return LossTerm(f"{self.name}/adversarial", Role.ADVERSARIAL, value, self.part(model, RunState).alpha)
 
     def _supervised(self, batch: DomainBatch, source: Encoded) -> Tensor:
         values = torch.zeros(len(batch), device=batch.labels.device)
@@ -186,7 +190,7 @@ class LaCmfer(Plugin):
             return DISTANCES[self.settings.consistency](first, second)
         mcc = self.settings.mcc
         with torch.autocast(first.device.type, enabled=False):
-            return mutual_consistency(full(first), full(second), inputs=mcc.input, form=mcc.form)
+            return mutual_consistency(to_float32(first), to_float32(second), inputs=mcc.input, form=mcc.form)
 
     def _voting(self, target: Encoded, pseudo: PseudoLabels) -> Tensor:
         teams = teams_of(target.logits)
@@ -206,7 +210,7 @@ def _views(target: Encoded) -> list[Tensor]:
     """Return the probabilities f[B,K] of the global and the local view, each the mean over per-source branches."""
     teams = teams_of(target.logits)
     sides = zip(*(team.branches for team in teams), strict=True)
-    return [torch.stack([full(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
+    return [torch.stack([to_float32(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 
 def resolve_alpha(settings: LaCmferSettings, target: str) -> tuple[float, str]:

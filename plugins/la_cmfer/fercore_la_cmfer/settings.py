@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from fercore.config import Settings, merge
+from fercore.plugin import Settings, merge
 
 Architecture = Literal["shared", "global", "local", "df", "ds"]
 InferenceRule = Literal["max_prob", "global", "local", "mean_logits", "max_logit", "majority", "hybrid"]

@@ -13,13 +13,24 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fercore.config import RunConfig, Settings
-from fercore.errors import UserInputError
-from fercore.hooks import Plugin, hookimpl
 from fercore.losses import ambiguous_consistency
 from fercore.models import Model, leaves_no_trace, put_back, set_aside
-from fercore.schedule import ParamGroup, Stage, ViewRequest
-from fercore.types import Encoded, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore.plugin import (
+    Encoded,
+    Forward,
+    LossTerm,
+    ParamGroup,
+    Plugin,
+    PseudoLabels,
+    Role,
+    RunConfig,
+    Settings,
+    Side,
+    Stage,
+    UserInputError,
+    ViewRequest,
+    hookimpl,
+)
 from fercore_leaf.levels import (
     build_mixture,
     candidates,
@@ -115,14 +126,14 @@ class LeafEaf(Plugin):
         return answers
 
     def _attach(self, model: Model, part: str, level: nn.Module, module: nn.Module) -> None:
-        model.parts[f"{self.name}/{part}"] = level
+        self.attach(model, level, part)
         module.register_forward_hook(Through(level))
 
     def _levels(self, model: Model) -> list[nn.Module]:
-        return [part for name, part in model.parts.items() if name.startswith(f"{self.name}/")]
+        return [part for name, part in model.parts.items() if name.startswith(self.part_name(""))]
 
     def _with_mixtures(self, stage: Stage) -> Stage:
-        mine = f"parts.{self.name}/"
+        mine = f"parts.{self.part_name('')}"
         prefixes = (prefix for phase in stage.phases for group in phase.groups for prefix in group.prefixes)
         if any(mine.startswith(prefix) for prefix in prefixes):
             return stage

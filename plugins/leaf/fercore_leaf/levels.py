@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import UnitLength, official_positive_set, positive_set
+from fercore.losses import UnitLength, official_positive_set, positive_set, to_float32
 from fercore.models import ExpertMixture
 from fercore_leaf.settings import CategorySettings, LevelSettings
 
@@ -59,16 +59,11 @@ def split_views(weak: Sequence[Tensor], strong: Tensor, settings: CategorySettin
     return {"teacher": teacher, "student": student}
 
 
-def full(x: Tensor) -> Tensor:
-    """Return half precision as float32, and anything else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def mean_probs(logits: Sequence[Tensor]) -> Tensor:
     """Return the probabilities f[B,K] of the views' mean logits, detached, at least float32."""
-    return torch.stack([full(z.detach()) for z in logits]).mean(0).softmax(-1)
+    return torch.stack([to_float32(z.detach()) for z in logits]).mean(0).softmax(-1)
 
 
 def scores(logits: Tensor, settings: CategorySettings) -> Tensor:
     """Return what is held apart: logits f[B,K] or their probabilities."""
-    return full(logits).softmax(-1) if settings.score == "prob" else logits
+    return to_float32(logits).softmax(-1) if settings.score == "prob" else logits

@@ -15,13 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fercore.config import RunConfig, Settings
-from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.plans import single_stage
-from fercore.losses import ambiguous_consistency, concave_weights, info_nce, labelled_thresholds
+from fercore.losses import ambiguous_consistency, concave_weights, info_nce, labelled_thresholds, to_float32
 from fercore.models import Model, build_backbone, encode_view, shrink
-from fercore.schedule import Stage, StepReport, ViewRequest
-from fercore.types import (
+from fercore.plugin import (
     Batch,
     Clock,
     DomainBatch,
@@ -29,14 +25,21 @@ from fercore.types import (
     EncodedDataset,
     Forward,
     LossTerm,
+    Plugin,
     PseudoLabels,
     Role,
+    RunConfig,
+    Settings,
     Side,
+    Stage,
+    StepReport,
+    ViewRequest,
+    hookimpl,
+    single_stage,
 )
 from fercore_leaf.levels import (
     build_mixture,
     candidates,
-    full,
     mean_probs,
     scores,
     semantic_level,
@@ -83,7 +86,7 @@ class Leaf(Plugin):
         elif chosen.eaf.instance:
             head.insert(0, build_mixture(trunk.channels, chosen))
         model = Model(trunk.module, {BRANCH: branch}, {BRANCH: head}, trunk.mean, trunk.std)
-        model.parts[self._part("state")] = RunState(num_classes, chosen.thresholds.floor)
+        self.attach(model, RunState(num_classes, chosen.thresholds.floor))
         return model
 
     @hookimpl
@@ -115,7 +118,7 @@ class Leaf(Plugin):
     @hookimpl
     def refresh(self, model: Model, clock: Clock, encode_dataset: Encode) -> dict[str, float] | None:
         """Renew the class thresholds from the labelled samples, and report the last epoch's candidates."""
-        state, chosen = self._state(model), self.settings.thresholds
+        state, chosen = self.part(model, RunState), self.settings.thresholds
         found = state.take()
         if chosen.kind == "adaptive" and clock.epoch > 0:
             data = encode_dataset("source")
@@ -136,8 +139,9 @@ class Leaf(Plugin):
         teacher = self._views(encoded)["teacher"]
         mean = torch.stack([mean_probs([logits]) for logits in teacher]).mean(0)
         top, labels = mean.max(-1)
-        everyone = not (self.settings.cons.mask or self._contrast)
-        selected = torch.ones_like(top) if everyone else (top >= self._state(model).thresholds[labels]).to(top.dtype)
+        selected = torch.ones_like(top)
+        if self.settings.cons.mask or self._contrast:
+            selected = (top >= self.part(model, RunState).thresholds[labels]).to(top.dtype)
         return PseudoLabels(labels, selected, mean_probs(teacher))
 
     @hookimpl
@@ -149,7 +153,7 @@ class Leaf(Plugin):
         first, second = (encoded[view].features[BRANCH][rest] for view in (WEAK, WEAK_2))
         # Cosines in half precision would be off by hundredths, and the temperature divides by hundredths.
         with torch.autocast(first.device.type, enabled=False):
-            value = info_nce(full(first), full(second), self.settings.temperature)
+            value = info_nce(to_float32(first), to_float32(second), self.settings.temperature)
         return [LossTerm(f"{self.name}/contrast", Role.CONTRASTIVE, value, self.settings.loss_weights[2])]
 
     @hookimpl
@@ -178,14 +182,6 @@ class Leaf(Plugin):
     def _contrast(self) -> bool:
         return self.settings.loss_weights[2] > 0
 
-    def _part(self, name: str) -> str:
-        return f"{self.name}/{name}"
-
-    def _state(self, model: Model) -> RunState:
-        state = model.parts[self._part("state")]
-        assert isinstance(state, RunState)
-        return state
-
     def _views(self, encoded: Forward) -> Mapping[str, list[Tensor]]:
         weak = [encoded[view].logits[BRANCH] for view in (WEAK, WEAK_2) if view in encoded]
         if STRONG not in encoded:
@@ -196,8 +192,8 @@ class Leaf(Plugin):
         """Return L_u of Eq 14, or what the released code makes of it; a cross-entropy with consistency = "ce"."""
         cons, share = self.settings.cons, pseudo.weight.mean()
         positive = candidates(pseudo.probs, self.settings)
-        self._state(model).add(positive, pseudo.weight > 0)
-        hard = torch.stack([F.cross_entropy(full(z), pseudo.labels, reduction="none") for z in student]).mean(0)
+        self.part(model, RunState).add(positive, pseudo.weight > 0)
+        hard = torch.stack([F.cross_entropy(to_float32(z), pseudo.labels, reduction="none") for z in student]).mean(0)
         if self.settings.consistency == "ce":
             return (hard * pseudo.weight).mean() if cons.mask else hard.mean()
         values = torch.stack(

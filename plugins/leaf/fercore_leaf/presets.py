@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fercore.config import merge
+from fercore.plugin import merge
 
 QUICK: Mapping[str, Any] = {
     "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},

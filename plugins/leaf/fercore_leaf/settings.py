@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from fercore.config import Settings, merge
 from fercore.models import CombineKind, ExpertKind, GateKind, StatisticsOf
+from fercore.plugin import Settings, merge
 
 Choice = Literal["ambiguous", "ce"]
 

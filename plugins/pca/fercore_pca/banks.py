@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fercore.losses import unit
+from fercore.plugin import Side
 from fercore.retrieval import FeatureBank
-from fercore.types import Side
 
 log = logging.getLogger(__name__)
 Rule: TypeAlias = Literal["probability", "prediction"]

@@ -12,13 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fercore.config import RunConfig, Settings
-from fercore.errors import UserInputError
-from fercore.hooks import Plugin, hookimpl
 from fercore.models import Model
 from fercore.models.clip import load_clip
-from fercore.schedule import Stage, StepReport, ViewRequest
-from fercore.types import (
+from fercore.plugin import (
     SIDES,
     Batch,
     DomainBatch,
@@ -26,9 +22,17 @@ from fercore.types import (
     EncodedDataset,
     Forward,
     LossTerm,
+    Plugin,
     PseudoLabels,
     Role,
+    RunConfig,
+    Settings,
     Side,
+    Stage,
+    StepReport,
+    UserInputError,
+    ViewRequest,
+    hookimpl,
 )
 from fercore_pca import planning
 from fercore_pca.network import Network, build_network

@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import unit
+from fercore.losses import to_float32, unit
 from fercore.models import Model, PseudoLabelRecord
 from fercore.models.clip import Clip
-from fercore.types import DomainBatch, Encoded, EncodedDataset, Side
+from fercore.plugin import DomainBatch, Encoded, EncodedDataset, Side
 from fercore_pca.alignment import ImageGuidedAlignment
 from fercore_pca.banks import DualBanks
 from fercore_pca.probes import LinearProbe, Temperature, TextHead
@@ -19,7 +19,7 @@ from fercore_pca.prompts import WORDS, Prompts, sets_of_maps
 from fercore_pca.scores import aligned_logits, cosine_logits
 from fercore_pca.settings import Infer, PcaSettings
 from fercore_pca.state import RunState
-from fercore_pca.towers import ImageTower, KeptFeatures, Sentences, class_names, full, scale_of
+from fercore_pca.towers import ImageTower, KeptFeatures, Sentences, class_names, scale_of
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -100,7 +100,7 @@ class Network:
     def evaluate(self, batch: DomainBatch, images: Tensor) -> Encoded:
         """Encode images as they are: of the side that is being read, or of the target's test part."""
         if bool(self.state.by_hand) and not self.tower.trained:
-            features = full(self._read(batch, images))
+            features = to_float32(self._read(batch, images))
             texts = self.sentences.by_hand(self.tower.network)
             with torch.autocast(images.device.type, enabled=False):
                 return Encoded({"cls": features}, {"cls": cosine_logits(features, texts, self.state.scale)})
@@ -170,7 +170,7 @@ class Network:
         return self.sentences.prompted(self.tower.network, self.prompts.text)
 
     def _scored(self, encoded: Tensor) -> Encoded:
-        features = full(encoded)
+        features = to_float32(encoded)
         if self.tower.trained:
             with torch.autocast(features.device.type, enabled=False):
                 return Encoded({"cls": features}, {"cls": self._need("probe", TextHead)(features)})

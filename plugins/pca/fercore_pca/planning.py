@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fercore.config import RunConfig
 from fercore.data import parse_spec
-from fercore.errors import UserInputError
-from fercore.hooks.plans import optimiser_from
 from fercore.models.clip import Clip
-from fercore.schedule import CropAndColour, ParamGroup, Phase, Stage, Transform, ViewRequest
-from fercore.types import Side
+from fercore.plugin import (
+    CropAndColour,
+    ParamGroup,
+    Phase,
+    RunConfig,
+    Side,
+    Stage,
+    Transform,
+    UserInputError,
+    ViewRequest,
+    optimiser_from,
+)
 from fercore_pca.settings import AugSettings, CommonSettings, PcaSettings
 
 TRAIN, WARMUP = "train", "warmup"

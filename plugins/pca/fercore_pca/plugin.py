@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from fercore.config import Settings
+from fercore.plugin import Settings
 from fercore_pca.method import ClipMethod
 from fercore_pca.presets import presets_of
 from fercore_pca.settings import PcaSettings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fercore.config import merge
+from fercore.plugin import merge
 
 PAPER: Mapping[str, Any] = {
     "model": {"weights": "none"},  # there is no other network than CLIP

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fercore.models.clip import Clip
-from fercore.types import SIDES, Side
+from fercore.plugin import SIDES, Side
 from fercore_pca.settings import PromptSettings
 
 WORDS = "a photo of a"

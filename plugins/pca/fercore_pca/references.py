@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from fercore.config import Settings
+from fercore.plugin import Settings
 from fercore_pca.method import ClipMethod
 from fercore_pca.presets import presets_of
 from fercore_pca.settings import CommonSettings, CptSettings, IgaSettings, PcaSettings, PromptSettings, RnSettings

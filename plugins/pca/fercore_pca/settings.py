@@ -7,10 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from fercore.config import Settings, merge
-from fercore.data.labels import CANONICAL
-from fercore.errors import did_you_mean
 from fercore.models.clip import ClipSettings
+from fercore.plugin import CANONICAL, Settings, did_you_mean, merge
 
 Infer: TypeAlias = Literal["weighted", "cls", "iga", "pda"]
 Baseline: TypeAlias = Literal["zero_shot", "linear_probe", "finetune"]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fercore.types import SIDES, Side
+from fercore.plugin import SIDES, Side
 
 NONE = -1
 

@@ -11,15 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fercore.losses import to_float32
 from fercore.models import External
 from fercore.models.clip import Clip, Position, context_tokens, encode_images, encode_text
 
 log = logging.getLogger(__name__)
-
-
-def full(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is in float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class ImageTower(nn.Module):
@@ -121,7 +117,7 @@ class Sentences(nn.Module):
         found = self._kept.get(name)
         if found is None or found[0] != state:
             self.computed += 1
-            found = (state, full(compute()))
+            found = (state, to_float32(compute()))
             self._kept[name] = found
         return found[1]
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import adaptive_thresholds, unit
+from fercore.losses import adaptive_thresholds, to_float32, unit
 from fercore.models import Trunk
 
 log = logging.getLogger(__name__)
@@ -22,11 +22,6 @@ WARNINGS = {
     "all_trusted": "every target sample is trusted: batches have no untrusted part",
     "share_rounds_to_none": "%d of %d target samples are trusted: a batch holds one of them instead of none",
 }
-
-
-def full(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is in float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 class Encoder(nn.Module):
@@ -54,8 +49,8 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map f[B,3,H,W] to embeddings f[B,m] of length 1."""
-        features = unit(full(self.cells(self.trunk(images))))
-        return unit(full(self.projection(features)))
+        features = unit(to_float32(self.cells(self.trunk(images))))
+        return unit(to_float32(self.projection(features)))
 
 
 class RunState(nn.Module):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import class_weights, info_nce, prototype_ce, prototype_domain_scores, supcon
+from fercore.losses import class_weights, info_nce, prototype_ce, prototype_domain_scores, supcon, to_float32
 from fercore.losses.prototypes import ClassWeightRule
-from fercore.types import LossTerm, PseudoLabels, Role
-from fercore_pocan.modules import full
+from fercore.plugin import LossTerm, PseudoLabels, Role
 from fercore_pocan.settings import PocanSettings
 
 
@@ -95,8 +94,8 @@ class Scene:
 
     def _rows(self, head: str) -> Tensor:
         """Prototypes f[K,m], or f[K,m+1] with their bias as one more column."""
-        weight, bias = full(self.heads[head].weight), self.heads[head].bias  # type: ignore[arg-type]
-        return weight if bias is None else torch.cat([weight, full(bias)[:, None]], 1)  # type: ignore[arg-type]
+        weight, bias = to_float32(self.heads[head].weight), self.heads[head].bias  # type: ignore[arg-type]
+        return weight if bias is None else torch.cat([weight, to_float32(bias)[:, None]], 1)  # type: ignore[arg-type]
 
     def _flat(self, views: Tensor) -> Tensor:
         """Every view as a row, with a 1 to meet the bias where there is one."""

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fercore.config import RunConfig
-from fercore.hooks.plans import optimiser_from
-from fercore.schedule import CropAndColour, OptimiserSpec, ParamGroup, Phase, Stage, ViewRequest
-from fercore.types import SIDES
+from fercore.plugin import (
+    SIDES,
+    CropAndColour,
+    OptimiserSpec,
+    ParamGroup,
+    Phase,
+    RunConfig,
+    Stage,
+    ViewRequest,
+    optimiser_from,
+)
 from fercore_pocan.settings import PocanSettings
 
 PRETRAIN, CLASSIFY, ADAPT = "pretrain", "prototypes", "adapt"

@@ -12,12 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from fercore.config import RunConfig, Settings
-from fercore.hooks import Plugin, hookimpl
-from fercore.losses import ramp
+from fercore.losses import ramp, to_float32
 from fercore.models import Model, build_backbone, build_trunk
-from fercore.schedule import Stage, ViewRequest
-from fercore.types import (
+from fercore.plugin import (
     SIDES,
     Batch,
     Clock,
@@ -26,11 +23,17 @@ from fercore.types import (
     EncodedDataset,
     Forward,
     LossTerm,
+    Plugin,
     PseudoLabels,
+    RunConfig,
+    Settings,
     Side,
+    Stage,
+    ViewRequest,
+    hookimpl,
 )
 from fercore_pocan import planning
-from fercore_pocan.modules import NEVER, Encoder, RunState, full
+from fercore_pocan.modules import NEVER, Encoder, RunState
 from fercore_pocan.objectives import Scene
 from fercore_pocan.planning import ADAPT, CLASSIFY, PLAIN, PRETRAIN, PROTOTYPES
 from fercore_pocan.presets import PRESETS
@@ -64,7 +67,7 @@ class Pocan(Plugin):
             for name in (SOURCE, TARGET)
         }
         model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std)
-        model.parts[f"{self.name}/state"] = RunState(num_classes)
+        self.attach(model, RunState(num_classes))
         return model
 
     @hookimpl
@@ -82,7 +85,7 @@ class Pocan(Plugin):
         self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Count the source's classes once; in adaptation start M_t from M_s, and label the target anew each epoch."""
-        state = self._state(model)
+        state = self.part(model, RunState)
         if clock.stage == PRETRAIN:
             return None
         if not state.source_counts.any():
@@ -97,7 +100,7 @@ class Pocan(Plugin):
         if clock.epoch % self.settings.refresh_every:
             return None
         logits = encode_dataset("target").logits[TARGET]
-        state.relabel(full(logits).softmax(-1), self.settings.beta, self.settings.class_counts)
+        state.relabel(to_float32(logits).softmax(-1), self.settings.beta, self.settings.class_counts)
         known = state.thresholds[state.thresholds < NEVER]
         return {
             f"{self.name}/trusted": float(state.trusted.sum()),
@@ -111,7 +114,7 @@ class Pocan(Plugin):
         """Draw target batches from trusted and untrusted samples in proportion, in adaptation."""
         if side != "target" or clock.stage != ADAPT:
             return None
-        state, batch = self._state(model), config.data.target_batch
+        state, batch = self.part(model, RunState), config.data.target_batch
         trusted, samples = int(state.trusted.sum()), len(state.trusted)
         if trusted and split_batch(batch, trusted, samples)[0] > batch * trusted / samples:
             state.warn("share_rounds_to_none", trusted, samples)
@@ -135,7 +138,7 @@ class Pocan(Plugin):
         """Return the epoch's labels of the step's target samples, weight 1 where they are trusted (Eq 14)."""
         if clock.stage != ADAPT:
             return None
-        state, at = self._state(model), batch.target.index
+        state, at = self.part(model, RunState), batch.target.index
         probs = state.probs[at]
         return PseudoLabels(probs.argmax(-1), state.trusted[at].to(probs.dtype), probs)
 
@@ -166,19 +169,14 @@ class Pocan(Plugin):
     @hookimpl
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Classify by the target prototypes, or by the source's before adaptation (the row "DT")."""
-        head = TARGET if self._state(model).adapted else SOURCE
-        return full(encoded.logits[head]).softmax(-1)
-
-    def _state(self, model: Model) -> RunState:
-        state = model.parts[f"{self.name}/state"]
-        assert isinstance(state, RunState)
-        return state
+        head = TARGET if self.part(model, RunState).adapted else SOURCE
+        return to_float32(encoded.logits[head]).softmax(-1)
 
     def _scene(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Scene:
-        state = self._state(model)
+        state = self.part(model, RunState)
         names = {PRETRAIN: planning.PRETRAIN_PAIR, CLASSIFY: (PLAIN,)}.get(clock.stage, planning.pair(self.settings))
         sides = {
-            side: torch.stack([full(encoded[side, name].features[SOURCE]) for name in names], 1)
+            side: torch.stack([to_float32(encoded[side, name].features[SOURCE]) for name in names], 1)
             for side in SIDES
             if (side, names[0]) in encoded
         }

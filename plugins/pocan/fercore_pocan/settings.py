@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from fercore.config import Settings, merge
+from fercore.plugin import Settings, merge
 
 OFFICIAL: Mapping[str, Any] = {
     "class_weight": {"src": 2.0, "tgt": 1.0, "clf": 1.5},

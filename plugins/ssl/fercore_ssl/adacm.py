@@ -16,13 +16,22 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import Settings
-from fercore.hooks import hookimpl
-from fercore.losses import UnitLength, info_nce, labelled_thresholds, weighted_cross_entropy
+from fercore.losses import UnitLength, info_nce, labelled_thresholds, to_float32, weighted_cross_entropy
 from fercore.models import Model, shrink
-from fercore.schedule import StepReport
-from fercore.types import Batch, Clock, EncodedDataset, Forward, LossTerm, PseudoLabels, Role, Side
-from fercore_ssl.base import SemiSupervised, SslSettings, full, logits
+from fercore.plugin import (
+    Batch,
+    Clock,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    PseudoLabels,
+    Role,
+    Settings,
+    Side,
+    StepReport,
+    hookimpl,
+)
+from fercore_ssl.base import SemiSupervised, SslSettings, logits
 from fercore_ssl.presets import presets
 
 
@@ -81,8 +90,8 @@ class AdaCM(SemiSupervised):
         if clock.epoch == 0:
             return None
         data, chosen = encode_dataset("source"), self.settings
-        probs = full(data.logits["main"]).softmax(-1)
-        levels = self._levels(model)
+        probs = to_float32(data.logits["main"]).softmax(-1)
+        levels = self.part(model, Margins).levels
         found = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
         levels.copy_(found)
         return {f"{self.name}/mean_threshold": float(levels.mean())}
@@ -98,7 +107,7 @@ class AdaCM(SemiSupervised):
         """Label samples by the mean prediction of two weak views; trust those that reach their class's threshold."""
         probs = (logits(encoded, "target", "weak").softmax(-1) + logits(encoded, "target", "weak2").softmax(-1)) / 2
         top, labels = probs.max(-1)
-        return PseudoLabels(labels, (top >= self._levels(model)[labels]).to(probs.dtype), probs)
+        return PseudoLabels(labels, (top >= self.part(model, Margins).levels[labels]).to(probs.dtype), probs)
 
     def terms(
         self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
@@ -108,15 +117,10 @@ class AdaCM(SemiSupervised):
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
         value = weighted_cross_entropy(logits(encoded, "target", "strong"), pseudo.labels, pseudo.weight)
         unsure = pseudo.weight == 0
-        one, other = (full(encoded["target", name].features["main"])[unsure] for name in ("weak", "weak2"))
+        one, other = (to_float32(encoded["target", name].features["main"])[unsure] for name in ("weak", "weak2"))
         contrast = info_nce(one, other, self.settings.tau)
         return [
             self._supervised(supervised, self.settings.lambda_x),
             self._consistency(value),
             LossTerm(f"{self.name}/contrast", Role.CONTRASTIVE, contrast, self.settings.lambda_c),
         ]
-
-    def _levels(self, model: Model) -> Tensor:
-        state = model.parts[self._part]
-        assert isinstance(state, Margins)
-        return state.levels

@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import Settings
+from fercore.losses import to_float32
 from fercore.models import Model, aside
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings
 from fercore_ssl.alignment import Alignment
-from fercore_ssl.base import CutoffSettings, ThresholdMethod, full, logits
+from fercore_ssl.base import CutoffSettings, ThresholdMethod, logits
 from fercore_ssl.presets import presets
 
 
@@ -45,8 +45,7 @@ class AdaMatch(ThresholdMethod):
 
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the aligned confidence reaches p_cutoff times the mean labelled one, and aligned labels."""
-        state = model.parts[self._part]
-        assert isinstance(state, Alignment)
+        state = self.part(model, Alignment)
         labelled = logits(encoded, "source", "weak").softmax(-1)
         aligned = state.align(probs, self.settings.ema_p, labelled) if self.settings.dist_align else probs
         level = self.settings.p_cutoff * labelled.amax(-1).mean()
@@ -60,7 +59,7 @@ class AdaMatch(ThresholdMethod):
         if not self.settings.interpolate:
             return terms
         sides = (batch.source.images["weak"], batch.target.images["weak"], batch.target.images["strong"])
-        joint = full(aside(model, torch.cat(sides)).logits["main"])[: len(batch.source)]
+        joint = to_float32(aside(model, torch.cat(sides)).logits["main"])[: len(batch.source)]
         alone = logits(encoded, "source", "weak")
         mixed = torch.lerp(alone, joint, torch.rand_like(alone))
         return [self._supervised(F.cross_entropy(mixed, batch.source.labels)), *terms[1:]]

@@ -10,12 +10,25 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import RunConfig, Settings
-from fercore.hooks import Plugin, hookimpl
-from fercore.losses import weighted_cross_entropy
-from fercore.models import Model, StatisticsOf, build_backbone, encode_view
-from fercore.schedule import Transform, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, Encoded, Forward, LossTerm, PseudoLabels, Role, Side
+from fercore.losses import to_float32, weighted_cross_entropy
+from fercore.models import Model, StatisticsOf, build_classifier, encode_view
+from fercore.plugin import (
+    Batch,
+    Clock,
+    DomainBatch,
+    Encoded,
+    Forward,
+    LossTerm,
+    Plugin,
+    PseudoLabels,
+    Role,
+    RunConfig,
+    Settings,
+    Side,
+    Transform,
+    ViewRequest,
+    hookimpl,
+)
 from fercore_ssl.presets import COMMON
 
 TRANSFORMS: Mapping[str, Transform] = {"weak": "weak", "weak2": "weak", "strong": "strong"}
@@ -50,12 +63,10 @@ class SemiSupervised(Plugin):
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int) -> Model:
         """Build backbone and linear head, as `source_only` does, and the method's state."""
-        trunk = build_backbone(config.model)
-        head = nn.Sequential(nn.Dropout(config.model.dropout), nn.Linear(trunk.channels, num_classes))
-        model = Model(trunk.module, {"main": self.branch()}, {"main": head}, trunk.mean, trunk.std)
+        model = build_classifier(config.model, num_classes, branch=self.branch())
         state = self.state(num_classes)
         if state is not None:
-            model.parts[self._part] = state
+            self.attach(model, state)
         return model
 
     @hookimpl
@@ -90,10 +101,6 @@ class SemiSupervised(Plugin):
     def state(self, num_classes: int) -> nn.Module | None:
         """Return the module whose buffers are what the method keeps between steps; None = nothing."""
         return None
-
-    @property
-    def _part(self) -> str:
-        return f"{self.name}/state"
 
     def _supervised(self, value: Tensor, weight: float = 1.0) -> LossTerm:
         return LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value, weight)
@@ -156,12 +163,7 @@ class ThresholdMethod(SemiSupervised):
 
 def logits(encoded: Forward, side: Side, view: str) -> Tensor:
     """Return the logits f[B,K] of one view, in float32 at least."""
-    return full(encoded[side, view].logits["main"])
-
-
-def full(tensor: Tensor) -> Tensor:
-    """Return the tensor in float32, or as it is in float64."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+    return to_float32(encoded[side, view].logits["main"])
 
 
 def tempered(probs: Tensor, temperature: float) -> Tensor:

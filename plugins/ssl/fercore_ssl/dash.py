@@ -16,14 +16,24 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import RunConfig, Settings
-from fercore.hooks import hookimpl
-from fercore.hooks.plans import single_stage
-from fercore.losses import shrinking_threshold
+from fercore.losses import shrinking_threshold, to_float32
 from fercore.models import Model
-from fercore.schedule import Phase, Stage, ViewRequest
-from fercore.types import Batch, Clock, EncodedDataset, Forward, PseudoLabels, Side
-from fercore_ssl.base import TRANSFORMS, SslSettings, ThresholdMethod, full, logits, tempered
+from fercore.plugin import (
+    Batch,
+    Clock,
+    EncodedDataset,
+    Forward,
+    Phase,
+    PseudoLabels,
+    RunConfig,
+    Settings,
+    Side,
+    Stage,
+    ViewRequest,
+    hookimpl,
+    single_stage,
+)
+from fercore_ssl.base import TRANSFORMS, SslSettings, ThresholdMethod, logits, tempered
 from fercore_ssl.presets import presets
 
 WARM, MAIN = "warm_up", "train"
@@ -99,8 +109,8 @@ class Dash(ThresholdMethod):
         if clock.stage != MAIN or clock.step:
             return None
         data = encode_dataset("source")
-        state = self._threshold(model)
-        state.start.fill_(F.cross_entropy(full(data.logits["main"]), data.labels))
+        state = self.part(model, Threshold)
+        state.start.fill_(F.cross_entropy(to_float32(data.logits["main"]), data.labels))
         return {f"{self.name}/rho": float(state.start)}
 
     @hookimpl
@@ -108,7 +118,7 @@ class Dash(ThresholdMethod):
         """Label the unlabelled samples by their weak view; trust those whose loss is at most rho."""
         if clock.stage != MAIN:
             return None
-        state, chosen = self._threshold(model), self.settings
+        state, chosen = self.part(model, Threshold), self.settings
         updates = int(clock.step / max(1.0, chosen.update_share * clock.total_steps))
         rho = shrinking_threshold(float(state.start), updates, base=chosen.gamma, factor=chosen.C)
         state.rho.fill_(max(rho, chosen.rho_min))
@@ -125,11 +135,6 @@ class Dash(ThresholdMethod):
     def hard(self) -> bool:
         """Whether labels are classes: they are one-hot distributions here once the threshold has shrunk."""
         return False
-
-    def _threshold(self, model: Model) -> Threshold:
-        state = model.parts[self._part]
-        assert isinstance(state, Threshold)
-        return state
 
 
 def _constant(phase: Phase) -> Phase:

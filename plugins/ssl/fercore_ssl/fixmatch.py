@@ -9,10 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fercore.config import Settings
 from fercore.losses import confident
 from fercore.models import Model
-from fercore.types import Batch, Forward
+from fercore.plugin import Batch, Forward, Settings
 from fercore_ssl.base import CutoffSettings, ThresholdMethod
 
 

@@ -13,11 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.data import Sampler
 
-from fercore.config import Settings
-from fercore.hooks import hookimpl
 from fercore.losses import curriculum_thresholds
 from fercore.models import Model, SizedByData
-from fercore.types import Batch, Forward, Side
+from fercore.plugin import Batch, Forward, Settings, Side, hookimpl
 from fercore_ssl.base import CutoffSettings, ThresholdMethod
 from fercore_ssl.presets import COMMON
 
@@ -43,22 +41,17 @@ class FlexMatch(ThresholdMethod):
     @hookimpl
     def build_sampler(self, model: Model, dataset: object, side: Side) -> Sampler[int] | None:
         """Take note of how many unlabelled samples there are; the order of the samples stays the built-in one."""
-        state = self._kept(model)
+        state = self.part(model, SizedByData)
         if side == "target" and not len(state.get_buffer("learnt")):
             state.put("learnt", torch.full((len(dataset),), -1))  # type: ignore[arg-type]
         return None
 
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the largest probability reaches its class's threshold; then note what has been learnt."""
-        learnt = self._kept(model).get_buffer("learnt")
+        learnt = self.part(model, SizedByData).get_buffer("learnt")
         top, labels = probs.max(-1)
         cutoff = self.settings.p_cutoff
         levels = curriculum_thresholds(learnt, probs.shape[1], cutoff, warmup=self.settings.thresh_warmup)
         sure = top >= cutoff
         learnt[batch.target.index[sure]] = labels[sure]
         return top >= levels[labels], probs
-
-    def _kept(self, model: Model) -> SizedByData:
-        state = model.parts[self._part]
-        assert isinstance(state, SizedByData)
-        return state

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import Settings
 from fercore.losses import self_adaptive_fairness, self_adaptive_thresholds
 from fercore.models import Model
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels, Role
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Role, Settings
 from fercore_ssl.base import ThresholdMethod, ThresholdSettings, logits
 from fercore_ssl.presets import presets
 
@@ -76,7 +75,7 @@ class FreeMatch(ThresholdMethod):
 
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the largest probability reaches its class's threshold (Eqs 8-9), else 0."""
-        means = self._means(model)
+        means = self.part(model, RunningMeans)
         means.follow(probs, self.settings)
         top, labels = probs.max(-1)
         return top >= self_adaptive_thresholds(means.level, means.probs)[labels], probs
@@ -88,13 +87,8 @@ class FreeMatch(ThresholdMethod):
         terms = super().terms(model, batch, encoded, pseudo, clock)
         if pseudo is None or not self.settings.ent_loss_ratio:
             return terms
-        means = self._means(model)
+        means = self.part(model, RunningMeans)
         strong = logits(encoded, "target", "strong")
         value = self_adaptive_fairness(strong, pseudo.weight, means.probs, means.histogram)
         weight = self.settings.ent_loss_ratio
         return [*terms, LossTerm(f"{self.name}/fairness", Role.REGULARISER, value, weight)]
-
-    def _means(self, model: Model) -> RunningMeans:
-        state = model.parts[self._part]
-        assert isinstance(state, RunningMeans)
-        return state

@@ -14,11 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
-from fercore.config import Settings
-from fercore.hooks import hookimpl
+from fercore.losses import to_float32
 from fercore.models import Model, SizedByData, aside
-from fercore.types import Batch, Forward
-from fercore_ssl.base import full
+from fercore.plugin import Batch, Forward, Settings, hookimpl
 from fercore_ssl.pi_model import PiModel, PiModelSettings
 from fercore_ssl.presets import presets
 
@@ -46,7 +44,7 @@ class MeanTeacher(PiModel):
         """Return the teacher's probabilities for the first view."""
         with torch.no_grad():
             answer = aside(model, batch.target.images["weak"], self._teacher(model))
-        return full(answer.logits["main"]).softmax(-1)
+        return to_float32(answer.logits["main"]).softmax(-1)
 
     @hookimpl
     def after_step(self, model: Model) -> None:
@@ -61,8 +59,7 @@ class MeanTeacher(PiModel):
         return {name: row.view_as(p) for (name, p), row in zip(named.items(), parts, strict=True)}
 
     def _row(self, model: Model) -> Tensor:
-        state = model.parts[self._part]
-        assert isinstance(state, SizedByData)
+        state = self.part(model, SizedByData)
         if not len(state.get_buffer("weights")):
             state.put("weights", parameters_to_vector(model.parameters()))
         return state.get_buffer("weights")

@@ -15,12 +15,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.distributions import Beta
 
-from fercore.config import Settings
-from fercore.hooks import hookimpl
-from fercore.losses import probability_mse, sharpen
+from fercore.losses import probability_mse, sharpen, to_float32
 from fercore.models import Model, aside
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
-from fercore_ssl.base import SemiSupervised, SslSettings, full, logits, warm_up
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings, hookimpl
+from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 from fercore_ssl.presets import COMMON
 
 
@@ -59,8 +57,8 @@ class MixMatch(SemiSupervised):
         images, labels = mix(images, torch.cat([known, pseudo.probs, pseudo.probs]), self.settings.mixup_alpha)
         n = len(batch.source)
         # The mixed labelled images set the batch statistics, as in USB; the others leave them alone.
-        mine = full(model(images[:n]).logits["main"])
-        others = full(aside(model, images[n:]).logits["main"])
+        mine = to_float32(model(images[:n]).logits["main"])
+        others = to_float32(aside(model, images[n:]).logits["main"])
         weight = self.settings.lambda_u * warm_up(clock, self.settings.unsup_warm_up)
         return [
             self._supervised(F.cross_entropy(mine, labels[:n])),

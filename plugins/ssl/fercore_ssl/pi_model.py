@@ -11,11 +11,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fercore.config import Settings
-from fercore.hooks import hookimpl
 from fercore.losses import probability_mse
 from fercore.models import Model
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings, hookimpl
 from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fercore.config import merge
+from fercore.plugin import merge
 
 COMMON: Mapping[str, Mapping[str, Any]] = {
     "paper": {

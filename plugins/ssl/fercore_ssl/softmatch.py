@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.config import Settings
 from fercore.losses import truncated_gaussian
 from fercore.models import Model
-from fercore.types import Batch, Forward
+from fercore.plugin import Batch, Forward, Settings
 from fercore_ssl.alignment import Alignment
 from fercore_ssl.base import ThresholdMethod, ThresholdSettings, logits
 from fercore_ssl.presets import presets
@@ -84,8 +83,7 @@ class SoftMatch(ThresholdMethod):
 
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return the Gaussian weights, and the probabilities as they are."""
-        state, chosen = model.parts[self._part], self.settings
-        assert isinstance(state, ConfidenceMoments)
+        state, chosen = self.part(model, ConfidenceMoments), self.settings
         aligned = probs
         if chosen.dist_align:
             labelled = None if chosen.dist_uniform else logits(encoded, "source", "weak").softmax(-1)

@@ -15,10 +15,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fercore.config import Settings
 from fercore.losses import confident
 from fercore.models import Model
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings
 from fercore_ssl.base import CutoffSettings, ThresholdMethod, logits
 
 SCALE = 5.0

@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from fercore.config import Settings
-from fercore.losses import mean_entropy, soft_kl
+from fercore.losses import mean_entropy, soft_kl, to_float32
 from fercore.models import Model, aside
-from fercore.types import Batch, Clock, Forward, LossTerm, PseudoLabels, Role
-from fercore_ssl.base import SemiSupervised, SslSettings, full, logits, warm_up
+from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Role, Settings
+from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 from fercore_ssl.presets import COMMON
 
 
@@ -51,7 +50,7 @@ class VAT(SemiSupervised):
         clean = logits(encoded, "target", "weak")
         images = batch.target.images["weak"]
         worst = self.settings.eps * self.direction(model, images, clean.detach())
-        value = _divergence(full(aside(model, images + worst).logits["main"]), clean.detach())
+        value = _divergence(to_float32(aside(model, images + worst).logits["main"]), clean.detach())
         weight = self.settings.lambda_u * warm_up(clock, self.settings.unsup_warm_up)
         terms = [self._supervised(supervised), self._consistency(value, weight)]
         if self.settings.ent_loss_ratio:
@@ -68,7 +67,7 @@ class VAT(SemiSupervised):
         found = _unit(torch.randn_like(images))
         for _ in range(self.settings.iterations):
             step = (self.settings.xi * found).requires_grad_(True)
-            gap = _divergence(full(aside(model, images + step, plain=True).logits["main"]), clean)
+            gap = _divergence(to_float32(aside(model, images + step, plain=True).logits["main"]), clean)
             (gradient,) = torch.autograd.grad(gap, step)
             found = _unit(gradient.detach())
         return found

@@ -193,7 +193,7 @@ def test_decay_leaves_buffers_alone_unless_asked(build):
     assert torch.equal(next(p for p in model.parameters() if not p.requires_grad), frozen)
     shrink(model, 0.25, buffers=True)
     assert (model.get_buffer(running) == 0.75).all()
-    assert (plugin._state(model).thresholds == 0.8).all()
+    assert (plugin.part(model).thresholds == 0.8).all()
 
 
 def test_counts_are_means_of_an_epoch():
