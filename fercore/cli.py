@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import gc
-import io
-import os
 import shlex
 import sys
 import time
@@ -25,7 +22,7 @@ from fercore.errors import UserInputError
 from fercore.files import absolute, name_fault
 from fercore.hooks.discovery import check_early, installed_plugins, split_names
 from fercore.stopping import Interrupted, handling, interrupt, number_of
-from fercore.terminal import guard_streams, say
+from fercore.terminal import guard_streams, lost_output, say
 from fercore.writing import write_fault
 
 if TYPE_CHECKING:
@@ -405,9 +402,6 @@ def _target_of(summary: dict[str, Any], layers: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding has no sign for
     guard_streams()
     try:
         with handling(interrupt):
@@ -415,7 +409,7 @@ def main() -> None:
     except UserInputError as error:
         _fail(str(error), 2)
     except OSError as error:
-        named = name_fault(error) or _stream_fault(error)
+        named = name_fault(error)
         if named is None:
             raise
         _fail(str(named), 2)
@@ -427,15 +421,9 @@ def main() -> None:
             say(message, keep="\n")
             sys.exit(0)
         _fail(message, 2)
+    if fault := lost_output():
+        _fail(str(write_fault(fault, Path("standard output"))), 2)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _stream_fault(error: OSError) -> UserInputError | None:
-    """Return what is wrong where what is printed has no room, as in a log on a full disk; None for other errors."""
-    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-        return None
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python would try to print the rest once more
-    return write_fault(error, Path("standard output"))
 
 
 def _fail(message: str, code: int) -> NoReturn:

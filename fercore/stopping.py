@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TypeAlias
 
@@ -83,7 +83,8 @@ class StopRequest:
         first, self.asked = self.asked is None, number
         if not (self.patient and first):
             interrupt(number)
-        os.write(2, HEARD)
+        with suppress(OSError):  # the terminal that is told may be the one that was closed
+            os.write(2, HEARD)
 
     def obey(self) -> None:
         """Interrupt the run if a signal asked for it; what must be kept has been kept.

@@ -6,8 +6,11 @@ letters that run backwards. Everything fercore prints goes through `printable`.
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -42,6 +45,48 @@ def say(text: str, *, keep: str = "", error: bool = False) -> None:
     stream.flush()
 
 
+class _Outlet(io.FileIO):
+    """A standard stream that may fail without ending what is at work: its reader gone, its terminal, room on its disk.
+
+    Attributes:
+        fault: why nothing can be written to it any more; what is, is dropped. None = it can.
+    """
+
+    fault: OSError | None = None
+
+    def write(self, content: Any, /) -> int:
+        """Write bytes, or drop them where that fails."""
+        if self.fault is None:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self.fault = error
+        return len(content)
+
+
+def lost_output() -> OSError | None:
+    """Return why some of the standard output was not written; None if all was, or nobody wants to read it any more."""
+    fault: OSError | None = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
+    return None if fault is None or fault.errno == errno.EPIPE else fault
+
+
+def _outlet(stream: Any) -> Any:
+    """Return a standard stream over an `_Outlet`; None, of one that was closed from the start, becomes a sink."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
+    buffer = getattr(stream, "buffer", None)
+    if type(getattr(buffer, "raw", buffer)) is not io.FileIO:  # PYTHONUNBUFFERED has no buffer
+        return stream  # somebody's own, or an outlet already
+    raw = io.BufferedWriter(_Outlet(stream.fileno(), "wb", closefd=False))
+    # What the terminal's encoding has no sign for is written as an escape.
+    return io.TextIOWrapper(
+        raw,
+        stream.encoding,
+        "backslashreplace",
+        line_buffering=stream.line_buffering or stream.write_through,
+    )
+
+
 class _PrintableFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record), keep="\n")
@@ -50,8 +95,14 @@ class _PrintableFormatter(logging.Formatter):
 def guard_streams() -> None:
     """Let what Python itself prints, names of files in it, go the same way: warnings, the log's, errors of no user.
 
-    The log is left alone where somebody else has set it up.
+    The log is left alone where somebody else has set it up. A standard stream that cannot be written is no error here.
     """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number: no file opened later is taken for a stream
+    sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())
     warnings.showwarning = _show_warning

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
+import subprocess
 import sys
 import threading
 import warnings
@@ -154,3 +156,33 @@ def test_an_error_of_no_user_goes_that_way_from_the_command_line(monkeypatch, gu
     with pytest.raises(RuntimeError):
         main()
     assert sys.excepthook is terminal._show_error
+
+
+OUTLIVES = """
+from fercore.terminal import guard_streams, lost_output, say
+guard_streams()
+for k in range(3):
+    say(f"line {k}")
+    print(f"print {k}", flush=True)
+open("after.txt", "x").write(str(lost_output()))
+"""
+"""What goes on when its output cannot be written; it leaves why in a file."""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("how", "lost"),
+    [
+        ("> /dev/full", "[Errno 28] No space left on device"),
+        (">&-", "None"),
+        (">&- 2>&- <&-", "None"),
+        ("| true", "None"),
+    ],
+)
+def test_output_that_cannot_be_written_ends_nothing(tmp_path, how, lost, unbuffered):
+    command = f"({sys.executable} -c '{OUTLIVES}'; echo $? > code.txt) {how}; wait"
+    environ = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    assert (tmp_path / "code.txt").read_text() == "0\n"
+    assert (tmp_path / "after.txt").read_text() == lost

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -87,6 +88,19 @@ def test_a_signal_before_the_folder_is_there_says_that_nothing_was_written(make_
     with pytest.raises(Interrupted, match="nothing was written"):
         run(shop, tmp_path / "run", Observer())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_is_heard_where_the_terminal_it_would_be_told_on_is_gone(monkeypatch):
+    def gone(handle, content):
+        raise OSError(errno.EIO, "Input/output error")
+
+    stop = StopRequest()
+    stop.patient = True
+    monkeypatch.setattr(os, "write", gone)
+    stop.hear(signal.SIGHUP)
+    with pytest.raises(Interrupted) as caught:
+        stop.obey()
+    assert caught.value.number == signal.SIGHUP
 
 
 def test_an_ignored_signal_stays_ignored():
