@@ -18,6 +18,7 @@ from fercore.data.cache import fitted
 from fercore.data.codecs import Unusable
 from fercore.data.readers import decode, file_bytes, to_rgb
 from fercore.data.scaling import NO_RANGE, NoScale, Scaling, read_scaling
+from fercore.data.side import task_info
 from fercore.data.views import plain_views
 from fercore.engine import memory_format
 from fercore.engine.checkpoint import random_state, restore_random_state
@@ -259,7 +260,10 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> 
     try:
         company = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
         plugins = build_plugins(company)
-        model = plugins.build_model(company.config, len(record.classes))
+        sizes = [source.n for source in record.provenance.sources], record.provenance.target.n
+        data, per_epoch = company.config.data, company.config.train.steps_per_epoch
+        task = task_info(data, record.classes, sizes, steps_per_epoch=per_epoch)
+        model = plugins.build_model(company.config, len(record.classes), task)
     except UserInputError as error:
         raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error
     finally:

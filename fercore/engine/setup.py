@@ -18,7 +18,7 @@ from fercore.data import DomainSet, StepLoader, open_domains
 from fercore.data.opening import look_for_data
 from fercore.data.places import absolute_settings
 from fercore.data.protocols import absolute_protocol
-from fercore.data.side import side_info
+from fercore.data.side import side_info, task_info
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.checkpoint import random_state, restore_random_state, seed_everything
@@ -111,11 +111,15 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     look_for_weights(config.model)
     domains = open_domains(config.data, seed=config.seed, label_file=label_file)
     seed_everything(config.seed)
-    model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes))
+    sizes = [len(table) for table in domains.sources], len(domains.adaptation)
+    counts = [table.counts(domains.classes) for table in domains.sources]
+    per_epoch = config.train.steps_per_epoch
+    task = task_info(config.data, domains.classes, sizes, counts, steps_per_epoch=per_epoch)
+    model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
     _set_statistics(model, config)
     _try_backbone(model, config)
     views = plugins.request_views(config)
-    stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES})
+    stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
     _check_views(views, stages)
     wrap = partial(wrap_network, fabric, config.train.compile)
     model.run_through(wrap)

@@ -27,6 +27,7 @@ from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, Fo
 
 if TYPE_CHECKING:
     from fercore.config import RunConfig
+    from fercore.task import TaskInfo
 
 
 @dataclass(frozen=True)
@@ -161,10 +162,12 @@ class Plugins:
         finally:
             self._call_now = outer  # refresh encodes a whole side, which calls hooks inside a hook
 
-    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build the network; see `fercore.hooks.specs.build_model`."""
         self._classes = num_classes
-        return expect(self._call("build_model", config=config, num_classes=num_classes), Model, "build_model")
+        return expect(
+            self._call("build_model", config=config, num_classes=num_classes, task=task), Model, "build_model"
+        )
 
     def request_views(self, config: RunConfig) -> tuple[ViewRequest, ...]:
         """Return every requested view once, in order of first request.
@@ -181,9 +184,11 @@ class Plugins:
             views[request.side, request.name] = replace(known, stages=_together(known.stages, request.stages))
         return tuple(views.values())
 
-    def plan(self, config: RunConfig, model: Model, datasets: Mapping[Side, object]) -> tuple[Stage, ...]:
+    def plan(
+        self, config: RunConfig, model: Model, datasets: Mapping[Side, object], task: TaskInfo
+    ) -> tuple[Stage, ...]:
         """Return the stages of training."""
-        stages = self._call("plan", config=config, model=model, datasets=datasets)
+        stages = self._call("plan", config=config, model=model, datasets=datasets, task=task)
         return tuple(flatten([stages], Stage, "plan"))
 
     def build_sampler(

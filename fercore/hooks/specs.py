@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fercore.config import RunConfig
     from fercore.models.model import Model
     from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
+    from fercore.task import TaskInfo
     from fercore.types import (
         Batch,
         Clock,
@@ -36,13 +37,13 @@ if TYPE_CHECKING:
 
 
 @hookspec(firstresult=True)
-def build_model(config: RunConfig, num_classes: int) -> Model | None:
+def build_model(config: RunConfig, num_classes: int, task: TaskInfo) -> Model | None:
     """Build the network, on the CPU; called once, after the seed is set. First result.
 
     Args:
         config: the run's settings; the plugin's own are in `self.settings`. `data.classes` names the run's classes in
             the order of their labels; the SPECs of the data have no path.
-        num_classes: number of classes K of the run.
+        num_classes: number of classes K of the run. task: classes, datasets and batches.
 
     Returns:
         The model with its branches, heads and parts. An add-on wraps this hook to attach parts of its own.
@@ -59,11 +60,12 @@ def request_views(config: RunConfig) -> Sequence[ViewRequest]:
 
 
 @hookspec(firstresult=True)
-def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object]) -> Sequence[Stage] | None:
+def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object], task: TaskInfo) -> Sequence[Stage] | None:
     """Lay out training as stages of phases, each phase with its own parameters, optimiser and schedule. First result.
 
     Args:
         datasets: side -> what `build_sampler` gets of its samples, for lengths that follow from them.
+        task: classes, datasets and batches.
 
     Returns:
         The stages in order. The default is one stage with one phase, from `config.optim` and `config.train`.

@@ -30,6 +30,7 @@ from fercore.schedule import (
     Transform,
     ViewRequest,
 )
+from fercore.task import BatchPolicy, DatasetInfo, TaskInfo
 from fercore.types import (
     SIDES,
     Batch,
@@ -50,8 +51,10 @@ __all__ = [
     "SCORES",
     "SIDES",
     "Batch",
+    "BatchPolicy",
     "Clock",
     "CropAndColour",
+    "DatasetInfo",
     "DomainBatch",
     "Encoded",
     "EncodedDataset",
@@ -73,6 +76,7 @@ __all__ = [
     "SizedByData",
     "Stage",
     "StepReport",
+    "TaskInfo",
     "Transform",
     "UserInputError",
     "ViewRequest",

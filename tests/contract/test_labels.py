@@ -142,8 +142,8 @@ class Spy(Plugin):
                 self.leaks.append(f"{hook}: {way} is {found}")
 
     @hookimpl(wrapper=True)
-    def build_model(self, config, num_classes):
-        self.look("build_model", config=config, num_classes=num_classes)
+    def build_model(self, config, num_classes, task):
+        self.look("build_model", config=config, num_classes=num_classes, task=task)
         model = yield
         self.look("build_model", model=model)
         return model
@@ -154,8 +154,8 @@ class Spy(Plugin):
         return [ViewRequest("target", "weak", "weak")]
 
     @hookimpl(wrapper=True)
-    def plan(self, config, model, datasets):
-        self.look("plan", config=config, model=model, datasets=datasets)
+    def plan(self, config, model, datasets, task):
+        self.look("plan", config=config, model=model, datasets=datasets, task=task)
         return (yield)
 
     @hookimpl(wrapper=True)

@@ -47,9 +47,9 @@ def term(name="guilty/x", role=Role.SUPERVISED, value=None, weight=1.0):
 
 
 CALLS = {
-    "build_model": lambda p: p.build_model(RunConfig(), K),
+    "build_model": lambda p: p.build_model(RunConfig(), K, None),
     "request_views": lambda p: p.request_views(RunConfig()),
-    "plan": lambda p: p.plan(RunConfig(), MODEL, {}),
+    "plan": lambda p: p.plan(RunConfig(), MODEL, {}, None),
     "build_sampler": lambda p: p.build_sampler(RunConfig(), MODEL, [0] * ROWS, "target", CLOCK),
     "refresh": lambda p: p.refresh(MODEL, CLOCK, lambda side: None),
     "encode": lambda p: p.encode(MODEL, BATCH.target, "weak", CLOCK),

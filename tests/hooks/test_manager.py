@@ -47,7 +47,7 @@ def manager(*plugins):
 def test_defaults_answer_when_no_plugin_does():
     model = tiny_model()
     plugins = manager(plugin())
-    assert [stage.name for stage in plugins.plan(RunConfig(), model, {})] == ["train"]
+    assert [stage.name for stage in plugins.plan(RunConfig(), model, {}, None)] == ["train"]
     encoded = model(torch.randn(5, 3, 2, 2))
     probs = plugins.predict(model, encoded)
     expected = (encoded.logits["a"].softmax(1) + encoded.logits["b"].softmax(1)) / 2
@@ -56,7 +56,7 @@ def test_defaults_answer_when_no_plugin_does():
 
 def test_a_plugin_comes_before_the_default():
     own = plugin(plan=lambda self: [Stage("mine", 3)])
-    assert manager(own).plan(RunConfig(), tiny_model(), {})[0].name == "mine"
+    assert manager(own).plan(RunConfig(), tiny_model(), {}, None)[0].name == "mine"
 
 
 def test_two_owners_of_one_hook_are_refused_by_name():
@@ -121,9 +121,9 @@ def test_wrong_loss_terms_are_refused(result, message):
 @pytest.mark.parametrize(
     ("hook", "result", "call"),
     [
-        ("build_model", "model", lambda p: p.build_model(RunConfig(), 3)),
-        ("plan", [1], lambda p: p.plan(RunConfig(), tiny_model(), {})),
-        ("plan", [Stage("a", 1), Stage("a", 1)], lambda p: p.plan(RunConfig(), tiny_model(), {})),
+        ("build_model", "model", lambda p: p.build_model(RunConfig(), 3, None)),
+        ("plan", [1], lambda p: p.plan(RunConfig(), tiny_model(), {}, None)),
+        ("plan", [Stage("a", 1), Stage("a", 1)], lambda p: p.plan(RunConfig(), tiny_model(), {}, None)),
         ("encode", {"a": 1}, lambda p: p.encode(tiny_model(), None, "weak", CLOCK)),
         ("pseudo_label", torch.ones(3), lambda p: p.pseudo_label(tiny_model(), None, {}, CLOCK)),
         ("build_sampler", [1, 2], lambda p: p.build_sampler(RunConfig(), tiny_model(), None, "source", CLOCK)),

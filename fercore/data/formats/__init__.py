@@ -17,12 +17,14 @@ class Format:
         options: names of the options it takes beside the common ones.
         summary: what it reads, for help texts.
         paths: options whose value is a path.
+        dataset_option: of a format of several datasets, the option that says which.
     """
 
     module: str
     options: tuple[str, ...]
     summary: str
     paths: tuple[str, ...] = ("root", "names")
+    dataset_option: str = ""
 
 
 FORMATS: dict[str, Format] = {
@@ -65,8 +67,16 @@ FORMATS: dict[str, Format] = {
         "nvie", ("labels", "names", "root", "spectrum", "paired"), "NVIE by manifest; domain is visible or thermal"
     ),
     "lacmfer": Format(
-        "lacmfer", ("labels", "domain", "root", "duplicates", "overlap", "column"), "the lists of the LA-CMFER release"
+        "lacmfer",
+        ("labels", "domain", "root", "duplicates", "overlap", "column"),
+        "the lists of the LA-CMFER release",
+        dataset_option="domain",
     ),
-    "cdfer": Format("cdfer", ("labels", "dataset", "pad"), "the datasets as the CD-FER benchmark lists them"),
+    "cdfer": Format(
+        "cdfer",
+        ("labels", "dataset", "pad"),
+        "the datasets as the CD-FER benchmark lists them",
+        dataset_option="dataset",
+    ),
 }
 """Format name -> where and how it is read."""

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fercore.data.spec import parse_spec
 from fercore.losses import (
     domain_adversarial,
     domain_mean,
@@ -30,6 +29,7 @@ from fercore.models import Model, build_trunk
 from fercore.plugin import (
     Batch,
     Clock,
+    DatasetInfo,
     DomainBatch,
     Encoded,
     Forward,
@@ -39,6 +39,7 @@ from fercore.plugin import (
     Role,
     RunConfig,
     Settings,
+    TaskInfo,
     UserInputError,
     ViewRequest,
     hookimpl,
@@ -54,8 +55,6 @@ log = logging.getLogger(__name__)
 VIEW = "weak"
 HARD_TARGETS = ("fer2013", "affectnet", "aff")
 """Datasets with alpha 0.4 (section 4.1), as formats and lists of several datasets name them."""
-NAMED_BY = {"lacmfer": "domain", "cdfer": "dataset"}
-"""Formats that hold several datasets -> the option that says which."""
 DISTANCES = {"kl": symmetric_kl, "l1": mean_absolute, "mse": mean_squared}
 
 
@@ -74,17 +73,17 @@ class LaCmfer(Plugin):
         return "align.kind=adversarial" if self.settings.align.kind == "adversarial" else ""
 
     @hookimpl
-    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build shared encoder, branches, classifiers, and discriminators where they are asked for."""
         reduction = self.settings.network.reduction
         if config.data.size < 2 * reduction:
             fix = f"take data.size of at least {2 * reduction}, or a smaller {self.name}.network.reduction"
             raise UserInputError(f"images of {config.data.size} px are too small", where="data.size", fix=fix)
         trunk = build_trunk(config.model, reduction=reduction)
-        branches = build_branches(trunk.channels, self.settings, len(config.data.sources))
+        branches = build_branches(trunk.channels, self.settings, len(task.sources))
         heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
         model = Model(trunk.module, branches, heads, trunk.mean, trunk.std)
-        alpha, why = resolve_alpha(self.settings, config.data.target)
+        alpha, why = resolve_alpha(self.settings, task.target)
         if why:
             log.warning("%s.alpha = %g: %s", self.name, alpha, why)
         self.attach(model, RunState(alpha))
@@ -213,22 +212,20 @@ def _views(target: Encoded) -> list[Tensor]:
     return [torch.stack([to_float32(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 
-def resolve_alpha(settings: LaCmferSettings, target: str) -> tuple[float, str]:
+def resolve_alpha(settings: LaCmferSettings, target: DatasetInfo) -> tuple[float, str]:
     """Return alpha, and why it is that where nobody chose it.
 
     "auto" is 0.4 for FER-2013 and AffectNet as the target and 0.1 for any other (section 4.1). Which dataset a folder
     or a list holds cannot be seen, so what was taken is always said; generated faces are neither.
 
     Args:
-        settings: of the plugin. target: the target's spec, "FORMAT:PATH".
+        settings: of the plugin. target: the target's dataset.
     """
     if settings.alpha != "auto":
         return float(settings.alpha), ""
-    spec = parse_spec(target)
-    if spec.format == "synthfer":
+    if target.format == "synthfer":
         return 0.1, ""
-    named = spec.options.get(NAMED_BY[spec.format], "") if spec.format in NAMED_BY else spec.format
-    what = f"the target is read as {named!r}"
-    if named.lower() in HARD_TARGETS:
+    what = f"the target is read as {target.dataset!r}"
+    if target.dataset.lower() in HARD_TARGETS:
         return 0.4, f"{what}, and section 4.1 has that for FER-2013 and AffectNet"
     return 0.1, f"{what}; section 4.1 has 0.4 for FER-2013 and AffectNet alone. If it is one of them set alpha=0.4"

@@ -30,6 +30,7 @@ from fercore.plugin import (
     Side,
     Stage,
     StepReport,
+    TaskInfo,
     UserInputError,
     ViewRequest,
     hookimpl,
@@ -66,9 +67,9 @@ class ClipMethod(Plugin):
         return ""
 
     @hookimpl
-    def build_model(self, config: RunConfig) -> Model:
+    def build_model(self, config: RunConfig, task: TaskInfo) -> Model:
         """Load CLIP and put beside it what the method learns."""
-        labelled = planning.labelled_domain(self.recipe, config)
+        labelled = planning.labelled_domain(self.recipe, task)
         if labelled is None and self.recipe.target.mode != "pseudo":
             fix = "add ?shots=5 or ?fraction=0.1 to --target"
             log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
@@ -87,8 +88,7 @@ class ClipMethod(Plugin):
                 "images of %d px are resized to the %d px of CLIP model %r (data.size)",
                 config.data.size, clip.image_size, clip.model,
             )  # fmt: skip
-        twice = planning.labelled_twice(config)
-        return build_network(self.name, self.recipe, clip, config.data.classes or (), labelled, twice=twice)
+        return build_network(self.name, self.recipe, clip, task.classes, labelled, twice=task.labelled_twice)
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fercore.data import parse_spec
 from fercore.models.clip import Clip
 from fercore.plugin import (
     CropAndColour,
@@ -13,6 +12,7 @@ from fercore.plugin import (
     RunConfig,
     Side,
     Stage,
+    TaskInfo,
     Transform,
     UserInputError,
     ViewRequest,
@@ -55,21 +55,20 @@ def side_of(view: str) -> Side:
     return "source" if view == view_name("source") else "target"
 
 
-def labelled_domain(settings: PcaSettings, config: RunConfig) -> int | None:
+def labelled_domain(settings: PcaSettings, task: TaskInfo) -> int | None:
     """Return the number of the source domain that is the labelled part of the target; None without one.
 
     Raises:
         UserInputError: if `target.mode` counts on labelled target samples and there are none, or other than it says.
     """
-    found: int | None = config.data.few_shot_domain
-    mode = settings.target.mode
+    found, mode = task.few_shot_domain, settings.target.mode
     if mode not in ("shots", "fraction"):
         return found
     if found is None:
         what = f"no labelled target sample, and target.mode is {mode!r}"
         raise UserInputError(what, where="--target", fix="write --target SPEC?shots=5 or ?fraction=0.1")
     other = "fraction" if mode == "shots" else "shots"
-    if other in parse_spec(config.data.target).options:
+    if task.few_shots == other:
         what = f"target.mode is {mode!r}, and the target has ?{other}="
         raise UserInputError(what, where="--target", fix=f"write ?{mode}=, or leave target.mode out")
     return found
@@ -86,8 +85,3 @@ def without_effect(settings: PcaSettings, clip: Clip) -> list[str]:
         "image_encoder='per_domain_prompts'": settings.image_encoder == "per_domain_prompts" and not shown,
     }
     return [name for name, idle in found.items() if idle]
-
-
-def labelled_twice(config: RunConfig) -> bool:
-    """Say whether labelled target samples are among the unlabelled ones too (?include_labelled=true)."""
-    return parse_spec(config.data.target).flag("include_labelled")

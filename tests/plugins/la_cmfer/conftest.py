@@ -12,6 +12,8 @@ from fercore_la_cmfer.plugin import LaCmfer, resolve_alpha
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import RunConfig
+from fercore.data.labels import CANONICAL as CLASSES
+from fercore.data.side import dataset_info, task_info
 from fercore.types import Batch, Clock, DomainBatch, Encoded
 
 TINY = {"network": {"widths": [8, 8], "depths": [1, 1], "local_width": 2, "local_depth": 1, "cbam_reduction": 4}}
@@ -85,7 +87,7 @@ def step(method):
 
     def run(scene, target="jaffe:x", **settings):
         plugin = method(**settings)
-        state = RunState(resolve_alpha(plugin.settings, target)[0])
+        state = RunState(resolve_alpha(plugin.settings, dataset_info(target, 9))[0])
         model = SimpleNamespace(parts={"la_cmfer/state": state})
         encoded, batch = scene.encoded(), scene.batch()
         with torch.no_grad():
@@ -109,7 +111,9 @@ def build(method):
             "model": {"backbone_args": {"resnet18": {"channels": [8, 8, 8, 8]}}},
         }
         layered = {key: {**small.get(key, {}), **(config or {}).get(key, {})} for key in {*small, *(config or {})}}
-        return plugin, plugin.build_model(RunConfig.model_validate(layered), num_classes)
+        config = RunConfig.model_validate(layered)
+        sizes = [9] * len(config.data.sources), 9
+        return plugin, plugin.build_model(config, num_classes, task_info(config.data, CLASSES[:num_classes], sizes))
 
     return make
 

@@ -8,6 +8,7 @@ from fercore_la_cmfer.modules import Attention, GlobalBranch, LocalBranch, quart
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import RunConfig, check_settings
+from fercore.data.side import task_info
 from fercore.errors import UserInputError
 from fercore.types import Batch, DomainBatch
 
@@ -32,7 +33,8 @@ def run_step(plugin, model, batch, clock):
 
 def test_the_published_network(method):
     with torch.device("meta"):
-        model = method().build_model(RunConfig.model_validate({"data": {"size": 224}}), 7)
+        config = RunConfig.model_validate({"data": {"size": 224}})
+        model = method().build_model(config, 7, task_info(config.data, (), ([9, 9, 9], 9)))
         encoded = model.eval()(torch.empty(2, 3, 224, 224))
         trunk_map = model.backbone(torch.empty(2, 3, 224, 224))
     assert trunk_map.shape == (2, 128, 28, 28)

@@ -10,6 +10,7 @@ from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import build_config, check_settings
 from fercore.data.protocols import load_protocol, protocol_names
+from fercore.data.side import dataset_info
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 from fercore.presets import PRESETS
@@ -73,6 +74,7 @@ def test_every_switch_changes_the_loss(scene, step, switch):
     ],
 )
 def test_alpha_follows_the_dataset_of_the_target_and_says_so(target, alpha, why):
+    target = dataset_info(target, 9)
     found, reason = resolve_alpha(LaCmferSettings(), target)
     assert found == alpha
     assert re.search(why, reason)

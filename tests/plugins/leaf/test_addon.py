@@ -184,7 +184,7 @@ def test_every_switch_changes_the_term(around, tiny):
         addon = LeafEaf("leaf_eaf", LeafEafSettings.model_validate({**TINY, **settings}))
         plugins = build_plugins(company(tiny, [Dummy("dummy", Settings()), addon]))
         torch.manual_seed(0)
-        model = plugins.build_model(shop.config, 7)
+        model = plugins.build_model(shop.config, 7, None)
         torch.manual_seed(1)
         views = plugins.request_views(shop.config)
         encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
@@ -253,7 +253,7 @@ def test_branches_that_share_a_module_share_a_mixture(tiny):
 
     addon = LeafEaf("leaf_eaf", LeafEafSettings(n_experts=2))
     plugins = build_plugins(company(tiny, [Shared("dummy", Settings()), addon]))
-    model = plugins.build_model(RunConfig.model_validate(tiny), 7)
+    model = plugins.build_model(RunConfig.model_validate(tiny), 7, None)
     assert set(model.parts) == {"leaf_eaf/semantic/a", "leaf_eaf/instance/a"}
     encoded = model.eval()(torch.randn(2, 3, 32, 32))
     assert torch.equal(encoded.logits["a"], encoded.logits["b"])
