@@ -1,18 +1,47 @@
-"""fercore: adapt facial-expression classifiers across domains with pluggable methods."""
+"""fercore: adapt facial-expression classifiers across domains with pluggable methods.
+
+What `__all__` names is the stable Python interface; it is imported as it is asked for.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fercore.api import load
+    from fercore.api import (
+        Comparison,
+        Predictions,
+        Predictor,
+        Result,
+        Run,
+        UserInputError,
+        compare,
+        describe,
+        load,
+        open_run,
+        plugins,
+        train,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["load"]
+__all__ = [
+    "Comparison",
+    "Predictions",
+    "Predictor",
+    "Result",
+    "Run",
+    "UserInputError",
+    "compare",
+    "describe",
+    "load",
+    "open_run",
+    "plugins",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what `__all__` names as it is asked for: importing fercore alone is quick."""
+    """Import what `__all__` names."""
     if name not in __all__:
         raise AttributeError(f"module 'fercore' has no attribute {name!r}")
     from fercore import api

@@ -1,17 +1,191 @@
-"""The Python interface: what `fercore.NAME` gives. Heavy modules are imported by the call that needs them."""
+"""The Python interface: what `fercore.NAME` gives. Heavy modules are imported by the call that needs them.
+
+The arguments of `train` and `compare` are those of `fercore run` and `fercore compare`, which call them.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fercore.config import Device
+from fercore import comparison
+from fercore.arguments import Assignments, names_of, new_folder, only_longer, reopen, request_of
+from fercore.comparison import Comparison
+from fercore.config import Device, RunConfig
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError
+from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
+from fercore.result import Result
 
 if TYPE_CHECKING:
-    from fercore.engine.predictor import Predictor
+    from fercore.engine.predictor import Predictions, Predictor
+    from fercore.engine.setup import Workshop
+
+__all__ = [
+    "Comparison",
+    "Predictions",
+    "Predictor",
+    "Result",
+    "Run",
+    "UserInputError",
+    "compare",
+    "describe",
+    "load",
+    "open_run",
+    "plugins",
+    "train",
+]
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Observe: TypeAlias = Callable[[str], Observer]
+"""Makes what hears of a run from the run's label; for `compare` it must be importable."""
 
 
-def load(path: str | os.PathLike[str], *, device: Device = "auto") -> Predictor:
+@dataclass(frozen=True)
+class Run:
+    """A run and its folder on disk.
+
+    Attributes:
+        path: the folder.
+    """
+
+    path: Path
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has a result."""
+        from fercore.engine.record import RunFolder
+
+        return RunFolder(self.path).finished
+
+    @property
+    def result(self) -> Result:
+        """Contents of result.json.
+
+        Raises:
+            UserInputError: if it cannot be read, or the run is not finished.
+        """
+        from fercore.engine.record import RunFolder
+
+        return RunFolder(self.path).result()
+
+    @property
+    def config(self) -> RunConfig:
+        """Every setting of the run.
+
+        Raises:
+            UserInputError: if they cannot be read.
+        """
+        from fercore.config import check_settings
+        from fercore.engine.record import RunFolder
+
+        return check_settings(RunConfig, RunFolder(self.path).config_layers(), prefix="")
+
+    def load(self, *, device: Device = "auto") -> Predictor:
+        """Load its model; see `fercore.load`."""
+        return load(self.path, device=device)
+
+
+def silent(label: str) -> Observer:
+    """Return what hears of a run and says nothing."""
+    return Observer()
+
+
+def train(
+    plugin: str | Sequence[str] = (),
+    *,
+    source: str | Sequence[str] = (),
+    target: str | None = None,
+    protocol: str | None = None,
+    data_root: PathLike | None = None,
+    preset: str | None = None,
+    config: PathLike | None = None,
+    set: Assignments = (),
+    seed: int | None = None,
+    device: Device | None = None,
+    out: PathLike | None = None,
+    resume: PathLike | None = None,
+    observe: Observe = silent,
+) -> Run:
+    """Train a method, score the adapted model on the target, and write a run folder.
+
+    Args:
+        plugin: METHOD[+ADDON...], or several of them. source, target: FORMAT:PATH[?option=value&...].
+        protocol: a paper's sources and target. data_root: the folder that holds its datasets.
+        preset: demo, small or paper. config: a TOML file of settings.
+        set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
+        device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
+        resume: go on with the run in this folder. observe: makes what hears of progress.
+
+    Raises:
+        UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to mend it.
+        Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
+    """
+    given: dict[str, Any] = {
+        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
+        "config": config, "seed": seed, "device": device, "out": out,
+    }  # fmt: skip
+    with _starting():
+        prepared = _prepare(plugin, set, resume, observe, given)
+        from fercore.engine.describe import describe as lines_of
+
+        for line in [*lines_of(prepared.shop), *_protocol_lines(prepared.shop), f"run folder: {prepared.folder}"]:
+            prepared.observer.message(line)
+        from fercore.engine.run import run
+    run(prepared.shop, prepared.folder, prepared.observer, resume=resume is not None)
+    return Run(prepared.folder)
+
+
+def describe(
+    plugin: str | Sequence[str] = (),
+    *,
+    source: str | Sequence[str] = (),
+    target: str | None = None,
+    protocol: str | None = None,
+    data_root: PathLike | None = None,
+    preset: str | None = None,
+    config: PathLike | None = None,
+    set: Assignments = (),
+    seed: int | None = None,
+    device: Device | None = None,
+    out: PathLike | None = None,
+    observe: Observe = silent,
+) -> list[str]:
+    """Build everything that `train` would, train nothing, and return lines on data, network and plugins.
+
+    Raises:
+        UserInputError: as `train`.
+    """
+    given: dict[str, Any] = {
+        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
+        "config": config, "seed": seed, "device": device, "out": out,
+    }  # fmt: skip
+    with _starting():
+        shop = _prepare(plugin, set, None, observe, given).shop
+        from fercore.engine.describe import describe as lines_of
+
+        return [*lines_of(shop, complexity=True), *_protocol_lines(shop)]
+
+
+def open_run(path: PathLike) -> Run:
+    """Open the folder of a run, finished or not.
+
+    Raises:
+        UserInputError: if it holds none.
+    """
+    from fercore.engine.record import RunFolder
+
+    if not RunFolder(Path(path)).begun:
+        raise UserInputError("no run in this folder", where=str(path), fix="give a folder that a run wrote")
+    return Run(Path(path))
+
+
+def load(path: PathLike, *, device: Device = "auto") -> Predictor:
     """Load the model of a finished run, ready to predict; no dataset is opened.
 
     Args:
@@ -24,3 +198,136 @@ def load(path: str | os.PathLike[str], *, device: Device = "auto") -> Predictor:
     from fercore.engine.predictor import load_predictor
 
     return load_predictor(path, device=device)
+
+
+def compare(
+    method: str | Sequence[str],
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    source: str | Sequence[str] = (),
+    target: str | None = None,
+    protocol: str | None = None,
+    data_root: PathLike | None = None,
+    preset: str | None = None,
+    config: PathLike | None = None,
+    set: Assignments = (),
+    device: Device | None = None,
+    out: PathLike | None = None,
+    jobs: int = 1,
+    observe: Observe = silent,
+) -> Comparison:
+    """Run several methods over several seeds, every run in a process of its own.
+
+    Args:
+        method: "[LABEL:]plugin[+plugin] [key=value ...]", one a row; differences are taken to the first.
+        seeds: the same for every row. out: a folder that is there goes on. jobs: runs at a time.
+        observe: makes what hears of a run from its label; importable. The others: as for `train`.
+
+    Raises:
+        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings.
+        Interrupted: for a signal; says how to go on.
+    """
+    entries = [comparison.parse_entry(text) for text in _listed(method)]
+    request = request_of(
+        source=_listed(source), target=target, protocol=protocol, data_root=_path(data_root), preset=preset,
+        config=_path(config), assignments=set, device=device,
+    )  # fmt: skip
+    observe("compare").message(f"preset {request.preset}: {request.why}")
+    for entry in entries:
+        check_early(entry.plugins, [*request.layers, entry.settings], preset=request.preset, row=entry.label)
+    folder = _path(out) or new_folder(["compare"])
+    return comparison.compare(
+        entries, seeds, request.layers, preset=request.preset, out=folder, observe=observe, jobs=jobs
+    )
+
+
+def plugins() -> dict[str, PluginInfo]:
+    """Return every installed plugin by name, with its package and version; none is imported.
+
+    Raises:
+        UserInputError: if two packages offer one name, or a name is no identifier.
+    """
+    return installed_plugins()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    shop: Workshop
+    folder: Path
+    observer: Observer
+
+
+def _prepare(
+    plugin: str | Sequence[str],
+    assignments: Assignments,
+    resume: PathLike | None,
+    observe: Observe,
+    given: Mapping[str, Any],
+) -> _Prepared:
+    """Build what a run needs, or one that goes on; settings are checked before anything heavy is imported."""
+    names = names_of(plugin)
+    if resume is not None:
+        if names or any(value or value == 0 for value in given.values()):
+            raise only_longer()
+        folder = Path(resume)
+        company = reopen(folder, assignments)
+        observer = observe("+".join(info.name for info in company.infos))
+    else:
+        paths = {name: _path(given[name]) for name in ("data_root", "config")}
+        kept = {name: value for name, value in given.items() if name != "out"}
+        request = request_of(**{**kept, **paths, "source": _listed(given["source"])}, assignments=assignments)
+        observer = observe("+".join(names))
+        observer.message(f"preset {request.preset}: {request.why}")
+        check_early(names, request.layers, preset=request.preset)
+        from fercore.hooks.assemble import assemble
+
+        company = assemble(names, request.layers, preset=request.preset)
+        folder = _path(given["out"]) or new_folder(names)
+    from fercore.engine.record import RunFolder
+    from fercore.engine.setup import build_workshop
+
+    if resume is None:
+        RunFolder(folder).refuse_if_taken()
+    shop = build_workshop(company, label_file=RunFolder(folder).label_file if resume is not None else None)
+    return _Prepared(shop, folder, observer)
+
+
+def _listed(texts: str | Sequence[str]) -> Sequence[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _path(given: PathLike | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _protocol_lines(shop: Workshop) -> list[str]:
+    """Return a line if the test part has another size than the run's protocol says."""
+    if shop.config.protocol is None:
+        return []
+    from fercore.data.protocols import load_protocol
+
+    n, said = len(shop.domains.test), load_protocol(shop.config.protocol).n_test
+    return [f"protocol {shop.config.protocol}: {n} test images, not {said}"] if said not in (None, n) else []
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    """Look for garbage seldom while modules are imported and data is opened: what they make stays.
+
+    The search would take a sixth of the start. Training has the usual one again, as its garbage may hold tensors.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(20_000, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def __getattr__(name: str) -> Any:
+    """Import the types that need torch as they are asked for."""
+    if name in ("Predictions", "Predictor"):
+        from fercore.engine import predictor
+
+        return getattr(predictor, name)
+    raise AttributeError(f"module 'fercore.api' has no attribute {name!r}")

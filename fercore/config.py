@@ -281,17 +281,25 @@ def parse_assignment(text: str) -> dict[str, Any]:
         UserInputError: if there is no "=" or an empty key.
     """
     key, equals, raw = text.partition("=")
-    parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(key.strip().split(".")):
         raise UserInputError(f"cannot read {text!r}", where="--set", fix="write --set section.key=value")
     where = f"--set {key.strip()[:80]}"
     try:
         value: Any = parse_toml(f"v = {raw}", where=where)["v"]
     except tomllib.TOMLDecodeError:
         value = raw
-    for part in reversed(parts):
+    return nested(key, value)
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """Return a value under its dotted name as a nested table.
+
+    Raises:
+        UserInputError: if it is nested too deep.
+    """
+    for part in reversed(name.strip().split(".")):
         value = {part: value}
-    refuse_deep(value, where=where)
+    refuse_deep(value, where=f"--set {name.strip()[:80]}")
     return dict(value)
 
 

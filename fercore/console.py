@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from fercore.engine.observer import Observer
+from fercore.result import Result
 from fercore.schedule import StepReport
 from fercore.terminal import printable
 
@@ -193,32 +194,27 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
     console.print(table)
 
 
-def target_labels(record: Mapping[str, Any]) -> str:
-    """Return what a summary adds where labels of the target were trained on, so that nobody takes it for unsupervised.
-
-    Args:
-        record: contents of result.json.
-    """
-    found = record["target"].get("labelled") or {"n": 0}
-    return f", trained with {found['n']} target labels" if found["n"] else ""
+def target_labels(result: Result) -> str:
+    """Return what a summary adds where labels of the target were trained on: it is not unsupervised."""
+    n = result.target.labelled.n
+    return f", trained with {n} target labels" if n else ""
 
 
-def print_result(record: Mapping[str, Any]) -> None:
+def print_result(result: Result) -> None:
     """Print a finished run's scores on the target."""
-    target = record["target"]
-    names = leading(record.get("lead"))
+    target, names = result.target, leading(result.lead)
     head = ("target", "n", *(HEADS[name] for name in names))
-    if target["accuracy"] is None:
+    if target.accuracy is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])
         return
-    scores = [f"{target[name]:.4f}" for name in names]
-    title = f"{'+'.join(record['plugins'])}, seed {record['seed']}, checkpoint '{record['selection']['rule']}'"
-    title += f", weights averaged ({record['ema']['decay']})" if record.get("ema") else ""
-    title += target_labels(record)
-    print_table(title, head, [(target["spec"], str(target["n"]), *scores)])
-    network, pace = record["parameters"], record["seconds_per_step"]
-    print_lines([f"{network['trained']:,} of {network['total']:,} parameters trained, {pace:.3f} s a step"])
-    oracle = record["selection"]["oracle_best"]
-    if oracle:
-        best = f"oracle best {HEADS[names[0]]} {oracle[names[0]]:.4f} at step {oracle['step']}"
-        print_lines([f"{best} (chosen on target test labels)"])
+    scores = [f"{target.score(name):.4f}" for name in names]
+    title = f"{'+'.join(result.plugins)}, seed {result.seed}, checkpoint '{result.selection.rule}'"
+    title += f", weights averaged ({result.ema.decay})" if result.ema else ""
+    title += target_labels(result)
+    print_table(title, head, [(target.spec, str(target.n), *scores)])
+    network, pace = result.parameters, result.seconds_per_step
+    print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
+    best = result.selection.oracle_best
+    if best:
+        text = f"oracle best {HEADS[names[0]]} {getattr(best, names[0]):.4f} at step {best.step}"
+        print_lines([f"{text} (chosen on target test labels)"])

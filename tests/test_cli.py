@@ -426,7 +426,7 @@ def test_what_is_printed_onto_a_full_disk_is_one_line():
 
 
 def test_a_programming_error_keeps_its_traceback_and_exits_1():
-    code = "from fercore import cli; cli.installed_plugins = lambda: 1 / len([]); cli.main()"
+    code = "from fercore import cli; cli.api.plugins = lambda: 1 / len([]); cli.main()"
     done = subprocess.run([sys.executable, "-c", code, "plugins"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr

@@ -14,7 +14,8 @@ from fercore.cli import main
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BASH = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()]
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+FIRST, *PYTHON = re.findall(r"```python\n(.*?)```", README, re.S)
+"""The first block trains and predicts; the others are plugins."""
 
 
 def test_there_is_something_to_run():
@@ -33,6 +34,22 @@ def test_a_command_runs(line, tmp_path, monkeypatch):
         main()
         raise SystemExit(0)
     assert not end.value.code
+
+
+def test_the_first_lines_train_load_and_predict(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    assert README.index(FIRST) < README.index("\n## ")
+    (tmp_path / "faces").mkdir()
+    for name in ("b.png", "a.png"):
+        Image.new("RGB", (70, 60)).save(tmp_path / "faces" / name)
+    monkeypatch.chdir(tmp_path)
+    small = FIRST.replace('steps": 20', 'steps": 2, "data.size": 32, "data.workers": 0')
+    exec(compile(small, "README.md", "exec"), {})
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"accuracy 0\.\d{3} on \d+ images of synthfer:\S+", first)
+    found = [re.fullmatch(r"(\S+): [a-z]+ \((0\.\d\d|1\.00)\)", line) for line in lines]
+    assert [Path(match[1]).name for match in found if match] == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize("block", PYTHON)

@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import tomli_w
 from filelock import FileLock, Timeout
-from pydantic import Field
 
 from fercore.config import RunConfig, read_toml
 from fercore.documents import Shape, misfit, parse_json, without_none
@@ -21,14 +20,12 @@ from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
 from fercore.presets import preset_settings
+from fercore.result import Result
 from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text, writing
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
 LABELS, LOCK, MODEL = "labelled.json", "run.lock", "model"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
-
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Plugin(Shape):
@@ -46,25 +43,7 @@ class _Data(Shape):
     fingerprint: dict[str, Any]
 
 
-class _Labelled(Shape):
-    n: int
-
-
-class _Target(Shape):
-    n: int
-    accuracy: Share | None
-    balanced_accuracy: Share | None
-    labelled: _Labelled = _Labelled(n=0)
-
-
-class _Result(Shape):
-    target: _Target
-    train_seconds: float
-    peak_memory_mb: float
-    lead: str = "accuracy"
-
-
-SHAPES: Final[Mapping[str, type[Shape]]] = {PLUGINS: _Started, DATA: _Data, RESULT: _Result}
+SHAPES: Final[Mapping[str, type[Shape]]] = {PLUGINS: _Started, DATA: _Data, RESULT: Result}
 """What is read of the records of a run folder, which somebody else may have written."""
 
 
@@ -226,13 +205,13 @@ class RunFolder:
         """Whether result.json is there."""
         return (self.path / RESULT).is_file()
 
-    def result(self) -> dict[str, Any]:
+    def result(self) -> Result:
         """Return the contents of result.json.
 
         Raises:
             UserInputError: if it cannot be read or is not what a run writes.
         """
-        return self._read(RESULT)
+        return Result.model_validate(self._read(RESULT))
 
     def log(self, values: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
@@ -254,9 +233,9 @@ class RunFolder:
         shutil.rmtree(self.model, ignore_errors=True)
         self._write_settings(self.path, config)
 
-    def finish(self, record: Mapping[str, Any]) -> None:
+    def finish(self, record: Result) -> None:
         """Write result.json, whole."""
-        write_json(self.path / RESULT, record)
+        write_json(self.path / RESULT, record.to_json())
 
 
 def versions() -> dict[str, str]:

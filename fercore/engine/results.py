@@ -22,13 +22,12 @@ from fercore.engine.evaluate import Outputs, score, score_labels, unit_shares
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
 from fercore.models import Model, PseudoLabelRecord
+from fercore.result import SCHEMA, Result
 from fercore.types import Clock
 from fercore.writing import whole, write_json
 
 if TYPE_CHECKING:
     from fercore.engine.run import Trainer
-
-SCHEMA = 1
 
 
 def evaluate_target(shop: Workshop, clock: Clock) -> dict[str, Any]:
@@ -37,7 +36,7 @@ def evaluate_target(shop: Workshop, clock: Clock) -> dict[str, Any]:
     return score(predictions, shop.domains.classes)
 
 
-def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
+def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
     config, domains = shop.config, shop.domains
     read, taught = domains.report["target"], domains.report["sources"]
@@ -52,7 +51,7 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         **_scaling(read),
     }
     sources = zip(config.data.sources, domains.sources, taught, strict=True)
-    return {
+    values = {
         "schema": SCHEMA,
         "plugins": list(shop.plugins.names),
         "seed": config.seed,
@@ -86,6 +85,7 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> dict[str,
         "preset": config.preset,
         "versions": {**versions(), **shop.company.versions},
     }
+    return Result.model_validate(values)
 
 
 def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:

@@ -355,5 +355,6 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     results.write_reports(shop, folder, clock)
     write_model(shop, folder.model, clock)
     folder.finish(record)
-    shop.plugins.after_run(RunResult(str(folder.path), record))
-    return record
+    values = record.to_json()
+    shop.plugins.after_run(RunResult(str(folder.path), values))
+    return values

@@ -13,8 +13,9 @@ import tomli_w
 sys.path.insert(0, str(Path(__file__).parent))
 from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
 
-from fercore import __version__, cli
-from fercore.compare import METRICS, _refuse_unscored, leading_score, summarise, table_rows
+from fercore import __version__
+from fercore.arguments import reopen, request_of
+from fercore.comparison import METRICS, _refuse_unscored, leading_score, summarise, table_rows
 from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine import record
@@ -33,11 +34,9 @@ VALUES = ("3", "0.5", "true", '"x"', "[1, 2]", '["synthfer:wild?n=20"]', "{a = 1
 def settings_given(folder: Path) -> None:
     """Read `--config FILE` and the lines of a file as so many `--set`."""
     lines = (folder / "set").read_bytes().decode("utf-8", "surrogateescape").split("\n")
-    layers, preset = cli._layers(
-        None, None, None, folder / "c.toml", lines, protocol=None, data_root=None, seed=None, device=None
-    )
-    check_early(["source_only"], layers, preset=preset)
-    assemble(["source_only"], layers, preset=preset).config.model_dump(mode="json")
+    request = request_of(config=folder / "c.toml", assignments=lines)
+    check_early(["source_only"], request.layers, preset=request.preset)
+    assemble(["source_only"], request.layers, preset=request.preset).config.model_dump(mode="json")
 
 
 def any_settings(content: bytes, dice: random.Random) -> bytes:
@@ -52,14 +51,14 @@ def any_settings(content: bytes, dice: random.Random) -> bytes:
 
 def run_reopened(folder: Path) -> None:
     """Read what `--resume` and a comparison that goes on read."""
-    company = cli._reopen(folder, [])
+    company = reopen(folder)
     check_same_data(RunFolder(folder), FINGERPRINT)
     company.config.model_dump(mode="json")
 
 
 def result_compared(folder: Path) -> None:
     record = RunFolder(folder).result()
-    _refuse_unscored(all(record["target"][metric] is not None for metric in METRICS))
+    _refuse_unscored(all(record.target.score(metric) is not None for metric in METRICS))
     results = {"a": [record], "b": [record]}
     table_rows(summarise(results), leading_score(results))
 
@@ -70,8 +69,21 @@ STARTED = {
     "versions": versions(),
     "chain": {},
 }
-TARGET = {"n": 4, "accuracy": 0.5, "balanced_accuracy": 0.25, "labelled": {"n": 0}}
-RECORD = {"target": TARGET, "lead": "accuracy", "train_seconds": 1.5, "peak_memory_mb": 100.0}
+SCORES = {"accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": None}
+TARGET = {
+    "spec": "folder:x", "labelled": {"n": 0, "per_class": {}}, "n": 4, "classes": ["anger", "fear"], **SCORES,
+    "per_class_recall": {"anger": 0.5, "fear": None}, "per_class_f1": {"anger": 0.5}, "confusion": [[2, 2], [0, 0]],
+    "n_adaptation": 5, "transductive": False, "adaptation_filtered_by_label": 0, "test_images_in_sources": 0,
+}  # fmt: skip
+RECORD = {
+    "schema": 1, "plugins": ["m"], "seed": 0, "device": "cpu", "kernels": {"mmd": "cpu"}, "target": TARGET,
+    "sources": [{"spec": "folder:y", "n": 3}], "selection": {"rule": "last", "oracle_best": None}, "lead": "accuracy",
+    "ema": None, "label_split": None, "pseudo_labels": {}, "parameters": {"total": 2, "trained": 1}, "steps": 6,
+    "train_seconds": 1.5, "seconds_per_step": 0.25, "train_images_per_second": 9.5, "peak_memory_mb": 100.0,
+    "threads": 1, "preset": "demo", "versions": {"torch": "2"},
+    "arithmetic": {"precision": "32-true", "memory_format": "contiguous", "joint_forward": False, "compile": False,
+                   "fused_optimiser": False, "deterministic": True},
+}  # fmt: skip
 FILES = {
     PLUGINS: json.dumps(STARTED).encode(),
     DATA: json.dumps({"fingerprint": FINGERPRINT}).encode(),

@@ -17,6 +17,7 @@ from fercore.engine.setup import build_workshop
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import Company, assemble
 from fercore.hooks.discovery import PluginInfo
+from fercore.result import Result
 
 TARGET = "synthfer:wild?n=112&seed=2&shots=1"
 DATA = {"data": {"target": TARGET, "source_batch": 30}}
@@ -36,7 +37,7 @@ def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
     assert record["target"]["labelled"] == {"n": 7, "per_class": dict.fromkeys(shop.domains.classes, 1)}
     assert [source["n"] for source in record["sources"]] == [84, 84, 7]
     assert record["target"]["n"] + record["target"]["n_adaptation"] + 7 == 112
-    print_result(record)
+    print_result(Result.model_validate(record))
     assert "trained with 7 target labels" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(KeyboardInterrupt):
         run(make_shop(name, layers=(DATA,)), tmp_path / "cut", listener(stop_after=5))
@@ -51,7 +52,7 @@ def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
 def test_without_shots_no_target_label_is_counted(make_shop, tmp_path, listener, capsys):
     record = run(make_shop("source_only"), tmp_path / "run", listener())
     assert record["target"]["labelled"] == {"n": 0, "per_class": {}}
-    print_result(record)
+    print_result(Result.model_validate(record))
     assert "target labels" not in capsys.readouterr().out
 
 

@@ -71,11 +71,19 @@ def test_one_file_calls_the_core_hooks():
 
 
 @pytest.mark.parametrize(
-    "module", ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.compare", "fercore.console"]
+    "module",
+    ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.comparison", "fercore.console", "fercore.api"],
 )
 def test_light_modules_leave_torch_alone(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_package_alone_is_there_at_once():
+    """Under 0.15 s: the fastest of some is the package's own, the others the machine's."""
+    code = "import time; t = time.perf_counter(); import fercore; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(3)]
+    assert min(float(done.stdout) for done in runs) < 0.15
 
 
 HEAVY = (

@@ -186,24 +186,24 @@ def test_a_run_without_an_average_says_so(make_shop, tmp_path, listener, weights
     assert not (tmp_path / "run/labelled.json").exists()
 
 
-def test_the_score_that_leads_stands_first(capsys):
-    from fercore import compare, console
+def test_the_score_that_leads_stands_first(make_shop, tmp_path, listener, capsys):
+    from fercore import comparison, console
+    from fercore.result import Result
 
-    target = {"accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.125, "spec": "x", "n": 4}
-    record = {
-        "target": target, "lead": "balanced_accuracy", "plugins": ["m"], "seed": 0, "ema": {"decay": 0.9},
-        "selection": {"rule": "last", "oracle_best": None}, "train_seconds": 1.0, "peak_memory_mb": 1.0,
-        "parameters": {"total": 1234567, "trained": 1000}, "seconds_per_step": 0.25,
-    }  # fmt: skip
+    values = run(make_shop("source_only", layers=({"train": {"steps": 2, "ema": 0.9}},)), tmp_path / "run", listener())
+    target = {**values["target"], "accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.125}
+    counts = {"parameters": {"total": 1234567, "trained": 1000}, "seconds_per_step": 0.25}
+    values = {**values, **counts, "target": target, "lead": "balanced_accuracy"}
+    record, plain = Result.model_validate(values), Result.model_validate({**values, "lead": "accuracy"})
+    assert record.to_json() == values
     console.print_result(record)
     text = capsys.readouterr().out
     assert text.index("0.2500") < text.index("0.5000")
     assert "weights averaged" in text
     assert "1,000 of 1,234,567 parameters trained, 0.250 s a step" in text
-    rows = compare.summarise({"m": [record]})
-    plain = {**record, "lead": "accuracy"}
-    assert compare.leading_score({"a": [plain], "m": [record]}) == "balanced_accuracy"
-    assert compare.leading_score({"a": [plain]}) == "accuracy"
-    assert compare.table_head("balanced_accuracy")[1] == "balanced"
-    assert compare.table_rows(rows, "balanced_accuracy")[0][1].startswith("25.0")
-    assert compare.table_rows(rows)[0][1].startswith("50.0")
+    rows = comparison.summarise({"m": [record]})
+    assert comparison.leading_score({"a": [plain], "m": [record]}) == "balanced_accuracy"
+    assert comparison.leading_score({"a": [plain]}) == "accuracy"
+    assert comparison.table_head("balanced_accuracy")[1] == "balanced"
+    assert comparison.table_rows(rows, "balanced_accuracy")[0][1].startswith("25.0")
+    assert comparison.table_rows(rows)[0][1].startswith("50.0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fercore.compare import compare, parse_entry
+from fercore.comparison import compare, parse_entry
 from fercore.console import observer_for
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError

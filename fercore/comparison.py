@@ -12,12 +12,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict, Field
+
 from fercore.config import merge, parse_assignment
-from fercore.documents import without_none
+from fercore.documents import Shape, without_none
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
+from fercore.result import Result
 from fercore.stopping import Interrupted, number_of
 from fercore.terminal import guard_streams
 from fercore.writing import write_json
@@ -59,6 +62,62 @@ def parse_entry(text: str) -> Entry:
     return Entry(label.strip() if colon else " ".join(words), split_names(names), settings)
 
 
+class Spread(Shape):
+    """Numbers by seed, their mean and sample standard deviation (None for one seed)."""
+
+    by_seed: list[float]
+    mean: float
+    std: float | None
+
+
+class Compared(Spread):
+    """A score of a row, and its paired difference to the first row's."""
+
+    difference: Spread
+
+
+class Row(Shape):
+    """A method of a comparison.
+
+    Attributes:
+        n: labelled test images. target_labels: labels of the target that were trained on.
+        train_seconds: by seed. peak_memory_mb: the most of any seed, MiB.
+    """
+
+    label: str
+    n: int
+    accuracy: Compared
+    balanced_accuracy: Compared
+    target_labels: int
+    train_seconds: list[float]
+    peak_memory_mb: float
+
+
+class Comparison(Shape):
+    """The contents of compare.json.
+
+    Attributes:
+        target: its SPEC, or which preset has it. lead: the score that the table gives first.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    schema_: int = Field(1, alias="schema")
+    preset: str
+    target: str
+    seeds: list[int]
+    lead: str
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that compare.json holds."""
+        return self.model_dump(by_alias=True)
+
+    def table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Return head and rows of the table as text, in points."""
+        return table_head(self.lead), table_rows(self.rows, self.lead)
+
+
 @dataclass(frozen=True)
 class Task:
     """One run of a comparison: a row's plugins, all layers of settings, and where it is written."""
@@ -79,7 +138,7 @@ def compare(
     out: Path,
     observe: Callable[[str], Observer],
     jobs: int = 1,
-) -> dict[str, Any]:
+) -> Comparison:
     """Run every entry with every seed, going on with what `out` already holds, and summarise.
 
     Args:
@@ -92,7 +151,7 @@ def compare(
         jobs: runs at a time; several have equal shares of the CPU threads.
 
     Returns:
-        The contents of compare.json: per row the scores of every seed, mean, standard deviation, paired difference.
+        What compare.json holds: per row the scores of every seed, mean, standard deviation, paired difference.
 
     Raises:
         UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings.
@@ -114,7 +173,7 @@ def compare(
         for seed in seeds
         for entry in entries
     ]
-    results: dict[str, list[dict[str, Any]]] = {entry.label: [] for entry in entries}
+    results: dict[str, list[Result]] = {entry.label: [] for entry in entries}
     try:
         for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
             results[task.entry.label].append(record)
@@ -122,12 +181,14 @@ def compare(
         again = f"the same command with --out {shlex.quote(str(out))} goes on"
         raise Interrupted(number_of(stop), f"interrupted; {again}") from None
     lead = leading_score(results)
-    summary = {"schema": 1, "preset": preset, "seeds": list(seeds), "lead": lead, "rows": summarise(results)}
-    write_json(out / "compare.json", summary)
-    return summary
+    targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
+    target = targets[-1] if targets else f"of preset {preset}"
+    comparison = Comparison(preset=preset, target=target, seeds=list(seeds), lead=lead, rows=summarise(results))
+    write_json(out / "compare.json", comparison.to_json())
+    return comparison
 
 
-def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[dict[str, Any]]:
+def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
     """Check every task before the first is trained, then run them; none in this process, no two in the same."""
     list(apart([(task.label, partial(_check, task)) for task in tasks], jobs=jobs))
     yield from apart([(task.label, partial(_run_once, task, observe)) for task in tasks], jobs=jobs)
@@ -143,8 +204,8 @@ def _check(task: Task) -> None:
     with _named(task):
         config, folder = _company(task).config, RunFolder(task.folder)
         if folder.finished:
-            target = folder.result()["target"]
-            _refuse_unscored(all(target[metric] is not None for metric in METRICS))
+            target = folder.result().target
+            _refuse_unscored(all(target.score(metric) is not None for metric in METRICS))
         else:
             _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
 
@@ -187,7 +248,7 @@ def _named(task: Task) -> Iterator[None]:
         raise UserInputError(f"{task.label}: {error.what}", where=error.where, fix=error.fix) from error
 
 
-def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
+def _run_once(task: Task, observe: Callable[[str], Observer]) -> Result:
     from fercore.engine.record import CONFIG, RunFolder
     from fercore.engine.run import run
     from fercore.engine.setup import build_workshop
@@ -201,38 +262,47 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> dict[str, Any]:
             return folder.result()
         shop = build_workshop(company, label_file=folder.label_file if resume else None)
         _refuse_unscored(shop.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
-        return run(shop, task.folder, observe(task.label), resume=resume)
+        run(shop, task.folder, observe(task.label), resume=resume)
+        return folder.result()
 
 
 def _slug(label: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-") or "row"
 
 
-def summarise(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for label, records in results.items():
-        row: dict[str, Any] = {"label": label, "n": records[0]["target"]["n"]}
-        for metric in METRICS:
-            scores = [float(record["target"][metric]) for record in records]
-            row[metric] = {"by_seed": scores, "mean": statistics.fmean(scores), "std": _std(scores)}
-            base = rows[0][metric]["by_seed"] if rows else scores
-            gaps = [score - other for score, other in zip(scores, base, strict=True)]
-            row[metric]["difference"] = {"by_seed": gaps, "mean": statistics.fmean(gaps), "std": _std(gaps)}
-        row["target_labels"] = records[0]["target"].get("labelled", {}).get("n", 0)
-        row["train_seconds"] = [record["train_seconds"] for record in records]
-        row["peak_memory_mb"] = max(record["peak_memory_mb"] for record in records)
-        rows.append(row)
+        scores = {metric: [record.target.score(metric) or 0.0 for record in records] for metric in METRICS}
+        first = {metric: getattr(rows[0], metric).by_seed if rows else own for metric, own in scores.items()}
+        rows.append(
+            Row(
+                label=label,
+                n=records[0].target.n,
+                accuracy=_compared(scores["accuracy"], first["accuracy"]),
+                balanced_accuracy=_compared(scores["balanced_accuracy"], first["balanced_accuracy"]),
+                target_labels=records[0].target.labelled.n,
+                train_seconds=[record.train_seconds for record in records],
+                peak_memory_mb=max(record.peak_memory_mb for record in records),
+            )
+        )
     return rows
+
+
+def _compared(scores: list[float], base: list[float]) -> Compared:
+    gaps = [score - other for score, other in zip(scores, base, strict=True)]
+    difference = Spread(by_seed=gaps, mean=statistics.fmean(gaps), std=_std(gaps))
+    return Compared(by_seed=scores, mean=statistics.fmean(scores), std=_std(scores), difference=difference)
 
 
 def _std(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def leading_score(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+def leading_score(results: Mapping[str, Sequence[Result]]) -> str:
     """Return which of METRICS the table gives first: what a row's runs lead with, if it is not accuracy."""
-    named = [record.get("lead") for records in results.values() for record in records]
+    named = [record.lead for records in results.values() for record in records]
     return next((name for name in METRICS[1:] if name in named), METRICS[0])
 
 
@@ -246,17 +316,17 @@ def _in_order(lead: str) -> list[str]:
     return sorted(METRICS, key=lambda name: name != lead)
 
 
-def table_rows(rows: Sequence[Mapping[str, Any]], lead: str = METRICS[0]) -> list[list[str]]:
+def table_rows(rows: Sequence[Row], lead: str = METRICS[0]) -> list[list[str]]:
     """Return the rows as text, in points (100 x share); the score that leads comes first."""
     text: list[list[str]] = []
     for row in rows:
-        cells = [str(row["label"])]
+        cells = [row.label]
         for metric in _in_order(lead):
-            cells.append(f"{_points(row[metric]['mean'])} ± {_points(row[metric]['std'])}")
-            cells.append(
-                f"{_points(row[metric]['difference']['mean'], '+')} ± {_points(row[metric]['difference']['std'])}"
-            )
-        cells.append(" ".join(_points(score) for score in row[lead]["by_seed"]))
+            score: Compared = getattr(row, metric)
+            gap = score.difference
+            cells.append(f"{_points(score.mean)} ± {_points(score.std)}")
+            cells.append(f"{_points(gap.mean, '+')} ± {_points(gap.std)}")
+        cells.append(" ".join(_points(score) for score in getattr(row, lead).by_seed))
         text.append(cells)
     return text
 
