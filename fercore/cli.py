@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from fercore import __version__, api
 from fercore.arguments import names_of, new_folder, only_longer
 from fercore.cli_au import au_app
-from fercore.cli_clip import clip_app
 from fercore.cli_data import data_app
+from fercore.cli_plugins import WithPackages
 from fercore.errors import UserInputError
 from fercore.files import name_fault
 from fercore.stopping import Interrupted, handling, interrupt, number_of
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     pass
 
 
-class _Commands(TyperGroup):
+class _Commands(WithPackages):
     """The commands; an interrupt, which typer would turn into a bare exit code, says what was kept."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -47,7 +46,6 @@ app = typer.Typer(
     context_settings={"max_content_width": 120},
 )
 app.add_typer(data_app, name="data")
-app.add_typer(clip_app, name="clip")
 app.add_typer(au_app, name="au")
 
 Plugin = Annotated[

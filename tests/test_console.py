@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from fercore import console
+from fercore import console, progress
 from fercore.console import BarWatch, LineObserver, LineWatch, watch
 from fercore.schedule import StepReport
 
@@ -81,8 +81,9 @@ def test_a_bar_on_a_terminal_and_lines_elsewhere():
 
 def test_an_observer_tells_loss_and_terms_and_where_it_stopped(monkeypatch):
     out = screen(132, terminal=False)
-    monkeypatch.setattr(console, "console", out)
-    monkeypatch.setattr(console, "EVERY", 0)
+    for module in (console, progress):
+        monkeypatch.setattr(module, "console", out)
+    monkeypatch.setattr(progress, "EVERY", 0)
     observer = LineObserver("pocan [0]")
     observer.end()
     observer.begin(0, 4)

@@ -138,6 +138,12 @@ def weak(x: Tensor, u: Tensor, policy: str) -> Tensor:
     return augment.warp(x, how.theta)
 
 
+def weak_view(x: Tensor, u: Tensor, policy: str) -> Tensor:
+    """Return `weak` worked out on one CPU thread, as a run does."""
+    with one_thread():
+        return weak(x, u, policy)
+
+
 class Standard(NamedTuple):
     """Each sample's parameters of the weak view "standard".
 

@@ -38,6 +38,16 @@ def about(info: PluginInfo) -> About:
     return About(_constant(classes, "kind") or "unknown", purpose, _constant(classes, "paper"))
 
 
+def said_of(info: PluginInfo) -> str:
+    """Return what the docstring of an entry point's function says first, else its package's summary."""
+    module, _, name = info.target.partition(":")
+    tree = _parsed(module.strip())
+    body = tree.body if tree else []
+    named = [node for node in body if isinstance(node, ast.FunctionDef) and node.name == name.strip()]
+    said = ast.get_docstring(named[0]) if named else None
+    return _first_sentence(said or info.summary) + "."
+
+
 def plugin_lines(infos: Iterable[PluginInfo]) -> list[str]:
     """Return a line for each package and, below it, one for each of its plugins."""
     packages: dict[str, list[PluginInfo]] = {}

@@ -12,6 +12,8 @@ from fercore.errors import UserInputError, did_you_mean
 from fercore.presets import preset_settings
 
 GROUP = "fercore.plugins"
+COMMANDS = "fercore.commands"
+"""Group of entry points NAME = "module:register_commands": commands of `fercore NAME`."""
 
 
 @dataclass(frozen=True)
@@ -29,15 +31,17 @@ class PluginInfo:
     summary: str
 
 
-def installed_plugins(paths: Iterable[importlib.metadata.EntryPoint] | None = None) -> dict[str, PluginInfo]:
-    """Return every installed plugin by name, without importing any.
+def installed_plugins(
+    paths: Iterable[importlib.metadata.EntryPoint] | None = None, *, group: str = GROUP
+) -> dict[str, PluginInfo]:
+    """Return every installed plugin by name, or what else packages offer in a group, without importing any.
 
     Raises:
         UserInputError: if two distributions offer one name; names both. If a name is no identifier: settings stand
             under it, and folders are called by it.
     """
     found: dict[str, PluginInfo] = {}
-    for point in importlib.metadata.entry_points(group=GROUP) if paths is None else paths:
+    for point in importlib.metadata.entry_points(group=group) if paths is None else paths:
         info = _describe(point)
         if not (point.name.isascii() and point.name.isidentifier()):
             what = f"package {info.distribution} calls a plugin {point.name!r}, which is no identifier"
@@ -103,15 +107,24 @@ def load_class(info: PluginInfo) -> type:
     """Import a plugin's class.
 
     Raises:
+        UserInputError: if the import fails, or what it names is no class; says which package and why.
+    """
+    loaded = load_entry(info)
+    if not isinstance(loaded, type):
+        raise UserInputError(f"plugin {info.name!r}: {info.target} is not a class", where=info.distribution)
+    return loaded
+
+
+def load_entry(info: PluginInfo) -> Any:
+    """Import what an entry point names.
+
+    Raises:
         UserInputError: if the import fails; says which package and why.
     """
     point = importlib.metadata.EntryPoint(info.name, info.target, GROUP)
     try:
-        loaded = point.load()
+        return point.load()
     except (Exception, SystemExit) as error:
         where = f"{info.distribution} {info.version}"
         what = f"plugin {info.name!r} does not import: {type(error).__name__}: {error}"
         raise UserInputError(what, where=where, fix="repair or reinstall that package") from error
-    if not isinstance(loaded, type):
-        raise UserInputError(f"plugin {info.name!r}: {info.target} is not a class", where=info.distribution)
-    return loaded

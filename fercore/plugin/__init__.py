@@ -12,13 +12,18 @@ What stands in `__all__` is stable; every other module of the core may change. `
 
 from fercore.config import RunConfig, Settings, merge
 from fercore.data.au import CODES, SCORES, refuse_without
+from fercore.data.in_memory import LabelledImages, read_labelled
 from fercore.data.labels import CANONICAL
+from fercore.data.noise import key as noise_key
+from fercore.data.noise import permutation, uniforms
 from fercore.data.side import SideInfo
+from fercore.data.views import weak_view
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.plans import optimiser_from, single_stage
 from fercore.losses import reverse_gradient, to_float32
 from fercore.models import Model, PseudoLabelRecord, SizedByData, build_classifier
+from fercore.progress import watch
 from fercore.schedule import (
     CropAndColour,
     OptimiserSpec,
@@ -31,6 +36,7 @@ from fercore.schedule import (
     ViewRequest,
 )
 from fercore.task import BatchPolicy, DatasetInfo, TaskInfo
+from fercore.terminal import say
 from fercore.types import (
     SIDES,
     Batch,
@@ -44,6 +50,7 @@ from fercore.types import (
     Role,
     Side,
 )
+from fercore.writing import refuse_taken, write_tensors
 
 __all__ = [
     "CANONICAL",
@@ -59,6 +66,7 @@ __all__ = [
     "Encoded",
     "EncodedDataset",
     "Forward",
+    "LabelledImages",
     "LossTerm",
     "Model",
     "OptimiserSpec",
@@ -84,9 +92,18 @@ __all__ = [
     "did_you_mean",
     "hookimpl",
     "merge",
+    "noise_key",
     "optimiser_from",
+    "permutation",
+    "read_labelled",
+    "refuse_taken",
     "refuse_without",
     "reverse_gradient",
+    "say",
     "single_stage",
     "to_float32",
+    "uniforms",
+    "watch",
+    "weak_view",
+    "write_tensors",
 ]

@@ -7,11 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fercore_pca.warmup import Faces, Warmup, contrastive_loss, save_clip, warm_up, zero_shot
 from safetensors import safe_open
 from typer.testing import CliRunner
 
 from fercore.cli import app
-from fercore.engine.clip_warmup import Faces, Warmup, contrastive_loss, save_clip, warm_up, zero_shot
 from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings, load_clip
 from fercore.writing import refuse_taken
@@ -82,7 +82,7 @@ def test_it_repeats_and_saves_what_it_made(model, tmp_path):
 
 
 def test_people_held_out_are_not_trained_on(monkeypatch):
-    from fercore.engine import clip_warmup
+    from fercore_pca import warmup as clip_warmup
 
     seen = {}
     monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))
@@ -97,7 +97,7 @@ def test_people_held_out_are_not_trained_on(monkeypatch):
 
 
 def test_a_person_held_out_in_one_dataset_is_in_every_one(monkeypatch):
-    from fercore.engine import clip_warmup
+    from fercore_pca import warmup as clip_warmup
 
     seen = {}
     monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))

@@ -7,18 +7,12 @@ from typing import Annotated
 
 import typer
 
-from fercore.terminal import say
-from fercore.writing import refuse_taken
 
-clip_app = typer.Typer(help="Make a small CLIP for work without published weights.", no_args_is_help=True)
-
-
-@clip_app.callback()
-def _group() -> None:
-    """Keep `warmup` a command of its own while it is the only one."""
+def register_commands(group: typer.Typer) -> None:
+    """Make a small CLIP for work without published weights."""
+    group.command()(warmup)
 
 
-@clip_app.command()
 def warmup(
     out: Annotated[Path, typer.Option(help="New .safetensors file for the weights.")],
     model: Annotated[str, typer.Option(help="tiny, tiny-rn, or an open_clip ViT or ResNet.")] = "tiny",
@@ -33,11 +27,11 @@ def warmup(
     seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, people held out, and batches.")] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
-    from fercore.console import watch
-    from fercore.engine.clip_warmup import Warmup, save_clip, warm_up
+    from fercore.plugin import refuse_taken, say, watch
+    from fercore_pca.warmup import Warmup, save_clip, warm_up
 
     refuse_taken(out, ".safetensors")
-    chosen = Warmup.data if not data else tuple(data)
+    chosen = tuple(data) if data else Warmup.data
     plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
     watcher = watch("step")
     watcher.begin(0, steps)

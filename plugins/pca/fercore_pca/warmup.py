@@ -15,24 +15,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fercore.config import DataSettings
-from fercore.data.au.providers import GENERATED, units_of
-from fercore.data.cache import fetch
-from fercore.data.domains import read_chosen
-from fercore.data.labels import CANONICAL
-from fercore.data.noise import key, permutation, uniforms
-from fercore.data.preflight import inspect
-from fercore.data.spec import parse_spec
-from fercore.data.split import divide
-from fercore.data.views import one_thread, weak
-from fercore.errors import UserInputError, did_you_mean
 from fercore.models.clip import Clip, ClipSettings, context_tokens, encode_images, encode_text, load_clip
 from fercore.models.clip.captions import Caption, write_caption
 from fercore.models.clip.configs import clip_config
-from fercore.writing import write_tensors
+from fercore.plugin import (
+    CANONICAL,
+    LabelledImages,
+    RunConfig,
+    UserInputError,
+    did_you_mean,
+    noise_key,
+    permutation,
+    read_labelled,
+    uniforms,
+    weak_view,
+    write_tensors,
+)
 
 KIND = "fercore CLIP 1"
-AUGMENT: tuple[str, ...] = get_args(DataSettings.model_fields["augment"].annotation)
+AUGMENT: tuple[str, ...] = get_args(type(RunConfig().data).model_fields["augment"].annotation)
 SCALES = (math.log(1 / 0.07), math.log(100))
 """Bounds of the learned logit scale: CLIP's first value, below which early training stays stuck, and its largest."""
 
@@ -182,8 +183,7 @@ def _step_loss(clip: Clip, faces: Faces, plan: Warmup, step: int) -> Tensor:
     network: Any = clip.network
     at = _batch(len(faces), plan, step)
     draws = np.arange(step * plan.batch, (step + 1) * plan.batch)
-    with one_thread():
-        seen = weak(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), plan.augment)
+    seen = weak_view(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), plan.augment)
     words = _draws(plan, "words", draws, 4).numpy()
     captions = {}
     for i, draw in zip(at.tolist(), words, strict=True):
@@ -206,7 +206,7 @@ def _batch(n: int, plan: Warmup, step: int) -> np.ndarray:
 
 
 def _draws(plan: Warmup, purpose: str, draws: np.ndarray, count: int) -> Tensor:
-    return torch.from_numpy(uniforms(key("clip", plan.seed, purpose), draws, count))
+    return torch.from_numpy(uniforms(noise_key("clip", plan.seed, purpose), draws, count))
 
 
 def _prepared(clip: Clip, images: Tensor) -> Tensor:
@@ -215,47 +215,18 @@ def _prepared(clip: Clip, images: Tensor) -> Tensor:
 
 
 def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
-    """Return the faces of the people to train on, and of the others."""
-    found: list[tuple[Faces, Sequence[str], list[str]]] = []
-    for text in plan.data:
-        spec, settings = parse_spec(text), DataSettings(size=size, cache_mb=0)
-        table, _ = read_chosen(spec)
-        table = table.subset(inspect(table).usable)
-        table = table.subset(np.flatnonzero(table.labels >= 0))
-        if not len(table):
-            raise UserInputError("no usable labelled image", where=spec.where)
-        provider = spec.options.get("au", GENERATED if spec.format == "synthfer" else None)
-        shown: list[tuple[str, ...]] = [()] * len(table)
-        if provider:
-            units = units_of(provider, table, settings, spec.where).table
-            shown = [tuple(np.array(units.names)[row > 0].tolist()) for row in units.codes]
-        if not all(table.subjects) or len(set(table.subjects)) < 2:
-            fix = "give data with two persons or more, such as a manifest with a column subject"
-            raise UserInputError("people to hold out need known subjects", where=spec.where, fix=fix)
-        shares = {"train": 1 - plan.held_out, "test": plan.held_out}
-        division = divide(table, shares, by="subject", seed=plan.seed)
-        images = torch.from_numpy(fetch(table, np.arange(len(table)), settings))
-        labels = tuple(CANONICAL[label] for label in table.labels.tolist())
-        found.append((Faces(images, labels, tuple(shown)), table.subjects, division))
-    return _divided(found)
-
-
-def _divided(found: Sequence[tuple[Faces, Sequence[str], list[str]]]) -> tuple[Faces, Faces]:
-    """Return the faces to train on and the others; who is held out in one dataset is in every one.
-
-    Args:
-        found: of each dataset its faces, whose they are, and the part each is in.
-    """
-    held = {who for _, people, parts in found for who, part in zip(people, parts, strict=True) if part == "test"}
+    """Return the faces of the people to train on, and of the others; held out of one dataset is held out of all."""
+    found = [read_labelled(text, size=size, held_out=plan.held_out, seed=plan.seed) for text in plan.data]
+    held = {who for part in found for who, out in zip(part.subjects, part.held_out, strict=True) if out}
     taught, tested = [], []
-    for faces, people, _ in found:
-        out = np.array([who in held for who in people], dtype=bool)
-        taught.append(_some(faces, np.flatnonzero(~out)))
-        tested.append(_some(faces, np.flatnonzero(out)))
+    for part in found:
+        out = np.array([who in held for who in part.subjects], dtype=bool)
+        taught.append(_some(part, np.flatnonzero(~out)))
+        tested.append(_some(part, np.flatnonzero(out)))
     return _joined(taught), _joined(tested)
 
 
-def _some(faces: Faces, at: np.ndarray) -> Faces:
+def _some(faces: LabelledImages, at: np.ndarray) -> Faces:
     chosen = at.tolist()
     return Faces(faces.images[at], tuple(faces.labels[i] for i in chosen), tuple(faces.units[i] for i in chosen))
 
