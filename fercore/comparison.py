@@ -154,7 +154,8 @@ def compare(
         What compare.json holds: per row the scores of every seed, mean, standard deviation, paired difference.
 
     Raises:
-        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings.
+        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings or
+            of other data.
         Interrupted: for a signal; says how to go on.
     """
     if len({_slug(entry.label) for entry in entries}) < len(entries):
@@ -180,6 +181,7 @@ def compare(
     except KeyboardInterrupt as stop:
         again = f"the same command with --out {shlex.quote(str(out))} goes on"
         raise Interrupted(number_of(stop), f"interrupted; {again}") from None
+    _refuse_other_data(tasks)
     lead = leading_score(results)
     targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
     target = targets[-1] if targets else f"of preset {preset}"
@@ -208,6 +210,26 @@ def _check(task: Task) -> None:
             _refuse_unscored(all(target.score(metric) is not None for metric in METRICS))
         else:
             _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
+
+
+def _refuse_other_data(tasks: Sequence[Task]) -> None:
+    """Make sure that runs of one seed that name the same data had it: one that `out` held may be from before a change.
+
+    Raises:
+        UserInputError: naming two runs that did not.
+    """
+    from fercore.engine.record import RunFolder
+
+    first: dict[str, tuple[Task, Any]] = {}
+    for task in tasks:
+        folder = RunFolder(task.folder)
+        settings, found = folder.config_layers(), folder.data_report()["fingerprint"]
+        named = [settings["seed"], *(settings["data"].get(key) for key in ("sources", "target", "classes"))]
+        other, before = first.setdefault(repr(named), (task, found))
+        if any(found.get(part) != before.get(part) for part in ("sources", "test")):
+            what = f"{task.label} had other data than {other.label}: it changed between the two"
+            fix = "delete the folder of the one that had the wrong data, and give the command again"
+            raise UserInputError(what, where=f"{task.folder}, {other.folder}", fix=fix)
 
 
 def _refuse_unscored(scored: bool) -> None:

@@ -165,7 +165,7 @@ def check_sum(path: Path) -> bool:
         return False
     with open_regular(path) as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != listed[path.name]:
+    if found != listed[path.name].lower():  # some programs write them in capitals
         raise ChecksumError(f"{path.name} has other bytes than {SUMS} beside it says")
     return True
 

@@ -27,7 +27,7 @@ from fercore.hooks.checks import no_exit
 from fercore.schedule import RunResult, Stage, StepReport
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
-from fercore.writing import WriteError
+from fercore.writing import WriteError, make_parents
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 
@@ -335,6 +335,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         folder.lock()
         check_resume(folder, shop.company)
         check_same_data(folder, shop.domains.fingerprint())
+        make_parents(folder.checkpoints / checkpoint.name_of(0))  # copies of a run may lack its empty folders
     else:
         folder.refuse_if_taken()
         report = {**shop.domains.report, "fingerprint": shop.domains.fingerprint()}

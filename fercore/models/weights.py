@@ -23,6 +23,7 @@ WRAPPERS = ("state_dict", "model", "model_state_dict")
 EXISTING = "give an existing file in model.weights"
 ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
+KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -166,7 +167,12 @@ def _names_by_position(found: Sequence[str], wanted: Mapping[str, Tensor], where
         missing = next((key for key in wanted if key not in found), None)
         what += f", {missing} is missing" if missing else ""
         raise UserInputError(what, where=where, fix=ANOTHER + hint())
-    return dict(zip(wanted, found, strict=False))
+    names = dict(zip(wanted, found, strict=False))
+    for key, name in names.items():
+        kinds = {key.rpartition(".")[2], name.rpartition(".")[2]}
+        if len(kinds) == 2 and kinds <= KINDS:  # in another order, such as that of the names, shapes may agree as well
+            raise UserInputError(f"weights do not fit: {name} for {key}", where=where, fix=ANOTHER + hint())
+    return names
 
 
 def _backbone_of_run(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ def renamed(column: str, name: str, value: str | None = None) -> dict[str, str]:
     [
         ("label", "emotion"), ("label", "Labels"), ("label", "lable"), ("label", "Expression"), ("label", "classId"),
         ("label", "image_label"), ("subject", "subject_id"), ("subject", "Person"), ("subject", "subjct"),
-        ("split", "Usage"), ("split", "splits"), ("domain", "dataset"), ("domain", "Domian"), ("sequence", "video_id"),
+        ("split", "Usage"), ("split", "splits"), ("split", "set"), ("split", "is_test"),
+        ("domain", "dataset"), ("domain", "Domian"), ("sequence", "video_id"),
         ("sequence", "seq"), ("path", "image"), ("path", "filename"), ("path", "imagePath"), ("path", "files"),
     ],
 )  # fmt: skip

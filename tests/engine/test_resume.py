@@ -120,6 +120,16 @@ def test_a_run_is_one_process_at_a_time(tmp_path, make_shop, listener, weights_o
     assert rival.refused == 6
 
 
+def test_a_copy_without_the_empty_folder_of_checkpoints_goes_on(tmp_path, make_shop, listener, weights_of):
+    path = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(stop_after=2))
+    (path / "checkpoints").rmdir()
+    run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(), resume=True)
+    run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), tmp_path / "whole", listener())
+    assert same_bits(weights_of(path), weights_of(tmp_path / "whole"))
+
+
 class Staged(SourceOnly):
     """Two stages; the first takes a third of the steps, or three."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -82,6 +84,28 @@ def test_labels_of_other_classes_are_no_score_and_nothing_is_trained(tiny, tmp_p
     with pytest.raises(UserInputError, match="^row seed 0: the target's test part has no label"):
         compared(["row:source_only"], {**tiny, "data": data}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_rows_of_data_that_changed_between_them_are_not_compared(tiny, tmp_path):
+    from PIL import Image
+
+    def draw(shift):
+        for label in ("anger", "fear"):
+            (tmp_path / "d" / label).mkdir(parents=True, exist_ok=True)
+            for number in range(30):
+                Image.new("RGB", (8, 8), (number, shift, len(label))).save(tmp_path / "d" / label / f"{number}.png")
+
+    spec = f"folder:{tmp_path}/d"
+    settings = {**tiny, "data": {**tiny["data"], "sources": [spec], "target": spec}}
+    draw(0)
+    compared(["old:source_only"], settings, tmp_path / "out")
+    draw(1)
+    with pytest.raises(UserInputError, match="^new seed 0 had other data than old seed 0: it changed between the two"):
+        compared(["old:source_only", "new:source_only"], settings, tmp_path / "out")
+    shutil.rmtree(tmp_path / "out/old-s0")
+    summary = compared(["old:source_only", "new:source_only"], settings, tmp_path / "out")
+    assert summary["rows"][1]["accuracy"]["difference"]["by_seed"] == [0.0]
 
 
 @pytest.mark.slow

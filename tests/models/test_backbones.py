@@ -129,6 +129,13 @@ def test_tensors_in_the_same_order_fit_by_position(caplog):
     assert "matched by position" in caplog.text
 
 
+def test_tensors_in_the_order_of_their_names_are_not_taken_for_each_other():
+    wanted = nn.LayerNorm(4).state_dict()
+    found = {f"norm.{key}": wanted[key] for key in sorted(wanted)}
+    with pytest.raises(UserInputError, match=r"weights do not fit: norm.bias for weight \(file\)"):
+        fit_weights(found, wanted, where="file")
+
+
 def test_weights_that_do_not_fit_name_the_first_tensor():
     wanted = nn.Linear(2, 3).state_dict()
     with pytest.raises(UserInputError, match=r"a for weight is \(2, 2\) in the file, \(3, 2\) in the network"):

@@ -23,7 +23,7 @@ OTHER_NAMES: Mapping[str, frozenset[str]] = {
     "path": frozenset({"image", "img", "file", "filename", "filepath", "picture", "photo"}),
     "label": frozenset({"emotion", "emo", "expression", "expr", "class", "category"}),
     "domain": frozenset({"dataset", "database", "spectrum", "modality"}),
-    "split": frozenset({"subset", "usage", "partition"}),
+    "split": frozenset({"subset", "set", "usage", "partition", "train", "test"}),
     "subject": frozenset({"subj", "person", "participant", "identity", "actor", "patient"}),
     "sequence": frozenset({"seq", "video", "clip"}),
 }
