@@ -17,8 +17,7 @@ class DatasetInfo:
         format: as in the SPEC ("rafdb", "folder", "list", ...).
         dataset: which dataset it is: the format's name, or for a format of several datasets the one that is named.
         n: samples to train on.
-        class_counts: class name -> labelled samples; empty for an unlabelled dataset, and where a finished model is
-            rebuilt without its data.
+        class_counts: class name -> labelled samples; empty for an unlabelled dataset.
     """
 
     format: str

@@ -87,10 +87,16 @@ class Domain(Shape):
     n: int
 
 
+class Source(Domain):
+    """A labelled dataset; `per_class` counts its images by class."""
+
+    per_class: dict[str, int]
+
+
 class Provenance(Shape):
     """What the weights come from; `settings_sha256` is of all settings and the order of the plugins."""
 
-    sources: list[Domain]
+    sources: list[Source]
     target: Domain
     seed: int
     settings_sha256: str
@@ -192,7 +198,7 @@ def _record_of(shop: Workshop, clock: Clock) -> ModelRecord:
         versions=versions(),
         provenance=Provenance(
             sources=[
-                Domain(spec=spec, n=len(table))
+                Source(spec=spec, n=len(table), per_class=table.counts(domains.classes))
                 for spec, table in zip(config.data.sources, domains.sources, strict=True)
             ],
             target=Domain(spec=config.data.target, n=len(domains.adaptation)),

@@ -23,7 +23,7 @@ from fercore.data.views import plain_views
 from fercore.engine import memory_format
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.engine.evaluate import Evaluator, Outputs, evaluation_order
-from fercore.engine.model_folder import RECORD, ModelRecord, find_model, read_record, read_state
+from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_record, read_state
 from fercore.engine.setup import build_plugins, device_here, wrap_network
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import Company, assemble
@@ -31,7 +31,7 @@ from fercore.hooks.checks import no_exit
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.types import UNKNOWN_LABEL, DomainBatch
+from fercore.types import UNKNOWN_LABEL, DomainBatch, Encoded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -99,6 +99,7 @@ class Predictor:
         self.record = record
         config = company.config
         fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+        self.device = fabric.device
         model.run_through(partial(wrap_network, fabric, False))
         memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")
         self._model = model.requires_grad_(False).eval()
@@ -260,9 +261,13 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> 
     try:
         company = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
         plugins = build_plugins(company)
-        sizes = [source.n for source in record.provenance.sources], record.provenance.target.n
         data, per_epoch = company.config.data, company.config.train.steps_per_epoch
-        task = task_info(data, record.classes, sizes, steps_per_epoch=per_epoch)
+        sources = record.provenance.sources
+        if len(sources) != len(data.sources):
+            raise UserInputError(f"{len(sources)} sources in its provenance, {len(data.sources)} in its settings")
+        sizes = [source.n for source in sources], record.provenance.target.n
+        counts = [source.per_class for source in sources]
+        task = task_info(data, record.classes, sizes, counts, steps_per_epoch=per_epoch)
         model = plugins.build_model(company.config, len(record.classes), task)
     except UserInputError as error:
         raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error
@@ -271,7 +276,27 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> 
     first, second = record.images.mean, record.images.std
     model.mean, model.std = (first[0], first[1], first[2]), (second[0], second[1], second[2])
     read_state(model, company.plugins, folder)
-    return Predictor(record, company, plugins, model)
+    predictor = Predictor(record, company, plugins, model)
+    _try(predictor, model, folder)
+    return predictor
+
+
+@torch.no_grad()
+def _try(predictor: Predictor, model: Model, folder: Path) -> None:
+    """Encode one black image: a model whose parts fit each other by their shapes alone is of no use.
+
+    Raises:
+        UserInputError: if that fails, or gives numbers that are not finite.
+    """
+    black = predictor.transform(np.zeros((8, 8, 3), dtype=np.uint8))
+    try:
+        encoded: Encoded = model(black[None].to(predictor.device))
+        if not all(t.isfinite().all() for t in (*encoded.features.values(), *encoded.logits.values())):
+            raise ValueError("its numbers are not finite")
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        what = f"the network does not work with these weights and images of {predictor.record.images.size} px"
+        raise UserInputError(f"{what}: {reason}", where=str(folder), fix=AGAIN) from error
 
 
 def _refuse_other_plugins(record: ModelRecord, folder: Path) -> None:

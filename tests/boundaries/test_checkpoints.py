@@ -1,4 +1,4 @@
-"""Checkpoints of other hands, whose checksums are right: a run goes on from them, or says in one line why not."""
+"""Checkpoints and models of other hands, checksums right: they are taken up, or one line says why not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -15,13 +16,17 @@ from safetensors.torch import load, save
 sys.path.insert(0, str(Path(__file__).parent))
 from damage import Boundary, any_bytes, any_json, campaign, seeds
 
-from fercore.engine import checkpoint, record, resume
+import fercore
+from fercore.engine import checkpoint, predictor, record, resume
 from fercore.engine.checkpoint import TENSORS, VALUES
 from fercore.engine.memory_format import FORMATS, _remembered
+from fercore.engine.model_folder import RECORD, WEIGHTS
 from fercore.engine.observer import Observer
 from fercore.engine.record import RunFolder
 from fercore.engine.run import Trainer, run, take_up
 from fercore.errors import UserInputError
+from fercore.hooks import assemble as assembling
+from fercore.hooks import discovery
 from fercore.stopping import StopRequest
 from fercore.types import Clock
 from fercore.writing import write_sums
@@ -129,3 +134,20 @@ def remembered(path: Path) -> str:
     known = _remembered(path)
     json.dumps({**known, "other": "contiguous"})
     return known["key"] if known.get("key") in FORMATS else "contiguous"
+
+
+@pytest.mark.parametrize("number", seeds())
+def test_a_model_of_any_shape(make_shop, tmp_path, number, monkeypatch):
+    run(make_shop("source_only", layers=(SMALL,)), tmp_path / "run", Observer())
+    folder, known = tmp_path / "run/model", discovery.installed_plugins()
+    for module in (predictor, assembling):
+        monkeypatch.setattr(module, "installed_plugins", lambda: known)
+
+    def load_and_predict(at: Path) -> None:
+        write_sums(at, (WEIGHTS, RECORD))
+        probs = fercore.load(at, device="cpu").predict(np.zeros((20, 20), np.uint8)).probs
+        assert np.isfinite(probs).all()
+
+    files = {name: (folder / name).read_bytes() for name in (WEIGHTS, RECORD)}
+    harm = lambda content, dice: (any_json() if content[:1] == b"{" else any_tensors)(content, dice)  # noqa: E731
+    campaign(Boundary(files, load_and_predict, harm), folder, number)

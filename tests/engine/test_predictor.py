@@ -158,6 +158,7 @@ def plugin(**values):
         (lambda r: r["settings"]["model"].update(backbone="resnet81"), "unknown backbone 'resnet81' (FOLDER); did you"),
         (lambda r: r["settings"].update(data=7), "model.json is damaged: settings.data: input should be"),
         (lambda r: r["settings"].update(preset="none"), "the model cannot be built: unknown preset 'none'"),
+        (lambda r: r["provenance"].update(sources=[]), "0 sources in its provenance, 1 in its settings (FOLDER)"),
         (lambda r: r["settings"].update(nobody=1), "the model cannot be built: unknown setting 'nobody'"),
     ],
 )  # fmt: skip
@@ -217,7 +218,8 @@ def test_a_run_that_has_not_ended_has_no_model(trained, tmp_path):
 def test_a_model_says_what_it_comes_from(trained):
     record = json.loads((trained / "run/model/model.json").read_text())
     origin, result = record["provenance"], json.loads((trained / "run/result.json").read_text())
-    assert origin["sources"] == [{"spec": s["spec"], "n": s["n"]} for s in result["sources"]]
+    assert [(s["spec"], s["n"]) for s in origin["sources"]] == [(s["spec"], s["n"]) for s in result["sources"]]
+    assert [sum(s["per_class"].values()) for s in origin["sources"]] == [42]
     assert origin["target"] == {"spec": result["target"]["spec"], "n": result["target"]["n_adaptation"]}
     assert (origin["seed"], origin["averaged"], record["schema"]) == (3, True, 1)
     assert record["images"] | {"mean": 0, "std": 0} == {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import fercore
 from fercore.data.synthfer import SynthFER
 from fercore.engine.run import run
 from fercore.models import PseudoLabelRecord
@@ -153,3 +154,15 @@ def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_shop, lis
     record = run(shop, tmp_path / "run", listener())
     assert len(shop.domains.adaptation) == record["target"]["n"] == 14
     assert sum(shop.model.parts["adafer/state"].shares) == 26
+
+
+@pytest.mark.parametrize(("baseline", "missing"), [("joint", "au"), ("au_lookup", "au, au_code")])
+def test_a_loaded_baseline_that_reads_action_units_asks_for_them(baseline, missing, tmp_path, make_shop, listener):
+    shop = make_shop("adafer", layers=(ONE_SOURCE, {"adafer": {"baseline": baseline}, "train": {"steps": 2}}))
+    run(shop, tmp_path / "run", listener())
+    model, test = fercore.load(tmp_path / "run"), shop.domains.test
+    images = list(test.read_many(range(len(test))))
+    with pytest.raises(fercore.UserInputError, match=f"the model predicts from {missing} beside the image"):
+        model.predict(images)
+    evaluated = shop.evaluator.predict(shop.reported, test, model.record.evaluation.clock)
+    assert np.array_equal(model.predict(images, extras=test.extras).probs, evaluated.probs)
