@@ -222,8 +222,9 @@ class ReportSettings(Settings):
 
     features: bool = Field(False, description="features, logits, predictions and labels of the target as .npz")
     distances: bool = Field(
-        False, description="distances of classes (LA-CMFER Table 4) and MMD of each source to the target"
+        False, description="distances of classes in the features, and MMD of each source to the target"
     )
+    also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
     tensorboard: bool = True
     lead: Literal["accuracy", "balanced_accuracy", "macro_f1"] = Field(
         "accuracy", description="the score that summaries give first and the oracle goes by"

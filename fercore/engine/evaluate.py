@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,24 +15,11 @@ from fercore.data.noise import permutation
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.outputs import Outputs
 from fercore.types import Clock, DomainBatch, Encoded, EncodedDataset
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """A table run through the network.
-
-    Attributes:
-        probs: float[N,K]; features, logits: branch -> array[N,...]; labels: int64[N] of the table, -1 = unknown.
-    """
-
-    probs: np.ndarray
-    features: dict[str, np.ndarray]
-    logits: dict[str, np.ndarray]
-    labels: np.ndarray
 
 
 class Evaluator:
@@ -171,13 +158,3 @@ def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, class
         "per_class": rows,
         "uses_target_labels": True,
     }
-
-
-def unit_shares(codes: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, list[float] | None]:
-    """Return class -> share of its samples that show each action unit (AdaFER, Figure 3); None without a sample.
-
-    Args:
-        codes: uint8[N,A]. labels: int64[N], -1 takes no part.
-    """
-    shares = {name: codes[labels == k] for k, name in enumerate(classes)}
-    return {name: rows.mean(axis=0).tolist() if len(rows) else None for name, rows in shares.items()}

@@ -22,7 +22,7 @@ from fercore.data.side import task_info
 from fercore.data.views import plain_views
 from fercore.engine import memory_format
 from fercore.engine.checkpoint import random_state, restore_random_state
-from fercore.engine.evaluate import Evaluator, Outputs, evaluation_order
+from fercore.engine.evaluate import Evaluator, evaluation_order
 from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_record, read_state
 from fercore.engine.setup import build_plugins, device_here, wrap_network
 from fercore.errors import UserInputError
@@ -31,6 +31,7 @@ from fercore.hooks.checks import no_exit
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.outputs import Outputs
 from fercore.types import UNKNOWN_LABEL, DomainBatch, Encoded
 
 if TYPE_CHECKING:

@@ -7,21 +7,25 @@ import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
 from fercore import ops
+from fercore.config import RunConfig
 from fercore.data import Table, side_table
+from fercore.data.au import asked_for
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
-from fercore.engine.distances import domain_distances, feature_distances
-from fercore.engine.evaluate import Outputs, score, score_labels, unit_shares
+from fercore.engine.evaluate import score, score_labels
 from fercore.engine.record import RunFolder, versions
 from fercore.engine.setup import Workshop
+from fercore.errors import UserInputError, did_you_mean
+from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
+from fercore.outputs import FinishedRun, Outputs, Samples
 from fercore.result import SCHEMA, Result
 from fercore.types import Clock
 from fercore.writing import whole, write_json
@@ -103,19 +107,6 @@ def label_quality(shop: Workshop) -> dict[str, Any]:
     return found
 
 
-def write_unit_shares(shop: Workshop, folder: RunFolder) -> None:
-    """Write au.json: which share of each class shows each action unit, by domain; the target's by its labels."""
-    domains = shop.domains
-    tables = [(table.name, table.extras["au_code"], table.labels) for table in domains.sources]
-    tables.append((domains.adaptation.name, domains.adaptation.extras["au_code"], domains.truth))
-    sides = ["source"] * len(domains.sources) + ["target"]
-    rows = [
-        {"side": side, "name": name, "shares": unit_shares(codes, labels, domains.classes)}
-        for side, (name, codes, labels) in zip(sides, tables, strict=True)
-    ]
-    write_json(folder.path / "au.json", {"units": list(domains.au_names), "domains": rows, "uses_target_labels": True})
-
-
 def reset_peak_memory(device: torch.device) -> None:
     """Begin to measure the largest memory anew, so that an earlier run in this process does not count."""
     if device.type == "cuda":
@@ -174,15 +165,13 @@ def write_predictions(shop: Workshop, folder: RunFolder, probs: np.ndarray) -> N
 
 
 def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
-    """Write predictions.csv, au.json where the run has action units; if asked features.npz and distances.json.
+    """Write predictions.csv, if asked features.npz, and the reports of installed packages (`reports_of`).
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
     lie in the space of the features.
     """
     report = shop.config.report
-    if shop.domains.au_names:
-        write_unit_shares(shop, folder)
     found = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
     write_predictions(shop, folder, predict_target(shop, clock, found))
     if report.features:
@@ -191,16 +180,43 @@ def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
         arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.reported)}
         with whole(folder.path / "features.npz") as handle:
             np.savez_compressed(handle, **arrays)
-    if report.distances:
-        table = side_table(shop.domains, "source")
-        sources = shop.evaluator.predict(shop.reported, table, clock)
-        distances: dict[str, Any] = {
-            side: {name: feature_distances(f, of.labels) for name, f in of.features.items()}
-            for side, of in (("sources", sources), ("target", found))
-        }
-        names = tuple(shop.config.data.sources)
-        distances["mmd_to_target"] = domain_distances(sources.features, found.features, table.domain, names)
-        write_json(folder.path / "distances.json", distances)
+    finished = _finished(shop, clock)
+    for info in reports_of(shop.config):
+        write_json(folder.path / f"{info.name}.json", load_entry(info)(finished))
+
+
+def reports_of(config: RunConfig) -> list[PluginInfo]:
+    """Return the reports of installed packages that a run writes: those asked for, and "au" where it has action units.
+
+    Raises:
+        UserInputError: if no package brings one that is asked for.
+    """
+    installed, asked = installed_plugins(group=REPORTS), list(config.report.also)
+    if config.report.distances:
+        asked.append("distances")
+    for name in asked:
+        if name not in installed:
+            raise UserInputError(f"unknown report {name!r}", where="report.also", fix=did_you_mean(name, installed))
+    if "au" in installed and asked_for(config.data):
+        asked.append("au")
+    return [installed[name] for name in dict.fromkeys(asked)]
+
+
+def _finished(shop: Workshop, clock: Clock) -> FinishedRun:
+    domains, joined = shop.domains, side_table(shop.domains, "source")
+
+    def outputs(part: Literal["source", "test"]) -> Outputs:
+        return shop.evaluator.predict(shop.reported, joined if part == "source" else domains.test, clock)
+
+    return FinishedRun(
+        classes=domains.classes,
+        units=domains.au_names,
+        specs=tuple(shop.config.data.sources),
+        names=(*(table.name for table in domains.sources), domains.adaptation.name),
+        source=Samples(joined.labels, joined.domain, joined.extras),
+        adaptation=Samples(domains.truth, domains.adaptation.domain, domains.adaptation.extras),
+        outputs=outputs,
+    )
 
 
 def _arrays(found: Outputs, prefix: str) -> dict[str, Any]:

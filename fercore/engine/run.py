@@ -330,6 +330,7 @@ def take_up(trainer: Trainer, latest: Path) -> int | None:
 
 def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
+    results.reports_of(shop.config)  # refuses one that no package brings, before anything is written
     results.reset_peak_memory(shop.fabric.device)
     if resume:
         folder.lock()

@@ -16,6 +16,10 @@ COMMANDS = "fercore.commands"
 """Group of entry points NAME = "module:register_commands": commands of `fercore NAME`."""
 
 
+REPORTS = "fercore.reports"
+"""Group of entry points NAME = "module:report": a function from `FinishedRun` to the contents of NAME.json."""
+
+
 @dataclass(frozen=True)
 class PluginInfo:
     """An installed plugin, as its distribution's metadata tells it (nothing is imported).

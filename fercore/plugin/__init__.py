@@ -23,6 +23,7 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.plans import optimiser_from, single_stage
 from fercore.losses import reverse_gradient, to_float32
 from fercore.models import Model, PseudoLabelRecord, SizedByData, build_classifier
+from fercore.outputs import FinishedRun, Outputs, Samples
 from fercore.progress import watch
 from fercore.schedule import (
     CropAndColour,
@@ -65,11 +66,13 @@ __all__ = [
     "DomainBatch",
     "Encoded",
     "EncodedDataset",
+    "FinishedRun",
     "Forward",
     "LabelledImages",
     "LossTerm",
     "Model",
     "OptimiserSpec",
+    "Outputs",
     "ParamGroup",
     "Phase",
     "Plugin",
@@ -78,6 +81,7 @@ __all__ = [
     "Role",
     "RunConfig",
     "RunResult",
+    "Samples",
     "Settings",
     "Side",
     "SideInfo",

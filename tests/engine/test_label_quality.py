@@ -8,8 +8,9 @@ import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from fercore.engine.evaluate import Outputs, score, score_labels, unit_shares
+from fercore.engine.evaluate import score, score_labels
 from fercore.models import PseudoLabelRecord, SizedByData
+from fercore.outputs import Outputs
 
 CLASSES = ("anger", "fear", "neutral")
 
@@ -34,11 +35,6 @@ def test_scores_by_hand():
 def test_nothing_to_score_is_none(weight, truth):
     found = score_labels(np.eye(3)[:2], np.array(weight), np.array(truth), CLASSES)
     assert found["accuracy"] is found["balanced_accuracy"] is found["probability"] is None
-
-
-def test_unit_shares_by_class():
-    codes = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.uint8)
-    assert unit_shares(codes, np.array([0, 0, -1]), CLASSES) == {"anger": [1.0, 0.5], "fear": None, "neutral": None}
 
 
 def test_f1_is_that_of_scikit_learn_to_the_bit():

@@ -123,6 +123,13 @@ def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
+def test_a_report_that_no_package_brings_is_refused_before_the_run(make_shop, tmp_path, listener):
+    shop = make_shop("source_only", layers=({"report": {"also": ["distance"]}},))
+    with pytest.raises(UserInputError, match="unknown report 'distance'.*did you mean 'distances'"):
+        run(shop, tmp_path / "run", listener())
+    assert not (tmp_path / "run").exists()
+
+
 def test_evaluation_draws_nothing_from_the_run(make_shop, tmp_path, listener, weights_of, monkeypatch):
     from fercore.builtin.defaults import Defaults
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from fercore_adafer.report import unit_shares
 
 import fercore
 from fercore.data.synthfer import SynthFER
@@ -99,6 +100,12 @@ def test_unit_shares_by_class_and_domain(finished):
     np.testing.assert_allclose(found["domains"][0]["shares"]["happiness"], happy.mean(0), atol=1e-6)
     smile = found["units"].index("AU12")
     assert all(row["shares"]["happiness"][smile] > 0.6 > row["shares"]["anger"][smile] for row in found["domains"])
+
+
+def test_unit_shares_by_hand():
+    codes, labels = np.array([[1, 0], [1, 1], [0, 0]], dtype=np.uint8), np.array([0, 0, -1])
+    found = unit_shares(codes, labels, ("anger", "fear", "neutral"))
+    assert found == {"anger": [1.0, 0.5], "fear": None, "neutral": None}
 
 
 def test_the_log_tells_what_was_mined(finished):

@@ -1,13 +1,26 @@
-"""How far features are apart: classes inside a domain, and domains from each other."""
+"""The report distances.json: how far classes are apart inside a domain (Table 4), and domains from each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
 from fercore.ops import weighted_mmd
+from fercore.plugin import FinishedRun
+
+
+def report(run: FinishedRun) -> dict[str, Any]:
+    """Return the distances of classes in the sources and in the target's test part, and each source's MMD to it."""
+    sources, target = run.outputs("source"), run.outputs("test")
+    sides = (("sources", sources), ("target", target))
+    classes = {
+        side: {name: feature_distances(f, found.labels) for name, f in found.features.items()} for side, found in sides
+    }
+    domains = domain_distances(sources.features, target.features, run.source.domain, run.specs)
+    return {**classes, "mmd_to_target": domains}
 
 
 def feature_distances(features: np.ndarray, labels: np.ndarray) -> dict[str, float | None]:

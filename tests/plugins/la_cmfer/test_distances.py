@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from fercore.engine.distances import domain_distances, feature_distances
+from fercore_la_cmfer.distances import domain_distances, feature_distances
 
 RNG = np.random.default_rng(0)
 
