@@ -36,6 +36,7 @@ def test_a_command_runs(line, tmp_path, monkeypatch):
     assert not end.value.code
 
 
+@pytest.mark.slow
 def test_the_first_lines_train_load_and_predict(tmp_path, monkeypatch, capsys):
     from PIL import Image
 
