@@ -60,7 +60,7 @@ def check(
 def _print_check(report: dict[str, Any]) -> None:
     from fercore.console import print_lines, print_table
     from fercore.data.check.words import between_lines, count_rows, fault_lines
-    from fercore.data.leftover import left_out_lines, unread_lines
+    from fercore.data.leftover import by_end_lines, left_out_lines, unread_lines
 
     for domain in report["domains"]:
         published = domain["published"]
@@ -71,6 +71,7 @@ def _print_check(report: dict[str, Any]) -> None:
         if published["title"]:
             print_lines([f"{published['title']}: licence and access at {published['page']}"])
         beside = [*left_out_lines(domain["left_out"]), *unread_lines(domain["unread_columns"])]
+        beside += by_end_lines(domain["found_by_end"], domain["first_by_end"])
         print_lines([*beside, *fault_lines(domain)])
         print_lines([f"{domain['faults']} faults" if domain["faults"] else "no fault found"])
     print_lines(between_lines(report))

@@ -17,13 +17,24 @@ def leftover_lines(scan: Scan) -> list[str]:
         lines.append(
             f"labels nobody knows: {unknown_names(rows.unknown)}; images left out for it: {sum(rows.unknown.values())}"
         )
-    return lines + left_out_lines(rows.left_out) + unread_lines(rows.unread)
+    return (
+        lines + left_out_lines(rows.left_out) + unread_lines(rows.unread) + by_end_lines(len(rows.by_end), rows.by_end)
+    )
 
 
 def left_out_lines(reasons: Mapping[str, int]) -> list[str]:
     """Return a line for each reason why a format left samples out."""
     nouns = {reason: "files" if reason.startswith(NO_IMAGE) else "images" for reason in reasons}
     return [f"left out: {reason}; {nouns[reason]}: {n}" for reason, n in reasons.items() if n]
+
+
+def by_end_lines(n: int, found: Sequence[str]) -> list[str]:
+    """Return the line about listed paths that were found by their end only; none without such.
+
+    Args:
+        n: how many. found: "PATH as FILE" of the first, or more.
+    """
+    return [f"listed paths found by their end: {n}, first {found[0]}"] if n else []
 
 
 def unread_lines(columns: Sequence[str]) -> list[str]:

@@ -161,6 +161,8 @@ def open_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
         "first_missing": scan.rows.missing[:5],
         "left_out": dict(scan.rows.left_out),
         "unread_columns": list(scan.rows.unread),
+        "found_by_end": len(scan.rows.by_end),
+        "first_by_end": scan.rows.by_end[:1],
         "unused_parts": unused,
         "preflight": preflight.report(),
     }

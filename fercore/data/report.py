@@ -8,7 +8,7 @@ from typing import Any
 from fercore.data.domains import UNLABELLED
 from fercore.data.formats.folder import LOOSE
 from fercore.data.labels import unknown_names
-from fercore.data.leftover import left_out_lines, unread_lines
+from fercore.data.leftover import by_end_lines, left_out_lines, unread_lines
 
 
 def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
@@ -55,6 +55,7 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
     if loose := left_out.pop(LOOSE, 0):
         lines.append(f"{loose} loose images left out: they stand beside class folders or parts")
     lines += left_out_lines(left_out) + unread_lines(domain["unread_columns"])
+    lines += by_end_lines(domain["found_by_end"], domain["first_by_end"])
     if unused := domain["unused_parts"]:
         lines.append("parts that are not used: " + _counts(unused))
     absent = [name for name in classes if name not in domain["classes"]]

@@ -10,6 +10,7 @@ from fercore.data.domains import read_domain
 from fercore.data.formats.fer2013 import parse_pixels
 from fercore.data.formats.ferplus import vote
 from fercore.data.labels import CANONICAL
+from fercore.data.leftover import leftover_lines
 from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
@@ -134,6 +135,16 @@ def test_a_list_of_another_machine_finds_its_files_below_root(tmp_path: Path, im
         table, scan = read_domain(parse_spec(f"{form}:{tmp_path}/l?root={tmp_path}/{root}"))
         assert table.keys == tuple(f"{tmp_path}/images/aligned/{name}/0.png" for name in ("anger", "sad"))
         assert scan.rows.missing == [paths[2]]
+        assert leftover_lines(scan)[-1] == f"listed paths found by their end: 2, first {paths[0]!r} as {table.keys[0]}"
+
+
+def test_nobody_is_called_nan(tmp_path: Path, image: Image):
+    for i in range(3):
+        image(tmp_path / f"{i}.png", i)
+    rows = "path,label,split,subject,sequence\n0.png,fear,NaN,nan,null\n1.png,nan,train,P1,q\n2.png,sad,,,\n"
+    (tmp_path / "m.csv").write_text(rows)
+    table = read(f"manifest:{tmp_path}/m.csv")
+    assert (table.subjects, table.split, table.sequences) == (("", "P1", ""), ("", "train", ""), ("", "q", ""))
 
 
 def test_the_longest_end_of_a_path_is_taken(tmp_path: Path, image: Image):

@@ -65,6 +65,8 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
         "subjects": len(set(table.subjects) - {""}),
         "left_out": dict(rows.left_out),
         "unread_columns": list(rows.unread),
+        "found_by_end": len(rows.by_end),
+        "first_by_end": rows.by_end[:1],
         "published": published,
         **found,
         "faults": sum(len(group) for group in found.values()) + len(published["wrong"]),

@@ -45,6 +45,10 @@ class Listing:
             raise UserInputError(what, where=where, fix="give a ?root= that tells them apart")
         return file
 
+    def by_end(self) -> list[str]:
+        """Return "PATH as FILE" for every file that was found by the end of a listed path."""
+        return [f"{path!r} as {file}" for file, (path, by_end) in self.found.items() if by_end]
+
     def _below(self, text: str) -> Iterator[str]:
         """Yield files below the folder by the ends of a path, the longest first."""
         parts = [part for part in text.strip().replace("\\", "/").split("/") if part not in ("", ".")]

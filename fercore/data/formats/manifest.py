@@ -9,7 +9,7 @@ is an error. Labels are expression names or aliases, or numbers of the coding na
 
 from __future__ import annotations
 
-from fercore.data.formats.codes import Labels, labels_of
+from fercore.data.formats.codes import NO_LABEL, Labels, labels_of
 from fercore.data.formats.columns import MANIFEST
 from fercore.data.formats.folder import PARTS, part_of
 from fercore.data.formats.listing import Listing, listing
@@ -40,6 +40,7 @@ def scan(spec: DomainSpec) -> Scan:
         raise UserInputError(
             f"no domain {wanted!r} in the manifest", where=str(path), fix=did_you_mean(wanted, domains)
         )
+    rows.by_end = files.by_end()
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), f"write rows {','.join(MANIFEST)}")
     return Scan(rows, FileReader(tuple(rows.keys)))
@@ -51,7 +52,7 @@ def add_row(rows: Rows, row: dict[str, str], files: Listing, labels: Labels, *, 
     Raises:
         UserInputError: for an unknown split, or a path that leads out of the folder while not trusted.
     """
-    split = row.get("split", "")
+    split, subject, sequence = (_known(row.get(name, "")) for name in ("split", "subject", "sequence"))
     part = part_of(split)
     if split and part is None:
         raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split.lower(), PARTS))
@@ -59,5 +60,9 @@ def add_row(rows: Rows, row: dict[str, str], files: Listing, labels: Labels, *, 
     label = labels.find(row.get("label", ""), rows)
     if label is None:
         return
-    subject, sequence = row.get("subject", ""), row.get("sequence", "")
     rows.add_file(path, label, split=part or "", subject=subject, sequence=sequence)
+
+
+def _known(cell: str) -> str:
+    """Return what a cell says; "" where it says, as pandas writes it, that nothing is known."""
+    return "" if cell.lower() in NO_LABEL else cell

@@ -58,6 +58,7 @@ def scan(spec: DomainSpec) -> Scan:
             rows.left_out["frame without a partner"] += 1
         else:
             add_row(rows, frame.row, files, labels, where=frame.where)
+    rows.by_end = files.by_end()
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), f"write rows {','.join(MANIFEST)},time; see ?spectrum=")
     return Scan(rows, FileReader(tuple(rows.keys)))

@@ -32,6 +32,7 @@ def scan(spec: DomainSpec) -> Scan:
         file = files.file(line.path, line.where)
         if label is not None:
             rows.add_file(file, label)
+    rows.by_end = files.by_end()
     labels.refuse_guess(rows, str(path))
     not_empty(rows, str(path), 'write lines "path label", and see ?labels= and ?root=')
     return Scan(rows, FileReader(tuple(rows.keys)))

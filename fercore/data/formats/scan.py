@@ -38,6 +38,7 @@ class Rows:
         left_out: reason -> samples the dataset's own protocol leaves out.
         numbers: number that stands for a label -> samples that have it.
         unread: names of columns that are not read, of a table that somebody wrote for us.
+        by_end: "PATH as FILE" of listed paths that lead to no file and are taken for one that ends like them.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Rows:
     left_out: Counter[str] = field(default_factory=Counter)
     numbers: Counter[int] = field(default_factory=Counter)
     unread: list[str] = field(default_factory=list)
+    by_end: list[str] = field(default_factory=list)
     _first: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: str, label: int, *, split: str = "", subject: str = "", sequence: str = "") -> None:
