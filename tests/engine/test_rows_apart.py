@@ -105,14 +105,14 @@ def test_rows_of_data_that_changed_between_them_are_not_compared(tiny, tmp_path)
         compared(["old:source_only", "new:source_only"], settings, tmp_path / "out")
     shutil.rmtree(tmp_path / "out/old-s0")
     summary = compared(["old:source_only", "new:source_only"], settings, tmp_path / "out")
-    assert summary["rows"][1]["accuracy"]["difference"]["by_seed"] == [0.0]
+    assert summary.rows[1].accuracy.difference.by_seed == [0.0]
 
 
 @pytest.mark.slow
 def test_a_silent_observer_will_do(tiny, tmp_path):
     entry = parse_entry("source_only")
     summary = compare([entry], [0], [tiny], preset="demo", out=tmp_path / "out", observe=silent)
-    assert len(summary["rows"]) == 1
+    assert len(summary.rows) == 1
 
 
 def silent(label):
