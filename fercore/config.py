@@ -23,6 +23,8 @@ from pydantic import (
 from fercore.documents import in_words, parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import absolute, read_text
+from fercore.optimisers import OPTIMISERS, SCHEDULES
+from fercore.registry import one_of
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -173,16 +175,28 @@ class ModelSettings(Settings):
 class OptimSettings(Settings):
     """Optimiser and schedule of the default plan; methods with a plan of their own start from it."""
 
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    name: str = Field("sgd", description="sgd, adam, adamw, or one that a package adds")
     lr: float = Field(0.01, gt=0)
     backbone_multiplier: float = Field(1.0, ge=0, description="factor on lr for the backbone")
     momentum: float = Field(0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["constant", "inverse_decay", "cosine", "linear"] = "inverse_decay"
+    schedule: str = Field(
+        "inverse_decay", description="constant, inverse_decay, cosine, linear, or one that a package adds"
+    )
     schedule_steps: int | None = Field(None, ge=1, description="length of the schedule; None = the stage's steps")
     warmup_steps: int = Field(0, ge=0)
     clip_grad_norm: float | None = Field(None, gt=0)
+
+    @field_validator("name")
+    @classmethod
+    def _known_optimiser(cls, value: str) -> str:
+        return one_of(value, OPTIMISERS, ("sgd", "adam", "adamw"))
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, value: str) -> str:
+        return one_of(value, SCHEDULES, ("constant", "inverse_decay", "cosine", "linear"))
 
 
 class TrainSettings(Settings):

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Transform: TypeAlias = Literal["none", "weak", "strong"]
+Transform: TypeAlias = str
+"""Name of an augmentation policy: "none", "weak", "strong", or one that a package adds (`fercore.transforms`)."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class OptimiserSpec:
     """One optimiser and its learning-rate schedule.
 
     Attributes:
-        name: "sgd", "sgdw" (weights shrink by lr * weight_decay, outside the momentum), "adam" or "adamw".
+        name: "sgd", "sgdw" (weights shrink by lr * weight_decay, outside the momentum), "adam", "adamw", or one that a
+            package adds (`fercore.optimisers`).
         decay_by_rate: false = with "sgdw" weights shrink by weight_decay itself, whatever the rate (TensorFlow Addons).
         lr: base learning rate. momentum, nesterov: SGD only. betas: Adam only.
         schedule: "constant", "inverse_decay" (lr * (1 + gamma * min(1, step/max_steps))^-power), "cosine", "linear",
-            "step" (lr * drop for every milestone passed).
+            "step" (lr * drop for every milestone passed), or one that a package adds.
         warmup_steps: linear warm-up from 0 before the schedule.
         max_steps: steps after which the schedule stays where it is; None = the phase's steps in its stage.
         milestones: shares of max_steps, for "step". drop: factor at each.
@@ -99,14 +101,14 @@ class OptimiserSpec:
         fresh_each_epoch: forget momentum and moments at the start of every epoch.
     """
 
-    name: Literal["sgd", "sgdw", "adam", "adamw"] = "sgd"
+    name: str = "sgd"
     lr: float = 0.01
     momentum: float = 0.9
     nesterov: bool = True
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 1e-4
     decay_by_rate: bool = True
-    schedule: Literal["constant", "inverse_decay", "cosine", "linear", "step"] = "inverse_decay"
+    schedule: str = "inverse_decay"
     gamma: float = 10.0
     power: float = 0.75
     max_steps: int | None = None

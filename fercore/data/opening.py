@@ -79,7 +79,7 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
         UserInputError: as the format's `scan`, for a link that leads out, or an option that does not fit the data.
     """
     scaling = parse_scaling(spec)
-    scan: Scan = import_module(f"fercore.data.formats.{FORMATS[spec.format].module}").scan(spec)
+    scan: Scan = import_module(FORMATS[spec.format].module).scan(spec)
     refuse_links_out(spec, scan.reader)
     if scaling is not None:
         scan = _with_scaling(scan, scaling, spec)

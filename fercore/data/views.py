@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ from fercore.data.augment import RAND_OPS
 from fercore.data.noise import key, uniforms
 from fercore.errors import UserInputError
 from fercore.ops import dispatch
+from fercore.registry import Registry
 from fercore.schedule import CropAndColour, Transform, ViewRequest
 from fercore.types import Side
 
@@ -101,7 +102,7 @@ class Views:
         u = torch.from_numpy(uniforms(self.streams[name], draws, 16)).to(x.device, non_blocking=True)
         if isinstance(transform, CropAndColour):
             return crop_and_colour(x, u, transform)
-        return strong(x, u, self.policy) if transform == "strong" else weak(x, u, self.policy)
+        return TRANSFORMS[transform](x, u, self.policy)
 
 
 def plain_views(mean: Sequence[float], std: Sequence[float]) -> Views:
@@ -232,3 +233,9 @@ def flip_and_crop(x: Tensor, u: Tensor) -> Tensor:
     # Whole pixels, as a crop of a padded image has them.
     places = ((u[:, 1:3] * (2 * pad + 1)).floor() - pad) / x.shape[-1] * (u[:, 12:13] < 0.5)
     return augment.warp(x, augment.inverse_affine(zero, places, zero + 1, u[:, 0] < 0.5))
+
+
+TRANSFORMS: Registry[Callable[[Tensor, Tensor, str], Tensor]] = Registry(
+    "fercore.transforms", {"none": lambda x, u, policy: x, "weak": weak, "strong": strong}
+)
+"""Name of a policy -> function from images float[B,3,S,S] in [0, 1], uniform numbers float[B,16] and data.augment."""

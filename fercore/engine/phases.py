@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fercore.documents import Shape, misfit
 from fercore.hooks.checks import HookError
+from fercore.optimisers import OPTIMISERS, SCHEDULES
 from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class PhaseRunner:
         self._partial = len(self._mine) < len(self._all)
         spec = phase.optimiser
         self._decays = [] if spec.decay_by_rate else [(members, _decay(spec, group)) for group, members in groups]
-        optimiser = _optimiser(spec, [_settings(spec, group, members) for group, members in groups], fused)
+        optimiser = OPTIMISERS[spec.name]([_settings(spec, group, members) for group, members in groups], spec, fused)
         self._plain = optimiser
         self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage)))
         self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
@@ -154,18 +155,6 @@ def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
     return spec.weight_decay if group.weight_decay is None else group.weight_decay
 
 
-def _optimiser(spec: OptimiserSpec, groups: list[dict[str, Any]], fused: bool) -> torch.optim.Optimizer:
-    nesterov = spec.nesterov and spec.momentum > 0
-    if spec.name == "sgdw":
-        from timm.optim.sgdw import SGDW
-
-        return SGDW(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov)
-    if spec.name == "sgd":
-        return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov, fused=fused or None)
-    moments = torch.optim.Adam if spec.name == "adam" else torch.optim.AdamW
-    return moments(groups, lr=spec.lr, betas=spec.betas, fused=fused or None)
-
-
 def own_steps(stage: Stage) -> int:
     """Return how often a phase of the stage is run: on every batch, or on the batches of its turns."""
     return stage.steps if stage.turns == "step" else math.ceil(stage.steps / len(stage.phases))
@@ -173,19 +162,10 @@ def own_steps(stage: Stage) -> int:
 
 def rate_factor(spec: OptimiserSpec, phase_steps: int) -> Callable[[int], float]:
     """Return the schedule as a function from the step number to a factor on the learning rate."""
-    span = spec.max_steps or phase_steps
+    span, schedule = spec.max_steps or phase_steps, SCHEDULES[spec.schedule]
 
     def factor(step: int) -> float:
-        share = min(1.0, step / span)
         warm = min(1.0, (step + 1) / (spec.warmup_steps + 1))
-        if spec.schedule == "inverse_decay":
-            return float(warm * (1 + spec.gamma * share) ** -spec.power)
-        if spec.schedule == "cosine":
-            return warm * (spec.floor + (1 - spec.floor) * 0.5 * (1 + math.cos(math.pi * share)))
-        if spec.schedule == "linear":
-            return warm * (spec.floor + (1 - spec.floor) * (1 - share))
-        if spec.schedule == "step":
-            return float(warm * spec.drop ** sum(share >= milestone for milestone in spec.milestones))
-        return warm
+        return warm * schedule(spec, min(1.0, step / span))
 
     return factor

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from fercore.hooks.checks import FIRST_RESULT, SIDES, TRANSFORMS, HookError
+from fercore.data.views import TRANSFORMS
+from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
 from fercore.schedule import CropAndColour, Phase, Stage, ViewRequest
 from fercore.types import Encoded, LossTerm, PseudoLabels, Role
@@ -92,7 +93,7 @@ def _views(value: Any, call: Call) -> None:
         made = isinstance(request.transform, CropAndColour) or request.transform in TRANSFORMS
         named = isinstance(request.name, str) and request.name != ""
         if request.side not in SIDES or not made or not named:
-            raise HookError(f"returned {request}: side in {SIDES}, transform in {TRANSFORMS}, a name")
+            raise HookError(f"returned {request}: side in {SIDES}, transform in {tuple(TRANSFORMS)}, a name")
 
 
 def _stages(value: Any, call: Call) -> None:

@@ -20,8 +20,6 @@ FIRST_RESULT: tuple[str, ...] = tuple(name for name in HOOKS if getattr(specs, n
 T = TypeVar("T")
 BUILTIN = "builtin:"
 SIDES = ("source", "target")
-TRANSFORMS = ("none", "weak", "strong")
-"""Names of augmentation policies; a view may also bring a CropAndColour of its own."""
 
 
 class HookError(TypeError):

@@ -12,11 +12,15 @@ What stands in `__all__` is stable; every other module of the core may change. `
 
 from fercore.config import RunConfig, Settings, merge
 from fercore.data.au import CODES, SCORES, refuse_without
+from fercore.data.formats import Format
+from fercore.data.formats.scan import Rows, Scan
 from fercore.data.in_memory import LabelledImages, read_labelled
 from fercore.data.labels import CANONICAL
 from fercore.data.noise import key as noise_key
 from fercore.data.noise import permutation, uniforms
+from fercore.data.readers import FileReader
 from fercore.data.side import SideInfo
+from fercore.data.spec import DomainSpec
 from fercore.data.views import weak_view
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import Plugin, hookimpl
@@ -64,9 +68,12 @@ __all__ = [
     "CropAndColour",
     "DatasetInfo",
     "DomainBatch",
+    "DomainSpec",
     "Encoded",
     "EncodedDataset",
+    "FileReader",
     "FinishedRun",
+    "Format",
     "Forward",
     "LabelledImages",
     "LossTerm",
@@ -79,9 +86,11 @@ __all__ = [
     "PseudoLabelRecord",
     "PseudoLabels",
     "Role",
+    "Rows",
     "RunConfig",
     "RunResult",
     "Samples",
+    "Scan",
     "Settings",
     "Side",
     "SideInfo",

@@ -1,11 +1,14 @@
 """The dataset formats: one small module each, one row each in `FORMATS`.
 
-A module has `scan(spec: DomainSpec) -> Scan`. A new format is one such file and one row here.
+A module has `scan(spec: DomainSpec) -> Scan`. A new format is one such file and one row here, or a `Format`
+that a package offers as an entry point of the group `fercore.formats`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from fercore.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -13,7 +16,7 @@ class Format:
     """One row of the table of formats.
 
     Attributes:
-        module: module of this package that holds `scan`.
+        module: module that holds `scan`; in the table below, of this package.
         options: names of the options it takes beside the common ones.
         summary: what it reads, for help texts.
         paths: options whose value is a path.
@@ -27,7 +30,7 @@ class Format:
     dataset_option: str = ""
 
 
-FORMATS: dict[str, Format] = {
+_BUILT_IN = {
     "synthfer": Format("synth", ("n", "size", "classes", "prior"), "generated faces: synthfer:STYLE?n=1000"),
     "folder": Format(
         "folder",
@@ -79,4 +82,7 @@ FORMATS: dict[str, Format] = {
         dataset_option="dataset",
     ),
 }
+FORMATS: Registry[Format] = Registry(
+    "fercore.formats", {name: replace(row, module=f"{__name__}.{row.module}") for name, row in _BUILT_IN.items()}
+)
 """Format name -> where and how it is read."""
