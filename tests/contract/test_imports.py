@@ -6,9 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from fercore.hooks.checks import HOOKS
 
 ROOT = Path(__file__).parents[2]
 CORE = [path for path in (ROOT / "fercore").rglob("*.py")]
@@ -29,6 +32,22 @@ def test_the_core_names_no_plugin():
         if re.search(rf"\bfercore_{name}\b", path.read_text())
     ]
     assert named == []
+
+
+def test_the_engine_names_no_method():
+    """Neither a package nor a plugin of this repository, however it is written."""
+    names = {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
+    for path in ROOT.glob("plugins/*/pyproject.toml"):
+        names |= set(tomllib.loads(path.read_text(encoding="utf-8"))["project"]["entry-points"]["fercore.plugins"])
+    written = "|".join(
+        sorted(name.replace("_", "[-_ ]?") for name in names - set(HOOKS))
+    )  # a plugin is called as a hook
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in (ROOT / "fercore/engine").glob("*.py")
+        for match in re.finditer(rf"(?<![\w.])({written})(?![\w(])", path.read_text(encoding="utf-8"), re.I)
+    ]
+    assert found == []
 
 
 STABLE = ("fercore.plugin", "fercore.losses", "fercore.models", "fercore.ops", "fercore.retrieval")
