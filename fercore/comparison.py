@@ -241,6 +241,7 @@ def _refuse_unscored(scored: bool) -> None:
 
 
 def _company(task: Task) -> Company:
+    from fercore.engine.memory_format import as_recorded
     from fercore.engine.record import CONFIG, RunFolder
     from fercore.engine.resume import check_resume, differences, told
     from fercore.engine.setup import resolve_here
@@ -250,6 +251,7 @@ def _company(task: Task) -> Company:
     if (task.folder / CONFIG).is_file():
         folder = RunFolder(task.folder)
         found = folder.config_layers()
+        company = as_recorded(company, found)
         wanted = without_none(company.config.model_dump(mode="json"))
         changed = differences(found, wanted)
         if changed:

@@ -14,17 +14,19 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from fercore.engine.checkpoint import random_state, restore_random_state
 from fercore.engine.setup import Workshop
 from fercore.files import read_text
+from fercore.hooks.assemble import Company
 from fercore.models import Model
 from fercore.types import Batch, Clock, DomainBatch
 from fercore.writing import WriteError, make_parents, write_json
@@ -40,16 +42,30 @@ def lay_out(shop: Workshop) -> Workshop:
     Returns:
         The run with "auto" replaced by the format in use, so that it is recorded and a resumed run keeps it.
     """
-    config, chosen = shop.config, shop.config.train.memory_format
+    chosen = shop.config.train.memory_format
     if chosen == "auto":
         chosen = choose(shop)
-        train = config.train.model_copy(update={"memory_format": chosen})
-        config = config.model_copy(update={"train": train})
-        shop = replace(shop, company=replace(shop.company, config=config))
+        shop = replace(shop, company=settled(shop.company, chosen))
     apply(shop.model, chosen)
     if shop.average is not None:
         apply(shop.average.model, chosen)
     return shop
+
+
+def settled(company: Company, chosen: MemoryFormat) -> Company:
+    """Return a run's plugins and settings with "auto" replaced by the format in use."""
+    config = company.config
+    if config.train.memory_format != "auto":
+        return company
+    train = config.train.model_copy(update={"memory_format": chosen})
+    return replace(company, config=config.model_copy(update={"train": train}))
+
+
+def as_recorded(company: Company, settings: Mapping[str, Any]) -> Company:
+    """Return a run's plugins and settings with "auto" replaced by the format that its recorded settings name."""
+    train = settings.get("train")
+    chosen = train.get("memory_format") if isinstance(train, Mapping) else None
+    return settled(company, chosen) if chosen in FORMATS else company
 
 
 def apply(model: Model, chosen: MemoryFormat) -> None:
@@ -69,6 +85,24 @@ def choose(shop: Workshop) -> MemoryFormat:
     """
     batch = _few_samples(shop)
     path, key = _memory(), _key(shop, batch)
+    with _alone(path):
+        return _chosen(shop, batch, path, key)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let one process at a time choose: of runs that begin together all take the same, where there is a cache."""
+    lock = FileLock(f"{path}.lock")
+    with contextlib.suppress(WriteError, OSError, NotImplementedError):
+        make_parents(path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _chosen(shop: Workshop, batch: Batch, path: Path, key: str) -> MemoryFormat:
     known = _remembered(path)
     if known.get(key) in FORMATS:
         return "channels_last" if known[key] == "channels_last" else "contiguous"
@@ -88,7 +122,6 @@ def choose(shop: Workshop) -> MemoryFormat:
     restore_random_state(random)
     chosen = min(FORMATS, key=lambda name: seconds[name])
     with contextlib.suppress(WriteError):  # a cache that cannot be written costs the next run a timing, nothing else
-        make_parents(path)
         write_json(path, {**known, key: chosen})
     return chosen
 

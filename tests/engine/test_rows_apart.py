@@ -10,6 +10,7 @@ import torch
 from fercore.comparison import compare, parse_entry
 from fercore.console import observer_for
 from fercore.engine.observer import Observer
+from fercore.engine.record import RunFolder
 from fercore.errors import UserInputError
 
 LEAKY = """
@@ -106,6 +107,25 @@ def test_rows_of_data_that_changed_between_them_are_not_compared(tiny, tmp_path)
     shutil.rmtree(tmp_path / "out/old-s0")
     summary = compared(["old:source_only", "new:source_only"], settings, tmp_path / "out")
     assert summary.rows[1].accuracy.difference.by_seed == [0.0]
+
+
+@pytest.mark.slow
+def test_rows_that_begin_together_take_one_format_and_a_comparison_goes_on_with_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("FERCORE_CACHE", str(tmp_path / "cache"))
+    settings = {**tiny, "train": {**tiny["train"], "memory_format": "auto"}}
+    rows = [parse_entry(text) for text in ("a:source_only", "b:source_only", "c:source_only")]
+
+    def summary(rows):
+        return compare(rows, [0], [settings], preset="demo", out=tmp_path / "out", observe=silent, jobs=3)
+
+    first = summary(rows)
+    layers = [RunFolder(tmp_path / f"out/{name}-s0").config_layers() for name in "abc"]
+    formats = {layer["train"]["memory_format"] for layer in layers}
+    assert len(formats) == 1
+    assert "auto" not in formats
+    shutil.rmtree(tmp_path / "out/c-s0")
+    shutil.rmtree(tmp_path / "cache")
+    assert summary(rows[:2]).rows == first.rows[:2]
 
 
 @pytest.mark.slow
