@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.data import Sampler
 
 from fercore.losses import curriculum_thresholds
 from fercore.models import Model, SizedByData
-from fercore.plugin import Batch, Forward, Settings, Side, hookimpl
+from fercore.plugin import Batch, Forward, RunConfig, Settings, TaskInfo, hookimpl
 from fercore_ssl.base import CutoffSettings, ThresholdMethod
 from fercore_ssl.presets import COMMON
 
@@ -39,12 +38,11 @@ class FlexMatch(ThresholdMethod):
         return SizedByData({"learnt": torch.zeros(0, dtype=torch.int64)})
 
     @hookimpl
-    def build_sampler(self, model: Model, dataset: object, side: Side) -> Sampler[int] | None:
-        """Take note of how many unlabelled samples there are; the order of the samples stays the built-in one."""
-        state = self.part(model, SizedByData)
-        if side == "target" and not len(state.get_buffer("learnt")):
-            state.put("learnt", torch.full((len(dataset),), -1))  # type: ignore[arg-type]
-        return None
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
+        """Build the network, with room for each unlabelled sample."""
+        model = super().build_model(config, num_classes)
+        self.part(model, SizedByData).put("learnt", torch.full((task.target.n,), -1))
+        return model
 
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the largest probability reaches its class's threshold; then note what has been learnt."""

@@ -98,8 +98,8 @@ class Step:
         if state is not None:
             model.parts[f"{plugin.name}/state"] = state
         model = model.double()
-        if hasattr(plugin, "build_sampler"):
-            plugin.build_sampler(model, range(n), "target")
+        if plugin.name == "flexmatch":
+            state.put("learnt", torch.full((n,), -1))
         return model
 
     def run(self, plugin, model, clock=None):
