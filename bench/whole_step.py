@@ -167,13 +167,18 @@ def main() -> None:
     """Measure every case and print or write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--worker", nargs=5)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.worker:
         preset, form, *numbers = options.worker
         return worker(preset, form, *(int(n) for n in numbers))
-    cases = [measure(*case, threads, options.rounds) for threads in (1, 2) for case in CASES]
+    cases = []
+    for threads in options.threads:
+        for case in CASES:
+            cases.append(measure(*case, threads, options.rounds))
+            print(json.dumps(cases[-1]), file=sys.stderr, flush=True)  # an hour of measuring survives what ends it
     text = json.dumps({"torch": torch.__version__, "machine": platform.machine(), "step": cases}, indent=2)
     if options.out:
         with open(options.out, "w", encoding="utf-8") as handle:
