@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,15 @@ from fercore.engine.observer import Observer
 from fercore.engine.setup import Workshop, build_workshop
 from fercore.hooks.assemble import assemble
 from fercore.ops import build
+from fercore.stopping import SIGNALS
+
+
+def pytest_configure() -> None:
+    """Hear the signals that `nohup` and a shell's background jobs ignore: what is ignored cannot end a run."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
 
 TINY: dict[str, Any] = {
     "seed": 3,

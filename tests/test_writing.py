@@ -182,6 +182,7 @@ OWN = {
     "fercore/writing.py",
     "fercore/engine/results.py",
     "fercore/ops/build.py",
+    "fercore/terminal.py",
 }
 """Modules that open files for writing by themselves: locks, and what the system offers as files."""
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from fercore.errors import UserInputError
-from fercore.models.clip import ClipSettings, fetch, load_clip
+from fercore.models import hub
+from fercore.models.clip import ClipSettings, load_clip
 
 
 def refused(pretrained, model="tiny"):
@@ -118,8 +119,8 @@ def test_without_a_network_nothing_is_tried_again_and_again(tmp_path, monkeypatc
     def unknown(*_, **__):
         raise OSError("name or service not known")
 
-    monkeypatch.setattr(fetch, "getproxies", dict)
-    monkeypatch.setattr(fetch.socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(hub, "getproxies", dict)
+    monkeypatch.setattr(hub.socket, "getaddrinfo", unknown)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits for a network that is not there"))
     with caplog.at_level(logging.WARNING):
