@@ -32,7 +32,7 @@ def faults(allocator: str) -> int:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_unless_the_system_allocator_is_asked_for():
     pages = 15 * 48 * 2**20 // 4096
-    assert faults("keep") < pages / 50
+    assert faults("keep") < pages / 10  # none, or a block once more where another has taken its place
     assert faults("system") > pages / 2
 
 

@@ -67,7 +67,10 @@ def test_one_bit_anywhere_is_noticed_before_use_and_the_checkpoint_before_is_nam
     whole = (folder / file).read_bytes()
     last = len(whole) - 2  # the line's end may become another
     for at in {*range(0, last, max(1, last // 50)), last}:
-        (folder / file).write_bytes(flipped(whole, at))
+        damaged = flipped(whole, at)
+        if file == SUMS and damaged.upper() == whole.upper():
+            continue  # a digit of a sum may be a capital
+        (folder / file).write_bytes(damaged)
         with pytest.raises(UserInputError, match=r"damaged checkpoint: .*; delete .* to resume from step_0*1$"):
             checkpoint.load(folder)
     (folder / file).write_bytes(whole[: len(whole) // 2])
