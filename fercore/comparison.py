@@ -20,7 +20,7 @@ from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
-from fercore.result import Result
+from fercore.result import SCORES, Result, Score
 from fercore.stopping import Interrupted, number_of
 from fercore.terminal import guard_streams
 from fercore.writing import write_json
@@ -28,7 +28,6 @@ from fercore.writing import write_json
 if TYPE_CHECKING:
     from fercore.hooks.assemble import Company
 
-METRICS = ("accuracy", "balanced_accuracy")
 LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
 
 
@@ -88,6 +87,7 @@ class Row(Shape):
     n: int
     accuracy: Compared
     balanced_accuracy: Compared
+    macro_f1: Compared
     target_labels: int
     train_seconds: list[float]
     peak_memory_mb: float
@@ -106,7 +106,7 @@ class Comparison(Shape):
     preset: str
     target: str
     seeds: list[int]
-    lead: str
+    lead: Score
     rows: list[Row]
 
     def to_json(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def _check(task: Task) -> None:
         config, folder = _company(task).config, RunFolder(task.folder)
         if folder.finished:
             target = folder.result().target
-            _refuse_unscored(all(target.score(metric) is not None for metric in METRICS))
+            _refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
         else:
             _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
 
@@ -298,14 +298,13 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
     rows: list[Row] = []
     for label, records in results.items():
-        scores = {metric: [record.target.score(metric) or 0.0 for record in records] for metric in METRICS}
+        scores = {metric: [record.target.score(metric) or 0.0 for record in records] for metric in SCORES}
         first = {metric: getattr(rows[0], metric).by_seed if rows else own for metric, own in scores.items()}
         rows.append(
             Row(
                 label=label,
                 n=records[0].target.n,
-                accuracy=_compared(scores["accuracy"], first["accuracy"]),
-                balanced_accuracy=_compared(scores["balanced_accuracy"], first["balanced_accuracy"]),
+                **{metric: _compared(scores[metric], first[metric]) for metric in SCORES},
                 target_labels=records[0].target.labelled.n,
                 train_seconds=[record.train_seconds for record in records],
                 peak_memory_mb=max(record.peak_memory_mb for record in records),
@@ -324,28 +323,30 @@ def _std(values: Sequence[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def leading_score(results: Mapping[str, Sequence[Result]]) -> str:
-    """Return which of METRICS the table gives first: what a row's runs lead with, if it is not accuracy."""
-    named = [record.lead for records in results.values() for record in records]
-    return next((name for name in METRICS[1:] if name in named), METRICS[0])
+def leading_score(results: Mapping[str, Sequence[Result]]) -> Score:
+    """Return which score the table gives first: what a row's runs lead with, if it is not accuracy."""
+    named = {record.lead for records in results.values() for record in records}
+    return next((name for name in reversed(SCORES) if name in named), "accuracy")
 
 
-def table_head(lead: str) -> tuple[str, ...]:
+def table_head(lead: Score) -> tuple[str, ...]:
     """Return the names of the columns of `table_rows`."""
-    columns = [name.removesuffix("_accuracy") for name in _in_order(lead)]
+    columns = [SCORES[name] for name in _shown(lead)]
     return ("method", *(text for name in columns for text in (name, "difference")), f"{columns[0]} by seed")
 
 
-def _in_order(lead: str) -> list[str]:
-    return sorted(METRICS, key=lambda name: name != lead)
+def _shown(lead: Score) -> list[Score]:
+    """Return the score that leads, and accuracy and balanced accuracy, which every table has."""
+    always: tuple[Score, ...] = ("accuracy", "balanced_accuracy")
+    return [lead, *(name for name in always if name != lead)]
 
 
-def table_rows(rows: Sequence[Row], lead: str = METRICS[0]) -> list[list[str]]:
+def table_rows(rows: Sequence[Row], lead: Score = "accuracy") -> list[list[str]]:
     """Return the rows as text, in points (100 x share); the score that leads comes first."""
     text: list[list[str]] = []
     for row in rows:
         cells = [row.label]
-        for metric in _in_order(lead):
+        for metric in _shown(lead):
             score: Compared = getattr(row, metric)
             gap = score.difference
             cells.append(f"{_points(score.mean)} ± {_points(score.std)}")

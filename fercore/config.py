@@ -25,6 +25,7 @@ from fercore.errors import UserInputError, did_you_mean
 from fercore.files import absolute, read_text
 from fercore.optimisers import OPTIMISERS, SCHEDULES
 from fercore.registry import one_of
+from fercore.result import Score
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
@@ -240,9 +241,7 @@ class ReportSettings(Settings):
     )
     also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
     tensorboard: bool = True
-    lead: Literal["accuracy", "balanced_accuracy", "macro_f1"] = Field(
-        "accuracy", description="the score that summaries give first and the oracle goes by"
-    )
+    lead: Score = Field("accuracy", description="the score that summaries give first and the oracle goes by")
 
 
 class RunConfig(Settings):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from fercore.engine.observer import Observer
 from fercore.progress import BarWatch, LineWatch, console, watch
-from fercore.result import Result
+from fercore.result import SCORES, Result, Score
 from fercore.schedule import StepReport
 from fercore.terminal import printable
 
@@ -28,13 +28,10 @@ __all__ = [
     "watch",
 ]
 
-HEADS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
-"""Score in result.json -> what it is called in tables."""
 
-
-def leading(lead: str | None) -> list[str]:
-    """Return the scores of `HEADS`, the one that leads the run's summaries first."""
-    return sorted(HEADS, key=lambda name: name != lead)
+def leading(lead: Score | None) -> list[Score]:
+    """Return the names of the scores, the one that leads the run's summaries first."""
+    return sorted(SCORES, key=lambda name: name != lead)
 
 
 class LineObserver(Observer):
@@ -71,7 +68,7 @@ class LineObserver(Observer):
         if scores["accuracy"] is None:
             self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
             return
-        text = " ".join(f"{HEADS[name]} {scores[name]:.4f}" for name in leading(scores.get("lead"))[:2])
+        text = " ".join(f"{SCORES[name]} {scores[name]:.4f}" for name in leading(scores.get("lead"))[:2])
         self.message(f"{self._label} after {done} steps: target {text} (n={scores['n']})")
 
     def end(self) -> None:
@@ -118,7 +115,7 @@ def target_labels(result: Result) -> str:
 def print_result(result: Result) -> None:
     """Print a finished run's scores on the target."""
     target, names = result.target, leading(result.lead)
-    head = ("target", "n", *(HEADS[name] for name in names))
+    head = ("target", "n", *(SCORES[name] for name in names))
     if target.accuracy is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])
         return
@@ -131,5 +128,5 @@ def print_result(result: Result) -> None:
     print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
     best = result.selection.oracle_best
     if best:
-        text = f"oracle best {HEADS[names[0]]} {getattr(best, names[0]):.4f} at step {best.step}"
+        text = f"oracle best {SCORES[names[0]]} {getattr(best, names[0]):.4f} at step {best.step}"
         print_lines([f"{text} (chosen on target test labels)"])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
 from fercore.documents import Shape
 
 SCHEMA = 1
+
+Score: TypeAlias = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+SCORES: dict[Score, str] = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
+"""Score of a target, as result.json names it -> what tables call it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Shares = dict[str, Share | None]
@@ -135,7 +139,7 @@ class Result(Shape):
     target: Target
     sources: list[Source]
     selection: Selection
-    lead: str
+    lead: Score
     ema: Average | None
     label_split: dict[str, Any] | None
     pseudo_labels: dict[str, LabelQuality]

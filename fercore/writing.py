@@ -125,13 +125,24 @@ def whole(path: Path, mode: Literal["w", "wb"] = "wb", *, sync: bool = True) -> 
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
+                if not _names(draft, file.fileno()):
+                    raise BlockingIOError(errno.EWOULDBLOCK, "another process writes it")
             draft.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                draft.unlink()
+        except BaseException as error:
+            if not isinstance(error, BlockingIOError):
+                with suppress(OSError):
+                    draft.unlink()
             raise
         if sync:
             _sync_folder(path.parent)
+
+
+def _names(draft: Path, handle: int) -> bool:
+    """Say whether a draft is still the open file: a second process that begins removes it and makes its own."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.lstat(draft))
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

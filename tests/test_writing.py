@@ -176,6 +176,26 @@ def test_two_processes_and_a_kill(tmp_path: Path, there: bool):
     assert [child.name for child in tmp_path.iterdir()] == ["out"]
 
 
+def test_two_writers_of_one_file(tmp_path: Path):
+    place = tmp_path / "a.txt"
+    with (
+        pytest.raises(WriteError, match="another process writes it .*a.txt.; wait for"),
+        writing.whole(place, "w") as first,
+    ):
+        first.write("one")
+        with writing.whole(place, "w") as second:
+            second.write("two")
+    assert place.read_text() == "two"
+    with pytest.raises(WriteError, match="another process writes it"), writing.whole(place, "w") as first:
+        first.write("three")
+        later = writing.whole(place, "w")
+        later.__enter__().write("four")  # half written: it must neither take the name nor be removed
+    assert place.read_text() == "two"
+    later.__exit__(None, None, None)
+    assert place.read_text() == "four"
+    assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
+
+
 METHODS = {"write_text", "write_bytes", "touch"}
 FUNCTIONS = {"mkstemp", "mkdtemp", "NamedTemporaryFile", "save_file", "truncate"}
 OWN = {

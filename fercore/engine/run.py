@@ -24,6 +24,7 @@ from fercore.engine.setup import Workshop
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.hooks.checks import no_exit
+from fercore.result import SCORES
 from fercore.schedule import RunResult, Stage, StepReport
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
 from fercore.types import SIDES, Clock, EncodedDataset, Side
@@ -192,7 +193,7 @@ class Trainer:
         scores = results.evaluate_target(shop, clock)
         lead = shop.config.report.lead
         self.observer.evaluated({**scores, "lead": lead}, self.done)
-        summary = {key: scores[key] for key in ("accuracy", "balanced_accuracy", "macro_f1")}
+        summary: dict[str, Any] = {key: scores[key] for key in SCORES}
         if scores["accuracy"] is None:
             return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})

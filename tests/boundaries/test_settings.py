@@ -15,7 +15,7 @@ from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
 
 from fercore import __version__
 from fercore.arguments import reopen, request_of
-from fercore.comparison import METRICS, _refuse_unscored, leading_score, summarise, table_rows
+from fercore.comparison import _refuse_unscored, leading_score, summarise, table_rows
 from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine import record
@@ -26,6 +26,7 @@ from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
 from fercore.hooks.assemble import assemble
 from fercore.hooks.discovery import check_early
+from fercore.result import SCORES
 
 NAMES = [*dotted_names(RunConfig), "source_only.label_smoothing", "data", "model", "plugins", "odd", "data.odd"]
 VALUES = ("3", "0.5", "true", '"x"', "[1, 2]", '["synthfer:wild?n=20"]', "{a = 1}", "[]", "nan", "[0.5, 0.5, 0.5]", "x")
@@ -58,7 +59,7 @@ def run_reopened(folder: Path) -> None:
 
 def result_compared(folder: Path) -> None:
     record = RunFolder(folder).result()
-    _refuse_unscored(all(record.target.score(metric) is not None for metric in METRICS))
+    _refuse_unscored(all(record.target.score(metric) is not None for metric in SCORES))
     results = {"a": [record], "b": [record]}
     table_rows(summarise(results), leading_score(results))
 
@@ -69,9 +70,9 @@ STARTED = {
     "versions": versions(),
     "chain": {},
 }
-SCORES = {"accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": None}
+SCORED = {"accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.375}
 TARGET = {
-    "spec": "folder:x", "labelled": {"n": 0, "per_class": {}}, "n": 4, "classes": ["anger", "fear"], **SCORES,
+    "spec": "folder:x", "labelled": {"n": 0, "per_class": {}}, "n": 4, "classes": ["anger", "fear"], **SCORED,
     "per_class_recall": {"anger": 0.5, "fear": None}, "per_class_f1": {"anger": 0.5}, "confusion": [[2, 2], [0, 0]],
     "n_adaptation": 5, "transductive": False, "adaptation_filtered_by_label": 0, "test_images_in_sources": 0,
 }  # fmt: skip

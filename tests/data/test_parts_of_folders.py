@@ -45,6 +45,17 @@ def test_all_three_parts_of_fer2013_folders(tree: Tree):
     assert left_out(f"folder:{root}") == {}
 
 
+def test_parts_inside_the_classes(tree: Tree):
+    root = tree(
+        "f", {"Angry/train": 3, "Angry/test": 2, "Angry/odd": 1, "Angry": 1, "Sad/Training": 3, "Sad/PrivateTest": 4}
+    )
+    table = read(f"folder:{root}")
+    assert Counter(zip(table.labels.tolist(), table.split, strict=True)) == {
+        (0, "train"): 3, (0, "test"): 2, (4, "train"): 3, (4, "test"): 4,
+    }  # fmt: skip
+    assert left_out(f"folder:{root}") == {"folder 'odd' beside the parts": 1, "loose images": 1}
+
+
 def test_a_folder_beside_parts_is_named_and_counted(tree: Tree):
     root = tree("f", {"train/anger": 2, "test/anger": 2, "holdout/anger": 3, "notes": 0})
     assert len(read(f"folder:{root}")) == 4

@@ -207,3 +207,7 @@ def test_the_score_that_leads_stands_first(make_shop, tmp_path, listener, capsys
     assert comparison.table_head("balanced_accuracy")[1] == "balanced"
     assert comparison.table_rows(rows, "balanced_accuracy")[0][1].startswith("25.0")
     assert comparison.table_rows(rows)[0][1].startswith("50.0")
+    by_f1 = Result.model_validate({**values, "lead": "macro_f1"})
+    assert comparison.leading_score({"a": [plain], "m": [by_f1]}) == "macro_f1"
+    assert comparison.table_head("macro_f1")[1::2] == ("macro F1", "accuracy", "balanced", "macro F1 by seed")
+    assert comparison.table_rows(rows, "macro_f1")[0][1].startswith("12.5")

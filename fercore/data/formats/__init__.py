@@ -35,7 +35,7 @@ _BUILT_IN = {
     "folder": Format(
         "folder",
         ("labels", "names"),
-        "tree CLASS/*.png, or train|adapt/CLASS and test|val/CLASS; a target may be loose images",
+        "tree CLASS/*.png, train|adapt/CLASS and test|val/CLASS, or CLASS/train, CLASS/test; loose images for a target",
     ),
     "list": Format(
         "pathlist",

@@ -1,4 +1,4 @@
-"""`folder`: an ImageFolder tree, CLASS/*.png, or train|adapt/CLASS and test|val/CLASS.
+"""`folder`: an ImageFolder tree, CLASS/*.png, train|adapt/CLASS and test|val/CLASS, or CLASS/train and CLASS/test.
 
 Parts are known by the names that exports give them (`part_of`): Training, PublicTest, val_set, test-images, ...; a
 folder beside parts that is none itself is left out, and named.
@@ -217,20 +217,30 @@ def _add_classes(rows: Rows, root: Path, split: str, labels: Labels) -> bool:
     """Add the images of the class folders; return whether there is such a folder."""
     empty, labelled = [], False
     for folder in subfolders(root):
-        images = images_below(folder, rows)
+        images = _images_of_class(rows, folder, split)
         label = labels.find(folder.name, rows, len(images))
         if label is None:
             continue
         labelled = True
         if not images:
             empty.append(folder)
-        for image in images:
-            rows.add(image, label, split=split)
+        for image, part in images:
+            rows.add(image, label, split=part)
     if empty:
         what = "empty class folder" + ("s" if len(empty) > 1 else "")
         where = str(empty[0]) if len(empty) == 1 else listed([str(path) for path in empty])
         raise UserInputError(what, where=where, fix="put images there, or remove it")
     return labelled
+
+
+def _images_of_class(rows: Rows, folder: Path, split: str) -> list[tuple[str, str]]:
+    """Return the images of a class folder with their part: the one it stands in, or those that stand in it."""
+    parts = [] if split else part_folders(rows, folder)
+    if not parts:
+        return [(image, split) for image in images_below(folder, rows)]
+    if loose := loose_images(folder, rows):
+        rows.left_out[LOOSE] += len(loose)
+    return [(image, part) for child, part in parts for image in images_below(child, rows)]
 
 
 def _is_own(name: str) -> bool:
