@@ -21,7 +21,7 @@ from pydantic import (
 )
 
 from fercore.documents import in_words, parse_toml, refuse_deep
-from fercore.errors import UserInputError, did_you_mean
+from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.files import absolute, read_text
 from fercore.optimisers import OPTIMISERS, SCHEDULES
 from fercore.registry import one_of
@@ -328,7 +328,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserInputError("settings file not found", where=str(path), fix="check --config") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserInputError(f"cannot read settings file: {error}", where=str(path)) from None
+        raise UserInputError(f"cannot read settings file: {reason_of(error)}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
         raise UserInputError(f"not valid TOML: {error}", where=str(path)) from None
 

@@ -36,6 +36,11 @@ def _rebuild(kind: type[UserInputError], what: str, where: str, fix: str) -> Use
     return kind(what, where=where, fix=fix)
 
 
+def reason_of(error: Exception) -> str:
+    """Return why something cannot be read: the system's words without its number, or how the error's text begins."""
+    return str(getattr(error, "strerror", None) or str(error)[:200])
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "did you mean 'x'?" for the nearest known name, or the list of known names."""
     names = sorted(set(known))

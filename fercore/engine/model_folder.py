@@ -20,7 +20,7 @@ from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.record import CONFIG, MODEL, versions
 from fercore.engine.resume import settings_of
 from fercore.engine.setup import Workshop
-from fercore.errors import UserInputError
+from fercore.errors import UserInputError, reason_of
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
 from fercore.models import Model
@@ -238,7 +238,7 @@ def read_record(folder: Path) -> ModelRecord:
     except UserInputError:
         raise
     except (OSError, ValueError) as error:
-        raise UserInputError(f"cannot read {RECORD}: {str(error)[:200]}", where=str(path), fix=AGAIN) from None
+        raise UserInputError(f"cannot read {RECORD}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
     schema = found.get("schema") if isinstance(found, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         what = f"model of schema {schema}, and this fercore reads up to {SCHEMA}"
@@ -266,7 +266,7 @@ def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:
         check_sum(path)
         tensors = load_file(path)
     except Exception as error:  # safetensors has an error of its own, and no base class that says so
-        raise UserInputError(f"cannot read {WEIGHTS}: {str(error)[:200]}", where=str(path), fix=AGAIN) from None
+        raise UserInputError(f"cannot read {WEIGHTS}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
     left_out = _training_only(plugins)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(left_out)}
     try:

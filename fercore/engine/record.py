@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from fercore.config import RunConfig, read_toml
 from fercore.documents import Shape, misfit, parse_json, without_none
-from fercore.errors import UserInputError
+from fercore.errors import UserInputError, reason_of
 from fercore.files import read_text
 from fercore.hooks.assemble import Company
 from fercore.hooks.manager import Plugins
@@ -183,15 +183,14 @@ class RunFolder:
         return found
 
     def _read(self, name: str) -> dict[str, Any]:
-        path = self.path / name
+        path, fix = self.path / name, "bring it back as it was, or start the run again"
         try:
             found = parse_json(read_text(path), where=str(path))
         except UserInputError:
             raise
         except (OSError, ValueError) as error:
-            raise UserInputError(f"cannot read {name}: {str(error)[:80]}", where=str(self.path)) from None
+            raise UserInputError(f"cannot read {name}: {reason_of(error)}", where=str(self.path), fix=fix) from None
         if fault := misfit(found, SHAPES[name]):
-            fix = "bring it back as it was, or start the run again"
             raise UserInputError(f"{name} is damaged: {fault}", where=str(self.path), fix=fix)
         return dict(found)
 

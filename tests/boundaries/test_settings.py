@@ -148,3 +148,13 @@ def test_results_that_no_run_wrote(tmp_path, record):
     (tmp_path / RESULT).write_text(json.dumps(record))
     with pytest.raises(UserInputError, match="result.json is damaged"):
         result_compared(tmp_path)
+
+
+def test_a_file_of_a_run_that_is_gone_is_told_without_numbers(tmp_path):
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / DATA).unlink()
+    with pytest.raises(UserInputError) as error:
+        run_reopened(tmp_path)
+    fix = "bring it back as it was, or start the run again"
+    assert str(error.value) == f"cannot read data.json: No such file or directory ({tmp_path}); {fix}"
