@@ -1,4 +1,4 @@
-"""A LA-CMFER step as its released code is built, written anew in plain PyTorch for the benchmark.
+"""A LA-CMFER step as its released code is built, written again in plain PyTorch for the benchmark.
 
 The same layers (ResNet-18 up to conv3, attention blocks, four quarters), the same losses, in the forms of the released
 code: an [n,n,D] tensor of differences for a kernel, one loss a pair of classes with a loop of its own.

@@ -13,9 +13,9 @@ import time
 import torch
 
 from fercore import ops
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks.assemble import assemble
-from fercore.types import Clock
+from fercore.records.step import Progress
 
 NAMES = ("studio", "posed", "web", "nir", "dark")
 
@@ -37,12 +37,12 @@ def settings(size: int, batch: int) -> dict:
     }
 
 
-def split(shop, batch) -> dict[str, float]:
+def split(context, batch) -> dict[str, float]:
     """Return the seconds of one step's parts."""
-    clock, model, plugins = Clock("bench", "bench", 0, 0, 100), shop.model, shop.plugins
+    clock, model, plugins = Progress("bench", "bench", 0, 0, 100), context.model, context.plugins
     marks = [time.thread_time()]
     lap = lambda: marks.append(time.thread_time())  # noqa: E731
-    encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in shop.views}
+    encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in context.views}
     with torch.no_grad():
         pseudo = plugins.pseudo_label(model, batch, encoded, clock)
     lap()
@@ -67,14 +67,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--preset", default="demo")
     options = parser.parse_args()
-    shop = build_workshop(assemble(["la_cmfer"], [settings(options.size, options.batch)], preset=options.preset))
+    context = build_context(assemble(["la_cmfer"], [settings(options.size, options.batch)], preset=options.preset))
     torch.set_num_threads(1)
-    batches, inputs, parts = iter(shop.loader()), [], []
+    batches, inputs, parts = iter(context.loader()), [], []
     for _ in range(options.rounds + 1):
         start = time.thread_time()
         batch = next(batches)
         inputs.append(time.thread_time() - start)
-        parts.append(split(shop, batch))
+        parts.append(split(context, batch))
     result = {"input": statistics.median(inputs[1:])}
     result |= {name: statistics.median(p[name] for p in parts[1:]) for name in parts[0]}
     print(

@@ -39,29 +39,31 @@ CASES = (("paper", 64, 16), ("paper", 224, 4), ("demo", 64, 48))
 def build(preset: str, size: int, batch: int, train: dict):
     """Return a run's parts."""
     from fercore.engine.memory_format import lay_out
-    from fercore.engine.setup import build_workshop
+    from fercore.engine.setup import build_context
     from fercore.hooks.assemble import assemble
 
     data = {"sources": [f"synthfer:studio?n={3 * batch + 5}"], "target": f"synthfer:wild?n={6 * batch}", "size": size}
     data |= {"source_batch": batch, "target_batch": batch, "workers": 0}
     layer = {"device": "cpu", "data": data, "model": {"weights": "none"}, "train": {"threads": 1, **train}}
-    return lay_out(build_workshop(assemble(["la_cmfer"], [layer], preset=preset)))
+    return lay_out(build_context(assemble(["la_cmfer"], [layer], preset=preset)))
 
 
 def ours(preset: str, size: int, batch: int, train: dict):
     """Return a function that takes one step of fercore on a fixed batch."""
     from fercore.engine.phases import PhaseRunner
     from fercore.engine.step import train_step
-    from fercore.types import Clock
+    from fercore.records.step import Progress
 
-    shop = build(preset, size, batch, train)
-    stage = shop.stages[0]
-    fused = shop.config.train.fused_optimiser
-    runner = PhaseRunner(shop.fabric, stage.phases[0], stage, shop.model, fused=fused)
-    views, batch_ = shop.views_of(stage), next(shop.loader())
-    shop.model.train()
-    clock = Clock(stage.name, runner.name, 0, 0, 100)
-    return lambda: train_step(shop.fabric, shop.plugins, shop.model, runner, batch_, views, clock, joint=shop.joint)
+    context = build(preset, size, batch, train)
+    stage = context.stages[0]
+    fused = context.config.train.fused_optimiser
+    runner = PhaseRunner(context.fabric, stage.phases[0], stage, context.model, fused=fused)
+    views, batch_ = context.views_of(stage), next(context.loader())
+    context.model.train()
+    clock = Progress(stage.name, runner.name, 0, 0, 100)
+    return lambda: train_step(
+        context.fabric, context.plugins, context.model, runner, batch_, views, clock, joint=context.joint
+    )
 
 
 def by_hand(size: int, batch: int):
@@ -73,9 +75,9 @@ def by_hand(size: int, batch: int):
 
     from fercore.losses import mutual_consistency, vote, voted_cross_entropy
 
-    shop = build("demo", size, batch, {"allocator": "system"})
-    model, data = shop.model.train(), next(shop.loader())
-    settings = LaCmferSettings(**shop.config.plugins["la_cmfer"])
+    context = build("demo", size, batch, {"allocator": "system"})
+    model, data = context.model.train(), next(context.loader())
+    settings = LaCmferSettings(**context.config.plugins["la_cmfer"])
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = CosineAnnealingLR(optimiser, 250)
 

@@ -13,18 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from fercore import comparison
 from fercore.arguments import Assignments, names_of, new_folder, only_longer, reopen, request_of
-from fercore.comparison import Comparison
 from fercore.config import Device, RunConfig
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
+from fercore.experiments import comparison
+from fercore.experiments.comparison import Comparison
 from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
-from fercore.result import Result
+from fercore.records.result import Result
 
 if TYPE_CHECKING:
-    from fercore.engine.predictor import Predictions, Predictor
-    from fercore.engine.setup import Workshop
+    from fercore.engine.setup import RunContext
+    from fercore.prediction.predictor import Predictions, Predictor
 
 __all__ = [
     "Comparison",
@@ -59,7 +59,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it has a result."""
-        from fercore.engine.record import RunFolder
+        from fercore.runs.folder import RunFolder
 
         return RunFolder(self.path).finished
 
@@ -70,7 +70,7 @@ class Run:
         Raises:
             UserInputError: if it cannot be read, or the run is not finished.
         """
-        from fercore.engine.record import RunFolder
+        from fercore.runs.folder import RunFolder
 
         return RunFolder(self.path).result()
 
@@ -82,7 +82,7 @@ class Run:
             UserInputError: if they cannot be read.
         """
         from fercore.config import check_settings
-        from fercore.engine.record import RunFolder
+        from fercore.runs.folder import RunFolder
 
         return check_settings(RunConfig, RunFolder(self.path).config_layers(), prefix="")
 
@@ -134,10 +134,10 @@ def train(
         prepared = _prepare(plugin, set, resume, observe, given)
         from fercore.engine.describe import describe as lines_of
 
-        for line in [*lines_of(prepared.shop), *_protocol_lines(prepared.shop), f"run folder: {prepared.folder}"]:
+        for line in [*lines_of(prepared.context), *_protocol_lines(prepared.context), f"run folder: {prepared.folder}"]:
             prepared.observer.message(line)
         from fercore.engine.run import run
-    run(prepared.shop, prepared.folder, prepared.observer, resume=resume is not None)
+    run(prepared.context, prepared.folder, prepared.observer, resume=resume is not None)
     return Run(prepared.folder)
 
 
@@ -166,10 +166,10 @@ def describe(
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
-        shop = _prepare(plugin, set, None, observe, given).shop
+        context = _prepare(plugin, set, None, observe, given).context
         from fercore.engine.describe import describe as lines_of
 
-        return [*lines_of(shop, complexity=True), *_protocol_lines(shop)]
+        return [*lines_of(context, complexity=True), *_protocol_lines(context)]
 
 
 def open_run(path: PathLike) -> Run:
@@ -178,7 +178,7 @@ def open_run(path: PathLike) -> Run:
     Raises:
         UserInputError: if it holds none.
     """
-    from fercore.engine.record import RunFolder
+    from fercore.runs.folder import RunFolder
 
     if not RunFolder(Path(path)).begun:
         raise UserInputError("no run in this folder", where=str(path), fix="give a folder that a run wrote")
@@ -186,7 +186,7 @@ def open_run(path: PathLike) -> Run:
 
 
 def load(path: PathLike, *, device: Device = "auto") -> Predictor:
-    """Load the model of a finished run, ready to predict; no dataset is opened.
+    """Load the model of a finished run, ready to predict; no dataset is loaded.
 
     Args:
         path: a run folder, or the `model/` in it. device: "auto" takes CUDA where it is usable.
@@ -195,7 +195,7 @@ def load(path: PathLike, *, device: Device = "auto") -> Predictor:
         UserInputError: if there is no model, it is damaged or of a newer fercore, a plugin of it is missing or has
             another version, or the device is not there.
     """
-    from fercore.engine.predictor import load_predictor
+    from fercore.prediction.predictor import load_predictor
 
     return load_predictor(path, device=device)
 
@@ -252,7 +252,7 @@ def plugins() -> dict[str, PluginInfo]:
 
 @dataclass(frozen=True)
 class _Prepared:
-    shop: Workshop
+    context: RunContext
     folder: Path
     observer: Observer
 
@@ -270,8 +270,8 @@ def _prepare(
         if names or any(value or value == 0 for value in given.values()):
             raise only_longer()
         folder = Path(resume)
-        company = reopen(folder, assignments)
-        observer = observe("+".join(info.name for info in company.infos))
+        resolved = reopen(folder, assignments)
+        observer = observe("+".join(info.name for info in resolved.infos))
     else:
         paths = {name: _path(given[name]) for name in ("data_root", "config")}
         kept = {name: value for name, value in given.items() if name != "out"}
@@ -281,15 +281,15 @@ def _prepare(
         check_early(names, request.layers, preset=request.preset)
         from fercore.hooks.assemble import assemble
 
-        company = assemble(names, request.layers, preset=request.preset)
+        resolved = assemble(names, request.layers, preset=request.preset)
         folder = _path(given["out"]) or new_folder(names)
-    from fercore.engine.record import RunFolder
-    from fercore.engine.setup import build_workshop
+    from fercore.engine.setup import build_context
+    from fercore.runs.folder import RunFolder
 
     if resume is None:
         RunFolder(folder).refuse_if_taken()
-    shop = build_workshop(company, label_file=RunFolder(folder).label_file if resume is not None else None)
-    return _Prepared(shop, folder, observer)
+    context = build_context(resolved, label_file=RunFolder(folder).label_file if resume is not None else None)
+    return _Prepared(context, folder, observer)
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:
@@ -300,19 +300,19 @@ def _path(given: PathLike | None) -> Path | None:
     return None if given is None else Path(given)
 
 
-def _protocol_lines(shop: Workshop) -> list[str]:
+def _protocol_lines(context: RunContext) -> list[str]:
     """Return a line if the test part has another size than the run's protocol says."""
-    if shop.config.protocol is None:
+    if context.config.protocol is None:
         return []
-    from fercore.data.protocols import load_protocol
+    from fercore.datasets.protocols import load_protocol
 
-    n, said = len(shop.domains.test), load_protocol(shop.config.protocol).n_test
-    return [f"protocol {shop.config.protocol}: {n} test images, not {said}"] if said not in (None, n) else []
+    n, said = len(context.domains.test), load_protocol(context.config.protocol).n_test
+    return [f"protocol {context.config.protocol}: {n} test images, not {said}"] if said not in (None, n) else []
 
 
 @contextmanager
 def _starting() -> Iterator[None]:
-    """Look for garbage seldom while modules are imported and data is opened: what they make stays.
+    """Look for garbage seldom while modules are imported and data is loaded: what they make stays.
 
     The search would take a sixth of the start. Training has the usual one again, as its garbage may hold tensors.
     """
@@ -327,7 +327,7 @@ def _starting() -> Iterator[None]:
 def __getattr__(name: str) -> Any:
     """Import the types that need torch as they are asked for."""
     if name in ("Predictions", "Predictor"):
-        from fercore.engine import predictor
+        from fercore.prediction import predictor
 
         return getattr(predictor, name)
     raise AttributeError(f"module 'fercore.api' has no attribute {name!r}")

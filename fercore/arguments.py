@@ -14,7 +14,7 @@ from fercore.files import absolute
 from fercore.hooks.discovery import split_names
 
 if TYPE_CHECKING:
-    from fercore.hooks.assemble import Company
+    from fercore.hooks.assemble import ResolvedRun
 
 
 Assignments: TypeAlias = Sequence[str] | Mapping[str, Any]
@@ -54,7 +54,7 @@ def request_of(
         UserInputError: for arguments that do not go together, and wrong settings of the data.
     """
     from fercore.config import DataSettings, asks_for_labels, check_settings, merge, read_toml
-    from fercore.presets import preset_settings
+    from fercore.config.presets import preset_settings
 
     layers = _protocol_layers(protocol, data_root, given=bool(source or target))
     layers += [read_toml(config)] if config else []
@@ -109,7 +109,7 @@ def _protocol_layers(name: str | None, root: Path | None, *, given: bool) -> lis
     if given:
         fix = "leave them out, or write the specs without --protocol"
         raise UserInputError("--protocol goes with neither --source nor --target", where="fercore", fix=fix)
-    from fercore.data.protocols import load_protocol, protocol_layer
+    from fercore.datasets.protocols import load_protocol, protocol_layer
 
     return [{**protocol_layer(load_protocol(name), root), "protocol": name}]
 
@@ -126,16 +126,16 @@ def _refuse_half(data: dict[str, Any]) -> None:
     raise UserInputError(f"{missing} is missing", where="fercore", fix="give both, or neither for bundled faces")
 
 
-def reopen(path: Path, assignments: Assignments = ()) -> Company:
+def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:
     """Return the settings and plugins of a run that goes on, with more steps where that is asked for.
 
     Raises:
         UserInputError: if there is none, it is finished or in use, or what it is resumed with is not what it was.
     """
     from fercore.config import merge
-    from fercore.engine.record import RunFolder
     from fercore.engine.resume import check_resume
     from fercore.hooks.assemble import assemble
+    from fercore.runs.folder import RunFolder
 
     given: dict[str, dict[str, Any]] = {"train.steps": {}, "data.cache_dir": {}}
     for name, layer in _assigned(assignments):
@@ -150,25 +150,25 @@ def reopen(path: Path, assignments: Assignments = ()) -> Company:
         raise UserInputError("that run is finished", where=str(path), fix=fix)
     folder.refuse_in_use()
     preset, names = str(settings.pop("preset")), list(folder.plugin_versions())
-    company = assemble(names, [settings], preset=preset)
-    _refuse_outside(company, given["data.cache_dir"], path)
-    check_resume(folder, company)
+    resolved = assemble(names, [settings], preset=preset)
+    _refuse_outside(resolved, given["data.cache_dir"], path)
+    check_resume(folder, resolved)
     if more:
-        steps = company.config.train.steps
-        company = assemble(names, [settings, more], preset=preset)
-        if company.config.train.steps <= steps:
+        steps = resolved.config.train.steps
+        resolved = assemble(names, [settings, more], preset=preset)
+        if resolved.config.train.steps <= steps:
             fix = "give a larger number, or --resume alone"
             raise UserInputError(f"the run has {steps} steps", where="--set train.steps", fix=fix)
-    return company
+    return resolved
 
 
-def _refuse_outside(company: Company, given: dict[str, Any], path: Path) -> None:
+def _refuse_outside(resolved: ResolvedRun, given: dict[str, Any], path: Path) -> None:
     """Make sure that a run folder, which may be from somebody else, has nothing written outside it unasked.
 
     Raises:
         UserInputError: if its settings name a cache folder that `given` does not.
     """
-    folder, named = company.config.data.cache_dir, given.get("data", {}).get("cache_dir")
+    folder, named = resolved.config.data.cache_dir, given.get("data", {}).get("cache_dir")
     if folder is not None and (named is None or absolute(str(named)) != folder):
         fix = f"if that is wanted: --set {shlex.quote(f'data.cache_dir={folder}')}"
         raise UserInputError(f"the run's settings have a cache in {folder}", where=str(path), fix=fix)

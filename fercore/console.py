@@ -9,8 +9,8 @@ from rich.table import Table
 
 from fercore.engine.observer import Observer
 from fercore.progress import BarWatch, LineWatch, console, watch
-from fercore.result import SCORES, Result, Score
-from fercore.schedule import StepReport
+from fercore.records.plan import StepReport
+from fercore.records.result import SCORES, Result, Score
 from fercore.terminal import printable
 
 __all__ = [
@@ -29,9 +29,9 @@ __all__ = [
 ]
 
 
-def leading(lead: Score | None) -> list[Score]:
+def leading(primary_metric: Score | None) -> list[Score]:
     """Return the names of the scores, the one that leads the run's summaries first."""
-    return sorted(SCORES, key=lambda name: name != lead)
+    return sorted(SCORES, key=lambda name: name != primary_metric)
 
 
 class LineObserver(Observer):
@@ -68,7 +68,7 @@ class LineObserver(Observer):
         if scores["accuracy"] is None:
             self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
             return
-        text = " ".join(f"{SCORES[name]} {scores[name]:.4f}" for name in leading(scores.get("lead"))[:2])
+        text = " ".join(f"{SCORES[name]} {scores[name]:.4f}" for name in leading(scores.get("primary_metric"))[:2])
         self.message(f"{self._label} after {done} steps: target {text} (n={scores['n']})")
 
     def end(self) -> None:
@@ -114,7 +114,7 @@ def target_labels(result: Result) -> str:
 
 def print_result(result: Result) -> None:
     """Print a finished run's scores on the target."""
-    target, names = result.target, leading(result.lead)
+    target, names = result.target, leading(result.primary_metric)
     head = ("target", "n", *(SCORES[name] for name in names))
     if target.accuracy is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])

@@ -35,7 +35,7 @@ class CsvWriter:
     """Writes CSV whose texts a spreadsheet takes for texts: what it would run as a formula gets a ' in front.
 
     Args:
-        file: opened with `newline=""`. end: of a line.
+        file: loaded with `newline=""`. end: of a line.
     """
 
     def __init__(self, file: IO[str], end: str = "\n") -> None:

@@ -91,14 +91,14 @@ def refuse_irregular(path: str | os.PathLike[str]) -> None:
 def open_regular(path: str | os.PathLike[str], *, follow: bool = True) -> io.BufferedReader:
     """Open a regular file for reading; whatever else stands there is refused at once.
 
-    It is looked at before it is opened, for opening a device may set it in motion, and again afterwards, for it may
+    It is looked at before it is loaded, for opening a device may set it in motion, and again afterwards, for it may
     have been replaced in between.
 
     Args:
         path: its name. follow: whether the name itself may be a link.
 
     Raises:
-        OSError: if it cannot be opened; NotRegularError if it is no regular file.
+        OSError: if it cannot be loaded; NotRegularError if it is no regular file.
     """
     mode = os.stat(path, follow_symlinks=follow).st_mode
     if not stat.S_ISREG(mode):

@@ -11,7 +11,7 @@ from fercore.registry import Registry
 if TYPE_CHECKING:
     import torch
 
-    from fercore.schedule import OptimiserSpec
+    from fercore.records.plan import OptimiserSpec
 
 Groups: TypeAlias = list[dict[str, Any]]
 """Parameter groups as torch's optimisers take them: "params", "lr", "weight_decay"."""

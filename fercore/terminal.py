@@ -101,7 +101,7 @@ def guard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number: no file opened later is taken for a stream
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number: no file loaded later is taken for a stream
     sys.stdout, sys.stderr = _outlet(sys.stdout), _outlet(sys.stderr)
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())

@@ -99,7 +99,7 @@ def refuse_taken(path: Path, suffix: str = "") -> None:
 
 
 def open_new(path: Path) -> int:
-    """Return a descriptor of a new file for reading and writing; nothing that stands there is opened or followed."""
+    """Return a descriptor of a new file for reading and writing; nothing that stands there is loaded or followed."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
 
 
@@ -195,7 +195,7 @@ def open_present(path: Path, flags: int) -> int:
     """Return a descriptor of a regular file that is written in place; a link or a pipe is refused at once.
 
     Raises:
-        OSError: if it cannot be opened; NotRegularError if it is no regular file.
+        OSError: if it cannot be loaded; NotRegularError if it is no regular file.
     """
     safe = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
     try:

@@ -2,18 +2,22 @@ from __future__ import annotations
 
 import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from fercore.data.formats.synth import SynthReader
+from fercore.config import DataSettings
+from fercore.data import DomainSet, load_domains
 from fercore.engine.observer import Observer
-from fercore.engine.setup import Workshop, build_workshop
+from fercore.engine.setup import RunContext, build_context
 from fercore.hooks.assemble import assemble
 from fercore.ops import build
 from fercore.stopping import SIGNALS
+from fercore.synthfer.format import SynthReader
 
 
 def pytest_configure() -> None:
@@ -91,11 +95,11 @@ def tiny() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def make_shop():
+def make_context():
     """Build a workshop of named plugins with the tiny settings and more layers."""
 
-    def make(*names: str, layers: tuple[dict[str, Any], ...] = (), preset: str = "demo") -> Workshop:
-        return build_workshop(assemble(names, [TINY, *layers], preset=preset))
+    def make(*names: str, layers: tuple[dict[str, Any], ...] = (), preset: str = "demo") -> RunContext:
+        return build_context(assemble(names, [TINY, *layers], preset=preset))
 
     return make
 
@@ -128,7 +132,7 @@ def listener():
 
 def weights_of(folder: Path) -> dict[str, Any]:
     """Return the newest checkpoint of a run folder."""
-    from fercore.engine import checkpoint
+    from fercore.runs import checkpoint
 
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
@@ -138,3 +142,53 @@ def weights_of(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session", name="weights_of")
 def _weights_of():
     return weights_of
+
+
+CLASSES = ("anger", "happiness", "sadness")
+
+
+def write_image(path: Path, seed: int, size: int = 16) -> Path:
+    """Write a small random RGB image of a seed's own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+@pytest.fixture
+def image() -> Callable[..., Path]:
+    """Write a small random image: image(path, seed, size)."""
+    return write_image
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Callable[..., Path]:
+    """Write an ImageFolder tree and return its root: tree(name, {"anger": 8}, first_seed=0)."""
+
+    def make(name: str, counts: dict[str, int], first_seed: int = 0) -> Path:
+        seed = first_seed
+        for folder, n in counts.items():
+            (tmp_path / name / folder).mkdir(parents=True, exist_ok=True)
+            for i in range(n):
+                write_image(tmp_path / name / folder / f"{i}.png", seed)
+                seed += 1
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def loaded(tree: Callable[..., Path]) -> Callable[..., tuple[DomainSet, DataSettings]]:
+    """Open two small sources and a target: loaded(**data settings)."""
+
+    def make(**settings: object) -> tuple[DomainSet, DataSettings]:
+        sources = (
+            f"folder:{tree('a', {'anger': 12, 'happiness': 7, 'sadness': 5})}",
+            f"folder:{tree('b', {'anger': 3, 'happiness': 9, 'sadness': 6}, 1000)}",
+        )
+        target = f"folder:{tree('t', dict.fromkeys(CLASSES, 10), 2000)}"
+        values = {"sources": sources, "target": target, "size": 16, "source_batch": 12, "target_batch": 6}
+        data = DataSettings(**{**values, **settings})
+        return load_domains(data, seed=0), data
+
+    return make

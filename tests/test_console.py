@@ -10,12 +10,12 @@ from rich.console import Console
 
 from fercore import console, progress
 from fercore.console import BarWatch, LineObserver, LineWatch, watch
-from fercore.schedule import StepReport
+from fercore.records.plan import StepReport
 
 TERMS = {f"la_cmfer/{name}": 0.125 for name in ("cross_entropy", "sample_mmd", "cluster", "mpc", "voting")}
 
 
-class Clock:
+class Progress:
     def __init__(self):
         self.now = 1000.0
 
@@ -36,7 +36,7 @@ def screen(width, *, terminal):
 @pytest.mark.parametrize("width", [48, 60, 80, 100, 119, 120, 200])
 @pytest.mark.parametrize("label", ["la_cmfer step", "more smooth + a long label of a row, seed 2 step"])
 def test_a_bar_keeps_its_count_and_time_left_at_any_width(width, label):
-    clock, out = Clock(), screen(width, terminal=True)
+    clock, out = Progress(), screen(width, terminal=True)
     bar = BarWatch(label, out, clock=clock)
     bar.begin(0, 20000)
     terms = " ".join(f"{name} {value}" for name, value in TERMS.items())
@@ -56,7 +56,7 @@ def test_a_bar_keeps_its_count_and_time_left_at_any_width(width, label):
 
 
 def test_a_log_has_a_line_a_minute_with_the_time_left():
-    clock, out = Clock(), screen(132, terminal=False)
+    clock, out = Progress(), screen(132, terminal=False)
     lines = LineWatch("la_cmfer step", out, clock=clock)
     lines.begin(100, 700)
     for done in range(101, 701):
@@ -96,7 +96,7 @@ def test_an_observer_tells_loss_and_terms_and_where_it_stopped(monkeypatch):
 
 
 def test_data_check_counts_each_dataset_by_itself(capsys):
-    from fercore.cli_data import _progress
+    from fercore.cli.data import _progress
 
     with _progress("looking at images") as progress:
         for number in (1, 2, 1, 2):

@@ -12,7 +12,7 @@ import pytest
 
 from fercore import files
 from fercore.config import read_toml
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
@@ -65,9 +65,9 @@ def test_anything_else_is_refused_at_once(tmp_path: Path, pipe):
     (tmp_path / "link").symlink_to(pipe("p"))
     cases = {"p": "a named pipe", "link": "a named pipe", "s": "a socket", ".": "a folder", "/dev/zero": "a device"}
     for name, kind in cases.items():
-        for opened in (files.open_regular, files.refuse_irregular):
+        for loaded in (files.open_regular, files.refuse_irregular):
             with pytest.raises(files.NotRegularError) as caught:
-                opened(tmp_path / name)
+                loaded(tmp_path / name)
             assert str(caught.value) == f"{kind}, not a file"
         assert files.irregular(tmp_path / name) == kind
     server.close()
@@ -83,7 +83,7 @@ def test_a_pipe_put_in_place_between_looking_and_opening(tmp_path: Path, pipe, m
 
 
 def _spec(form: str) -> Callable[[Path], object]:
-    from fercore.data.domains import read_domain
+    from fercore.data.domains.domain_set import read_domain
     from fercore.data.spec import parse_spec
 
     return lambda path: read_domain(parse_spec(f"{form}:{path}"))
@@ -91,24 +91,24 @@ def _spec(form: str) -> Callable[[Path], object]:
 
 def _option(option: str) -> Callable[[Path], object]:
     from fercore.config import DataSettings
-    from fercore.data import open_domains
+    from fercore.data import load_domains
 
     text = f"synthfer:wild?n=28&{option}="
-    return lambda path: open_domains(
+    return lambda path: load_domains(
         DataSettings(sources=("synthfer:studio?n=28",), target=f"{text}{path}", size=16), seed=0
     )
 
 
 def _boundaries() -> dict[str, Callable[[Path], object]]:
+    from fercore.au.files import read_au_file
+    from fercore.au.network import load_network
     from fercore.config import read_toml
-    from fercore.data.au.files import read_au_file
-    from fercore.data.au.network import load_network
-    from fercore.data.labelled import read_labels
-    from fercore.data.prepare.boxes import read_boxes
-    from fercore.data.prepare.detectors import make_detector
-    from fercore.data.protocols import load_protocol
-    from fercore.data.readers import FileReader, kind_of
-    from fercore.data.split import read_split
+    from fercore.data.domains.labelled import read_labels
+    from fercore.data.domains.split import read_split
+    from fercore.data.images.readers import FileReader, kind_of
+    from fercore.datasets.prepare.boxes import read_boxes
+    from fercore.datasets.prepare.detectors import make_detector
+    from fercore.datasets.protocols import load_protocol
     from fercore.models.clip.files import read_state
     from fercore.models.weights import read_weights
 
@@ -145,11 +145,11 @@ def test_every_file_that_a_user_names(name: str, pipe):
 
 
 def test_files_of_our_own_folders(tmp_path: Path, pipe, monkeypatch):
-    from fercore.data.digests import DigestMemo
-    from fercore.data.prepare.journal import Journal
-    from fercore.data.readers import FileReader
-    from fercore.engine import checkpoint
-    from fercore.engine.record import RunFolder
+    from fercore.data.cache.digests import DigestMemo
+    from fercore.data.images.readers import FileReader
+    from fercore.datasets.prepare.journal import Journal
+    from fercore.runs import checkpoint
+    from fercore.runs.folder import RunFolder
 
     memory = tmp_path / "memory"
     memory.mkdir()
@@ -173,7 +173,7 @@ OWN = {
     "fercore/ops/build.py",
     "fercore/models/clip/tokens.py",
     "fercore/engine/results.py",
-    "fercore/engine/checkpoint.py",
+    "fercore/runs/checkpoint.py",
     "fercore/engine/memory_format.py",
     "fercore/hooks/about.py",
 }

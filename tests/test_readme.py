@@ -66,7 +66,7 @@ def test_a_module_is_accepted(block):
         check_class(plugin, "readme")
 
 
-def test_the_example_minimises_the_entropy_of_the_target(monkeypatch, tmp_path, make_shop, listener):
+def test_the_example_minimises_the_entropy_of_the_target(monkeypatch, tmp_path, make_context, listener):
     from fercore.engine.run import run
     from fercore.hooks import assemble, discovery
 
@@ -77,17 +77,17 @@ def test_the_example_minimises_the_entropy_of_the_target(monkeypatch, tmp_path, 
     monkeypatch.setattr(assemble, "installed_plugins", lambda: {**discovery.installed_plugins(), "entropy": info})
     monkeypatch.setattr(assemble, "load_class", lambda found: names["Entropy"] if found is info else load(found))
     layer = {"train": {"steps": 3}}
-    shop = make_shop("source_only", "entropy", layers=(layer,))
+    context = make_context("source_only", "entropy", layers=(layer,))
     seen: list = []
-    predictions = shop.plugins.loss
+    predictions = context.plugins.loss
 
     def watched(model, batch, encoded, pseudo, clock):
         seen.append(encoded[("target", "weak")].logits["main"].detach().clone())
         return predictions(model, batch, encoded, pseudo, clock)
 
-    monkeypatch.setattr(shop.plugins, "loss", watched)
+    monkeypatch.setattr(context.plugins, "loss", watched)
     watcher = listener()
-    run(shop, tmp_path / "run", watcher)
+    run(context, tmp_path / "run", watcher)
     p = [logits.double().softmax(1).numpy() for logits in seen]
     for report, probs in zip(watcher.reports, p, strict=True):
         assert report.terms["entropy/main"] == pytest.approx(-0.1 * (probs * np.log(probs)).sum(1).mean(), abs=1e-5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fercore.config import RunConfig, build_config
-from fercore.data import open_domains
+from fercore.data import load_domains
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.hooks import hookimpl
@@ -83,7 +83,7 @@ class Black(Plugin):
         return []
 
 
-def test_a_run_uses_what_packages_add(added, monkeypatch, make_shop, tmp_path, listener):
+def test_a_run_uses_what_packages_add(added, monkeypatch, make_context, tmp_path, listener):
     from fercore.hooks import assemble, discovery
 
     info = discovery.PluginInfo("black", "tests:Black", "tests", "1", "")
@@ -92,8 +92,8 @@ def test_a_run_uses_what_packages_add(added, monkeypatch, make_shop, tmp_path, l
     monkeypatch.setattr(assemble, "load_class", lambda found: Black if found is info else load(found))
     layer = {"optim": {"name": "signs", "schedule": "half", "lr": 0.001, "warmup_steps": 0}, "train": {"steps": 1}}
     watcher = listener()
-    shop = make_shop("source_only", "black", layers=(layer,))
-    run(shop, tmp_path / "run", watcher)
+    context = make_context("source_only", "black", layers=(layer,))
+    run(context, tmp_path / "run", watcher)
     assert watcher.reports[0].lr[0] == pytest.approx(0.0005)
 
 
@@ -104,10 +104,10 @@ def test_a_format_is_read_by_its_package(added, tmp_path):
         Image.new("RGB", (32, 32), (9 * label, 0, 0)).save(tmp_path / f"{label}.png")
     text = f"mine:{tmp_path}?colour=red"
     settings = RunConfig.model_validate({"data": {"sources": [text], "target": f"mine:{tmp_path}?transductive=true"}})
-    found = open_domains(settings.data, seed=0)
+    found = load_domains(settings.data, seed=0)
     assert len(found.sources[0]) == 2
     with pytest.raises(UserInputError, match="format mine has no option 'color'.*did you mean 'colour'"):
-        open_domains(settings.data.model_copy(update={"sources": (f"mine:{tmp_path}?color=red",)}), seed=0)
+        load_domains(settings.data.model_copy(update={"sources": (f"mine:{tmp_path}?color=red",)}), seed=0)
 
 
 def test_unknown_names_list_those_that_were_added(added):

@@ -11,7 +11,7 @@ v2      torchvision's transforms v2 on batches of decoded images in memory: one 
 kornia  kornia's augmentations on the same batches, a draw for each image (left out where kornia is not installed)
 plain   fercore without a cache, two workers
 memory  fercore's cache in memory, filled, no worker
-disk    fercore's cache on disk, opened anew, no worker
+disk    fercore's cache on disk, loaded again, no worker
 
 Every round runs all of them in turn, each in a process of its own; CPU time is that of the process and its workers,
 and the figure is the median of the rounds' ratios, so that other work on the machine hurts both sides alike.
@@ -39,13 +39,13 @@ from torchvision import transforms as T
 from torchvision.transforms import v2
 
 from fercore.config import DataSettings
-from fercore.data.cache import reserve
-from fercore.data.domains import read_domain
-from fercore.data.loader import StepDataset
+from fercore.data.batches.loader import StepDataset
+from fercore.data.cache.stores import reserve
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.images.views import Views
 from fercore.data.spec import parse_spec
-from fercore.data.synthfer import SynthFER
-from fercore.data.views import Views
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
+from fercore.synthfer import SynthFER
 
 BATCH = 64
 MEAN = STD = (0.5, 0.5, 0.5)

@@ -22,9 +22,9 @@ import psutil
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import StepLoader, open_domains
+from fercore.data import StepLoader, load_domains
 from fercore.data.labels import CANONICAL
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -54,7 +54,7 @@ def start(root: Path, epochs: int, cache: str, folder: Path) -> dict[str, object
         augment="light", cache=cache, cache_dir=str(folder),
     )  # fmt: skip
     begun, before = time.perf_counter(), (cpu(resource.RUSAGE_SELF), cpu(resource.RUSAGE_CHILDREN))
-    domains = open_domains(settings, seed=0)
+    domains = load_domains(settings, seed=0)
     views = [ViewRequest(side, "weak", "weak") for side in ("source", "target")]
     loader = StepLoader(domains, views, settings, seed=0, mean=HALF, std=HALF)
     next(loader)

@@ -1,5 +1,5 @@
 // The image lies planar while colours change, since luma and blends run along rows; then pixel by pixel, four floats each,
-// so that a tap of the bilinear sampling is one vector. The formulas are those of fercore/data/augment.py, in their order.
+// so that a tap of the bilinear sampling is one vector. The formulas are those of fercore/data/images/augment.py, in their order.
 #include "views.h"
 
 #include <algorithm>

@@ -9,8 +9,8 @@ from fercore.config import RunConfig
 from fercore.hooks import hookimpl
 from fercore.hooks.plans import single_stage
 from fercore.models import Model
-from fercore.schedule import Stage
-from fercore.types import DomainBatch, Encoded
+from fercore.records.plan import Stage
+from fercore.records.step import DomainBatch, Encoded
 
 
 class Defaults:

@@ -9,25 +9,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fercore.data.domains import DomainSet, open_domains
-    from fercore.data.loader import StepLoader, eval_batches, side_table
-    from fercore.data.preflight import Preflight, inspect
-    from fercore.data.report import mismatch_lines
-    from fercore.data.side import SideInfo, side_info
+    from fercore.data.batches.loader import StepLoader, eval_batches, side_table
+    from fercore.data.domains.dataset_info import SideInfo, side_info
+    from fercore.data.domains.domain_set import DomainSet, load_domains
+    from fercore.data.domains.report import mismatch_lines
+    from fercore.data.images.preflight import Preflight, inspect
     from fercore.data.spec import DomainSpec, parse_spec
     from fercore.data.table import Table
 
 _HOMES = {
-    "DomainSet": "domains",
-    "open_domains": "domains",
-    "StepLoader": "loader",
-    "eval_batches": "loader",
-    "side_table": "loader",
-    "Preflight": "preflight",
-    "inspect": "preflight",
-    "mismatch_lines": "report",
-    "SideInfo": "side",
-    "side_info": "side",
+    "DomainSet": "domains.domain_set",
+    "load_domains": "domains.domain_set",
+    "StepLoader": "batches.loader",
+    "eval_batches": "batches.loader",
+    "side_table": "batches.loader",
+    "Preflight": "images.preflight",
+    "inspect": "images.preflight",
+    "mismatch_lines": "domains.report",
+    "SideInfo": "domains.dataset_info",
+    "side_info": "domains.dataset_info",
     "DomainSpec": "spec",
     "parse_spec": "spec",
     "Table": "table",
@@ -42,8 +42,8 @@ __all__ = [
     "Table",
     "eval_batches",
     "inspect",
+    "load_domains",
     "mismatch_lines",
-    "open_domains",
     "parse_spec",
     "side_info",
     "side_table",

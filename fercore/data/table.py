@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fercore.data.readers import Reader
+from fercore.data.images.readers import Reader
 
 OBSERVED_EXTRAS: frozenset[str] = frozenset({"au_scores", "au", "au_code"})
 """Extras that come from the image alone (a detector): an unlabelled table keeps them and drops all others."""

@@ -1,7 +1,7 @@
 """The C library's allocator, told to keep the memory of a step for the next one.
 
 A training step frees and asks again for some hundred large tensors. glibc takes each from the system by mmap and gives
-it back at once, so that every step pays for clearing the same pages anew: 19 to 40 % of the CPU time of a step.
+it back at once, so that every step pays for clearing the same pages again: 19 to 40 % of the CPU time of a step.
 """
 
 from __future__ import annotations

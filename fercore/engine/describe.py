@@ -11,24 +11,24 @@ from torch import nn
 
 from fercore import ops
 from fercore.data import mismatch_lines
-from fercore.engine.record import PACKAGES, installed_version
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.ops import build
-from fercore.types import UNKNOWN_LABEL, Clock, DomainBatch
+from fercore.records.step import UNKNOWN_LABEL, DomainBatch, Progress
+from fercore.runs.folder import PACKAGES, installed_version
 
 
-def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
+def describe(context: RunContext, *, complexity: bool = False) -> list[str]:
     """Return lines on data, network and hooks of a run that is about to start.
 
     Args:
         complexity: count multiply-accumulates too, which runs the network once.
     """
-    config, domains = shop.config, shop.domains
-    for stage in shop.stages:
-        shop.loader(stage)  # refuses batches that the data cannot fill
+    config, domains = context.config, context.domains
+    for stage in context.stages:
+        context.loader(stage)  # refuses batches that the data cannot fill
     lines = [f"classes: {', '.join(domains.classes)}"]
     few = config.data.few_shot_domain
     for number, (spec, table) in enumerate(zip(config.data.sources, domains.sources, strict=True)):
@@ -36,21 +36,21 @@ def describe(shop: Workshop, *, complexity: bool = False) -> list[str]:
     flag = " (transductive: the same images)" if domains.transductive else ""
     lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
     lines += mismatch_lines(domains.report)
-    kernels = ", ".join(f"{name} {form}" for name, form in ops.kernels(shop.fabric.device).items())
-    lines.append(f"device {shop.fabric.device}, kernels: {kernels}")
-    lines += network_lines(shop, macs=complexity)
-    return lines + chain_lines(shop.plugins)
+    kernels = ", ".join(f"{name} {form}" for name, form in ops.kernels(context.fabric.device).items())
+    lines.append(f"device {context.fabric.device}, kernels: {kernels}")
+    lines += network_lines(context, macs=complexity)
+    return lines + chain_lines(context.plugins)
 
 
-def network_lines(shop: Workshop, *, macs: bool) -> list[str]:
+def network_lines(context: RunContext, *, macs: bool) -> list[str]:
     """Return lines on the network's parameters and, if asked, multiply-accumulates of one image."""
-    parameters = list(shop.model.parameters())
+    parameters = list(context.model.parameters())
     total, trained = count(parameters), count(p for p in parameters if p.requires_grad)
-    size = shop.config.data.size
+    size = context.config.data.size
     lines = [f"network: {total / 1e6:.2f} M parameters ({_amount(trained)} trained), {size} px"]
     if macs:
-        lines[0] += f", {count_macs(shop) / 1e9:.3f} G MACs per image"
-        for name, module in _blocks(shop.model):
+        lines[0] += f", {count_macs(context) / 1e9:.3f} G MACs per image"
+        for name, module in _blocks(context.model):
             lines.append(f"  {name:<28} {count(module.parameters()) / 1e6:8.3f} M")
     return lines
 
@@ -73,17 +73,17 @@ def count(parameters: Iterable[torch.Tensor]) -> int:
 
 
 @torch.no_grad()
-def count_macs(shop: Workshop) -> int:
+def count_macs(context: RunContext) -> int:
     """Return the multiply-accumulates of encoding one image (convolutions and matrix products)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    size, device = shop.config.data.size, shop.fabric.device
+    size, device = context.config.data.size, context.fabric.device
     unknown = torch.full((1,), UNKNOWN_LABEL, device=device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
     batch = DomainBatch({"none": torch.zeros(1, 3, size, size, device=device)}, unknown, zero, zero)
-    shop.model.eval()
+    context.model.eval()
     with FlopCounterMode(display=False) as counter:
-        shop.plugins.encode(shop.model, batch, "none", Clock("describe", "", 0, 0, 1))
+        context.plugins.encode(context.model, batch, "none", Progress("describe", "", 0, 0, 1))
     return int(counter.get_total_flops()) // 2
 
 

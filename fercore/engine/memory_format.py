@@ -23,12 +23,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from fercore.engine.checkpoint import random_state, restore_random_state
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.files import read_text
-from fercore.hooks.assemble import Company
+from fercore.hooks.assemble import ResolvedRun
 from fercore.models import Model
-from fercore.types import Batch, Clock, DomainBatch
+from fercore.random_state import random_state, restore_random_state
+from fercore.records.step import Batch, DomainBatch, Progress
 from fercore.writing import WriteError, make_parents, write_json
 
 MemoryFormat: TypeAlias = Literal["contiguous", "channels_last"]
@@ -36,36 +36,36 @@ FORMATS: tuple[MemoryFormat, MemoryFormat] = ("contiguous", "channels_last")
 _ROUNDS, _SAMPLES = 2, 4
 
 
-def lay_out(shop: Workshop) -> Workshop:
+def lay_out(context: RunContext) -> RunContext:
     """Lay out a run's networks in memory as its settings say.
 
     Returns:
         The run with "auto" replaced by the format in use, so that it is recorded and a resumed run keeps it.
     """
-    chosen = shop.config.train.memory_format
+    chosen = context.config.train.memory_format
     if chosen == "auto":
-        chosen = choose(shop)
-        shop = replace(shop, company=settled(shop.company, chosen))
-    apply(shop.model, chosen)
-    if shop.average is not None:
-        apply(shop.average.model, chosen)
-    return shop
+        chosen = choose(context)
+        context = replace(context, resolved=settled(context.resolved, chosen))
+    apply(context.model, chosen)
+    if context.average is not None:
+        apply(context.average.model, chosen)
+    return context
 
 
-def settled(company: Company, chosen: MemoryFormat) -> Company:
+def settled(resolved: ResolvedRun, chosen: MemoryFormat) -> ResolvedRun:
     """Return a run's plugins and settings with "auto" replaced by the format in use."""
-    config = company.config
+    config = resolved.config
     if config.train.memory_format != "auto":
-        return company
+        return resolved
     train = config.train.model_copy(update={"memory_format": chosen})
-    return replace(company, config=config.model_copy(update={"train": train}))
+    return replace(resolved, config=config.model_copy(update={"train": train}))
 
 
-def as_recorded(company: Company, settings: Mapping[str, Any]) -> Company:
+def as_recorded(resolved: ResolvedRun, settings: Mapping[str, Any]) -> ResolvedRun:
     """Return a run's plugins and settings with "auto" replaced by the format that its recorded settings name."""
     train = settings.get("train")
     chosen = train.get("memory_format") if isinstance(train, Mapping) else None
-    return settled(company, chosen) if chosen in FORMATS else company
+    return settled(resolved, chosen) if chosen in FORMATS else resolved
 
 
 def apply(model: Model, chosen: MemoryFormat) -> None:
@@ -78,15 +78,15 @@ def apply(model: Model, chosen: MemoryFormat) -> None:
         part.to(memory_format=form)
 
 
-def choose(shop: Workshop) -> MemoryFormat:
+def choose(context: RunContext) -> MemoryFormat:
     """Return the faster format for this network on this machine: as remembered, else timed on a few samples.
 
     The network, its statistics and the random generators are left as they were.
     """
-    batch = _few_samples(shop)
-    path, key = _memory(), _key(shop, batch)
+    batch = _few_samples(context)
+    path, key = _memory(), _key(context, batch)
     with _alone(path):
-        return _chosen(shop, batch, path, key)
+        return _chosen(context, batch, path, key)
 
 
 @contextlib.contextmanager
@@ -102,18 +102,18 @@ def _alone(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _chosen(shop: Workshop, batch: Batch, path: Path, key: str) -> MemoryFormat:
+def _chosen(context: RunContext, batch: Batch, path: Path, key: str) -> MemoryFormat:
     known = _remembered(path)
     if known.get(key) in FORMATS:
         return "channels_last" if known[key] == "channels_last" else "contiguous"
-    model, random = shop.model, random_state()
+    model, random = context.model, random_state()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     seconds = {name: float("inf") for name in FORMATS}
     for number in range(_ROUNDS + 1):
         for name in FORMATS:
             apply(model, name)
-            spent = _seconds(shop, batch)
+            spent = _seconds(context, batch)
             if number:  # the first round of each pays for what is set up once
                 seconds[name] = min(seconds[name], spent)
     apply(model, "contiguous")
@@ -126,12 +126,12 @@ def _chosen(shop: Workshop, batch: Batch, path: Path, key: str) -> MemoryFormat:
     return chosen
 
 
-def _few_samples(shop: Workshop) -> Batch:
+def _few_samples(context: RunContext) -> Batch:
     """Return the first samples of each domain of the first batch: more of them would take longer to say the same."""
-    data = shop.config.data.model_copy(update={"workers": 0})
-    company = replace(shop.company, config=shop.config.model_copy(update={"data": data}))
-    batch = next(replace(shop, company=company).loader())
-    return Batch(_first(batch.source), _first(batch.target)).to(shop.fabric.device)
+    data = context.config.data.model_copy(update={"workers": 0})
+    resolved = replace(context.resolved, config=context.config.model_copy(update={"data": data}))
+    batch = next(replace(context, resolved=resolved).loader())
+    return Batch(_first(batch.source), _first(batch.target)).to(context.fabric.device)
 
 
 def _first(batch: DomainBatch) -> DomainBatch:
@@ -146,14 +146,14 @@ def _first(batch: DomainBatch) -> DomainBatch:
     return DomainBatch(pick(batch.images), labels, domain, index, pick(batch.extras))
 
 
-def _seconds(shop: Workshop, batch: Batch) -> float:
+def _seconds(context: RunContext, batch: Batch) -> float:
     """Time every view's forward and backward pass."""
-    fabric, stage = shop.fabric, shop.stages[0]
-    clock = Clock(stage.name, stage.phases[0].name, 0, 0, stage.steps)
+    fabric, stage = context.fabric, context.stages[0]
+    clock = Progress(stage.name, stage.phases[0].name, 0, 0, stage.steps)
     started = time.perf_counter()
     with fabric.autocast():
-        views = shop.views_of(stage)
-        encoded = [shop.plugins.encode(shop.model, batch.side(view.side), view.name, clock) for view in views]
+        views = context.views_of(stage)
+        encoded = [context.plugins.encode(context.model, batch.side(view.side), view.name, clock) for view in views]
         outputs = [t for one in encoded for t in (*one.features.values(), *one.logits.values()) if t.requires_grad]
         total = sum((t.float().sum() for t in outputs), torch.zeros((), device=fabric.device))
     if total.requires_grad:
@@ -180,14 +180,14 @@ def _remembered(path: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def _key(shop: Workshop, batch: Batch) -> str:
+def _key(context: RunContext, batch: Batch) -> str:
     """Name what the answer depends on."""
-    device = shop.fabric.device
-    shapes = [(name, tuple(p.shape)) for name, p in shop.model.named_parameters()]
+    device = context.fabric.device
+    shapes = [(name, tuple(p.shape)) for name, p in context.model.named_parameters()]
     images = [tuple(t.shape) for side in (batch.source, batch.target) for t in side.images.values()]
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    threads, precision = torch.get_num_threads(), shop.config.train.precision
-    facts = (torch.__version__, machine, threads, precision, shop.plugins.names, shapes, images)
+    threads, precision = torch.get_num_threads(), context.config.train.precision
+    facts = (torch.__version__, machine, threads, precision, context.plugins.names, shapes, images)
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 

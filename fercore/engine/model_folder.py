@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fercore.documents import Shape, misfit, parse_json
-from fercore.engine.record import CONFIG, MODEL, versions
 from fercore.engine.resume import settings_of
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, reason_of
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
 from fercore.models import Model
 from fercore.models.weights import fault_of
-from fercore.types import Clock
+from fercore.records.step import Progress
+from fercore.runs.folder import CONFIG, MODEL, versions
 from fercore.writing import whole_folder, write_json, write_sums, write_tensors
 
 WEIGHTS, RECORD = "model.safetensors", "model.json"
@@ -65,7 +65,7 @@ class Evaluation(Shape):
     """How the run was evaluated. The same images in the same order and batches give the same bits.
 
     Attributes:
-        batch: images of a batch. The others: where training stood, as `Clock` tells hooks.
+        batch: images of a batch. The others: where training stood, as `Progress` tells hooks.
     """
 
     batch: Annotated[int, Field(ge=1)]
@@ -75,9 +75,9 @@ class Evaluation(Shape):
     total_steps: int
 
     @property
-    def clock(self) -> Clock:
+    def clock(self) -> Progress:
         """Where training stood."""
-        return Clock(self.stage, "", self.epoch, self.step, self.total_steps)
+        return Progress(self.stage, "", self.epoch, self.step, self.total_steps)
 
 
 class Domain(Shape):
@@ -143,22 +143,22 @@ class ModelRecord(Shape):
         return {**given, "data": data, "model": network}
 
 
-def write_model(shop: Workshop, path: Path, clock: Clock) -> None:
+def write_model(context: RunContext, path: Path, clock: Progress) -> None:
     """Write the network that a run reports, once it is evaluated; what an earlier run of it left goes first.
 
     Args:
-        shop: the run. path: the folder, `model/` of the run's. clock: as the evaluation had it.
+        context: the run. path: the folder, `model/` of the run's. clock: as the evaluation had it.
 
     Raises:
         WriteError: if it cannot be written.
     """
-    record = _record_of(shop, clock)
-    left_out = _training_only(shop.company.plugins)
-    state = shop.reported.state_dict()
+    record = _record_of(context, clock)
+    skipped = _training_only(context.resolved.plugins)
+    state = context.reported.state_dict()
     tensors = {
         name: tensor.detach().to("cpu").contiguous().clone()
         for name, tensor in state.items()
-        if not name.startswith(left_out)
+        if not name.startswith(skipped)
     }
     shutil.rmtree(path, ignore_errors=True)
     with whole_folder(path, RECORD) as draft:
@@ -167,16 +167,16 @@ def write_model(shop: Workshop, path: Path, clock: Clock) -> None:
         write_sums(draft, (WEIGHTS, RECORD))
 
 
-def _record_of(shop: Workshop, clock: Clock) -> ModelRecord:
-    config, domains, model = shop.config, shop.domains, shop.reported
+def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
+    config, domains, model = context.config, context.domains, context.reported
     settings = config.model_dump(
         mode="json", exclude={"data": {"size", "resize", "mean", "std", "classes", "eval_batch"}}
     )
     scaling = domains.report["target"].get("scaling", {})
-    written = json.dumps(settings_of(shop.company), sort_keys=True)
+    written = json.dumps(settings_of(context.resolved), sort_keys=True)
     return ModelRecord(
         plugins=[
-            PluginVersion(name=i.name, distribution=i.distribution, version=i.version) for i in shop.company.infos
+            PluginVersion(name=i.name, distribution=i.distribution, version=i.version) for i in context.resolved.infos
         ],
         classes=list(domains.classes),
         images=ImageFormat(
@@ -204,7 +204,7 @@ def _record_of(shop: Workshop, clock: Clock) -> ModelRecord:
             target=Domain(spec=config.data.target, n=len(domains.adaptation)),
             seed=config.seed,
             settings_sha256=hashlib.sha256(written.encode()).hexdigest(),
-            averaged=shop.average is not None,
+            averaged=context.average is not None,
         ),
     )
 
@@ -267,8 +267,8 @@ def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:
         tensors = load_file(path)
     except Exception as error:  # safetensors has an error of its own, and no base class that says so
         raise UserInputError(f"cannot read {WEIGHTS}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
-    left_out = _training_only(plugins)
-    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(left_out)}
+    skipped = _training_only(plugins)
+    wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(skipped)}
     try:
         if fault := _unfit(tensors, wanted):
             raise ValueError(fault)

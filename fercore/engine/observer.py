@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fercore.schedule import StepReport
+from fercore.records.plan import StepReport
 
 
 class Observer:

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fercore.documents import Shape, misfit
 from fercore.hooks.checks import HookError
 from fercore.optimisers import OPTIMISERS, SCHEDULES
-from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -40,7 +40,7 @@ class PhaseRunner:
     def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module, *, fused: bool = False) -> None:
         self.name = phase.name
         self._clip = phase.clip_grad_norm
-        self._fresh = phase.optimiser.fresh_each_epoch
+        self._fresh = phase.optimiser.reset_optimizer_state
         self._model = model
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = [(group, assign(trainable, phase.groups, group)) for group in phase.groups]
@@ -73,7 +73,7 @@ class PhaseRunner:
         for parameter in self._all:
             parameter.requires_grad_(True)
 
-    def minimise(self, fabric: Fabric, total: Tensor) -> None:
+    def optimizer_step(self, fabric: Fabric, total: Tensor) -> None:
         """Take one optimiser step down the gradient of `total`, and one step of the schedule."""
         if not total.requires_grad:
             raise HookError(f"no loss term of phase {self.name!r} depends on the parameters it trains")
@@ -157,7 +157,7 @@ def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
 
 def own_steps(stage: Stage) -> int:
     """Return how often a phase of the stage is run: on every batch, or on the batches of its turns."""
-    return stage.steps if stage.turns == "step" else math.ceil(stage.steps / len(stage.phases))
+    return stage.steps if stage.alternating == "step" else math.ceil(stage.steps / len(stage.phases))
 
 
 def rate_factor(spec: OptimiserSpec, phase_steps: int) -> Callable[[int], float]:

@@ -14,35 +14,35 @@ import torch
 from torch import nn
 
 from fercore import ops
+from fercore.au import asked_for
 from fercore.config import RunConfig
 from fercore.data import Table, side_table
-from fercore.data.au import asked_for
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
-from fercore.engine.evaluate import score, score_labels
-from fercore.engine.record import RunFolder, versions
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
+from fercore.evaluation.evaluate import score, score_labels
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
-from fercore.outputs import FinishedRun, Outputs, Samples
-from fercore.result import SCHEMA, Result
-from fercore.types import Clock
+from fercore.records.outputs import FinishedRun, Outputs, Samples
+from fercore.records.result import SCHEMA, Result
+from fercore.records.step import Progress
+from fercore.runs.folder import RunFolder, versions
 from fercore.writing import whole, write_json
 
 if TYPE_CHECKING:
     from fercore.engine.run import Trainer
 
 
-def evaluate_target(shop: Workshop, clock: Clock) -> dict[str, Any]:
+def evaluate_target(context: RunContext, clock: Progress) -> dict[str, Any]:
     """Score the target's test part; the only use of its labels."""
-    predictions = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
-    return score(predictions, shop.domains.classes)
+    predictions = context.evaluator.predict(context.reported, context.domains.test, clock)
+    return score(predictions, context.domains.classes)
 
 
-def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> Result:
+def build(context: RunContext, scores: dict[str, Any], trainer: Trainer) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
-    config, domains = shop.config, shop.domains
+    config, domains = context.config, context.domains
     read, taught = domains.report["target"], domains.report["sources"]
     target = {
         "spec": config.data.target,
@@ -57,37 +57,37 @@ def build(shop: Workshop, scores: dict[str, Any], trainer: Trainer) -> Result:
     sources = zip(config.data.sources, domains.sources, taught, strict=True)
     values = {
         "schema": SCHEMA,
-        "plugins": list(shop.plugins.names),
+        "plugins": list(context.plugins.names),
         "seed": config.seed,
-        "device": str(shop.fabric.device.type),
-        "kernels": ops.kernels(shop.fabric.device),
+        "device": str(context.fabric.device.type),
+        "kernels": ops.kernels(context.fabric.device),
         "target": target,
         "sources": [{"spec": spec, "n": len(table), **_scaling(found)} for spec, table, found in sources],
         "selection": {"rule": config.select.rule, "oracle_best": trainer.oracle},
-        "lead": config.report.lead,
+        "primary_metric": config.report.primary_metric,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
         "label_split": domains.report["label_split"],
-        "pseudo_labels": label_quality(shop),
+        "pseudo_labels": label_quality(context),
         "parameters": {
-            "total": count(shop.model.parameters()),
-            "trained": count(p for p in shop.model.parameters() if p.requires_grad),
+            "total": count(context.model.parameters()),
+            "trained": count(p for p in context.model.parameters() if p.requires_grad),
         },
         "steps": trainer.done,
         "train_seconds": round(trainer.seconds, 3),
         "seconds_per_step": round(trainer.seconds / max(1, trainer.done), 6),
         "train_images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
-        "peak_memory_mb": peak_memory_mb(shop.fabric.device),
+        "peak_memory_mb": peak_memory_mb(context.fabric.device),
         "threads": torch.get_num_threads(),
         "arithmetic": {
             "precision": config.train.precision,
             "memory_format": config.train.memory_format,
-            "joint_forward": shop.joint,
+            "joint_forward": context.joint,
             "compile": config.train.compile,
             "fused_optimiser": config.train.fused_optimiser,
             "deterministic": config.train.deterministic,
         },
         "preset": config.preset,
-        "versions": {**versions(), **shop.company.versions},
+        "versions": {**versions(), **context.resolved.versions},
     }
     return Result.model_validate(values)
 
@@ -97,18 +97,18 @@ def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:
     return {"scaling": read["scaling"]} if "scaling" in read else {}
 
 
-def label_quality(shop: Workshop) -> dict[str, Any]:
+def label_quality(context: RunContext) -> dict[str, Any]:
     """Return "<plugin>/<record>" -> how good the pseudo labels are that a method left on the adaptation part."""
     found = {}
-    for name, part in shop.model.parts.items():
+    for name, part in context.model.parts.items():
         if isinstance(part, PseudoLabelRecord) and len(part.weight):
             probs, weight = part.probs.cpu().numpy(), part.weight.cpu().numpy()
-            found[name] = score_labels(probs, weight, shop.domains.truth, shop.domains.classes)
+            found[name] = score_labels(probs, weight, context.domains.truth, context.domains.classes)
     return found
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure the largest memory anew, so that an earlier run in this process does not count."""
+    """Begin to measure the largest memory again, so that an earlier run in this process does not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -126,7 +126,7 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(peak, 1)
 
 
-def predict_target(shop: Workshop, clock: Clock, tested: Outputs) -> np.ndarray:
+def predict_target(context: RunContext, clock: Progress, tested: Outputs) -> np.ndarray:
     """Return class probabilities f[n,K] of every image of the target, in the order of `domains.target`.
 
     Where the run has action units, those that it neither adapts to nor tests on have none, and no row: NaN.
@@ -134,7 +134,7 @@ def predict_target(shop: Workshop, clock: Clock, tested: Outputs) -> np.ndarray:
     Args:
         tested: predictions of the test part, which are taken as they are.
     """
-    domains = shop.domains
+    domains = context.domains
     probs = np.full((len(domains.target), len(domains.classes)), np.nan, dtype=np.float32)
 
     def place(table: Table, found: np.ndarray) -> None:
@@ -142,20 +142,20 @@ def predict_target(shop: Workshop, clock: Clock, tested: Outputs) -> np.ndarray:
 
     place(domains.test, tested.probs)
     if not domains.transductive:
-        place(domains.adaptation, shop.evaluator.predict(shop.reported, domains.adaptation, clock).probs)
+        place(domains.adaptation, context.evaluator.predict(context.reported, domains.adaptation, clock).probs)
     others = domains.target.subset(np.flatnonzero(np.isnan(probs[:, 0])))
     if len(others) and not domains.au_names:
-        place(others, shop.evaluator.predict(shop.reported, others, clock).probs)
+        place(others, context.evaluator.predict(context.reported, others, clock).probs)
     return probs
 
 
-def write_predictions(shop: Workshop, folder: RunFolder, probs: np.ndarray) -> None:
+def write_predictions(context: RunContext, folder: RunFolder, probs: np.ndarray) -> None:
     """Write predictions.csv: one line for each image of the target, its part, and its class probabilities.
 
     Args:
         probs: as `predict_target` returns them.
     """
-    domains = shop.domains
+    domains = context.domains
     with whole(folder.path / "predictions.csv", "w") as handle:
         writer = CsvWriter(handle, end="\r\n")
         writer.writerow(["image", "part", "prediction", *domains.classes])
@@ -164,24 +164,24 @@ def write_predictions(shop: Workshop, folder: RunFolder, probs: np.ndarray) -> N
                 writer.writerow([key, part, domains.classes[int(row.argmax())], *(f"{p:.6f}" for p in row)])
 
 
-def write_reports(shop: Workshop, folder: RunFolder, clock: Clock) -> None:
+def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> None:
     """Write predictions.csv, if asked features.npz, and the reports of installed packages (`reports_of`).
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
     lie in the space of the features.
     """
-    report = shop.config.report
-    found = shop.evaluator.predict(shop.reported, shop.domains.test, clock)
-    write_predictions(shop, folder, predict_target(shop, clock, found))
+    report = context.config.report
+    found = context.evaluator.predict(context.reported, context.domains.test, clock)
+    write_predictions(context, folder, predict_target(context, clock, found))
     if report.features:
-        table = side_table(shop.domains, "source")
-        taught = _arrays(shop.evaluator.predict(shop.reported, table, clock), "source/")
-        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(shop.reported)}
+        table = side_table(context.domains, "source")
+        taught = _arrays(context.evaluator.predict(context.reported, table, clock), "source/")
+        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(context.reported)}
         with whole(folder.path / "features.npz") as handle:
             np.savez_compressed(handle, **arrays)
-    finished = _finished(shop, clock)
-    for info in reports_of(shop.config):
+    finished = _finished(context, clock)
+    for info in reports_of(context.config):
         write_json(folder.path / f"{info.name}.json", load_entry(info)(finished))
 
 
@@ -202,16 +202,16 @@ def reports_of(config: RunConfig) -> list[PluginInfo]:
     return [installed[name] for name in dict.fromkeys(asked)]
 
 
-def _finished(shop: Workshop, clock: Clock) -> FinishedRun:
-    domains, joined = shop.domains, side_table(shop.domains, "source")
+def _finished(context: RunContext, clock: Progress) -> FinishedRun:
+    domains, joined = context.domains, side_table(context.domains, "source")
 
     def outputs(part: Literal["source", "test"]) -> Outputs:
-        return shop.evaluator.predict(shop.reported, joined if part == "source" else domains.test, clock)
+        return context.evaluator.predict(context.reported, joined if part == "source" else domains.test, clock)
 
     return FinishedRun(
         classes=domains.classes,
         units=domains.au_names,
-        specs=tuple(shop.config.data.sources),
+        specs=tuple(context.config.data.sources),
         names=(*(table.name for table in domains.sources), domains.adaptation.name),
         source=Samples(joined.labels, joined.domain, joined.extras),
         adaptation=Samples(domains.truth, domains.adaptation.domain, domains.adaptation.extras),

@@ -7,48 +7,48 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fercore.engine import checkpoint
-from fercore.engine.record import CONFIG, RunFolder, versions
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError
-from fercore.hooks.assemble import Company
+from fercore.hooks.assemble import ResolvedRun
+from fercore.runs import checkpoint
+from fercore.runs.folder import CONFIG, RunFolder, versions
 
 STEPS = "train.steps"
 
 
-def check_resume(folder: RunFolder, company: Company) -> None:
-    """Refuse to go on with other plugins, versions or settings than the run has been trained with; bits would differ.
+def check_resume(folder: RunFolder, resolved: ResolvedRun) -> None:
+    """Refuse to resume with other plugins, versions or settings than the run has been trained with; bits would differ.
 
     More `train.steps` than before are left to `check_longer`.
 
     Raises:
         UserInputError: naming what differs, as it was and as it is; or a damaged checkpoint.
     """
-    started, now = folder.plugin_versions(), company.versions
+    started, now = folder.plugin_versions(), resolved.versions
     before = {**folder.started()["versions"], **started}
     after = {**versions(), **now}
     for name in sorted(before.keys() | after.keys()):
         was, here = before.get(name, "absent"), after.get(name, "absent")
         if was != here:
             what = f"the run was started with {name} ({was}), now there is {name} ({here})"
-            raise UserInputError(what, where=str(folder.path), fix=f"install {name} as it was, or start anew")
+            raise UserInputError(what, where=str(folder.path), fix=f"install {name} as it was, or start again")
     latest = checkpoint.newest(folder.checkpoints)
     if latest is not None:
         trained = checkpoint.load_entry(latest, "settings")
         with checkpoint.naming_damage(latest):
-            _check_settings(folder, trained, settings_of(company))
+            _check_settings(folder, trained, settings_of(resolved))
 
 
-def settings_of(company: Company) -> dict[str, Any]:
+def settings_of(resolved: ResolvedRun) -> dict[str, Any]:
     """Return all settings of a run as plain values, and its plugins in their order under "plugin"."""
-    return {"plugin": [info.name for info in company.infos], **company.config.model_dump(mode="json")}
+    return {"plugin": [info.name for info in resolved.infos], **resolved.config.model_dump(mode="json")}
 
 
 def _check_settings(folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = differences(before, now)
     if not changed or (changed.keys() == {STEPS} and now["train"]["steps"] > before["train"]["steps"]):
         return
-    fix = "put back what it was, or start anew; only train.steps may grow"
+    fix = "put back what it was, or start again; only train.steps may grow"
     what = f"settings are not those that the run has been trained with: {told(changed)}"
     raise UserInputError(what, where=str(folder.path / CONFIG), fix=fix)
 
@@ -79,7 +79,7 @@ def _shown(value: Any) -> str:
 
 
 def check_same_data(folder: RunFolder, fingerprint: Mapping[str, Any]) -> None:
-    """Refuse to go on with other data than the run was started with.
+    """Refuse to resume with other data than the run was started with.
 
     Raises:
         UserInputError: naming the part that differs.
@@ -87,37 +87,37 @@ def check_same_data(folder: RunFolder, fingerprint: Mapping[str, Any]) -> None:
     started = folder.data_report()["fingerprint"]
     for part in sorted(started.keys() | fingerprint.keys()):
         if started.get(part) != fingerprint.get(part):
-            fix = "bring the data back as it was, or start anew"
+            fix = "bring the data back as it was, or start again"
             raise UserInputError(f"the data of {part!r} changed since the run began", where=str(folder.path), fix=fix)
 
 
-def stages_of(shop: Workshop) -> list[dict[str, Any]]:
+def stages_of(context: RunContext) -> list[dict[str, Any]]:
     """Return a run's stages as plain values."""
-    return [asdict(stage) for stage in shop.stages]
+    return [asdict(stage) for stage in context.stages]
 
 
-def check_longer(shop: Workshop, state: Mapping[str, Any]) -> None:
+def check_longer(context: RunContext, state: Mapping[str, Any]) -> None:
     """Refuse more steps where what has been trained would have been trained otherwise in a longer run.
 
     Args:
-        shop: the run with the steps it is to have. state: its checkpoint.
+        context: the run with the steps it is to have. state: its checkpoint.
 
     Raises:
         UserInputError: naming what goes by the length: an earlier stage, a schedule, a plugin.
     """
-    reasons = list(_bound(shop, state))
+    reasons = list(_bound(context, state))
     if reasons:
-        was, now = state["settings"]["train"]["steps"], shop.config.train.steps
+        was, now = state["settings"]["train"]["steps"], context.config.train.steps
         what = f"a run of {was} steps cannot become one of {now}: {', '.join(reasons)}"
-        raise UserInputError(what, where=STEPS, fix="start anew with that many")
+        raise UserInputError(what, where=STEPS, fix="start again with that many")
 
 
-def _bound(shop: Workshop, state: Mapping[str, Any]) -> Iterator[str]:
+def _bound(context: RunContext, state: Mapping[str, Any]) -> Iterator[str]:
     """Yield what keeps a run from being made longer."""
-    before, now, at = state["stages"], stages_of(shop), state["stage_index"]
+    before, now, at = state["stages"], stages_of(context), state["stage_index"]
     if before == now:
         yield "its length is not set by train.steps"
-    stage = shop.stages[at]
+    stage = context.stages[at]
     for old, new in zip(before[: at + 1], now, strict=False):
         free = {"steps": 0} if old is before[at] and new["steps"] >= old["steps"] else {}
         if {**old, **free} != {**new, **free}:
@@ -127,7 +127,7 @@ def _bound(shop: Workshop, state: Mapping[str, Any]) -> Iterator[str]:
     for phase in stage.phases:
         if phase.optimiser.goes_by_length:
             yield f"the {phase.optimiser.schedule} schedule of phase {phase.name!r} goes by the length"
-    for plugin in shop.company.plugins:
+    for plugin in context.resolved.plugins:
         reason = plugin.goes_by_length()
         if reason:
             yield f"{plugin.name} goes by the length ({reason})"

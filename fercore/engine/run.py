@@ -13,21 +13,23 @@ from pydantic import Field
 
 from fercore.data import side_info, side_table
 from fercore.documents import Shape, misfit
-from fercore.engine import checkpoint, results
+from fercore.engine import results
 from fercore.engine.memory_format import lay_out
 from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner
-from fercore.engine.record import RunFolder
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
-from fercore.engine.setup import Workshop
+from fercore.engine.setup import RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.hooks.checks import no_exit
-from fercore.result import SCORES
-from fercore.schedule import RunResult, Stage, StepReport
+from fercore.random_state import random_state, restore_random_state
+from fercore.records.plan import RunResult, Stage, StepReport
+from fercore.records.result import SCORES
+from fercore.records.step import SIDES, EncodedDataset, Progress, Side
+from fercore.runs import checkpoint
+from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
-from fercore.types import SIDES, Clock, EncodedDataset, Side
 from fercore.writing import WriteError, make_parents
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -48,15 +50,15 @@ class Trainer:
     """Trains one run.
 
     Args:
-        shop: the run's parts.
+        context: the run's parts.
         folder: where it is recorded.
         observer: hears of progress.
         stop: hears signals; a run in training stops after a batch, with a checkpoint.
     """
 
-    def __init__(self, shop: Workshop, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
-        self.shop, self.folder, self.observer, self.stop = shop, folder, observer, stop
-        self.loader = shop.loader()
+    def __init__(self, context: RunContext, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
+        self.context, self.folder, self.observer, self.stop = context, folder, observer, stop
+        self.loader = context.loader()
         self.stage_index = 0
         self.step = 0
         self.seconds = 0.0
@@ -68,12 +70,12 @@ class Trainer:
     @property
     def done(self) -> int:
         """Batches trained on, over all stages."""
-        return sum(stage.steps for stage in self.shop.stages[: self.stage_index]) + self.step
+        return sum(stage.steps for stage in self.context.stages[: self.stage_index]) + self.step
 
     @property
     def total(self) -> int:
         """Batches of the whole run."""
-        return sum(stage.steps for stage in self.shop.stages)
+        return sum(stage.steps for stage in self.context.stages)
 
     def train(self, old_end: int | None = None) -> None:
         """Train every stage from where the run stands.
@@ -83,13 +85,13 @@ class Trainer:
         """
         self.observer.begin(self.done, self.total)
         self.stop.patient = True
-        writer = open_writer(self.folder.path, self.shop.config.report.tensorboard)
+        writer = open_writer(self.folder.path, self.context.config.report.tensorboard)
         try:
             with writer as self.board:
                 if self.done == old_end:
                     self._pass_old_end()
-                while self.stage_index < len(self.shop.stages):
-                    self._train_stage(self.shop.stages[self.stage_index])
+                while self.stage_index < len(self.context.stages):
+                    self._train_stage(self.context.stages[self.stage_index])
                     self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
             self.stop.obey()
         finally:
@@ -99,10 +101,10 @@ class Trainer:
     def _train_stage(self, stage: Stage) -> None:
         self._enter(stage)
         per_epoch = stage.steps_per_epoch or self.loader.steps_per_epoch
-        self.shop.model.train()
+        self.context.model.train()
         while self.step < stage.steps:
             started = time.perf_counter()
-            clock = Clock(stage.name, "", self.step // per_epoch, self.step, stage.steps)
+            clock = Progress(stage.name, "", self.step // per_epoch, self.step, stage.steps)
             if self.step % per_epoch == 0:
                 self._begin_epoch(clock)
             reports = self._train_batch(stage, clock)
@@ -114,54 +116,56 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         if not self.runners:
-            shop, train = self.shop, self.shop.config.train
+            context, train = self.context, self.context.config.train
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
             fused = train.fused_optimiser and train.precision != "16-mixed"
-            self.runners = [PhaseRunner(shop.fabric, p, stage, shop.model, fused=fused) for p in stage.phases]
-            self.loader = self.shop.loader(stage, start=self.done)
+            self.runners = [PhaseRunner(context.fabric, p, stage, context.model, fused=fused) for p in stage.phases]
+            self.loader = self.context.loader(stage, start=self.done)
 
-    def _begin_epoch(self, clock: Clock) -> None:
-        shop, average = self.shop, self.shop.average
-        before = [] if average is None else [p.detach().clone() for p in shop.model.parameters()]
+    def _begin_epoch(self, clock: Progress) -> None:
+        context, average = self.context, self.context.average
+        before = [] if average is None else [p.detach().clone() for p in context.model.parameters()]
 
         def encode_dataset(side: Side) -> EncodedDataset:
             if average is not None:
-                average.adopt(shop.model, before)
-            table = side_table(shop.domains, side)
-            return shop.evaluator.encode(shop.reported, table, clock, with_labels=side == "source")
+                average.adopt(context.model, before)
+            table = side_table(context.domains, side)
+            return context.evaluator.encode(context.reported, table, clock, with_labels=side == "source")
 
-        metrics = shop.plugins.refresh(shop.model, clock, encode_dataset)
+        metrics = context.plugins.refresh(context.model, clock, encode_dataset)
         if average is not None:
-            average.adopt(shop.model, before)
+            average.adopt(context.model, before)
         if metrics:
             self.folder.log(
                 {"kind": "refresh", "done": self.done, "stage": clock.stage, "epoch": clock.epoch, **metrics}
             )
         for side in SIDES:
-            info = side_info(shop.domains, side)
-            sampler = shop.plugins.build_sampler(shop.config, shop.model, info, side, clock)
-            with shop.plugins.blaming("build_sampler"):
+            info = side_info(context.domains, side)
+            sampler = context.plugins.build_sampler(context.config, context.model, info, side, clock)
+            with context.plugins.blaming("build_sampler"):
                 self.loader.set_sampler(side, sampler)
         for runner in self.runners:
             runner.begin_epoch()
 
-    def _train_batch(self, stage: Stage, clock: Clock) -> list[StepReport]:
-        shop = self.shop
-        batch = next(self.loader).to(shop.fabric.device)
+    def _train_batch(self, stage: Stage, clock: Progress) -> list[StepReport]:
+        context = self.context
+        batch = next(self.loader).to(context.fabric.device)
         self.images += len(batch.source) + len(batch.target)
-        reports, views = [], shop.views_of(stage)
+        reports, views = [], context.views_of(stage)
         turn = clock.epoch % len(self.runners)
-        for runner in self.runners if stage.turns == "step" else [self.runners[turn]]:
-            now = Clock(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
+        for runner in self.runners if stage.alternating == "step" else [self.runners[turn]]:
+            now = Progress(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
             reports.append(
-                train_step(shop.fabric, shop.plugins, shop.model, runner, batch, views, now, joint=shop.joint)
+                train_step(
+                    context.fabric, context.plugins, context.model, runner, batch, views, now, joint=context.joint
+                )
             )
-        if shop.average is not None:
-            shop.average.update(shop.model)
+        if context.average is not None:
+            context.average.update(context.model)
         return reports
 
-    def _after_batch(self, reports: list[StepReport], clock: Clock) -> None:
-        train, select = self.shop.config.train, self.shop.config.select
+    def _after_batch(self, reports: list[StepReport], clock: Progress) -> None:
+        train, select = self.context.config.train, self.context.config.select
         for report in reports:
             self.observer.step(report, self.done)
             if self.done % train.log_every == 0 or self.done in (1, self.total):
@@ -181,24 +185,24 @@ class Trainer:
 
     def _pass_old_end(self) -> None:
         """Evaluate where a run of this length would have: the shorter one's last evaluation is no part of it."""
-        train, stage = self.shop.config.train, self.shop.stages[self.stage_index]
+        train, stage = self.context.config.train, self.context.stages[self.stage_index]
         if train.eval_every and self.done % train.eval_every == 0:
             per_epoch, step = stage.steps_per_epoch or self.loader.steps_per_epoch, self.step - 1
-            clock = Clock(stage.name, "", step // per_epoch, step, stage.steps)
-            self.evaluate(clock, oracle=self.shop.config.select.oracle)
+            clock = Progress(stage.name, "", step // per_epoch, step, stage.steps)
+            self.evaluate(clock, oracle=self.context.config.select.oracle)
 
-    def evaluate(self, clock: Clock, *, oracle: bool) -> dict[str, Any]:
+    def evaluate(self, clock: Progress, *, oracle: bool) -> dict[str, Any]:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
-        shop = self.shop
-        scores = results.evaluate_target(shop, clock)
-        lead = shop.config.report.lead
-        self.observer.evaluated({**scores, "lead": lead}, self.done)
+        context = self.context
+        scores = results.evaluate_target(context, clock)
+        primary_metric = context.config.report.primary_metric
+        self.observer.evaluated({**scores, "primary_metric": primary_metric}, self.done)
         summary: dict[str, Any] = {key: scores[key] for key in SCORES}
         if scores["accuracy"] is None:
             return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
         self.board.scalars("target", summary, self.done)
-        if oracle and (self.oracle is None or scores[lead] > self.oracle[lead]):
+        if oracle and (self.oracle is None or scores[primary_metric] > self.oracle[primary_metric]):
             self.oracle = {**summary, "epoch": clock.epoch, "step": self.done, "uses_target_labels": True}
         return scores
 
@@ -211,28 +215,28 @@ class Trainer:
             fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
             raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
         state = {
-            "settings": settings_of(self.shop.company),
-            "stages": stages_of(self.shop),
+            "settings": settings_of(self.context.resolved),
+            "stages": stages_of(self.context),
             "log_size": self.folder.log_size(),
-            "precision": dict(self.shop.fabric.strategy.precision.state_dict()),
+            "precision": dict(self.context.fabric.strategy.precision.state_dict()),
             "stage_index": self.stage_index,
             "step": self.step,
             "seconds": self.seconds,
             "images": self.images,
             "oracle": self.oracle,
-            "model": dict(self.shop.model.state_dict()),
-            "average": None if self.shop.average is None else self.shop.average.state_dict(),
+            "model": dict(self.context.model.state_dict()),
+            "average": None if self.context.average is None else self.context.average.state_dict(),
             "runners": [runner.state_dict() for runner in self.runners],
             "loader": self.loader.state_dict(),
-            "random": checkpoint.random_state(),
+            "random": random_state(),
         }
         checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
-        checkpoint.prune(self.folder.checkpoints, self.shop.config.train.keep_checkpoints)
+        checkpoint.prune(self.folder.checkpoints, self.context.config.train.keep_checkpoints)
         self.saved_at = self.done
 
     def _not_finite(self) -> str:
         """Return the name of the first weights or buffers that are no longer finite, or ""."""
-        tensors = self.shop.model.state_dict().items()
+        tensors = self.context.model.state_dict().items()
         return next((name for name, t in tensors if t.is_floating_point() and not torch.isfinite(t).all()), "")
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -244,31 +248,31 @@ class Trainer:
         if fault := misfit(state, _Progress):
             raise ValueError(fault)
         self.stage_index, self.step = state["stage_index"], state["step"]
-        ends = [stage.steps for stage in self.shop.stages]
+        ends = [stage.steps for stage in self.context.stages]
         if self.stage_index >= len(ends) or self.step > ends[self.stage_index]:
             raise ValueError(f"stage {self.stage_index}, step {self.step} is not in the plan of {ends} steps")
         self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
-        self.shop.model.load_state_dict(state["model"])
-        if self.shop.average is not None:
-            self.shop.average.load_state_dict(state["average"])
-        self._enter(self.shop.stages[self.stage_index])
+        self.context.model.load_state_dict(state["model"])
+        if self.context.average is not None:
+            self.context.average.load_state_dict(state["average"])
+        self._enter(self.context.stages[self.stage_index])
         for runner, saved in zip(self.runners, state["runners"], strict=True):
             runner.load_state_dict(saved)
         if name := self._not_finite():  # none was saved so
             raise ValueError(f"weights {name!r} are not finite")
         self.loader.load_state_dict(state["loader"])
-        checkpoint.restore_random_state(state["random"])
-        self.shop.fabric.strategy.precision.load_state_dict(state["precision"])
+        restore_random_state(state["random"])
+        self.context.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved_at = self.done
         self.folder.rewind_log(state["log_size"])
 
 
 @no_exit()
-def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
+def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
     """Train, evaluate the last weights on the target's test part, and write result.json.
 
     Args:
-        shop: the run's parts.
+        context: the run's parts.
         path: the run folder; a new one, or with `resume` the one to go on with.
         observer: hears of progress.
         resume: go on from the newest checkpoint in `path`.
@@ -282,7 +286,7 @@ def run(shop: Workshop, path: Path, observer: Observer, *, resume: bool = False)
         Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
     """
     stop = StopRequest()
-    trainer = Trainer(lay_out(shop), RunFolder(path), observer, stop)
+    trainer = Trainer(lay_out(context), RunFolder(path), observer, stop)
     with handling(stop.hear):
         try:
             return _run(trainer, resume=resume)
@@ -303,9 +307,9 @@ def _kept(trainer: Trainer) -> str:
     if trainer.saved_at != trainer.done:
         text += ", back to the checkpoint before" if trainer.saved_at > 0 else ", before the first checkpoint"
     words = ["fercore", "run", "--resume", str(trainer.folder.path)]
-    cache = trainer.shop.config.data.cache_dir
+    cache = trainer.context.config.data.cache_dir
     words += [] if cache is None else ["--set", f"data.cache_dir={cache}"]
-    return f"{text}; go on with: {shlex.join(words)}"
+    return f"{text}; resume with: {shlex.join(words)}"
 
 
 def take_up(trainer: Trainer, latest: Path) -> int | None:
@@ -317,31 +321,31 @@ def take_up(trainer: Trainer, latest: Path) -> int | None:
     Raises:
         UserInputError: for a damaged checkpoint, of another run, or a run that cannot be made longer.
     """
-    shop, old_end = trainer.shop, None
+    context, old_end = trainer.context, None
     state = checkpoint.load(latest)
     with checkpoint.naming_damage(latest):
-        if state["settings"]["train"]["steps"] < shop.config.train.steps:
-            check_longer(shop, state)
+        if state["settings"]["train"]["steps"] < context.config.train.steps:
+            check_longer(context, state)
             old_end = sum(stage["steps"] for stage in state["stages"])
         trainer.restore(state)
     if old_end is not None:
-        trainer.folder.lengthen(shop.config)
+        trainer.folder.lengthen(context.config)
     return old_end
 
 
 def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
-    shop, folder, observer = trainer.shop, trainer.folder, trainer.observer
-    results.reports_of(shop.config)  # refuses one that no package brings, before anything is written
-    results.reset_peak_memory(shop.fabric.device)
+    context, folder, observer = trainer.context, trainer.folder, trainer.observer
+    results.reports_of(context.config)  # refuses one that no package brings, before anything is written
+    results.reset_peak_memory(context.fabric.device)
     if resume:
         folder.lock()
-        check_resume(folder, shop.company)
-        check_same_data(folder, shop.domains.fingerprint())
+        check_resume(folder, context.resolved)
+        check_same_data(folder, context.domains.fingerprint())
         make_parents(folder.checkpoints / checkpoint.name_of(0))  # copies of a run may lack its empty folders
     else:
         folder.refuse_if_taken()
-        report = {**shop.domains.report, "fingerprint": shop.domains.fingerprint()}
-        folder.create(shop.company, shop.plugins, report, shop.domains.label_split)
+        report = {**context.domains.report, "fingerprint": context.domains.fingerprint()}
+        folder.create(context.resolved, context.plugins, report, context.domains.label_split)
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     old_end = None
     if latest is None:
@@ -350,14 +354,14 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         old_end = take_up(trainer, latest)
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
     trainer.train(old_end)
-    last = shop.stages[-1]
+    last = context.stages[-1]
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
-    clock = Clock(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
-    scores = trainer.evaluate(clock, oracle=shop.config.select.oracle)
-    record = results.build(shop, scores, trainer)
-    results.write_reports(shop, folder, clock)
-    write_model(shop, folder.model, clock)
+    clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
+    scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
+    record = results.build(context, scores, trainer)
+    results.write_reports(context, folder, clock)
+    write_model(context, folder.model, clock)
     folder.finish(record)
     values = record.to_json()
-    shop.plugins.after_run(RunResult(str(folder.path), values))
+    context.plugins.after_run(RunResult(str(folder.path), values))
     return values

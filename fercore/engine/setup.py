@@ -14,39 +14,39 @@ from torch import Tensor, nn
 
 from fercore.builtin.defaults import Defaults
 from fercore.config import Device, RunConfig
-from fercore.data import DomainSet, StepLoader, open_domains
-from fercore.data.opening import look_for_data
-from fercore.data.places import absolute_settings
-from fercore.data.protocols import absolute_protocol
-from fercore.data.side import side_info, task_info
+from fercore.data import DomainSet, StepLoader, load_domains
+from fercore.data.domains.dataset_info import side_info, task_info
+from fercore.data.domains.load import look_for_data
+from fercore.data.spec.places import absolute_settings
+from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
-from fercore.engine.checkpoint import random_state, restore_random_state, seed_everything
-from fercore.engine.evaluate import Evaluator
 from fercore.errors import UserInputError
-from fercore.hooks.assemble import Company
+from fercore.evaluation.evaluate import Evaluator
+from fercore.hooks.assemble import ResolvedRun
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, look_for_weights
 from fercore.models.model import NamedTensors
-from fercore.schedule import Stage, ViewRequest
-from fercore.types import SIDES
+from fercore.random_state import random_state, restore_random_state, seed_everything
+from fercore.records.plan import Stage, ViewRequest
+from fercore.records.step import SIDES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
-class Workshop:
+class RunContext:
     """A run's parts, built and seeded, before the first step.
 
     Attributes:
-        company: settings and plugins. plugins: their hooks. domains: the data. fabric: device and precision.
+        resolved: settings and plugins. plugins: their hooks. domains: the data. fabric: device and precision.
         model: the network on its device. stages, views: what the method asked for. evaluator: sees target labels.
         average: the moving average of the weights, where `train.ema` asks for it.
     """
 
-    company: Company
+    resolved: ResolvedRun
     plugins: Plugins
     domains: DomainSet
     fabric: Fabric
@@ -64,13 +64,13 @@ class Workshop:
     @property
     def config(self) -> RunConfig:
         """The run's settings."""
-        return self.company.config
+        return self.resolved.config
 
     @property
     def joint(self) -> bool:
         """Whether both sides share a forward; a compiled network would be compiled again for every change of it."""
         train = self.config.train
-        return train.joint_forward and not train.compile and all(p.joint_forward for p in self.company.plugins)
+        return train.joint_forward and not train.compile and all(p.joint_forward for p in self.resolved.plugins)
 
     def views_of(self, stage: Stage) -> tuple[ViewRequest, ...]:
         """Return the views that a stage needs."""
@@ -87,29 +87,29 @@ class Workshop:
         return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device)
 
 
-def build_plugins(company: Company) -> Plugins:
+def build_plugins(resolved: ResolvedRun) -> Plugins:
     """Register the built-in defaults and the run's plugins."""
-    return Plugins([Defaults()], company.plugins, company.versions)
+    return Plugins([Defaults()], resolved.plugins, resolved.versions)
 
 
 @no_exit()
-def build_workshop(company: Company, *, label_file: Path | None = None) -> Workshop:
+def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> RunContext:
     """Open the data, seed, and build the network.
 
     Args:
-        company: settings and plugins.
+        resolved: settings and plugins.
         label_file: which samples are labelled, as a run that goes on keeps it; None = as the settings say.
 
     Raises:
         UserInputError: for data, settings or a device that cannot be used; nothing has been written then.
     """
-    company = resolve_here(company)
-    config = company.config
-    plugins = build_plugins(company)
+    resolved = resolve_here(resolved)
+    config = resolved.config
+    plugins = build_plugins(resolved)
     fabric = build_fabric(config)
     look_for_data(config.data)
     look_for_weights(config.model)
-    domains = open_domains(config.data, seed=config.seed, label_file=label_file)
+    domains = load_domains(config.data, seed=config.seed, label_file=label_file)
     seed_everything(config.seed)
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)
     counts = [table.counts(domains.classes) for table in domains.sources]
@@ -128,8 +128,8 @@ def build_workshop(company: Company, *, label_file: Path | None = None) -> Works
     evaluator = Evaluator(fabric, plugins, config.data)
     train = config.train
     average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, wrap)
-    shop = Workshop(company, plugins, domains, fabric, model, stages, views, evaluator, average)
-    return replace(shop, stages=tuple(_counted(shop, stage) for stage in stages))
+    context = RunContext(resolved, plugins, domains, fabric, model, stages, views, evaluator, average)
+    return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 
 
 def _with_classes(config: RunConfig, classes: tuple[str, ...]) -> RunConfig:
@@ -137,24 +137,24 @@ def _with_classes(config: RunConfig, classes: tuple[str, ...]) -> RunConfig:
     return config.model_copy(update={"data": config.data.model_copy(update={"classes": classes})})
 
 
-def _counted(shop: Workshop, stage: Stage) -> Stage:
+def _counted(context: RunContext, stage: Stage) -> Stage:
     """Return the stage with its length in steps, where it is given in epochs."""
     if stage.epochs is None:
         return stage
-    per_epoch = stage.steps_per_epoch or shop.loader(stage).steps_per_epoch
+    per_epoch = stage.steps_per_epoch or context.loader(stage).steps_per_epoch
     return replace(stage, steps=stage.epochs * per_epoch, epochs=None, steps_per_epoch=per_epoch)
 
 
-def resolve_here(company: Company) -> Company:
+def resolve_here(resolved: ResolvedRun) -> ResolvedRun:
     """Replace the device "auto" by the one in use, and make paths absolute, so that a run goes on as it began.
 
     Raises:
         UserInputError: if CUDA is asked for and not there, or a spec cannot be read.
     """
-    device = device_here(company.config.device)
-    data, protocol = absolute_settings(company.config.data), company.config.protocol
+    device = device_here(resolved.config.device)
+    data, protocol = absolute_settings(resolved.config.data), resolved.config.protocol
     update = {"device": device, "data": data, "protocol": protocol and absolute_protocol(protocol)}
-    return replace(company, config=company.config.model_copy(update=update))
+    return replace(resolved, config=resolved.config.model_copy(update=update))
 
 
 def device_here(wanted: Device) -> Device:

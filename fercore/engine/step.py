@@ -12,8 +12,8 @@ from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, normalised_apart
-from fercore.schedule import StepReport, ViewRequest
-from fercore.types import Batch, Clock, Encoded, LossTerm, Side
+from fercore.records.plan import StepReport, ViewRequest
+from fercore.records.step import Batch, Encoded, LossTerm, Progress, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -30,7 +30,7 @@ def train_step(
     phase: PhaseRunner,
     batch: Batch,
     views: Sequence[ViewRequest],
-    clock: Clock,
+    clock: Progress,
     *,
     joint: bool = False,
 ) -> StepReport:
@@ -55,7 +55,7 @@ def train_step(
     values = dict(zip((term.name for term in terms), weighted.tolist(), strict=True))
     _check_finite(values, clock)
     lr = phase.learning_rates()
-    phase.minimise(fabric, total)
+    phase.optimizer_step(fabric, total)
     images = len(batch.source) + len(batch.target)
     report = StepReport(clock.stage, clock.phase, clock.epoch, clock.step, values, sum(values.values()), lr, images)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def train_step(
 
 
 def _encode(
-    plugins: Plugins, model: Model, batch: Batch, views: Sequence[ViewRequest], clock: Clock, joint: bool
+    plugins: Plugins, model: Model, batch: Batch, views: Sequence[ViewRequest], clock: Progress, joint: bool
 ) -> dict[tuple[Side, str], Encoded]:
     """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
     encoded: dict[tuple[Side, str], Encoded] = {}
@@ -95,7 +95,7 @@ def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:
     return ordered
 
 
-def _check_finite(values: dict[str, float], clock: Clock) -> None:
+def _check_finite(values: dict[str, float], clock: Progress) -> None:
     for name, value in values.items():
         if not torch.isfinite(torch.tensor(value)):
             where = f"stage {clock.stage}, step {clock.step}"

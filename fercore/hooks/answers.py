@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from fercore.data.views import TRANSFORMS
+from fercore.data.images.views import TRANSFORMS
 from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
-from fercore.schedule import CropAndColour, Phase, Stage, ViewRequest
-from fercore.types import Encoded, LossTerm, PseudoLabels, Role
+from fercore.records.plan import CropAndColour, Phase, Stage, ViewRequest
+from fercore.records.step import Encoded, LossTerm, PseudoLabels, Role
 
 MUST_ANSWER = frozenset({"build_model", "plan", "encode", "predict"})
 """First-result hooks that a run cannot do without."""
@@ -196,7 +196,7 @@ def _terms(value: Any, call: Call) -> None:
             got = (term.value.dtype, tuple(term.value.shape)) if isinstance(term.value, Tensor) else type(term.value)
             raise HookError(f"the value of {term.name!r} must be a scalar float tensor, got {got}")
         if not isinstance(term.role, Role):
-            raise HookError(f"the role of {term.name!r} must be one of fercore.types.Role, got {term.role!r}")
+            raise HookError(f"the role of {term.name!r} must be one of fercore.records.step.Role, got {term.role!r}")
         if not _is_scalar(term.weight):
             raise HookError(f"the weight of {term.name!r} must be a number, got {term.weight!r}")
     if terms:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from fercore.config import RunConfig, build_config, check_settings
+from fercore.config.presets import preset_settings
 from fercore.hooks.checks import check_class, check_company, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
-from fercore.presets import preset_settings
 
 
 @dataclass(frozen=True)
-class Company:
+class ResolvedRun:
     """The plugins of a run with its settings.
 
     Attributes:
@@ -34,7 +34,7 @@ class Company:
 
 
 @no_exit()
-def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> Company:
+def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> ResolvedRun:
     """Load the named plugins and resolve the settings.
 
     Later layers win: defaults, the preset, the plugins' own
@@ -60,4 +60,4 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
         tables[info.name] = settings.model_dump(mode="json")
         plugins.append(cls(info.name, settings))
     check_company(plugins)
-    return Company(config.model_copy(update={"plugins": tables}), tuple(plugins), infos)
+    return ResolvedRun(config.model_copy(update={"plugins": tables}), tuple(plugins), infos)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fercore.config import build_config
+from fercore.config.presets import preset_settings
 from fercore.errors import UserInputError, did_you_mean
-from fercore.presets import preset_settings
 
 GROUP = "fercore.plugins"
 COMMANDS = "fercore.commands"

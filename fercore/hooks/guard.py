@@ -15,8 +15,8 @@ from fercore.config import RunConfig
 from fercore.data.spec import option_name, parse_spec, spec_text
 from fercore.data.table import opaque
 from fercore.hooks.checks import HookError
-from fercore.schedule import RunResult
-from fercore.types import EncodedDataset, Side
+from fercore.records.plan import RunResult
+from fercore.records.step import EncodedDataset, Side
 
 OPEN_OPTIONS = frozenset(
     "label_count shots fraction label_rule label_by include_labelled transductive domain dataset".split()

@@ -22,12 +22,22 @@ from fercore.hooks.checks import BUILTIN, HOOKS, HookError, check_class, check_o
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
 from fercore.models.model import Model
-from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, Forward, LossTerm, PseudoLabels, Side
+from fercore.records.plan import RunResult, Stage, StepReport, ViewRequest
+from fercore.records.step import (
+    Batch,
+    DomainBatch,
+    Encoded,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    Progress,
+    PseudoLabels,
+    Side,
+)
 
 if TYPE_CHECKING:
     from fercore.config import RunConfig
-    from fercore.task import TaskInfo
+    from fercore.records.task import TaskInfo
 
 
 @dataclass(frozen=True)
@@ -192,13 +202,15 @@ class Plugins:
         return tuple(flatten([stages], Stage, "plan"))
 
     def build_sampler(
-        self, config: RunConfig, model: Model, dataset: object, side: Side, clock: Clock
+        self, config: RunConfig, model: Model, dataset: object, side: Side, clock: Progress
     ) -> Sampler[int] | None:
         """Return a plugin's sampler for the epoch, or None for the built-in order."""
         sampler = self._call("build_sampler", config=config, model=model, dataset=dataset, side=side, clock=clock)
         return expect_or_none(sampler, Sampler, "build_sampler")
 
-    def refresh(self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float]:
+    def refresh(
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
+    ) -> dict[str, float]:
         """Let plugins renew their epoch state; returns their numbers for the log."""
         with guard.encoding(encode_dataset):
             results = self._call("refresh", model=model, clock=clock, encode_dataset=guard.encode_dataset)
@@ -207,25 +219,25 @@ class Plugins:
             metrics.update({str(name): float(value) for name, value in expect(result, dict, "refresh").items()})
         return metrics
 
-    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded:
+    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded:
         """Run one view of one side through the network."""
         encoded = self._call("encode", model=model, batch=batch, view=view, clock=clock)
         return expect(encoded, Encoded, "encode")
 
-    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
+    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
         """Return the method's pseudo labels for the target samples, detached, or None."""
         found = self._call("pseudo_label", model=model, batch=batch, encoded=encoded, clock=clock)
         pseudo = expect_or_none(found, PseudoLabels, "pseudo_label")
         return None if pseudo is None else pseudo.detach()
 
     def align(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return the checked alignment terms of all plugins."""
         return self._terms("align", model=model, batch=batch, encoded=encoded, pseudo=pseudo, clock=clock)
 
     def loss(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return the checked other terms of all plugins."""
         return self._terms("loss", model=model, batch=batch, encoded=encoded, pseudo=pseudo, clock=clock)
@@ -237,7 +249,7 @@ class Plugins:
         """Return class probabilities float[B,K]."""
         return expect(self._call("predict", model=model, encoded=encoded), Tensor, "predict")
 
-    def after_step(self, model: Model, report: StepReport, clock: Clock) -> None:
+    def after_step(self, model: Model, report: StepReport, clock: Progress) -> None:
         """Tell plugins that a phase of a step is done."""
         self._call("after_step", model=model, report=report, clock=clock)
 

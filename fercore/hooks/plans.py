@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fercore.config import RunConfig
-from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
 
 
 def optimiser_from(config: RunConfig) -> OptimiserSpec:

@@ -78,7 +78,7 @@ class Plugin:
         return found
 
     def goes_by_length(self) -> str:
-        """Say what of it goes by the length of training: `Clock.progress`, `Clock.total_steps`.
+        """Say what of it goes by the length of training: `Progress.progress`, `Progress.total_steps`.
 
         Returns:
             It, in a few words with the setting; "" = nothing, so that a run may be made longer.

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
     from fercore.config import RunConfig
     from fercore.models.model import Model
-    from fercore.schedule import RunResult, Stage, StepReport, ViewRequest
-    from fercore.task import TaskInfo
-    from fercore.types import (
+    from fercore.records.plan import RunResult, Stage, StepReport, ViewRequest
+    from fercore.records.step import (
         Batch,
-        Clock,
         DomainBatch,
         Encoded,
         EncodedDataset,
         Forward,
         LossTerm,
+        Progress,
         PseudoLabels,
         Side,
     )
+    from fercore.records.task import TaskInfo
 
 
 @hookspec(firstresult=True)
@@ -73,7 +73,7 @@ def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object], task:
 
 
 @hookspec(firstresult=True)
-def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, clock: Clock) -> Sampler[int] | None:
+def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, clock: Progress) -> Sampler[int] | None:
     """Choose the order in which a side's samples are drawn; called at the start of every epoch. First result.
 
     Args:
@@ -88,7 +88,7 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
 
 
 @hookspec
-def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
+def refresh(model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
     """Renew what holds for an epoch: banks, prototypes, thresholds, mined triplets; before each epoch. Collected.
 
     Args:
@@ -101,7 +101,7 @@ def refresh(model: Model, clock: Clock, encode_dataset: Callable[[Side], Encoded
 
 
 @hookspec(firstresult=True)
-def encode(model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded | None:
+def encode(model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded | None:
     """Run one view of one side through the network. First result; core hook.
 
     Args:
@@ -113,7 +113,7 @@ def encode(model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded
 
 
 @hookspec(firstresult=True)
-def pseudo_label(model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
+def pseudo_label(model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
     """Give labels to the step's target samples; called without gradients. First result; core hook.
 
     Args:
@@ -126,7 +126,7 @@ def pseudo_label(model: Model, batch: Batch, encoded: Forward, clock: Clock) -> 
 
 @hookspec
 def align(
-    model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+    model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
 ) -> Sequence[LossTerm]:
     """Return the terms that bring domains together. Collected; core hook.
 
@@ -136,7 +136,9 @@ def align(
 
 
 @hookspec
-def loss(model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Sequence[LossTerm]:
+def loss(
+    model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
+) -> Sequence[LossTerm]:
     """Return every other term: supervision, consistency, regularisers. Collected; core hook.
 
     Returns:
@@ -154,7 +156,7 @@ def predict(model: Model, encoded: Encoded) -> Tensor | None:
 
 
 @hookspec
-def after_step(model: Model, report: StepReport, clock: Clock) -> None:
+def after_step(model: Model, report: StepReport, clock: Progress) -> None:
     """See a finished phase of a step: moving averages, schedules of the plugin's own. Collected; without gradients."""
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fercore.types import PseudoLabels
+from fercore.records.step import PseudoLabels
 
 
 def confident(probs: Tensor, threshold: float) -> Tensor:

@@ -1,6 +1,6 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
-from fercore.models.backbones import Trunk, build_backbone, build_trunk, look_for_weights
+from fercore.models.backbones import Backbone, build_backbone, build_trunk, look_for_weights
 from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
 from fercore.models.external import External
@@ -9,15 +9,16 @@ from fercore.models.model import Model
 from fercore.models.records import PseudoLabelRecord, SizedByData
 from fercore.models.statistics import (
     StatisticsOf,
-    aside,
     encode_view,
-    leaves_no_trace,
+    forward_without_bn_update,
     normalised_apart,
-    put_back,
-    set_aside,
+    restore_bn_stats,
+    swap_bn_stats,
+    without_bn_update,
 )
 
 __all__ = [
+    "Backbone",
     "CombineKind",
     "ExpertKind",
     "ExpertMixture",
@@ -27,16 +28,15 @@ __all__ = [
     "PseudoLabelRecord",
     "SizedByData",
     "StatisticsOf",
-    "Trunk",
-    "aside",
     "build_backbone",
     "build_classifier",
     "build_trunk",
     "encode_view",
-    "leaves_no_trace",
+    "forward_without_bn_update",
     "look_for_weights",
     "normalised_apart",
-    "put_back",
-    "set_aside",
+    "restore_bn_stats",
     "shrink",
+    "swap_bn_stats",
+    "without_bn_update",
 ]

@@ -27,7 +27,7 @@ TAKE_ANOTHER = "take a convolutional backbone such as resnet18"
 
 
 @dataclass(frozen=True)
-class Trunk:
+class Backbone:
     """A backbone and what it yields.
 
     Attributes:
@@ -68,7 +68,7 @@ def look_for_weights(settings: ModelSettings) -> None:
         weights_file(Path(os.path.expanduser(settings.weights)), fix=EXISTING)
 
 
-def build_backbone(settings: ModelSettings) -> Trunk:
+def build_backbone(settings: ModelSettings) -> Backbone:
     """Build a whole backbone that pools to a vector.
 
     Raises:
@@ -80,10 +80,10 @@ def build_backbone(settings: ModelSettings) -> Trunk:
     if len(shape) != 1:
         what = f"backbone {settings.backbone!r} yields {shape} for an image, not a vector"
         raise UserInputError(what, where="model.backbone_args", fix="leave out global_pool, or take another backbone")
-    return Trunk(_frozen(whole, settings), shape[0], 0, mean, std)
+    return Backbone(_frozen(whole, settings), shape[0], 0, mean, std)
 
 
-def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
+def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
     """Build a backbone cut after its last stage of total stride `reduction`; later stages do not exist.
 
     Args:
@@ -110,7 +110,7 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Trunk:
     if len(shape) != 3 or shape[0] != channels:
         what = f"backbone {settings.backbone!r} yields {shape} for an image, not a map of {channels} channels"
         raise UserInputError(what, where="model.backbone", fix=TAKE_ANOTHER)
-    return Trunk(_frozen(trunk, settings), channels, reduction, mean, std)
+    return Backbone(_frozen(trunk, settings), channels, reduction, mean, std)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ MOST_PICKLE = 1 << 23
 MAKES_ROOM = b"bytearray"
 """What a pickle that `weights_only` reads may call with any number."""
 KEEP_WEIGHTS = (
-    "where you trust it: open it in Python with weights_only=False, torch.save(opened{part}, OUT), and give OUT"
+    "where you trust it: open it in Python with weights_only=False, torch.save(loaded{part}, OUT), and give OUT"
 )
 AGAIN = "download or copy it again, whole"
 ONNX = "is an ONNX model", "take the PyTorch or safetensors version of these weights"
@@ -149,7 +149,7 @@ def _describe_zip(path: Path) -> tuple[str, str]:
     if not pickled:
         return "is a zip archive without weights that torch.save wrote", "unpack it, and give the file in it"
     if sum(inside.values()) > path.stat().st_size:
-        return "is a packed zip archive, which torch does not write", "unpack it, and save the weights in it anew"
+        return "is a packed zip archive, which torch does not write", "unpack it, and save the weights in it again"
     try:
         with zipfile.ZipFile(path) as archive, archive.open(pickled[0]) as file:
             return _describe_pickle(file.read(MOST_PICKLE))

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from torch import Tensor, nn
 
-from fercore.types import Encoded
+from fercore.records.step import Encoded
 
 NamedTensors: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
 """Features and logits by branch."""

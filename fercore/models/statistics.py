@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fercore.models.model import Model, Network
-from fercore.types import Encoded
+from fercore.records.step import Encoded
 
 StatisticsOf: TypeAlias = Literal["weak", "all"]
 """Views whose batch statistics a network keeps for evaluation: all but the one named "strong", or all."""
@@ -20,7 +20,7 @@ StatisticsOf: TypeAlias = Literal["weak", "all"]
 STRONG = "strong"
 
 
-def leaves_no_trace(model: Model, view: str, of: StatisticsOf) -> bool:
+def without_bn_update(model: Model, view: str, of: StatisticsOf) -> bool:
     """Say whether a view's statistics are not to be kept: a strong view in training, unless all are wanted.
 
     Plain images are scored with the kept statistics, and strong views are unlike them.
@@ -34,13 +34,15 @@ def encode_view(model: Model, images: Tensor, view: str, of: StatisticsOf) -> En
     Args:
         images: f[B,3,H,W]. view: its name. of: views that leave their statistics.
     """
-    if leaves_no_trace(model, view, of):
-        return aside(model, images)
+    if without_bn_update(model, view, of):
+        return forward_without_bn_update(model, images)
     encoded: Encoded = model(images)
     return encoded
 
 
-def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None, *, plain: bool = False) -> Encoded:
+def forward_without_bn_update(
+    model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None, *, plain: bool = False
+) -> Encoded:
     """Run the network without leaving a trace in its batch statistics.
 
     Args:
@@ -57,18 +59,18 @@ def aside(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = N
     return encoded
 
 
-def set_aside(model: Model) -> dict[str, Tensor]:
-    """Let copies of the network's buffers stand in their place, and return the buffers by name for `put_back`.
+def swap_bn_stats(model: Model) -> dict[str, Tensor]:
+    """Let copies of the network's buffers stand in their place, and return the buffers by name for `restore_bn_stats`.
 
     Between the two calls every forward, by whomever, leaves its trace in the copies.
     """
     kept = _statistics(model)
-    put_back(model, {name: buffer.clone() for name, buffer in kept.items()})
+    restore_bn_stats(model, {name: buffer.clone() for name, buffer in kept.items()})
     return kept
 
 
-def put_back(model: Model, statistics: Mapping[str, Tensor]) -> None:
-    """Let buffers stand in the network again that `set_aside` returned."""
+def restore_bn_stats(model: Model, statistics: Mapping[str, Tensor]) -> None:
+    """Let buffers stand in the network again that `swap_bn_stats` returned."""
     # The tensors themselves change places: a write into them would break the backward pass of earlier forwards.
     for name, buffer in statistics.items():
         owner, _, last = name.rpartition(".")

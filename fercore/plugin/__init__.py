@@ -10,26 +10,26 @@
 What stands in `__all__` is stable; every other module of the core may change. `docs/plugins.md` is the guide.
 """
 
+from fercore.au import CODES, SCORES, refuse_without
 from fercore.config import RunConfig, Settings, merge
-from fercore.data.au import CODES, SCORES, refuse_without
+from fercore.data.domains.dataset_info import SideInfo
 from fercore.data.formats import Format
-from fercore.data.formats.scan import Rows, Scan
-from fercore.data.in_memory import LabelledImages, read_labelled
+from fercore.data.formats.reading.scan import Rows, Scan
+from fercore.data.images.readers import FileReader
+from fercore.data.images.views import weak_view
 from fercore.data.labels import CANONICAL
 from fercore.data.noise import key as noise_key
 from fercore.data.noise import permutation, uniforms
-from fercore.data.readers import FileReader
-from fercore.data.side import SideInfo
 from fercore.data.spec import DomainSpec
-from fercore.data.views import weak_view
+from fercore.datasets.in_memory import LabelledImages, read_labelled
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.plans import optimiser_from, single_stage
 from fercore.losses import reverse_gradient, to_float32
 from fercore.models import Model, PseudoLabelRecord, SizedByData, build_classifier
-from fercore.outputs import FinishedRun, Outputs, Samples
 from fercore.progress import watch
-from fercore.schedule import (
+from fercore.records.outputs import FinishedRun, Outputs, Samples
+from fercore.records.plan import (
     CropAndColour,
     OptimiserSpec,
     ParamGroup,
@@ -40,21 +40,21 @@ from fercore.schedule import (
     Transform,
     ViewRequest,
 )
-from fercore.task import BatchPolicy, DatasetInfo, TaskInfo
-from fercore.terminal import say
-from fercore.types import (
+from fercore.records.step import (
     SIDES,
     Batch,
-    Clock,
     DomainBatch,
     Encoded,
     EncodedDataset,
     Forward,
     LossTerm,
+    Progress,
     PseudoLabels,
     Role,
     Side,
 )
+from fercore.records.task import BatchPolicy, DatasetInfo, TaskInfo
+from fercore.terminal import say
 from fercore.writing import refuse_taken, write_tensors
 
 __all__ = [
@@ -64,7 +64,6 @@ __all__ = [
     "SIDES",
     "Batch",
     "BatchPolicy",
-    "Clock",
     "CropAndColour",
     "DatasetInfo",
     "DomainBatch",
@@ -83,6 +82,7 @@ __all__ = [
     "ParamGroup",
     "Phase",
     "Plugin",
+    "Progress",
     "PseudoLabelRecord",
     "PseudoLabels",
     "Role",

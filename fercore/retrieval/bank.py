@@ -18,7 +18,7 @@ class FeatureBank(nn.Module):
     """Up to `capacity` features with labels and class probabilities, refreshed or updated in place.
 
     All state is in buffers: the bank moves with `.to()`, is saved, and resumes to the bit. An approximate index is a
-    function of the buffers, built when first searched and anew once they changed.
+    function of the buffers, built when first searched and again once they changed.
 
     Args:
         dim: D, width of a feature.

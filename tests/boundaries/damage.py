@@ -17,7 +17,7 @@ import pytest
 import tomli_w
 import torch
 
-from fercore.data.codecs import Unusable
+from fercore.data.images.codecs import Unusable
 from fercore.documents import without_none
 from fercore.engine.results import peak_memory_mb, reset_peak_memory
 from fercore.errors import UserInputError

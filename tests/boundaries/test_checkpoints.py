@@ -17,18 +17,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 from damage import Boundary, any_bytes, any_json, campaign, seeds
 
 import fercore
-from fercore.engine import checkpoint, predictor, record, resume
-from fercore.engine.checkpoint import TENSORS, VALUES
+from fercore.engine import resume
 from fercore.engine.memory_format import FORMATS, _remembered
 from fercore.engine.model_folder import RECORD, WEIGHTS
 from fercore.engine.observer import Observer
-from fercore.engine.record import RunFolder
 from fercore.engine.run import Trainer, run, take_up
 from fercore.errors import UserInputError
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
+from fercore.prediction import predictor
+from fercore.records.step import Progress
+from fercore.runs import checkpoint
+from fercore.runs import folder as record
+from fercore.runs.checkpoint import TENSORS, VALUES
+from fercore.runs.folder import RunFolder
 from fercore.stopping import StopRequest
-from fercore.types import Clock
 from fercore.writing import write_sums
 
 SMALL = {
@@ -44,10 +47,10 @@ SMALL = {
 
 
 @pytest.fixture
-def started(make_shop, tmp_path, monkeypatch):
+def started(make_context, tmp_path, monkeypatch):
     """A run of three steps: its checkpoint after the second, and what goes on from it for a step."""
-    shop = make_shop("source_only", layers=(SMALL,))
-    run(shop, tmp_path / "run", Observer())
+    context = make_context("source_only", layers=(SMALL,))
+    run(context, tmp_path / "run", Observer())
     folder = RunFolder(tmp_path / "run")
     shutil.rmtree(folder.checkpoints / "step_00000003")
     last, found = folder.checkpoints / "step_00000002", record.versions()
@@ -55,11 +58,11 @@ def started(make_shop, tmp_path, monkeypatch):
 
     def go_on(at: Path) -> None:
         write_sums(at, (TENSORS, VALUES))
-        resume.check_resume(folder, shop.company)
-        trainer = Trainer(shop, folder, Observer(), StopRequest())
+        resume.check_resume(folder, context.resolved)
+        trainer = Trainer(context, folder, Observer(), StopRequest())
         take_up(trainer, at)
-        stage = shop.stages[0]
-        trainer._train_batch(stage, Clock(stage.name, "", 0, trainer.step, stage.steps))
+        stage = context.stages[0]
+        trainer._train_batch(stage, Progress(stage.name, "", 0, trainer.step, stage.steps))
 
     return last, go_on
 
@@ -137,8 +140,8 @@ def remembered(path: Path) -> str:
 
 
 @pytest.mark.parametrize("number", seeds())
-def test_a_model_of_any_shape(make_shop, tmp_path, number, monkeypatch):
-    run(make_shop("source_only", layers=(SMALL,)), tmp_path / "run", Observer())
+def test_a_model_of_any_shape(make_context, tmp_path, number, monkeypatch):
+    run(make_context("source_only", layers=(SMALL,)), tmp_path / "run", Observer())
     folder, known = tmp_path / "run/model", discovery.installed_plugins()
     for module in (predictor, assembling):
         monkeypatch.setattr(module, "installed_plugins", lambda: known)

@@ -18,21 +18,21 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import layouts
 from damage import Boundary, Harm, any_bytes, any_json, any_text, any_toml, campaign, seeds
 
+from fercore.au import read_au_file
 from fercore.config import DataSettings, build_config
-from fercore.data import cache as caching
-from fercore.data.au import read_au_file
-from fercore.data.codecs import DECODERS
-from fercore.data.digests import DigestMemo
-from fercore.data.labelled import divide_labels
+from fercore.data.cache import stores as caching
+from fercore.data.cache.digests import DigestMemo
+from fercore.data.domains.labelled import divide_labels
+from fercore.data.domains.load import read_chosen, read_domain
+from fercore.data.domains.sealed import sealed
+from fercore.data.domains.split import divide, split_record
+from fercore.data.images.codecs import DECODERS
+from fercore.data.images.readers import decode
 from fercore.data.labels import CANONICAL
-from fercore.data.opening import read_chosen, read_domain
-from fercore.data.prepare.boxes import read_boxes
-from fercore.data.prepare.journal import Journal
-from fercore.data.protocols import describe_protocol, load_protocol, protocol_layer
-from fercore.data.readers import decode
-from fercore.data.sealed import sealed
 from fercore.data.spec import parse_spec
-from fercore.data.split import divide, split_record
+from fercore.datasets.prepare.boxes import read_boxes
+from fercore.datasets.prepare.journal import Journal
+from fercore.datasets.protocols import describe_protocol, load_protocol, protocol_layer
 
 SEVEN = CANONICAL[:7]
 N = 14

@@ -15,18 +15,18 @@ from damage import ODD, Boundary, any_json, any_text, any_toml, campaign, seeds
 
 from fercore import __version__
 from fercore.arguments import reopen, request_of
-from fercore.comparison import _refuse_unscored, leading_score, summarise, table_rows
 from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
-from fercore.engine import record
-from fercore.engine.record import CONFIG, DATA, PLUGINS, RESULT, RunFolder, versions
 from fercore.engine.resume import check_same_data
 from fercore.errors import UserInputError
+from fercore.experiments.comparison import _refuse_unscored, leading_score, summarise, table_rows
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
 from fercore.hooks.assemble import assemble
 from fercore.hooks.discovery import check_early
-from fercore.result import SCORES
+from fercore.records.result import SCORES
+from fercore.runs import folder as record
+from fercore.runs.folder import CONFIG, DATA, PLUGINS, RESULT, RunFolder, versions
 
 NAMES = [*dotted_names(RunConfig), "source_only.label_smoothing", "data", "model", "plugins", "odd", "data.odd"]
 VALUES = ("3", "0.5", "true", '"x"', "[1, 2]", '["synthfer:wild?n=20"]', "{a = 1}", "[]", "nan", "[0.5, 0.5, 0.5]", "x")
@@ -52,9 +52,9 @@ def any_settings(content: bytes, dice: random.Random) -> bytes:
 
 def run_reopened(folder: Path) -> None:
     """Read what `--resume` and a comparison that goes on read."""
-    company = reopen(folder)
+    resolved = reopen(folder)
     check_same_data(RunFolder(folder), FINGERPRINT)
-    company.config.model_dump(mode="json")
+    resolved.config.model_dump(mode="json")
 
 
 def result_compared(folder: Path) -> None:
@@ -78,7 +78,8 @@ TARGET = {
 }  # fmt: skip
 RECORD = {
     "schema": 1, "plugins": ["m"], "seed": 0, "device": "cpu", "kernels": {"mmd": "cpu"}, "target": TARGET,
-    "sources": [{"spec": "folder:y", "n": 3}], "selection": {"rule": "last", "oracle_best": None}, "lead": "accuracy",
+    "sources": [{"spec": "folder:y", "n": 3}], "selection": {"rule": "last", "oracle_best": None},
+    "primary_metric": "accuracy",
     "ema": None, "label_split": None, "pseudo_labels": {}, "parameters": {"total": 2, "trained": 1}, "steps": 6,
     "train_seconds": 1.5, "seconds_per_step": 0.25, "train_images_per_second": 9.5, "peak_memory_mb": 100.0,
     "threads": 1, "preset": "demo", "versions": {"torch": "2"},
@@ -143,7 +144,9 @@ def test_records_that_no_run_wrote(tmp_path, name, text, message):
         run_reopened(tmp_path)
 
 
-@pytest.mark.parametrize("record", [{}, [], {**RECORD, "target": {**TARGET, "accuracy": "x"}}, {**RECORD, "lead": 1}])
+@pytest.mark.parametrize(
+    "record", [{}, [], {**RECORD, "target": {**TARGET, "accuracy": "x"}}, {**RECORD, "primary_metric": 1}]
+)
 def test_results_that_no_run_wrote(tmp_path, record):
     (tmp_path / RESULT).write_text(json.dumps(record))
     with pytest.raises(UserInputError, match="result.json is damaged"):

@@ -15,7 +15,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from damage import CPU, Boundary, any_bytes, campaign, seeds
 
-from fercore.data.au.network import AUNetwork, load_network, save_network
+from fercore.au.network import AUNetwork, load_network, save_network
 from fercore.engine.results import peak_memory_mb, reset_peak_memory
 from fercore.errors import UserInputError
 from fercore.models.clip.files import fit_state, read_state

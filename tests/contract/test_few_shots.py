@@ -11,13 +11,13 @@ from fercore.builtin.supervised import SourceOnly
 from fercore.config import Settings
 from fercore.console import print_result
 from fercore.engine.describe import describe
-from fercore.engine.record import RunFolder
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
-from fercore.result import Result
+from fercore.records.result import Result
+from fercore.runs.folder import RunFolder
 
 TARGET = "synthfer:wild?n=112&seed=2&shots=1"
 DATA = {"data": {"target": TARGET, "source_batch": 30}}
@@ -27,30 +27,30 @@ METHODS = ("source_only", "la_cmfer", "fixmatch")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
-    name, tiny, make_shop, tmp_path, listener, weights_of, capsys
+    name, tiny, make_context, tmp_path, listener, weights_of, capsys
 ):
-    shop = make_shop(name, layers=(DATA,))
-    lines = " ".join(describe(shop))
+    context = make_context(name, layers=(DATA,))
+    lines = " ".join(describe(context))
     assert f"source {TARGET}: 7 images, labelled ones of the target" in lines
     assert "labelled 7 (anger 1" in lines
-    record = run(shop, tmp_path / "whole", listener())
-    assert record["target"]["labelled"] == {"n": 7, "per_class": dict.fromkeys(shop.domains.classes, 1)}
+    record = run(context, tmp_path / "whole", listener())
+    assert record["target"]["labelled"] == {"n": 7, "per_class": dict.fromkeys(context.domains.classes, 1)}
     assert [source["n"] for source in record["sources"]] == [84, 84, 7]
     assert record["target"]["n"] + record["target"]["n_adaptation"] + 7 == 112
     print_result(Result.model_validate(record))
     assert "trained with 7 target labels" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop(name, layers=(DATA,)), tmp_path / "cut", listener(stop_after=5))
+        run(make_context(name, layers=(DATA,)), tmp_path / "cut", listener(stop_after=5))
     folder = RunFolder(tmp_path / "cut")
     again = assemble([name], [folder.config_layers()])
-    assert again.config.data == shop.config.data  # what was written down brings the same domains
-    run(build_workshop(again, label_file=folder.label_file), tmp_path / "cut", listener(), resume=True)
+    assert again.config.data == context.config.data  # what was written down brings the same domains
+    run(build_context(again, label_file=folder.label_file), tmp_path / "cut", listener(), resume=True)
     left, right = (weights_of(tmp_path / each)["model"] for each in ("whole", "cut"))
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
 
 
-def test_without_shots_no_target_label_is_counted(make_shop, tmp_path, listener, capsys):
-    record = run(make_shop("source_only"), tmp_path / "run", listener())
+def test_without_shots_no_target_label_is_counted(make_context, tmp_path, listener, capsys):
+    record = run(make_context("source_only"), tmp_path / "run", listener())
     assert record["target"]["labelled"] == {"n": 0, "per_class": {}}
     print_result(Result.model_validate(record))
     assert "target labels" not in capsys.readouterr().out
@@ -79,9 +79,9 @@ def test_labels_come_on_the_source_side_alone(tiny, tmp_path, listener):
     ear = Ear()
     infos = tuple(PluginInfo(name, "tests:X", "tests", "0", "") for name in ("source_only", "ear"))
     config = assemble(["source_only"], [tiny, DATA]).config
-    shop = build_workshop(Company(config, (SourceOnly("source_only", SourceOnly.Settings()), ear), infos))
-    run(shop, tmp_path / "run", listener())
-    few = shop.domains.sources[2]
+    context = build_context(ResolvedRun(config, (SourceOnly("source_only", SourceOnly.Settings()), ear), infos))
+    run(context, tmp_path / "run", listener())
+    few = context.domains.sources[2]
     for where, *found in ear.heard:
         if where == "loss":
             domain, labels, target = found

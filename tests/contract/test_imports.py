@@ -91,7 +91,14 @@ def test_one_file_calls_the_core_hooks():
 
 @pytest.mark.parametrize(
     "module",
-    ["fercore", "fercore.cli", "fercore.hooks.discovery", "fercore.comparison", "fercore.console", "fercore.api"],
+    [
+        "fercore",
+        "fercore.cli",
+        "fercore.hooks.discovery",
+        "fercore.experiments.comparison",
+        "fercore.console",
+        "fercore.api",
+    ],
 )
 def test_light_modules_leave_torch_alone(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

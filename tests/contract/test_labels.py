@@ -22,30 +22,41 @@ from PIL import Image
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.config import Settings
-from fercore.data import DomainSet, Table, open_domains
-from fercore.data.opening import Opened
-from fercore.data.readers import FileReader
+from fercore.data import DomainSet, Table, load_domains
+from fercore.data.domains.load import LoadedDomain
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.data.table import JoinedReader
-from fercore.engine.evaluate import Evaluator
-from fercore.engine.record import RunFolder
 from fercore.engine.run import Trainer, run
-from fercore.engine.setup import Workshop, build_workshop
+from fercore.engine.setup import RunContext, build_context
+from fercore.evaluation.evaluate import Evaluator
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import FIRST_RESULT, HOOKS, HookError
 from fercore.hooks.discovery import PluginInfo, installed_plugins, load_class
 from fercore.hooks.guard import encode_dataset as the_handed_function
 from fercore.hooks.guard import unplaced
 from fercore.hooks.manager import Plugins
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
+from fercore.runs.folder import RunFolder
 
 MARK = "zq17"
 """In every name of the planted target: its folder, its class folders, its files."""
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 COUNTS = (6, 8, 10, 12, 14, 16, 18)
 """Images of each class: no two alike, so that a list of labels in any order is known by its counts."""
-HOLDERS = (DomainSet, Table, Opened, DomainSpec, FileReader, JoinedReader, Workshop, Trainer, Evaluator, RunFolder)
+HOLDERS = (
+    DomainSet,
+    Table,
+    LoadedDomain,
+    DomainSpec,
+    FileReader,
+    JoinedReader,
+    RunContext,
+    Trainer,
+    Evaluator,
+    RunFolder,
+)
 LEAVES = (str, bytes, int, float, complex, bool, type(None), type, types.ModuleType, torch.dtype, torch.device)
 
 
@@ -227,13 +238,13 @@ def planted(tmp_path_factory) -> str:
 def spied(names, tiny, target, path, listener, **data):
     """Run plugins with a spy beside them on a planted target; return the run's parts and the spy."""
     layer = {"data": {"target": target, "target_batch": 8, **data}, "train": {"steps": 4, "eval_every": 2}}
-    company, spy = assemble(names, [tiny, layer]), Spy()
+    resolved, spy = assemble(names, [tiny, layer]), Spy()
     info = PluginInfo("spy", "tests:Spy", "tests", "0", "")
-    company = Company(company.config, (*company.plugins, spy), (*company.infos, info))
-    spy.secrets = Secrets(open_domains(company.config.data, seed=company.config.seed))
-    shop = build_workshop(company)
-    run(shop, path / "run", listener())
-    return shop, spy
+    resolved = ResolvedRun(resolved.config, (*resolved.plugins, spy), (*resolved.infos, info))
+    spy.secrets = Secrets(load_domains(resolved.config.data, seed=resolved.config.seed))
+    context = build_context(resolved)
+    run(context, path / "run", listener())
+    return context, spy
 
 
 METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method"]
@@ -253,11 +264,11 @@ def test_no_hook_hands_over_what_leads_to_a_label_or_a_path(names, few, planted,
     target = f"{planted}&shots=1" if few else planted
     if "adafer" in names:
         target += f"&au={planted.partition(':')[2].partition('/faces')[0]}/{MARK}-au.csv"
-    shop, spy = spied(names, tiny, target, tmp_path, listener)
+    context, spy = spied(names, tiny, target, tmp_path, listener)
     assert spy.leaks == []
     assert spy.asked.keys() == set(HOOKS)
-    assert (shop.domains.truth >= 0).all()
-    assert len(shop.domains.sources) == 2 + few
+    assert (context.domains.truth >= 0).all()
+    assert len(context.domains.sources) == 2 + few
 
 
 def test_a_spy_implements_every_hook():
@@ -307,7 +318,7 @@ def test_a_spy_finds_what_is_hidden(hide, secret):
 
 def test_a_spy_knows_labels_in_any_order(planted, tiny):
     data = assemble(["source_only"], [tiny, {"data": {"target": planted}}]).config.data
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     spy = Spy()
     spy.secrets = Secrets(domains)
     shuffled = np.random.default_rng(0).permutation(domains.truth)
@@ -321,9 +332,9 @@ def test_a_spy_knows_labels_in_any_order(planted, tiny):
 
 
 def test_the_order_of_test_images_says_nothing_about_their_class(planted, tiny, tmp_path, listener):
-    shop, spy = spied(["source_only"], tiny, planted, tmp_path, listener)
-    assert (np.diff(shop.domains.test.labels) >= 0).all()  # as files are listed
-    brightness = torch.cat(spy.tested[-8:])[-len(shop.domains.test) :]
+    context, spy = spied(["source_only"], tiny, planted, tmp_path, listener)
+    assert (np.diff(context.domains.test.labels) >= 0).all()  # as files are listed
+    brightness = torch.cat(spy.tested[-8:])[-len(context.domains.test) :]
     ranks = np.argsort(np.argsort(brightness.numpy()))
     assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.5
 

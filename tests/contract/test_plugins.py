@@ -34,22 +34,22 @@ def parts_of(tree, prefix=""):
 
 
 @pytest.mark.parametrize("names", TRAINED)
-def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, make_shop, listener, weights_of):
-    shop = make_shop(*names)
-    before = [copy.deepcopy(vars(plugin)) for plugin in shop.company.plugins]
-    whole = run(shop, tmp_path / "whole", listener())
-    assert [vars(plugin) for plugin in shop.company.plugins] == before
+def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, make_context, listener, weights_of):
+    context = make_context(*names)
+    before = [copy.deepcopy(vars(plugin)) for plugin in context.resolved.plugins]
+    whole = run(context, tmp_path / "whole", listener())
+    assert [vars(plugin) for plugin in context.resolved.plugins] == before
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop(*names), tmp_path / "cut", listener(stop_after=5))
-    resumed = run(make_shop(*names), tmp_path / "cut", listener(), resume=True)
+        run(make_context(*names), tmp_path / "cut", listener(stop_after=5))
+    resumed = run(make_context(*names), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
     tensors = dict(parts_of({key: left[key] for key in ("model", "runners", "random", "loader")}))
     again = dict(parts_of({key: right[key] for key in ("model", "runners", "random", "loader")}))
     assert tensors.keys() == again.keys()
     assert [key for key in tensors if not torch.equal(tensors[key], again[key])] == []
     assert resumed["target"] == whole["target"]
-    model, test = fercore.load(tmp_path / "cut"), shop.domains.test
-    evaluated = shop.evaluator.predict(shop.reported, test, model.record.evaluation.clock)
+    model, test = fercore.load(tmp_path / "cut"), context.domains.test
+    evaluated = context.evaluator.predict(context.reported, test, model.record.evaluation.clock)
     images = list(test.read_many(range(len(test))))
     assert np.array_equal(model.predict(images, extras=test.extras).probs, evaluated.probs)
 
@@ -59,23 +59,23 @@ def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, ma
 def test_every_preset_resolves(names, preset):
     from fercore.hooks.assemble import assemble
 
-    company = assemble(names, [], preset=preset)
-    assert company.config.preset == preset
-    assert set(company.config.plugins) == set(names)
+    resolved = assemble(names, [], preset=preset)
+    assert resolved.config.preset == preset
+    assert set(resolved.config.plugins) == set(names)
 
 
 @pytest.mark.parametrize("names", TRAINED)
-def test_a_plugin_that_says_it_does_not_go_by_the_length_does_not(names, tmp_path, make_shop, listener, weights_of):
-    def shop(number):
-        return make_shop(*names, layers=({"optim": {"schedule_steps": 6}, "train": {"steps": number}},))
+def test_a_plugin_that_says_it_does_not_go_by_the_length_does_not(names, tmp_path, make_context, listener, weights_of):
+    def context(number):
+        return make_context(*names, layers=({"optim": {"schedule_steps": 6}, "train": {"steps": number}},))
 
-    run(shop(4), tmp_path / "run", listener())
-    reasons = [f"{plugin.name} goes by the length" for plugin in shop(4).company.plugins if plugin.goes_by_length()]
-    if len(shop(6).stages) > 1 or reasons:
+    run(context(4), tmp_path / "run", listener())
+    reasons = [f"{plugin.name} goes by the length" for plugin in context(4).resolved.plugins if plugin.goes_by_length()]
+    if len(context(6).stages) > 1 or reasons:
         with pytest.raises(UserInputError, match="|".join([*reasons, "its stage", "schedule of phase", "not set by"])):
-            run(shop(6), tmp_path / "run", listener(), resume=True)
+            run(context(6), tmp_path / "run", listener(), resume=True)
         return
-    run(shop(6), tmp_path / "run", listener(), resume=True)
-    run(shop(6), tmp_path / "whole", listener())
+    run(context(6), tmp_path / "run", listener(), resume=True)
+    run(context(6), tmp_path / "whole", listener())
     left, right = (dict(parts_of(weights_of(tmp_path / name)["model"])) for name in ("run", "whole"))
     assert [key for key in left if not torch.equal(left[key], right[key])] == []

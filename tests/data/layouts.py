@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fercore.data.synthfer import SynthFER
+from fercore.synthfer import SynthFER
 
 SEVEN = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 Row = tuple[str, str, str]

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
 from fercore.data.table import Table
@@ -39,8 +39,8 @@ def error_of(spec: str) -> str:
     return str(caught.value)
 
 
-def left_out(spec: str) -> dict[str, int]:
-    return dict(read_domain(parse_spec(spec))[1].rows.left_out)
+def skipped(spec: str) -> dict[str, int]:
+    return dict(read_domain(parse_spec(spec))[1].rows.skipped)
 
 
 def same_pixels(table: Table, paint: layouts.Painter, box: tuple[int, int, int, int] | None = None) -> None:

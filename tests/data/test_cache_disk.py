@@ -15,15 +15,17 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import cache, cache_disk, open_domains
-from fercore.data.cache_disk import HEADER, RECORD
-from fercore.data.cache_files import source_key
-from fercore.data.domains import read_domain
-from fercore.data.loader import StepLoader
+from fercore.data import load_domains
+from fercore.data.batches.loader import StepLoader
+from fercore.data.cache import disk as cache_disk
+from fercore.data.cache import stores as cache
+from fercore.data.cache.disk import HEADER, RECORD
+from fercore.data.cache.files import source_key
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 N, SIZE = 12, 20
 IMAGE = 3 * SIZE * SIZE
@@ -167,8 +169,8 @@ def test_pixels_without_their_record_count_for_nothing(
 WRITER = """
 import sys, numpy as np
 from fercore.config import DataSettings
-from fercore.data import cache
-from fercore.data.domains import read_domain
+from fercore.data.cache import stores as cache
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 table = read_domain(parse_spec("folder:" + sys.argv[1]))[0]
 settings = DataSettings(cache="disk", cache_dir=sys.argv[2], size=20)
@@ -298,7 +300,7 @@ def test_the_user_cache_is_the_default(faces: Path, tmp_path: Path, monkeypatch)
 
 
 def test_crops_of_one_file_are_told_apart():
-    from fercore.data.crops import CropReader
+    from fercore.data.images.crops import CropReader
 
     paths = ("a.png", "a.png")
     one = CropReader(paths, ((0, 0, 5, 5), (1, 1, 5, 5)))
@@ -323,7 +325,7 @@ def test_batches_are_the_same_with_every_cache(tmp_path: Path, tree):
             sources=(f"folder:{source}",), target=f"folder:{target}", size=16, source_batch=8, target_batch=4, **more
         )
         views = [ViewRequest(side, "weak", "weak") for side in ("source", "target")]
-        loader = StepLoader(open_domains(data, seed=1), views, data, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
+        loader = StepLoader(load_domains(data, seed=1), views, data, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
         return [next(loader) for _ in range(8)]
 
     disk = {"cache": "disk", "cache_dir": str(tmp_path / "cache")}

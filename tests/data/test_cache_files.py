@@ -7,7 +7,8 @@ import os
 import time
 from pathlib import Path
 
-from fercore.data import cache_disk, cache_files
+from fercore.data.cache import disk as cache_disk
+from fercore.data.cache import files as cache_files
 
 
 def test_a_file_system_without_links(tmp_path: Path, monkeypatch):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import cache
-from fercore.data.readers import ArrayReader
+from fercore.data.cache import stores as cache
+from fercore.data.images.readers import ArrayReader
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 

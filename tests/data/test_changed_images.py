@@ -11,12 +11,13 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import cache, open_domains
-from fercore.data.domains import read_domain
-from fercore.data.loader import StepLoader, eval_batches
+from fercore.data import load_domains
+from fercore.data.batches.loader import StepLoader, eval_batches
+from fercore.data.cache import stores as cache
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 CHANGED = "image changed since the run looked at it .*; bring it back as it was, or start the run again"
 CACHES = {"none": {"cache_mb": 0}, "memory": {}, "disk": {"cache": "disk"}, "workers": {"cache_mb": 0, "workers": 1}}
@@ -35,7 +36,7 @@ def data(tree, tmp_path: Path) -> Callable[..., DataSettings]:
 
 def train(settings: DataSettings, steps: int, before: Callable[[], object]) -> None:
     views = [ViewRequest(side, "weak", "weak") for side in ("source", "target")]
-    domains = open_domains(settings, seed=1)
+    domains = load_domains(settings, seed=1)
     loader = StepLoader(domains, views, settings, seed=1, mean=(0.5,) * 3, std=(0.5,) * 3)
     before()
     for _ in range(steps):
@@ -55,7 +56,7 @@ def test_another_valid_image_in_its_place_is_noticed_in_training(data, tmp_path:
 
 def test_the_target_and_the_test_part_as_well(data, tmp_path: Path, image):
     settings = data(cache_mb=0)
-    domains = open_domains(settings, seed=1)
+    domains = load_domains(settings, seed=1)
     for i in range(6):
         image(tmp_path / "t" / "fear" / f"{i}.png", 900 + i)
     for table in (domains.adaptation, domains.test):
@@ -89,7 +90,7 @@ def test_what_another_process_cached_of_the_changed_image_is_not_taken(data, tmp
 
 
 def test_what_was_cached_with_a_digest_serves_the_next_run(data, tmp_path: Path, monkeypatch):
-    from fercore.data import cache_disk
+    from fercore.data.cache import disk as cache_disk
 
     settings = data(cache="disk")
     train(settings, 3, lambda: None)
@@ -106,7 +107,7 @@ def test_a_pipe_put_in_its_place_during_training(data, tmp_path: Path, kind: str
             path.unlink()
             os.mkfifo(path)
 
-    with pytest.raises(UserInputError, match="unusable image: cannot be opened: a named pipe, not a file"):
+    with pytest.raises(UserInputError, match="unusable image: cannot be loaded: a named pipe, not a file"):
         train(data(**CACHES[kind]), 3, replace)
 
 
@@ -120,7 +121,7 @@ def test_a_face_cut_out_of_a_larger_image(tmp_path: Path, image):
     settings = DataSettings(
         sources=(f"expw:{root}?parts=none",), target="synthfer:wild?n=28", size=16, cache_mb=0, source_batch=2
     )
-    (table,) = open_domains(settings, seed=0).sources
+    (table,) = load_domains(settings, seed=0).sources
     expected = table.read(1)
     assert (np.asarray(Image.open(table.keys[1].partition("#")[0]).convert("RGB"))[2:20, 2:20] == expected).all()
     image(Path(table.keys[1].partition("#")[0]), 77, 32)

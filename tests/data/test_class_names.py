@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reading import counts, error_of, left_out, read
+from reading import counts, error_of, read, skipped
 
 from fercore.config import DataSettings
-from fercore.data import open_domains
-from fercore.data.check import check
-from fercore.data.check.words import fault_lines
-from fercore.data.domains import read_domain
+from fercore.data import load_domains
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.domains.report import mismatch_lines
+from fercore.data.domains.skipped import leftover_lines
 from fercore.data.labels import CANONICAL, find_label
-from fercore.data.leftover import leftover_lines
-from fercore.data.report import mismatch_lines
 from fercore.data.spec import parse_spec
+from fercore.datasets.check import check
+from fercore.datasets.check.words import fault_lines
 from fercore.errors import UserInputError
 
 Tree = Callable[..., Path]
@@ -57,10 +57,10 @@ def test_the_nearest_name_is_told_wherever_a_name_is_unknown(misspelt: Path, tre
     spec, other = f"folder:{misspelt}", f"folder:{tree('t', {'anger': 4, 'sad': 4}, 100)}"
     hints = "'Natural' (4; did you mean neutral?), 'suprise' (4; did you mean surprise?)"
     with pytest.raises(UserInputError) as caught:
-        open_domains(DataSettings(sources=(spec,), target=other), seed=0)
+        load_domains(DataSettings(sources=(spec,), target=other), seed=0)
     assert f"8 with labels nobody knows: {hints}" in str(caught.value)
     assert "?names=FILE.toml" in str(caught.value)
-    report = open_domains(DataSettings(sources=(spec,), target=other, max_bad_share=0.9), seed=0).report
+    report = load_domains(DataSettings(sources=(spec,), target=other, max_bad_share=0.9), seed=0).report
     assert f"s: labels nobody knows dropped: {hints}" in mismatch_lines(report)
     assert f"labels nobody knows: {hints}" in fault_lines(check([spec])["domains"][0])
     assert leftover_lines(read_domain(parse_spec(spec))[1])[0].startswith(f"labels nobody knows: {hints}")
@@ -80,7 +80,7 @@ def test_names_of_ones_own(tree: Tree, tmp_path: Path):
     root = tree("f", {"freude": 1, decomposed: 2, "unklar": 3, "1": 4, "sad": 5})
     table = read(f"folder:{root}?names={file}")
     assert counts(table) == {"anger": 4, "happiness": 1, "sadness": 5, "surprise": 2}
-    assert left_out(f"folder:{root}?names={file}") == {"unklar": 3}
+    assert skipped(f"folder:{root}?names={file}") == {"unklar": 3}
 
 
 @pytest.mark.parametrize("form", ["list", "manifest", "nvie"])

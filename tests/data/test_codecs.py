@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from fercore.data import codecs, inspect, parse_spec
-from fercore.data.codecs import DECODERS, HEAD, Unusable, is_picture
-from fercore.data.domains import read_domain
-from fercore.data.readers import decode, kind_of
+from fercore.data import inspect, parse_spec
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.images import codecs
+from fercore.data.images.codecs import DECODERS, HEAD, Unusable, is_picture
+from fercore.data.images.readers import decode, kind_of
 from fercore.errors import UserInputError
 
 ROOT = Path(__file__).parents[2]
@@ -130,4 +131,4 @@ def test_images_are_opened_in_one_place():
                 owners = OPENERS[node.func.attr]
                 if owners is None or (isinstance(node.func.value, ast.Name) and node.func.value.id in owners):
                     found.add(file.relative_to(ROOT).as_posix())
-    assert found == {"fercore/data/codecs.py"}
+    assert found == {"fercore/data/images/codecs.py"}

@@ -10,13 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
-from reading import counts, error_of, left_out, read
+from reading import counts, error_of, read, skipped
 
 from fercore.config import DataSettings
-from fercore.data.domains import read_domain
-from fercore.data.formats.codes import CODES, USUAL
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.domains.load import load_domain
+from fercore.data.formats.reading.codes import CODES, USUAL
 from fercore.data.labels import CANONICAL
-from fercore.data.opening import open_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
@@ -113,7 +113,7 @@ def test_affectnet_that_counts_from_one_is_not_short_of_a_class(tmp_path: Path):
     for code in range(1, 9):
         paint(f"train/{code}/a.png")
     assert "labels are not the numbers of affectnet: 1 (1), 2 (1)" in error_of(f"affectnet:{tmp_path}")
-    assert left_out(f"affectnet:{tmp_path}?labels=affectnet") == {"8": 1}
+    assert skipped(f"affectnet:{tmp_path}?labels=affectnet") == {"8": 1}
     assert "contempt" in named(f"affectnet:{tmp_path}?labels=canonical1")
 
 
@@ -121,7 +121,7 @@ def test_affectnet_with_faces_without_expression_is_its_own(tmp_path: Path):
     paint = layouts.Painter(tmp_path)
     for code in range(11):
         paint(f"train/{code}/a.png")
-    assert left_out(f"affectnet:{tmp_path}") == {"8": 1, "9": 1, "10": 1}
+    assert skipped(f"affectnet:{tmp_path}") == {"8": 1, "9": 1, "10": 1}
 
 
 @pytest.mark.parametrize("form", ["expw", "lacmfer", "fer2013", "cdfer"])
@@ -155,7 +155,7 @@ def test_other_formats_of_fixed_coding(tmp_path: Path, form: str):
 def test_a_stated_coding_that_lacks_numbers_is_answered_with_those_that_have_them(tmp_path: Path, image: Callable):
     spec = numbered(tmp_path, "list", range(7), image) + "?labels=rafdb"
     with pytest.raises(UserInputError) as caught:
-        open_domain(parse_spec(spec), DataSettings(size=16), 0)
+        load_domain(parse_spec(spec), DataSettings(size=16), 0)
     text = str(caught.value)
     assert "1 with labels nobody knows: '0' (1)" in text
     assert "all numbers fit ?labels= rafdb0 (from 0: surprise" in text

@@ -11,15 +11,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from reading import counts, error_of, read
 
+from fercore.au.files import read_au_file
 from fercore.cli import app
 from fercore.config import DataSettings
-from fercore.data.au.files import read_au_file
-from fercore.data.convert import convert
-from fercore.data.domains import open_domains
-from fercore.data.formats.columns import MANIFEST, meaning
-from fercore.data.prepare.boxes import read_boxes
-from fercore.data.report import mismatch_lines
+from fercore.data.domains.domain_set import load_domains
+from fercore.data.domains.report import mismatch_lines
+from fercore.data.formats.reading.columns import MANIFEST, meaning
 from fercore.data.spec import parse_spec
+from fercore.datasets.convert import convert
+from fercore.datasets.prepare.boxes import read_boxes
 from fercore.errors import UserInputError
 
 ROW = {"path": "0.png", "label": "fear", "domain": "web", "split": "test", "subject": "P1", "sequence": "q"}
@@ -115,7 +115,7 @@ def test_columns_that_are_not_read_are_told_once_by_every_command(
     assert capsys.readouterr().out.count(line) == 1
     assert convert(parse_spec(spec), tmp_path / "out", copy=True).notes == (line,)
     tree("t", {"fear": 2, "anger": 2})
-    found = open_domains(DataSettings(sources=(spec,), target=f"folder:{tmp_path}/t", size=16), seed=0)
+    found = load_domains(DataSettings(sources=(spec,), target=f"folder:{tmp_path}/t", size=16), seed=0)
     assert mismatch_lines(found.report).count(f"m: {line}") == 1
 
 

@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
-from reading import counts, error_of, left_out, read, rows, same_pixels
+from reading import counts, error_of, read, rows, same_pixels, skipped
 
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.formats import FORMATS
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
@@ -25,7 +25,7 @@ def test_ckplus_frames(tmp_path: Path):
     same_pixels(table, paint)
     assert table.subjects.count("S010") == 8
     assert set(table.sequences) == {"S005_001", "S010_002", "S010_004", "S011_001"}
-    assert left_out(f"ckplus:{tmp_path}") == {"sequence without a label": 1}
+    assert skipped(f"ckplus:{tmp_path}") == {"sequence without a label": 1}
     apex = [Path(key).stem[-2:] for key, seq in zip(table.keys, table.sequences, strict=True) if seq == "S005_001"]
     assert apex == ["01", "03", "04", "10"]
 
@@ -110,7 +110,7 @@ def test_sfew(tmp_path: Path):
     assert Counter(table.split) == {"train": 7, "val": 7}
     assert counts(table) == dict.fromkeys(layouts.SEVEN, 2)
     same_pixels(table, paint)
-    assert left_out(f"sfew:{tmp_path}/a") == {"test part without labels": 3}
+    assert skipped(f"sfew:{tmp_path}/a") == {"test part without labels": 3}
     assert Counter(read(f"sfew:{tmp_path}/a?test=unlabelled").split)["test"] == 3
     layouts.sfew(tmp_path / "b", "_Aligned_Faces")
     assert len(read(f"sfew:{tmp_path}/b")) == 14
@@ -131,7 +131,7 @@ def test_nvie_spectra_and_pairs(tmp_path: Path):
     same_pixels(table, paint)
     assert len(read(f"nvie:{file}?spectrum=thermal")) == 12
     assert len(read(f"nvie:{file}?spectrum=all&paired=true")) == 24
-    assert left_out(f"nvie:{file}?paired=true") == {"spectrum thermal": 12, "frame without a partner": 1}
+    assert skipped(f"nvie:{file}?paired=true") == {"spectrum thermal": 12, "frame without a partner": 1}
     file.write_text(layouts.NVIE + "a.png,fear,uv,,1,q,\n")
     assert error_of(f"nvie:{file}") == f"domain 'uv' is no spectrum ({file}, line 2); write visible or thermal"
     file.write_text(layouts.NVIE + "a.png,fear,ir,,1,q,noon\n")
@@ -139,8 +139,8 @@ def test_nvie_spectra_and_pairs(tmp_path: Path):
 
 
 def test_nvie_pairs_by_time(tmp_path: Path):
-    from fercore.data.formats.codes import Labels
     from fercore.data.formats.nvie import Frame, pairs
+    from fercore.data.formats.reading.codes import Labels
 
     def frame(spectrum: str, time: float | None) -> Frame:
         return Frame(spectrum, "q", time, {"label": "fear"}, "")

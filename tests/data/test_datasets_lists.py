@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
-from reading import error_of, left_out, read, rows, same_pixels
+from reading import error_of, read, rows, same_pixels, skipped
 
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
 
@@ -25,11 +25,11 @@ def test_lacmfer_lists(tmp_path: Path):
     assert table.subjects[:2] == ("S000", "S001")
     same_pixels(table, paint)
     oulu = f"lacmfer:{tmp_path}/data?domain=oulu"
-    assert (len(read(oulu)), left_out(oulu)) == (2, {"line listed before": 1})
+    assert (len(read(oulu)), skipped(oulu)) == (2, {"line listed before": 1})
     assert len(read(f"{oulu}&duplicates=keep")) == 3
     raf = f"lacmfer:{tmp_path}/data?domain=raf"
     assert Counter(read(raf).split) == {"train": 4, "test": 2}
-    assert left_out(raf) == {"training line that is a test line": 2}
+    assert skipped(raf) == {"training line that is a test line": 2}
     assert Counter(read(f"{raf}&overlap=keep").split) == {"train": 6, "test": 2}
     (tmp_path / "datasets").rename(tmp_path / "sets")
     assert "listed files are missing" in error_of(raf)
@@ -66,8 +66,8 @@ def test_cdfer_crops_and_faults(tmp_path: Path):
     spec = f"cdfer:{tmp_path}?dataset=raf"
     assert read(spec).read(0).shape == (18, 18, 3)
     assert read(f"{spec}&pad=0").read(0).shape == (16, 16, 3)
-    assert left_out(spec) == {"no landmark file": 1}
-    assert left_out(f"cdfer:{tmp_path}?dataset=afe") == {}
+    assert skipped(spec) == {"no landmark file": 1}
+    assert skipped(f"cdfer:{tmp_path}?dataset=afe") == {}
     assert read_domain(parse_spec(f"cdfer:{tmp_path}?dataset=afe"))[1].rows.unknown == {"8": 2}
     bad = paint.text("RAF/basic/Annotation/boundingbox/train_00001.txt", "4 4 20\n")
     assert error_of(spec) == f"box '4 4 20' is not four numbers ({bad})"

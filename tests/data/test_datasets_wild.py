@@ -11,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
-from reading import counts, error_of, left_out, read, same_pixels
+from reading import counts, error_of, read, same_pixels, skipped
 
 from fercore.data.formats.expw import SIZES, stratified
 from fercore.data.labels import CANONICAL
@@ -61,7 +61,7 @@ def test_expw_faults(tmp_path: Path, line: str, message: str):
 
 
 def test_a_box_outside_the_image_is_unusable(tmp_path: Path):
-    from fercore.data.preflight import inspect
+    from fercore.data.images.preflight import inspect
 
     paint = layouts.Painter(tmp_path)
     paint("image/a.png")
@@ -82,7 +82,7 @@ def test_affectnet_csv(tmp_path: Path):
     table = read(f"affectnet:{tmp_path}")
     assert counts(table) == dict.fromkeys(CANONICAL, 2)
     assert Counter(table.split) == {"train": 8, "val": 8}
-    assert left_out(f"affectnet:{tmp_path}") == {"8": 1, "9": 1, "10": 1}
+    assert skipped(f"affectnet:{tmp_path}") == {"8": 1, "9": 1, "10": 1}
     same_pixels(table, paint, (2, 3, 18, 21))
     same_pixels(read(f"affectnet:{tmp_path}?crop=none"), paint)
     moved = tmp_path / "elsewhere"
@@ -116,7 +116,7 @@ def test_affectnet_per_class(tmp_path: Path):
     table = read(f"affectnet:{tmp_path}?per_class=2&seed=4")
     assert Counter(table.split) == {"train": 2, "val": 5}
     assert table.keys == read(f"affectnet:{tmp_path}?per_class=2&seed=4").keys
-    assert left_out(f"affectnet:{tmp_path}?per_class=2") == {"beyond per_class": 3}
+    assert skipped(f"affectnet:{tmp_path}?per_class=2") == {"beyond per_class": 3}
     assert len({read(f"affectnet:{tmp_path}?per_class=2&seed={s}").keys for s in range(6)}) > 1
 
 
@@ -155,4 +155,4 @@ def test_affectnet_faults(tmp_path: Path):
     assert "no folder annotations/" in error_of(f"affectnet:{tmp_path}/c")
     layouts.affectnet_npy(tmp_path / "d")
     (tmp_path / "d/val_set/annotations/12_exp.npy").unlink()
-    assert "annotation cannot be opened" in error_of(f"affectnet:{tmp_path}/d")
+    assert "annotation cannot be loaded" in error_of(f"affectnet:{tmp_path}/d")

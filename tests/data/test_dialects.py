@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from reading import counts, error_of, read
 
-from fercore.data.au.files import read_au_file
-from fercore.data.prepare.boxes import read_boxes
+from fercore.au.files import read_au_file
+from fercore.datasets.prepare.boxes import read_boxes
 
 TABLE = 'path,label,subject\nimg/0.png,anger,"Doe, J."\nimg/é.png,fear,P2\n'
 DIALECTS = {

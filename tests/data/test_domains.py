@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, mismatch_lines, open_domains, parse_spec
-from fercore.data.domains import read_domain
+from fercore.data import DomainSet, load_domains, mismatch_lines, parse_spec
+from fercore.data.domains.domain_set import read_domain
 from fercore.errors import UserInputError
 
 Tree = Callable[..., Path]
@@ -17,7 +17,7 @@ Tree = Callable[..., Path]
 
 def open_pair(source: Path, target: Path, *, options: str = "", **settings: object) -> DomainSet:
     data = DataSettings(sources=(f"folder:{source}",), target=f"folder:{target}{options}", size=16, **settings)
-    return open_domains(data, seed=0)
+    return load_domains(data, seed=0)
 
 
 def message_of(*args: Path, **settings: object) -> str:
@@ -86,7 +86,7 @@ def test_the_adaptation_part_tells_no_label(tree: Tree):
 
 def test_annotations_leave_with_the_labels():
     data = DataSettings(sources=("synthfer:studio?n=28",), target="synthfer:wild?n=28&seed=1", size=32)
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert set(domains.adaptation.extras) == {"au_scores"}
     assert "au_intensity" in domains.sources[0].extras
     assert not set(domains.adaptation.subjects) & set(domains.test.subjects)
@@ -109,9 +109,9 @@ def test_subjects_stay_on_one_side(tmp_path: Path, tree: Tree, image: Callable[.
     (tmp_path / "m" / "m.csv").write_text("\n".join(rows))
     source = tree("s", {"sad": 4, "anger": 2}, 500)
     data = DataSettings(sources=(f"folder:{source}",), target=f"manifest:{tmp_path}/m/m.csv")
-    halves = {open_domains(data, seed=seed).test.subjects for seed in range(4)}
+    halves = {load_domains(data, seed=seed).test.subjects for seed in range(4)}
     assert len(halves) > 1, "the division depends on the seed"
-    domains = open_domains(data, seed=1)
+    domains = load_domains(data, seed=1)
     assert len(domains.test) == len(domains.adaptation) == 20
     assert np.bincount(domains.test.labels).tolist() == [10, 10]
     assert not set(domains.test.subjects) & set(domains.adaptation.subjects)
@@ -128,7 +128,7 @@ def test_parts_of_the_dataset_are_respected(tree: Tree):
     assert (len(both.adaptation), len(both.test)) == (11, 11)
     assert both.report["target"]["transductive"] is True
     data = DataSettings(sources=(f"folder:{source}?split=all",), target=f"folder:{target}?split=train")
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert (len(domains.sources[0]), len(domains.adaptation), len(domains.test)) == (11, 4, 4)
 
 
@@ -145,12 +145,12 @@ def test_missing_parts(tree: Tree):
     assert message_of(whole, only_test).startswith("target without a training part (spec ")
     data = DataSettings(sources=(f"folder:{whole}?split=train",), target=f"folder:{whole}")
     with pytest.raises(UserInputError, match="no train part in the dataset .* parts it has: none"):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
     data = DataSettings(sources=(f"folder:{whole}?transductive=true",), target=f"folder:{whole}")
     with pytest.raises(UserInputError, match="option transductive on a source"):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
     with pytest.raises(UserInputError, match="no source domain"):
-        open_domains(DataSettings(sources=()), seed=0)
+        load_domains(DataSettings(sources=()), seed=0)
 
 
 def test_a_test_image_is_never_an_adaptation_image(tree: Tree):
@@ -170,7 +170,7 @@ def test_a_path_listed_in_both_parts_is_tested_on(tmp_path: Path, tree: Tree, im
     (tmp_path / "m" / "m.csv").write_text("\n".join([*rows, "7.png,sad,train"]))
     source = tree("s", {"anger": 3, "sad": 3}, 500)
     data = DataSettings(sources=(f"folder:{source}",), target=f"manifest:{tmp_path}/m/m.csv")
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert (len(domains.adaptation), len(domains.test)) == (4, 4)
     assert domains.report["target"]["removed_from_adaptation"]["same_file"] == 1
 
@@ -206,11 +206,11 @@ def test_limit_and_name(tree: Tree):
     source = tree("s", {"anger": 20, "sad": 20})
     target = tree("t", {"train/anger": 9, "train/sad": 9, "test/anger": 9, "test/sad": 9}, 100)
     data = DataSettings(sources=(f"folder:{source}?limit=10&name=faces",), target=f"folder:{target}?limit=8")
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert (len(domains.sources[0]), len(domains.adaptation), len(domains.test)) == (10, 8, 8)
     assert domains.sources[0].name == "faces"
-    again = open_domains(data, seed=0)
-    other = open_domains(data, seed=1)
+    again = load_domains(data, seed=0)
+    other = load_domains(data, seed=1)
     assert again.sources[0].keys == domains.sources[0].keys != other.sources[0].keys
 
 
@@ -243,7 +243,7 @@ def test_sources_that_hold_the_test_images_are_reported(tree: Tree):
 )
 def test_generated_faces_are_known_again_however_their_spec_is_written(source: str, seen: bool):
     data = DataSettings(sources=(f"synthfer:{source}",), target="synthfer:wild?n=28&seed=3&name=w", size=32)
-    report = open_domains(data, seed=0).report
+    report = load_domains(data, seed=0).report
     assert report["test_images_in_sources"] == seen * report["target"]["n_test"]
     assert report["target"]["adaptation_filtered_by_label"] == 0
 
@@ -266,7 +266,7 @@ def test_test_images_without_a_label_are_not_scored(tmp_path: Path, tree: Tree, 
     (tmp_path / "m" / "m.csv").write_text("\n".join([*rows, "gone.png,sad,train"]))
     source = tree("s", {"anger": 3, "sad": 3}, 500)
     data = DataSettings(sources=(f"folder:{source}",), target=f"manifest:{tmp_path}/m/m.csv", max_bad_share=0.1)
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert (len(domains.adaptation), len(domains.test)) == (6, 6)
     assert sorted(domains.test.labels.tolist()) == [-1, -1, 0, 0, 1, 1]
     report = domains.report["target"]

@@ -10,22 +10,22 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings, RunConfig, asks_for_shots
-from fercore.data import DomainSet, StepLoader, mismatch_lines, open_domains, side_info, side_table
+from fercore.data import DomainSet, StepLoader, load_domains, mismatch_lines, side_info, side_table
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 STUDIO = "synthfer:studio?n=84"
 VIEWS = (ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak"))
 
 
-def opened(options: str, *, sources: tuple[str, ...] = (STUDIO,), target: str = "", seed: int = 0, **rest) -> DomainSet:
+def loaded(options: str, *, sources: tuple[str, ...] = (STUDIO,), target: str = "", seed: int = 0, **rest) -> DomainSet:
     data = DataSettings(sources=sources, target=f"{target or 'synthfer:wild?n=210&seed=3'}&{options}", size=16)
-    return open_domains(data, seed=seed, **rest)
+    return load_domains(data, seed=seed, **rest)
 
 
 def refused(options: str, **arguments) -> str:
     with pytest.raises(UserInputError) as caught:
-        opened(options, **arguments)
+        loaded(options, **arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -42,7 +42,7 @@ def people(path: Path, image, rows: list[tuple[str, str, str]]) -> str:
 
 
 def test_so_many_of_each_class_become_the_last_source():
-    domains = opened("shots=3", sources=(STUDIO, "synthfer:posed?n=84"))
+    domains = loaded("shots=3", sources=(STUDIO, "synthfer:posed?n=84"))
     assert len(domains.sources) == 3
     few = domains.sources[2]
     assert np.bincount(few.labels).tolist() == [3] * 7
@@ -66,7 +66,7 @@ def test_a_share_of_each_class_is_rounded_and_never_nothing(tree):
     target = tree("t", {"anger": 50, "happiness": 30, "sadness": 4}, 100)
     source = (f"folder:{tree('s', dict.fromkeys(('anger', 'happiness', 'sadness'), 3))}",)
     for share, expected in (("0.1", [3, 2, 1]), (".5", [13, 8, 1]), ("0.3", [8, 5, 1]), ("0.001", [1, 1, 1])):
-        domains = opened(f"fraction={share}", sources=source, target=f"folder:{target}?name=t")
+        domains = loaded(f"fraction={share}", sources=source, target=f"folder:{target}?name=t")
         found = np.bincount(domains.truth, minlength=3) + np.bincount(domains.sources[1].labels)
         assert found.tolist() == [25, 15, 2]
         assert np.bincount(domains.sources[1].labels).tolist() == expected
@@ -74,20 +74,20 @@ def test_a_share_of_each_class_is_rounded_and_never_nothing(tree):
 
 
 def test_more_shots_hold_the_fewer_ones_and_another_seed_others():
-    one, five, other = (set(opened(f"shots={k}", seed=s).sources[1].rows.tolist()) for k, s in ((1, 0), (5, 0), (5, 1)))
+    one, five, other = (set(loaded(f"shots={k}", seed=s).sources[1].rows.tolist()) for k, s in ((1, 0), (5, 0), (5, 1)))
     assert one < five
     assert five != other
 
 
 def test_they_may_stay_among_the_unlabelled_ones():
-    domains = opened("shots=2&include_labelled=true")
+    domains = loaded("shots=2&include_labelled=true")
     assert set(domains.sources[1].rows.tolist()) < set(domains.adaptation.rows.tolist())
     assert (domains.adaptation.labels == -1).all()
     assert len(domains.adaptation) + len(domains.test) == 210
 
 
 def test_persons_may_be_kept_apart_as_well():
-    domains = opened("shots=2&label_by=subject")
+    domains = loaded("shots=2&label_by=subject")
     assert not set(domains.sources[1].subjects) & set(domains.adaptation.subjects)
     assert domains.report["label_split"]["counts"]["left out"] > 0
 
@@ -98,16 +98,16 @@ def test_persons_of_the_test_part_are_not_labelled(tmp_path: Path, image, tree):
     rows += [(label, "test", f"p{k}") for k in (0, 1, 2, 9) for label in ("anger", "sadness")]
     target = people(tmp_path, image, rows)
     for seed in range(4):
-        domains = opened("shots=5", sources=source, target=target, seed=seed)
+        domains = loaded("shots=5", sources=source, target=target, seed=seed)
         assert set(domains.sources[1].subjects) <= {"p3", "p4", "p5"}
         assert {"p0", "p1", "p2"} <= set(domains.adaptation.subjects)  # without labels they may adapt
         assert domains.report["label_split"]["persons_of_test"] == 12
         assert any(line.startswith("12 images stay unlabelled") for line in mismatch_lines(domains.report))
-    found = opened("shots=50", sources=source, target=target)
+    found = loaded("shots=50", sources=source, target=target)
     assert np.bincount(found.sources[1].labels).tolist() == [6, 6]
     assert found.report["label_split"]["short"] == 88
-    anew = opened("shots=2&divide=subject:50/50", sources=source, target=target)
-    assert not set(anew.sources[1].subjects) & set(anew.test.subjects)
+    again = loaded("shots=2&divide=subject:50/50", sources=source, target=target)
+    assert not set(again.sources[1].subjects) & set(again.test.subjects)
 
 
 def test_frames_of_tested_sequences_are_not_labelled(tmp_path: Path, image, tree):
@@ -120,7 +120,7 @@ def test_frames_of_tested_sequences_are_not_labelled(tmp_path: Path, image, tree
             label, clip = ("anger", "sadness")[k % 2], k % 8
             writer.writerow((f"{k}.png", label, "test" if k >= 20 or clip in (6, 7) else "train", f"clip{clip}"))
     for seed in range(3):
-        domains = opened("shots=2", sources=source, target=f"manifest:{tmp_path / 'faces.csv'}?name=t", seed=seed)
+        domains = loaded("shots=2", sources=source, target=f"manifest:{tmp_path / 'faces.csv'}?name=t", seed=seed)
         assert set(domains.test.sequences) == {"clip4", "clip5", "clip6", "clip7"}
         assert set(domains.sources[1].sequences) <= {"clip0", "clip1", "clip2", "clip3"}
         assert domains.report["label_split"]["persons_of_test"] == 4
@@ -143,7 +143,7 @@ def test_copies_under_two_labels_are_not_labelled(tmp_path: Path, image, tree):
     rows = [(label, part, "") for part in ("train", "test") for label in ("anger", "sadness") * 3]
     target = people(tmp_path, image, rows)
     (tmp_path / "0.png").write_bytes((tmp_path / "1.png").read_bytes())
-    few = opened("shots=9", sources=source, target=target).sources[1]
+    few = loaded("shots=9", sources=source, target=target).sources[1]
     assert np.bincount(few.labels).tolist() == [2, 2]
     for k in (2, 4):
         (tmp_path / f"{k}.png").write_bytes((tmp_path / "1.png").read_bytes())
@@ -156,7 +156,7 @@ def test_a_target_without_labels_has_none_to_give(tmp_path: Path, image, tree):
     assert refused("shots=1", sources=source, target=target).startswith("no labelled target sample")
     rows = [("anger", "train", ""), ("sadness", "train", ""), ("", "train", ""), ("anger", "test", "")]
     partly = people(tmp_path, image, rows)
-    domains = opened("shots=5", sources=source, target=partly)
+    domains = loaded("shots=5", sources=source, target=partly)
     assert len(domains.sources[1]) == 2
     assert len(domains.adaptation) == 1
     assert "8 labels fewer" in " ".join(mismatch_lines(domains.report))
@@ -166,7 +166,7 @@ def test_what_is_said_of_the_target_is_said_once(tmp_path: Path, image, tree):
     source = (f"folder:{tree('s', {'anger': 3, 'sadness': 3})}",)
     rows = [(label, part, "") for part in ("train", "test") for label in ("anger", "sadness") * 3]
     target = people(tmp_path, image, [*rows, ("fear", "train", ""), ("contempt", "test", "")])
-    lines = mismatch_lines(opened("shots=1", sources=source, target=target).report)
+    lines = mismatch_lines(loaded("shots=1", sources=source, target=target).report)
     assert [line for line in lines if "fear" in line] == ["t: classes outside the run dropped: fear 1, contempt 1"]
 
 
@@ -177,16 +177,16 @@ def test_copies_of_test_images_are_not_labelled(tmp_path: Path, image, tree):
     )
     for k in range(4):
         (tmp_path / f"{k}.png").write_bytes((tmp_path / f"{k + 6}.png").read_bytes())
-    domains = opened("shots=1&include_labelled=true", sources=source, target=target)
+    domains = loaded("shots=1&include_labelled=true", sources=source, target=target)
     assert {Path(key).name for key in domains.sources[1].keys} == {"4.png", "5.png"}
     assert domains.report["test_images_in_sources"] == 0
 
 
 def test_the_file_brings_them_back(tmp_path: Path):
-    first = opened("shots=3", seed=1)
+    first = loaded("shots=3", seed=1)
     file = tmp_path / "labelled.json"
     file.write_text(json.dumps(first.label_split))
-    for again in (opened("shots=5", seed=1, label_file=file), opened(f"label_file={file}", seed=1)):
+    for again in (loaded("shots=5", seed=1, label_file=file), loaded(f"label_file={file}", seed=1)):
         assert again.label_split == first.label_split
         assert again.sources[1].rows.tolist() == first.sources[1].rows.tolist()
         assert again.report["target"]["labelled"]["n"] == 21
@@ -224,13 +224,13 @@ def test_shots_of_a_source_are_refused():
     for options in ("shots=5", "fraction=0.1"):
         data = DataSettings(sources=(f"{STUDIO}&{options}",), target="synthfer:wild?n=84", size=16)
         with pytest.raises(UserInputError, match=r"on a source .*--target; of a source, \?labels=NUMBER"):
-            open_domains(data, seed=0)
+            load_domains(data, seed=0)
     data = DataSettings(sources=("synthfer:wild?shots=5",), target="synthfer:wild?shots=5", size=16)
     with pytest.raises(UserInputError, match=r"without a source beside the target .*--source SPEC\?labels=NUMBER"):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
     data = DataSettings(sources=(f"{STUDIO}&labels=14",), target="synthfer:wild?n=84&shots=2", size=16)
     with pytest.raises(UserInputError, match=r"two sources are to be divided .*drop \?labels= or \?shots="):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
 
 
 def test_settings_number_the_domain():
@@ -272,7 +272,7 @@ def loader(options: str, **settings) -> StepLoader:
     target = f"synthfer:wild?n=210&seed=3{options}"
     values = {"sources": (STUDIO, "synthfer:posed?n=168"), "target": target, "size": 16, "target_batch": 8}
     data = DataSettings(**{**values, "augment": "none", **settings})
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     made = StepLoader(domains, VIEWS, data, seed=0, mean=(0, 0, 0), std=(1, 1, 1))
     made.table = side_table(domains, "source")  # type: ignore[attr-defined]
     return made

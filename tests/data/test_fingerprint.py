@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import open_domains
+from fercore.data import load_domains
 
 Tree = Callable[..., Path]
 
@@ -32,7 +32,7 @@ def data(tmp_path: Path, image: Callable[..., Path]) -> Path:
 
 def prints(data: Path, seed: int = 0) -> dict[str, Any]:
     settings = DataSettings(sources=(f"manifest:{data}/source/m.csv",), target=f"manifest:{data}/target/m.csv")
-    found = open_domains(settings, seed=seed).fingerprint()
+    found = load_domains(settings, seed=seed).fingerprint()
     assert json.loads(json.dumps(found)) == found
     return found
 
@@ -82,15 +82,15 @@ def test_another_content_label_or_file_changes_its_part(
 def test_classes_and_sources_count(tree: Tree):
     source, target = tree("s", {"anger": 3, "sad": 3, "fear": 3}), tree("t", {"anger": 3, "sad": 3}, 50)
 
-    def opened(**settings: Any) -> dict[str, Any]:
+    def loaded(**settings: Any) -> dict[str, Any]:
         data = DataSettings(sources=(f"folder:{source}",), target=f"folder:{target}", **settings)
-        return open_domains(data, seed=0).fingerprint()
+        return load_domains(data, seed=0).fingerprint()
 
-    assert changed(opened(), opened(classes=("anger", "sad"))) == set()
-    assert "classes" in changed(opened(), opened(classes=("sad", "anger")))
-    found = opened()
+    assert changed(loaded(), loaded(classes=("anger", "sad"))) == set()
+    assert "classes" in changed(loaded(), loaded(classes=("sad", "anger")))
+    found = loaded()
     found["sources"][0]["n"] = 0
-    assert opened()["sources"][0]["n"] == 6
+    assert loaded()["sources"][0]["n"] == 6
 
 
 @pytest.mark.parametrize(
@@ -98,10 +98,10 @@ def test_classes_and_sources_count(tree: Tree):
     [("", True), ("&size=64", True), ("&size=48", False), ("&prior=natural", False), ("&seed=3", False)],
 )
 def test_generated_faces_are_told_by_their_options(options: str, same: bool):
-    def opened(source: str) -> dict[str, Any]:
+    def loaded(source: str) -> dict[str, Any]:
         data = DataSettings(sources=(source,), target="synthfer:wild?n=28&seed=9")
-        return open_domains(data, seed=0).fingerprint()
+        return load_domains(data, seed=0).fingerprint()
 
-    first, other = opened("synthfer:studio?n=28"), opened(f"synthfer:studio?n=28{options}")
+    first, other = loaded("synthfer:studio?n=28"), loaded(f"synthfer:studio?n=28{options}")
     assert (first["sources"] == other["sources"]) is same
     assert not same or first == other

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.domains.skipped import leftover_lines
 from fercore.data.formats.fer2013 import parse_pixels
 from fercore.data.formats.ferplus import vote
 from fercore.data.labels import CANONICAL
-from fercore.data.leftover import leftover_lines
 from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
@@ -64,11 +64,11 @@ def test_a_folder_of_loose_images_is_unlabelled(tree: Callable[..., Path], image
     image(root / "anger" / "0.png", 9)
     table, scan = read_domain(parse_spec(f"folder:{root}"))
     assert names(table) == ["anger"]
-    assert scan.rows.left_out == {"loose images": 3}
+    assert scan.rows.skipped == {"loose images": 3}
     parts = tree("g", {".": 1, "adapt": 2, "test": 4, "test/sad": 1})
     table, scan = read_domain(parse_spec(f"folder:{parts}"))
     assert (names(table), table.split) == (["?", "?", "sadness"], ("train", "train", "test"))
-    assert scan.rows.left_out == {"loose images": 5}
+    assert scan.rows.skipped == {"loose images": 5}
 
 
 def test_folder_with_numbered_classes(tree: Callable[..., Path]):
@@ -187,7 +187,7 @@ def test_affectnet_codes_without_expression_are_left_out(tmp_path: Path, image: 
     image(tmp_path / "0.png", 0)
     (tmp_path / "l.txt").write_text("0.png 1\n0.png 9\n0.png 77\n")
     _, scan = read_domain(parse_spec(f"list:{tmp_path}/l.txt?labels=affectnet"))
-    assert scan.rows.left_out == {"9": 1}
+    assert scan.rows.skipped == {"9": 1}
     assert scan.rows.unknown == {"77": 1}
 
 
@@ -305,7 +305,7 @@ def test_ferplus_csv_and_folders(tmp_path: Path, image: Image):
     assert names(table) == ["happiness", "happiness"]
     assert table.split == ("train", "test")
     assert table.read(1)[0, 0, 0] == 3
-    assert scan.rows.left_out == {"no majority": 1, "no face": 1}
+    assert scan.rows.skipped == {"no majority": 1, "no face": 1}
     assert len(read(f"ferplus:{tmp_path}/fer2013new.csv?rule=argmax")) == 3
 
     root = tmp_path / "folders"

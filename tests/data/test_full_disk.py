@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from fercore import cli, writing
-from fercore.data.au.network import AUNetwork, save_network
-from fercore.data.prepare import journal
+from fercore.au.network import AUNetwork, save_network
+from fercore.datasets.prepare import journal
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from fercore.data import augment, views
+from fercore.data.images import augment, views
+from fercore.data.images.views import Views, fused_standard, weak
 from fercore.data.noise import key, uniforms
-from fercore.data.views import Views, fused_standard, weak
 from fercore.ops import dispatch
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import codecs, open_domains, parse_spec
-from fercore.data.check import check
-from fercore.data.domains import read_domain
-from fercore.data.leftover import leftover_lines
-from fercore.data.prepare import PrepareSettings, prepare
-from fercore.data.report import mismatch_lines
+from fercore.data import load_domains, parse_spec
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.domains.report import mismatch_lines
+from fercore.data.domains.skipped import leftover_lines
+from fercore.data.images import codecs
+from fercore.datasets.check import check
+from fercore.datasets.prepare import PrepareSettings, prepare
 from fercore.errors import UserInputError
 
 NAMES = {
@@ -65,7 +66,7 @@ def spoiled(root: Path) -> Path:
 def test_every_image_is_read_whatever_its_suffix(mixed: Path):
     table, scan = read_domain(parse_spec(f"folder:{mixed}"))
     assert sorted(Path(key).name for key in table.keys) == sorted([*NAMES, *NAMES])
-    assert not scan.rows.left_out
+    assert not scan.rows.skipped
     report = check([f"folder:{mixed}"])
     assert report["faults"] == 0, report
 
@@ -74,7 +75,7 @@ def test_every_image_is_read_whatever_its_suffix(mixed: Path):
 def test_what_is_no_image_is_named_and_counted(mixed: Path):
     table, scan = read_domain(parse_spec(f"folder:{spoiled(mixed)}"))
     assert len(table) == 2 * len(NAMES) + 2
-    assert dict(scan.rows.left_out) == {
+    assert dict(scan.rows.skipped) == {
         f"no image: other content, first {mixed}/anger/notes.txt": 2,
         f"no image: a named pipe, first {mixed}/anger/pipe.png": 2,
         f"no image: a link to a folder, first {mixed}/fear/elsewhere": 1,
@@ -90,7 +91,7 @@ def test_check_names_what_cannot_be_read_and_what_would_make_it_readable(mixed: 
     assert reasons.keys() == {"x.heic", "phone"}
     assert set(reasons.values()) == {"a HEIC image: install fercore[heif] to read it, or save it as PNG or JPEG"}
     assert domain["faults"] == 2
-    assert any("named pipe" in reason for reason in domain["left_out"])
+    assert any("named pipe" in reason for reason in domain["skipped"])
 
 
 @pytest.mark.timeout(60)
@@ -98,8 +99,8 @@ def test_a_run_skips_pipes_and_refuses_many_images_it_cannot_read(mixed: Path):
     spec = f"folder:{spoiled(mixed)}"
     settings = {"sources": (spec,), "target": "synthfer:wild?n=28", "size": 16, "source_batch": 4, "target_batch": 4}
     with pytest.raises(UserInputError, match=r"2 of 26 .*HEIC image: install fercore\[heif\]"):
-        open_domains(DataSettings(**settings), seed=0)
-    domains = open_domains(DataSettings(**settings, max_bad_share=0.1), seed=0)
+        load_domains(DataSettings(**settings), seed=0)
+    domains = load_domains(DataSettings(**settings, max_bad_share=0.1), seed=0)
     assert len(domains.sources[0]) == 2 * len(NAMES)
     lines = "\n".join(mismatch_lines(domains.report))
     assert f"left out: no image: a named pipe, first {mixed}/anger/pipe.png; files: 2" in lines
@@ -129,7 +130,7 @@ def test_a_list_that_names_pipes_and_folders(tmp_path: Path, image):
     table, scan = read_domain(parse_spec(f"list:{tmp_path}/l.txt"))
     assert len(table) == 1
     assert scan.rows.missing == [f"{tmp_path}/gone.jfif"]
-    assert dict(scan.rows.left_out) == {
+    assert dict(scan.rows.skipped) == {
         f"no image: a named pipe, first {tmp_path}/pipe.png": 1,
         f"no image: a folder, first {tmp_path}/folder.png": 1,
     }
@@ -142,7 +143,7 @@ def test_loose_images_of_a_target(mixed: Path, tmp_path: Path):
     (tmp_path / "loose" / "x.txt").write_text("text")
     table, scan = read_domain(parse_spec(f"folder:{tmp_path}/loose"))
     assert len(table) == len(NAMES)
-    assert dict(scan.rows.left_out) == {f"no image: other content, first {tmp_path}/loose/x.txt": 1}
+    assert dict(scan.rows.skipped) == {f"no image: other content, first {tmp_path}/loose/x.txt": 1}
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_formats_that_find_images_by_themselves(form: str, place: str, tmp_path:
     (tmp_path / place / "x.txt").write_text("text")
     table, scan = read_domain(parse_spec(f"{form}:{tmp_path}" + ("?neutral=none" if form == "oulu" else "")))
     assert [Path(key).name for key in table.keys] == [names[form]]
-    assert sum(n for reason, n in scan.rows.left_out.items() if "other content" in reason) == 1
+    assert sum(n for reason, n in scan.rows.skipped.items() if "other content" in reason) == 1

@@ -9,27 +9,27 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings, asks_for_labels
-from fercore.data import DomainSet, mismatch_lines, open_domains
-from fercore.data.labelled import LABELLED, UNLABELLED, divide_labels
-from fercore.data.sealed import sealed
+from fercore.data import DomainSet, load_domains, mismatch_lines
+from fercore.data.domains.labelled import LABELLED, UNLABELLED, divide_labels
+from fercore.data.domains.sealed import sealed
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 
 
-def opened(options: str, *, seed: int = 0, n: int = 400, label_file: Path | None = None, **settings) -> DomainSet:
+def loaded(options: str, *, seed: int = 0, n: int = 400, label_file: Path | None = None, **settings) -> DomainSet:
     data = DataSettings(sources=(f"synthfer:wild?n={n}&seed=3&{options}",), size=16, **settings)
-    return open_domains(data, seed=seed, label_file=label_file)
+    return load_domains(data, seed=seed, label_file=label_file)
 
 
 def refused(options: str, **arguments) -> str:
     with pytest.raises(UserInputError) as caught:
-        opened(options, **arguments)
+        loaded(options, **arguments)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_the_rest_of_the_dataset_is_the_target():
-    domains = opened("labels=70")
+    domains = loaded("labels=70")
     (source,) = domains.sources
     assert np.bincount(source.labels).tolist() == [10] * 7
     assert (domains.adaptation.labels == -1).all()
@@ -54,24 +54,24 @@ def test_the_rest_of_the_dataset_is_the_target():
     ],
 )
 def test_rules_share_the_labels_out(options, expected):
-    domains = opened(options)
+    domains = loaded(options)
     assert np.bincount(domains.sources[0].labels).tolist() == expected
     assert len(domains.adaptation) == 200 - sum(expected)
 
 
 def test_labelled_images_may_be_unlabelled_ones_too():
-    domains = opened("labels=70&label_by=image&include_labelled=true")
+    domains = loaded("labels=70&label_by=image&include_labelled=true")
     assert len(domains.adaptation) == 200
     assert set(domains.sources[0].rows.tolist()) < set(domains.adaptation.rows.tolist())
     assert (domains.adaptation.labels == -1).all()
 
 
 def test_the_drawing_depends_on_seed_and_content_alone():
-    first, again, other = (opened("labels=70&label_by=image", seed=seed).sources[0].rows for seed in (1, 1, 2))
+    first, again, other = (loaded("labels=70&label_by=image", seed=seed).sources[0].rows for seed in (1, 1, 2))
     assert (first == again).all()
     assert set(first.tolist()) != set(other.tolist())
     spec = parse_spec("synthfer:wild?labels=14&label_by=image")
-    pool = open_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
+    pool = load_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
     content = {row: str(row) for row in range(len(pool))}
     shuffled = pool.subset(np.random.default_rng(0).permutation(len(pool)))
     chosen = []
@@ -86,14 +86,14 @@ CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neut
 
 def test_few_labels_of_a_source_for_another_target():
     data = DataSettings(sources=("synthfer:studio?n=200&labels=70",), target="synthfer:wild?n=60", size=16)
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     assert len(domains.sources[0]) == 70
     assert len(domains.adaptation) + len(domains.test) == 60
     assert domains.label_split["counts"]["labelled"] == 70
 
 
 def test_a_class_short_of_images_gives_all_it_has():
-    pool = open_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
+    pool = load_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
     keep = np.sort(np.concatenate([np.flatnonzero(pool.labels > 0), np.flatnonzero(pool.labels == 0)[:2]]))
     pool = pool.subset(keep)
     content = {row: str(row) for row in pool.rows.tolist()}
@@ -104,34 +104,34 @@ def test_a_class_short_of_images_gives_all_it_has():
 
 
 def mismatch_lines_of(report) -> list[str]:
-    from fercore.data.report import _split_lines
+    from fercore.data.domains.report import _split_lines
 
     return _split_lines(report)
 
 
 def test_samples_with_doubtful_labels_stay_unlabelled():
-    pool = open_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
+    pool = load_domains(DataSettings(sources=("synthfer:wild?n=84",), target="synthfer:web?n=40"), seed=0).sources[0]
     content = {row: str(row) for row in pool.rows.tolist()}
-    barred = frozenset(pool.rows[pool.labels == 1][:-1].tolist())
+    excluded = frozenset(pool.rows[pool.labels == 1][:-1].tolist())
     spec = parse_spec("synthfer:wild?labels=70&label_by=image")
-    split = divide_labels(pool, content, CLASSES, spec, seed=0, barred=barred)
-    assert not barred & set(pool.rows[split.labelled()].tolist())
-    assert barred <= set(pool.rows[split.unlabelled()].tolist())
+    split = divide_labels(pool, content, CLASSES, spec, seed=0, excluded=excluded)
+    assert not excluded & set(pool.rows[split.labelled()].tolist())
+    assert excluded <= set(pool.rows[split.unlabelled()].tolist())
 
 
 def test_the_file_brings_the_division_back(tmp_path):
-    first = opened("labels=70", seed=1)
+    first = loaded("labels=70", seed=1)
     file = tmp_path / "labelled.json"
     file.write_text(json.dumps(first.label_split))
-    assert opened("labels=70", seed=1).label_split == first.label_split
-    again = opened(f"label_file={file}", seed=1)
+    assert loaded("labels=70", seed=1).label_split == first.label_split
+    again = loaded(f"label_file={file}", seed=1)
     assert again.label_split == first.label_split
     assert again.sources[0].rows.tolist() == first.sources[0].rows.tolist()
     assert again.fingerprint() == first.fingerprint()
 
 
 def test_a_file_of_other_data_is_refused(tmp_path):
-    first = opened("labels=70")
+    first = loaded("labels=70")
     file = tmp_path / "labelled.json"
     file.write_text(json.dumps(first.label_split))
     assert "other data" in refused("labels=70", n=300, label_file=file)
@@ -178,15 +178,15 @@ def test_a_class_without_an_image_is_refused():
         sources=("synthfer:wild?n=84&labels=16", "synthfer:studio?n=80&classes=contempt,anger"), classes=names, size=16
     )
     with pytest.raises(UserInputError, match="no image of contempt to label"):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
 
 
 def test_two_divided_sources_and_a_strange_target_are_refused():
     with pytest.raises(UserInputError, match="two sources are to be divided"):
-        open_domains(DataSettings(sources=("synthfer:wild?labels=70", "synthfer:web?labels=70")), seed=0)
+        load_domains(DataSettings(sources=("synthfer:wild?labels=70", "synthfer:web?labels=70")), seed=0)
     data = DataSettings(sources=("synthfer:wild?n=84&labels=14",), target="synthfer:web?n=84&labels=14")
     with pytest.raises(UserInputError, match="the rest of a source's dataset"):
-        open_domains(data, seed=0)
+        load_domains(data, seed=0)
 
 
 def test_a_coding_of_labels_is_no_number_of_labels(tree):
@@ -194,7 +194,7 @@ def test_a_coding_of_labels_is_no_number_of_labels(tree):
     assert asks_for_labels("folder:x?labels=30")
     assert asks_for_labels("folder:x?limit=4&label_file=y.json")
     assert not asks_for_labels("folder:x?labels=fer2013")
-    domains = open_domains(DataSettings(sources=(f"folder:{folder}?labels=6",), size=16), seed=0)
+    domains = load_domains(DataSettings(sources=(f"folder:{folder}?labels=6",), size=16), seed=0)
     assert len(domains.sources[0]) == 6
     assert parse_spec("list:x?labels=30&labels=fer2013").options == {"label_count": "30", "labels": "fer2013"}
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
 from fercore.data import inspect
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 

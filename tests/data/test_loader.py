@@ -10,13 +10,13 @@ import torch
 from torch.utils.data import RandomSampler
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, StepLoader, eval_batches, open_domains, side_table
-from fercore.data.cache import fetch, fitted
+from fercore.data import DomainSet, StepLoader, eval_batches, load_domains, side_table
+from fercore.data.cache.stores import fetch, fitted
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
-from fercore.types import Batch
+from fercore.records.plan import ViewRequest
+from fercore.records.step import Batch
 
-Opened = Callable[..., tuple[DomainSet, DataSettings]]
+LoadedDomain = Callable[..., tuple[DomainSet, DataSettings]]
 HALF = (0.5, 0.5, 0.5)
 VIEWS = (
     ViewRequest("source", "weak", "weak"),
@@ -44,8 +44,8 @@ def same(first: Sequence[Batch], second: Sequence[Batch]) -> bool:
     return all(torch.equal(x, y) for a, b in pairs for x, y in zip(tensors(a), tensors(b), strict=True))
 
 
-def test_shape_of_a_batch(opened: Opened):
-    domains, data = opened()
+def test_shape_of_a_batch(loaded: LoadedDomain):
+    domains, data = loaded()
     batch = next(make(domains, data))
     assert batch.source.images["weak"].shape == (12, 3, 16, 16)
     assert set(batch.target.images) == {"weak", "weak2", "strong", "plain"}
@@ -57,8 +57,8 @@ def test_shape_of_a_batch(opened: Opened):
     assert not torch.equal(batch.target.images["weak"], batch.target.images["weak2"])
 
 
-def test_batches_agree_with_the_side_tables(opened: Opened):
-    domains, data = opened()
+def test_batches_agree_with_the_side_tables(loaded: LoadedDomain):
+    domains, data = loaded()
     batch = next(make(domains, data))
     source, target = side_table(domains, "source"), side_table(domains, "target")
     at = batch.source.index.numpy()
@@ -68,23 +68,23 @@ def test_batches_agree_with_the_side_tables(opened: Opened):
     torch.testing.assert_close(batch.target.images["plain"] * 0.5 + 0.5, pixels)
 
 
-def test_no_target_label_in_any_batch(opened: Opened):
-    domains, data = opened()
+def test_no_target_label_in_any_batch(loaded: LoadedDomain):
+    domains, data = loaded()
     assert all(set(batch.target.labels.tolist()) == {-1} for batch in take(make(domains, data), 6))
     assert set(side_table(domains, "target").labels.tolist()) == {-1}
     leaky = dataclasses.replace(domains, adaptation=domains.test)
     assert set(next(make(leaky, data)).target.labels.tolist()) == {-1}
 
 
-def test_the_seed_decides(opened: Opened):
-    domains, data = opened()
+def test_the_seed_decides(loaded: LoadedDomain):
+    domains, data = loaded()
     assert same(take(make(domains, data), 7), take(make(domains, data), 7))
     assert not same(take(make(domains, data), 1), take(make(domains, data, seed=1), 1))
 
 
 @pytest.mark.parametrize("cache_mb", [0, 64])
-def test_workers_change_nothing(opened: Opened, cache_mb: int):
-    domains, data = opened(cache_mb=cache_mb)
+def test_workers_change_nothing(loaded: LoadedDomain, cache_mb: int):
+    domains, data = loaded(cache_mb=cache_mb)
     alone = take(make(domains, data), 6)
     loader = make(domains, data.model_copy(update={"workers": 2}))
     before = torch.get_rng_state()
@@ -96,8 +96,8 @@ def test_workers_change_nothing(opened: Opened, cache_mb: int):
 
 
 @pytest.mark.parametrize("settings", [{}, {"class_balanced": True}, {"source_sampling": "proportional"}])
-def test_resume_in_the_middle_of_an_epoch(opened: Opened, settings: dict[str, Any]):
-    domains, data = opened(**settings)
+def test_resume_in_the_middle_of_an_epoch(loaded: LoadedDomain, settings: dict[str, Any]):
+    domains, data = loaded(**settings)
     loader = make(domains, data)
     take(loader, 5)
     state = loader.state_dict()
@@ -107,8 +107,8 @@ def test_resume_in_the_middle_of_an_epoch(opened: Opened, settings: dict[str, An
     assert same(expected, take(fresh, 5))
 
 
-def test_resume_with_a_sampler(opened: Opened):
-    domains, data = opened()
+def test_resume_with_a_sampler(loaded: LoadedDomain):
+    domains, data = loaded()
     loader = make(domains, data)
     take(loader, 2)
     loader.set_sampler("target", RandomSampler(range(15)))
@@ -120,15 +120,15 @@ def test_resume_with_a_sampler(opened: Opened):
     assert same(expected, take(fresh, 4))
 
 
-def test_resume_on_other_data_is_refused(opened: Opened):
-    domains, data = opened()
+def test_resume_on_other_data_is_refused(loaded: LoadedDomain):
+    domains, data = loaded()
     state = make(domains, data).state_dict()
     with pytest.raises(UserInputError, match="the data has changed"):
         make(domains, data.model_copy(update={"target_batch": 5})).load_state_dict(state)
 
 
-def test_each_cycle_holds_each_sample_once(opened: Opened):
-    domains, data = opened(source_batch=6, target_batch=5)
+def test_each_cycle_holds_each_sample_once(loaded: LoadedDomain):
+    domains, data = loaded(source_batch=6, target_batch=5)
     batches = take(make(domains, data), 6)
     drawn = torch.cat([batch.target.index for batch in batches]).tolist()
     assert sorted(drawn[:15]) == sorted(drawn[15:]) == list(range(15))
@@ -137,21 +137,21 @@ def test_each_cycle_holds_each_sample_once(opened: Opened):
     assert sorted(second) == list(range(24, 42))
 
 
-def test_steps_of_an_epoch(opened: Opened):
-    domains, data = opened()
+def test_steps_of_an_epoch(loaded: LoadedDomain):
+    domains, data = loaded()
     assert make(domains, data).steps_per_epoch == 3
     assert make(domains, data.model_copy(update={"target_batch": 2})).steps_per_epoch == 7
 
 
-def test_a_side_without_views_does_not_make_epochs_longer(opened: Opened):
-    domains, data = opened(target_batch=2)
+def test_a_side_without_views_does_not_make_epochs_longer(loaded: LoadedDomain):
+    domains, data = loaded(target_batch=2)
     requests = [ViewRequest("source", "weak", "weak")]
     loader = StepLoader(domains, requests, data, seed=0, mean=HALF, std=HALF)
     assert loader.steps_per_epoch == 3
 
 
-def test_a_loader_may_start_later(opened: Opened):
-    domains, data = opened()
+def test_a_loader_may_start_later(loaded: LoadedDomain):
+    domains, data = loaded()
     early = take(make(domains, data), 5)
     late = StepLoader(domains, VIEWS, data, seed=0, mean=HALF, std=HALF, start=3)
     for one, other in zip(early[3:], take(late, 2), strict=True):
@@ -159,16 +159,16 @@ def test_a_loader_may_start_later(opened: Opened):
         assert torch.equal(one.source.images["weak"], other.source.images["weak"])
 
 
-def test_proportional_sampling_draws_by_size(opened: Opened):
-    domains, data = opened(source_sampling="proportional", source_batch=14)
+def test_proportional_sampling_draws_by_size(loaded: LoadedDomain):
+    domains, data = loaded(source_sampling="proportional", source_batch=14)
     batches = take(make(domains, data), 3)
     assert sum(int((batch.source.domain == 0).sum()) for batch in batches) == 24
     assert all(batch.source.domain.tolist() == sorted(batch.source.domain.tolist()) for batch in batches)
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "proportional"])
-def test_a_batch_may_be_that_of_each_source(opened: Opened, sampling: str):
-    domains, data = opened(source_batch=7, source_batch_of="source", source_sampling=sampling)
+def test_a_batch_may_be_that_of_each_source(loaded: LoadedDomain, sampling: str):
+    domains, data = loaded(source_batch=7, source_batch_of="source", source_sampling=sampling)
     assert data.source_step == 14
     batches = take(make(domains, data), 3)
     assert all(len(batch.source) == 14 for batch in batches)
@@ -178,8 +178,8 @@ def test_a_batch_may_be_that_of_each_source(opened: Opened, sampling: str):
     assert len(take(make(domains, together), 1)[0].source) == (6 if sampling == "balanced" else 7)
 
 
-def test_class_balance_inside_each_domain(opened: Opened):
-    domains, data = opened(class_balanced=True)
+def test_class_balance_inside_each_domain(loaded: LoadedDomain):
+    domains, data = loaded(class_balanced=True)
     batches = take(make(domains, data), 60)
     for domain in (0, 1):
         labels = torch.cat([batch.source.labels[batch.source.domain == domain] for batch in batches])
@@ -193,8 +193,8 @@ def test_class_balance_inside_each_domain(opened: Opened):
     assert torch.bincount(labels).tolist() == [180, 105, 75]
 
 
-def test_a_sampler_of_a_plugin(opened: Opened):
-    domains, data = opened()
+def test_a_sampler_of_a_plugin(loaded: LoadedDomain):
+    domains, data = loaded()
     loader = make(domains, data)
     loader.set_sampler("target", range(14, -1, -1))
     assert [batch.target.index.tolist() for batch in take(loader, 3)] == [
@@ -238,35 +238,35 @@ def test_a_sampler_of_a_plugin(opened: Opened):
         ),
     ],
 )
-def test_batches_that_do_not_fit(opened: Opened, settings: dict[str, Any], message: str):
-    domains, data = opened(**settings)
+def test_batches_that_do_not_fit(loaded: LoadedDomain, settings: dict[str, Any], message: str):
+    domains, data = loaded(**settings)
     with pytest.raises(UserInputError) as caught:
         make(domains, data)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("batch", [1, 16, 1000])
-def test_batches_of_a_side_without_views_always_fit(opened: Opened, batch: int):
-    domains, data = opened(target_batch=batch)
+def test_batches_of_a_side_without_views_always_fit(loaded: LoadedDomain, batch: int):
+    domains, data = loaded(target_batch=batch)
     loader = make(domains, data, [ViewRequest("source", "weak", "weak")])
     drawn = take(loader, 3)
     assert [(len(b.source), len(b.target), dict(b.target.images)) for b in drawn] == [(12, min(batch, 15), {})] * 3
-    domains, data = opened(source_batch=batch)
+    domains, data = loaded(source_batch=batch)
     drawn = take(make(domains, data, [ViewRequest("target", "weak", "weak")]), 3)
     assert {len(b.source) for b in drawn} <= {2, 16, 42}
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_file_that_vanishes_is_named(opened: Opened, tmp_path, workers: int):
-    domains, data = opened(workers=workers)
+def test_a_file_that_vanishes_is_named(loaded: LoadedDomain, tmp_path, workers: int):
+    domains, data = loaded(workers=workers)
     for path in (tmp_path / "a").rglob("*.png"):
         path.unlink()
-    with pytest.raises(UserInputError, match=r"^unusable image: cannot be opened: No such file .*\.png\)$"):
+    with pytest.raises(UserInputError, match=r"^unusable image: cannot be loaded: No such file .*\.png\)$"):
         next(make(domains, data))
 
 
-def test_evaluation_batches_are_in_order(opened: Opened):
-    domains, data = opened(eval_batch=7)
+def test_evaluation_batches_are_in_order(loaded: LoadedDomain):
+    domains, data = loaded(eval_batch=7)
     batches = list(eval_batches(domains.test, data, mean=HALF, std=HALF))
     assert [len(batch) for batch in batches] == [7, 7, 1]
     assert torch.cat([batch.labels for batch in batches]).tolist() == domains.test.labels.tolist()
@@ -277,8 +277,8 @@ def test_evaluation_batches_are_in_order(opened: Opened):
     assert domain.tolist() == [0] * 24 + [1] * 18
 
 
-def test_a_small_cache_gives_the_same_pixels(opened: Opened):
-    domains, data = opened()
+def test_a_small_cache_gives_the_same_pixels(loaded: LoadedDomain):
+    domains, data = loaded()
     table = side_table(domains, "source")
     at = np.arange(len(table))
     expected = fetch(table, at, data.model_copy(update={"cache_mb": 0}))
@@ -291,7 +291,7 @@ def test_a_small_cache_gives_the_same_pixels(opened: Opened):
 def test_extras_travel_with_their_samples():
     sources = ("synthfer:studio?n=28", "synthfer:web?n=28&seed=1")
     data = DataSettings(sources=sources, target="synthfer:wild?n=28&seed=2", size=32, source_batch=8, target_batch=4)
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     batch = next(make(domains, data))
     table = side_table(domains, "source")
     scores = batch.source.extras["au_scores"].numpy()

@@ -15,7 +15,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import layouts
 
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.engine.results import write_predictions
 
@@ -36,8 +36,8 @@ def folder(tmp_path: Path) -> Path:
 def test_predictions_of_a_run(folder: Path, tmp_path: Path):
     test = read_domain(parse_spec(f"folder:{folder}"))[0]
     parts = ("test",) * len(test)
-    shop = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), target=test, target_parts=parts))
-    write_predictions(shop, SimpleNamespace(path=tmp_path), np.full((len(test), 2), 0.5))
+    context = SimpleNamespace(domains=SimpleNamespace(classes=("anger", "fear"), target=test, target_parts=parts))
+    write_predictions(context, SimpleNamespace(path=tmp_path), np.full((len(test), 2), 0.5))
     lines = (tmp_path / "predictions.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 1 + len(test)
     assert sum("J\\udce4ger.png,test,anger,0.500000" in line for line in lines) == 1

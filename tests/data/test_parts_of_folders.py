@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reading import error_of, left_out, read
+from reading import error_of, read, skipped
 
 from fercore.config import DataSettings
-from fercore.data import open_domains
-from fercore.data.check import check
+from fercore.data import load_domains
+from fercore.data.domains.report import mismatch_lines
 from fercore.data.formats.folder import part_of
-from fercore.data.report import mismatch_lines
+from fercore.datasets.check import check
 from fercore.errors import UserInputError
 
 Tree = Callable[..., Path]
@@ -42,7 +42,7 @@ def test_other_names_are_no_parts(name: str):
 def test_all_three_parts_of_fer2013_folders(tree: Tree):
     root = tree("f", {"Training/Angry": 3, "Training/Sad": 3, "PublicTest/Angry": 2, "PrivateTest/Sad": 4})
     assert Counter(read(f"folder:{root}").split) == {"train": 6, "val": 2, "test": 4}
-    assert left_out(f"folder:{root}") == {}
+    assert skipped(f"folder:{root}") == {}
 
 
 def test_parts_inside_the_classes(tree: Tree):
@@ -53,13 +53,13 @@ def test_parts_inside_the_classes(tree: Tree):
     assert Counter(zip(table.labels.tolist(), table.split, strict=True)) == {
         (0, "train"): 3, (0, "test"): 2, (4, "train"): 3, (4, "test"): 4,
     }  # fmt: skip
-    assert left_out(f"folder:{root}") == {"folder 'odd' beside the parts": 1, "loose images": 1}
+    assert skipped(f"folder:{root}") == {"folder 'odd' beside the parts": 1, "loose images": 1}
 
 
 def test_a_folder_beside_parts_is_named_and_counted(tree: Tree):
     root = tree("f", {"train/anger": 2, "test/anger": 2, "holdout/anger": 3, "notes": 0})
     assert len(read(f"folder:{root}")) == 4
-    assert left_out(f"folder:{root}") == {"folder 'holdout' beside the parts": 3}
+    assert skipped(f"folder:{root}") == {"folder 'holdout' beside the parts": 3}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_folder_beside_parts_is_named_and_counted(tree: Tree):
 def test_formats_with_parts_name_what_is_beside_them(tree: Tree, form: str, counts: dict[str, int]):
     root = tree("f", counts)
     assert Counter(read(f"{form}:{root}").split) == {"train": 2, "val": 2}
-    assert left_out(f"{form}:{root}") == {"folder 'extra' beside the parts": 3}
+    assert skipped(f"{form}:{root}") == {"folder 'extra' beside the parts": 3}
 
 
 def test_a_dataset_one_folder_deeper_is_pointed_at(tree: Tree):
@@ -89,7 +89,7 @@ def test_splits_of_a_manifest_have_the_names_of_folders(tree: Tree, tmp_path: Pa
 
 def lines_of(source: Path, target: str) -> list[str]:
     data = DataSettings(sources=(f"folder:{source}",), target=target)
-    return mismatch_lines(open_domains(data, seed=0).report)
+    return mismatch_lines(load_domains(data, seed=0).report)
 
 
 def test_a_run_says_which_parts_it_does_not_use(tree: Tree):

@@ -8,9 +8,9 @@ import pytest
 
 from fercore.config import DataSettings, ModelSettings
 from fercore.data.formats import FORMATS
-from fercore.data.places import absolute_settings, absolute_spec
-from fercore.data.protocols import absolute_protocol, load_protocol
 from fercore.data.spec import parse_spec, spec_text
+from fercore.data.spec.places import absolute_settings, absolute_spec
+from fercore.datasets.protocols import absolute_protocol, load_protocol
 from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from fercore.data import inspect, parse_spec
-from fercore.data.domains import read_domain
-from fercore.data.readers import decode
-from fercore.data.scaling import Scaling
+from fercore.data.domains.domain_set import read_domain
+from fercore.data.images.readers import decode
+from fercore.data.images.scaling import Scaling
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -96,8 +96,8 @@ def test_equal_pixels_of_a_csv_are_duplicates(tmp_path: Path):
 
 
 def test_a_second_look_decodes_only_what_changed(tmp_path: Path, image, monkeypatch):
-    from fercore.data import readers
-    from fercore.data.digests import DigestMemo
+    from fercore.data.cache.digests import DigestMemo
+    from fercore.data.images import readers
 
     for i in range(6):
         image(tmp_path / "set" / "anger" / f"{i}.png", i % 5)
@@ -130,23 +130,24 @@ def test_a_second_look_decodes_only_what_changed(tmp_path: Path, image, monkeypa
     assert DigestMemo(read_domain(parse_spec(f"folder:{tmp_path}/set"))[0].reader, memory).path == found
 
 
-def test_a_cache_in_memory_remembers_the_preflight_too(opened, tmp_path: Path, image, monkeypatch):
-    from fercore.data import open_domains, readers
+def test_a_cache_in_memory_remembers_the_preflight_too(loaded, tmp_path: Path, image, monkeypatch):
+    from fercore.data import load_domains
+    from fercore.data.images import readers
 
     folder = tmp_path / "memory"
-    first, settings = opened(cache="memory", cache_dir=str(folder))
+    first, settings = loaded(cache="memory", cache_dir=str(folder))
     decoded = []
     plain = readers.with_pixels
     monkeypatch.setattr(readers, "with_pixels", lambda content: decoded.append(1) or plain(content))
-    assert open_domains(settings, seed=0).fingerprint() == first.fingerprint()
+    assert load_domains(settings, seed=0).fingerprint() == first.fingerprint()
     assert decoded == []
     image(tmp_path / "a" / "anger" / "2.png", 4321)
-    assert open_domains(settings, seed=0).fingerprint() != first.fingerprint()
+    assert load_domains(settings, seed=0).fingerprint() != first.fingerprint()
     assert len(decoded) == 1
     (folder / "old.digests").write_bytes(bytes(2**20))
     os.utime(folder / "old.digests", (0, 0))
-    open_domains(settings.model_copy(update={"cache_disk_mb": 1}), seed=0)
+    load_domains(settings.model_copy(update={"cache_disk_mb": 1}), seed=0)
     assert len(list(folder.glob("*.digests"))) == 3  # the longest unused goes when there are too many
     shutil.rmtree(folder)
     folder.write_text("a file stands there")
-    assert len(open_domains(settings, seed=0).test) == len(first.test)
+    assert len(load_domains(settings, seed=0).test) == len(first.test)

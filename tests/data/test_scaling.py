@@ -12,17 +12,17 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, eval_batches, inspect, mismatch_lines, open_domains
-from fercore.data.cache_files import source_key
-from fercore.data.codecs import Unusable
-from fercore.data.convert import convert
-from fercore.data.crops import CropReader
-from fercore.data.opening import read_domain
-from fercore.data.prepare.faces import Face
-from fercore.data.prepare.one import PrepareSettings, prepare_one
-from fercore.data.readers import FileReader, decode, kind_of
-from fercore.data.scaling import NO_RANGE, NoScale, Scaling, parse_scaling
+from fercore.data import DomainSet, eval_batches, inspect, load_domains, mismatch_lines
+from fercore.data.cache.files import source_key
+from fercore.data.domains.load import read_domain
+from fercore.data.images.codecs import Unusable
+from fercore.data.images.crops import CropReader
+from fercore.data.images.readers import FileReader, decode, kind_of
+from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, parse_scaling
 from fercore.data.spec import parse_spec
+from fercore.datasets.convert import convert
+from fercore.datasets.prepare.faces import Face
+from fercore.datasets.prepare.one import PrepareSettings, prepare_one
 from fercore.errors import UserInputError
 
 EXPRESSIONS = ("anger", "happiness", "sadness")
@@ -51,8 +51,8 @@ def test_an_image_without_a_finite_value_is_unusable(tmp_path: Path, visible: Pa
         write(tmp_path / "f" / name / f"{k}.tif", np.random.default_rng(k).random((8, 8)).astype(np.float32))
     gone = write(tmp_path / "f" / "anger" / "none.tif", np.full((8, 8), value, dtype=np.float32))
     with pytest.raises(UserInputError, match=f"1 unusable images, first {gone}: .*no finite value in it"):
-        opened(visible, f"folder:{tmp_path}/f?range={text}")
-    domains = opened(visible, f"folder:{tmp_path}/f?range={text}", max_bad_share=0.1)
+        loaded(visible, f"folder:{tmp_path}/f?range={text}")
+    domains = loaded(visible, f"folder:{tmp_path}/f?range={text}", max_bad_share=0.1)
     assert domains.report["target"]["preflight"]["unusable"] == 1
 
 
@@ -64,8 +64,8 @@ def infrared(tmp_path: Path) -> Path:
     return tmp_path / "ir"
 
 
-def opened(source: Path, target: str, **settings: object) -> DomainSet:
-    return open_domains(DataSettings(sources=(f"folder:{source}",), target=target, size=16, **settings), seed=0)
+def loaded(source: Path, target: str, **settings: object) -> DomainSet:
+    return load_domains(DataSettings(sources=(f"folder:{source}",), target=target, size=16, **settings), seed=0)
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_the_same_crop_of_a_scaled_file(tmp_path: Path):
 
 def test_a_deep_image_without_a_range_is_one_line(infrared: Path, visible: Path):
     with pytest.raises(UserInputError) as caught:
-        opened(visible, f"folder:{infrared}")
+        loaded(visible, f"folder:{infrared}")
     text = str(caught.value)
     assert text.startswith(NO_RANGE)
     assert str(infrared) in text
@@ -235,11 +235,11 @@ def test_a_deep_image_without_a_range_is_one_line(infrared: Path, visible: Path)
     # One such image among many is no less of a guess.
     write(visible / "anger" / "deep.png", thermal(9))
     with pytest.raises(UserInputError, match="no range to scale it by"):
-        opened(visible, f"folder:{infrared}?range=image", max_bad_share=1.0)
+        loaded(visible, f"folder:{infrared}?range=image", max_bad_share=1.0)
 
 
 def test_what_was_done_stands_in_the_report_and_the_fingerprint(infrared: Path, visible: Path):
-    found = {text: opened(visible, f"folder:{infrared}?range={text}") for text in ("7000,9000", "image", "image:1,99")}
+    found = {text: loaded(visible, f"folder:{infrared}?range={text}") for text in ("7000,9000", "image", "image:1,99")}
     for text, domains in found.items():
         scaling = domains.report["target"]["scaling"]
         assert scaling == {"range": text, "one_channel": 12, "deep": 12, "colour": 0}
@@ -248,10 +248,10 @@ def test_what_was_done_stands_in_the_report_and_the_fingerprint(infrared: Path, 
         )
         assert "scaling" not in domains.report["sources"][0]
         json.dumps(domains.report)
-    prints = [domains.fingerprint()["test"]["sha256"] for domains in found.values()]
-    assert len(set(prints)) == 3
-    again = opened(visible, f"folder:{infrared}?range=7000.0,9e3".replace("9e3", "9000"))
-    assert again.fingerprint()["test"]["sha256"] == prints[0]
+    fingerprints = [domains.fingerprint()["test"]["sha256"] for domains in found.values()]
+    assert len(set(fingerprints)) == 3
+    again = loaded(visible, f"folder:{infrared}?range=7000.0,9e3".replace("9e3", "9000"))
+    assert again.fingerprint()["test"]["sha256"] == fingerprints[0]
 
 
 def test_batches_are_the_same_with_any_cache(infrared: Path, visible: Path, tmp_path: Path):
@@ -259,7 +259,7 @@ def test_batches_are_the_same_with_any_cache(infrared: Path, visible: Path, tmp_
     places = {"cache_dir": str(tmp_path / "cache")}
     for text in ("7000,9000", "image"):
         for settings in ({"cache_mb": 0}, {}, {"cache": "disk", **places}, {"cache": "disk", **places}):
-            domains = opened(visible, f"folder:{infrared}?range={text}", **settings)
+            domains = loaded(visible, f"folder:{infrared}?range={text}", **settings)
             data = DataSettings(size=16, **settings)
             batches = eval_batches(domains.test, data, mean=(0, 0, 0), std=(1, 1, 1))
             images.append(next(batches).images["none"].numpy())
@@ -325,12 +325,12 @@ def test_good_ranges_are_read():
 
 def test_a_range_that_has_no_effect_is_refused(infrared: Path, visible: Path):
     with pytest.raises(UserInputError, match="range on a dataset without a one-channel image"):
-        opened(visible, f"folder:{visible}?range=image")
+        loaded(visible, f"folder:{visible}?range=image")
     with pytest.raises(UserInputError, match="range on synthfer, whose pixels are no image files"):
-        opened(visible, "synthfer:nir?n=40&range=image")
+        loaded(visible, "synthfer:nir?n=40&range=image")
     grey = write(infrared / "anger" / "8bit.png", np.zeros((8, 8), dtype=np.uint8))
     with pytest.raises(UserInputError, match="8-bit image under the range 0,65535") as caught:
-        opened(visible, f"folder:{infrared}?range=0,65535")
+        loaded(visible, f"folder:{infrared}?range=0,65535")
     assert str(grey) in str(caught.value)
 
 
@@ -381,12 +381,12 @@ def test_pairs_of_visible_and_deep_infrared_by_manifest(tmp_path: Path, image):
         (f"manifest:{path}?domain=visible", f"manifest:{path}?domain=thermal&range=7000,9000"),
     ):
         data = DataSettings(sources=(source,), target=target, size=16)
-        domains = open_domains(data, seed=0)
+        domains = load_domains(data, seed=0)
         assert len(domains.sources[0]) == 12
         assert domains.report["target"]["division"] == "by subject"
         assert domains.report["target"]["scaling"]["deep"] in (12, 13)
     with pytest.raises(UserInputError, match="no range to scale it by"):
-        open_domains(DataSettings(sources=(source,), target=f"nvie:{path}?spectrum=thermal", size=16), seed=0)
+        load_domains(DataSettings(sources=(source,), target=f"nvie:{path}?spectrum=thermal", size=16), seed=0)
     mixed = parse_spec(f"nvie:{path}?spectrum=all&range=7000,9000")
     assert len(read_domain(mixed)[0]) == 25
 
@@ -403,7 +403,7 @@ def test_every_condition_of_oulu_casia(tmp_path: Path, image):
             target=f"oulu:{root}?spectrum=NI&light={light}&neutral=none&range=0,16383&shots=1",
             size=16,
         )
-        domains = open_domains(data, seed=0)
+        domains = load_domains(data, seed=0)
         assert domains.classes == ("anger", "happiness")
         assert f"NI/{light}" in domains.test.keys[0].replace("\\", "/")
         assert domains.report["target"]["division"] == "by subject"

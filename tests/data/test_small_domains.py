@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 
 from fercore.data import StepLoader
-from fercore.data.order import ClassOrder, PoolOrder
+from fercore.data.batches.sampling import ClassOrder, PoolOrder
 from fercore.errors import UserInputError
-from fercore.schedule import ViewRequest
+from fercore.records.plan import ViewRequest
 
 VIEWS = [ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak")]
 GREY = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
 
 
-def test_a_small_domain_is_refused_or_repeated(opened):
-    domains, settings = opened(target_batch=40)
+def test_a_small_domain_is_refused_or_repeated(loaded):
+    domains, settings = loaded(target_batch=40)
     with pytest.raises(UserInputError, match=r"batch larger than a domain: 40.*data.small_domains=repeat"):
         StepLoader(domains, VIEWS, settings, seed=0, **GREY)
-    domains, settings = opened(target_batch=40, small_domains="repeat")
+    domains, settings = loaded(target_batch=40, small_domains="repeat")
     loader = StepLoader(domains, VIEWS, settings, seed=0, **GREY)
     counts = np.bincount(next(loader).target.index.numpy(), minlength=len(domains.adaptation))
     assert counts.sum() == 40

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fercore.data import parse_spec
-from fercore.data.domains import read_domain
+from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import spec_text
 from fercore.errors import UserInputError
 

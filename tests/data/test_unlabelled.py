@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, SideInfo, eval_batches, mismatch_lines, open_domains, side_info, side_table
+from fercore.data import DomainSet, SideInfo, eval_batches, load_domains, mismatch_lines, side_info, side_table
 from fercore.errors import UserInputError
 
 Tree = Callable[..., Path]
@@ -20,7 +20,7 @@ NO_SCORE = "no test image has a label: predictions, but no score"
 
 def open_target(tree: Tree, spec: str, *, seed: int = 0, **settings: object) -> DomainSet:
     source = tree("source", {"anger": 3, "fear": 3, "sad": 3}, 5000)
-    return open_domains(DataSettings(sources=(f"folder:{source}",), target=spec, size=16, **settings), seed=seed)
+    return load_domains(DataSettings(sources=(f"folder:{source}",), target=spec, size=16, **settings), seed=seed)
 
 
 def check(domains: DomainSet, n_adaptation: int, n_test: int) -> None:
@@ -88,14 +88,14 @@ def test_a_source_needs_labels_and_says_which_samples_it_leaves_out(tmp_path: Pa
     with pytest.raises(
         UserInputError, match=r"^source without a labelled image \(spec .*; a source needs class folders"
     ):
-        open_domains(DataSettings(sources=(f"folder:{loose}",), target=f"folder:{target}"), seed=0)
+        load_domains(DataSettings(sources=(f"folder:{loose}",), target=f"folder:{target}"), seed=0)
     for i in range(9):
         image(tmp_path / "m" / f"{i}.png", 200 + i)
     rows = ["path,label", *(f"{i}.png,{('anger', 'sad', '')[i % 3]}" for i in range(9))]
     (tmp_path / "m" / "m.csv").write_text("\n".join(rows))
     data = DataSettings(sources=(f"manifest:{tmp_path}/m/m.csv?limit=6",), target=f"folder:{target}")
-    domains = open_domains(data, seed=0)
-    assert domains.report["sources"][0]["left_out"] == {"unlabelled": 3}
+    domains = load_domains(data, seed=0)
+    assert domains.report["sources"][0]["skipped"] == {"unlabelled": 3}
     assert len(domains.sources[0]) == 6, "samples without a label take no place of the limit"
     assert "m: 3 samples without a label left out: a source needs labels" in mismatch_lines(domains.report)
 
@@ -103,7 +103,7 @@ def test_a_source_needs_labels_and_says_which_samples_it_leaves_out(tmp_path: Pa
 def test_side_info_tells_labels_of_sources_and_no_more(tmp_path: Path, tree: Tree):
     sources = ("synthfer:studio?n=14", "synthfer:web?n=21&seed=1")
     data = DataSettings(sources=sources, target="synthfer:wild?n=28&seed=2", size=32)
-    domains = open_domains(data, seed=0)
+    domains = load_domains(data, seed=0)
     source, target = side_info(domains, "source"), side_info(domains, "target")
     assert {field.name for field in dataclasses.fields(SideInfo)} == {"labels", "domain", "subjects", "extras"}
     assert {name for name in dir(source) if not name.startswith("_")} == {"labels", "domain", "subjects", "extras"}

@@ -9,12 +9,12 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V2
 
-from fercore.data import augment
-from fercore.data.cache import fitted
+from fercore.data.cache.stores import fitted
+from fercore.data.images import augment
+from fercore.data.images.views import Views, crop_and_colour, strong, weak
 from fercore.data.noise import key, permutation, uniforms
-from fercore.data.views import Views, crop_and_colour, strong, weak
 from fercore.errors import UserInputError
-from fercore.schedule import CropAndColour, ViewRequest
+from fercore.records.plan import CropAndColour, ViewRequest
 
 
 @pytest.fixture

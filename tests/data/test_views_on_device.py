@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fercore.config import DataSettings
-from fercore.data import open_domains
-from fercore.data.loader import StepLoader
-from fercore.data.views import Views
-from fercore.schedule import CropAndColour, ViewRequest
+from fercore.data import load_domains
+from fercore.data.batches.loader import StepLoader
+from fercore.data.images.views import Views
+from fercore.records.plan import CropAndColour, ViewRequest
 
 HALF = (0.5, 0.5, 0.5)
 TRANSFORMS = ("none", "weak", "strong", CropAndColour())
@@ -55,7 +55,7 @@ def test_batches_are_the_same_wherever_views_are_made(tree):
             sources=(f"folder:{source}",), target=f"folder:{target}", size=16, source_batch=8, target_batch=4, **more
         )
         views = [ViewRequest(side, name, name) for side in ("source", "target") for name in ("weak", "strong")]
-        loader = StepLoader(open_domains(data, seed=1), views, data, seed=1, mean=HALF, std=HALF, device=device)
+        loader = StepLoader(load_domains(data, seed=1), views, data, seed=1, mean=HALF, std=HALF, device=device)
         state = None
         for number in range(6):
             if number == 3:
@@ -76,13 +76,13 @@ def test_batches_are_the_same_wherever_views_are_made(tree):
                 assert torch.equal(left.labels, right.labels)
 
 
-def test_a_run_ends_at_the_same_weights(make_shop, tmp_path: Path, listener, weights_of):
+def test_a_run_ends_at_the_same_weights(make_context, tmp_path: Path, listener, weights_of):
     from fercore.engine.run import run
 
     ends = []
     for where in ("cpu", "device"):
-        shop = make_shop("source_only", layers=({"data": {"augment_on": where}, "train": {"steps": 2}},))
-        run(shop, tmp_path / where, listener())
+        context = make_context("source_only", layers=({"data": {"augment_on": where}, "train": {"steps": 2}},))
+        run(context, tmp_path / where, listener())
         ends.append(weights_of(tmp_path / where))
     flat = [dict(sorted(end["model"].items())) if "model" in end else end for end in ends]
     assert flat[0].keys() == flat[1].keys()

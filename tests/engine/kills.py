@@ -1,6 +1,6 @@
 """A program that kills runs: `python kills.py FOLDER METHODS EVENTS RANDOM`; prints a line of JSON for each kill.
 
-A run is killed at its n-th file event (a file opened for writing; a name made, changed or removed), or after a random
+A run is killed at its n-th file event (a file loaded for writing; a name made, changed or removed), or after a random
 time, and goes on from what it left. EVENTS is how many of the file events, evenly spread; "all" for each of them.
 """
 
@@ -26,12 +26,12 @@ import torch.utils.tensorboard  # noqa: F401
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TINY
 
-from fercore.engine import checkpoint
 from fercore.engine.observer import Observer
-from fercore.engine.record import RunFolder
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks.assemble import assemble
+from fercore.runs import checkpoint
+from fercore.runs.folder import RunFolder
 
 MORE: dict[str, Any] = {
     "data": {
@@ -52,8 +52,8 @@ def go_on(folder: Path, methods: list[str]) -> None:
     """Start a run, or go on with it, as the command line does."""
     there = RunFolder(folder)
     if not (there.begun and there.finished):
-        shop = build_workshop(assemble(methods, [TINY, MORE], preset="demo"))
-        run(shop, folder, Observer(), resume=there.begun)
+        context = build_context(assemble(methods, [TINY, MORE], preset="demo"))
+        run(context, folder, Observer(), resume=there.begun)
 
 
 def attempt(folder: Path, methods: list[str], *, event: int = 0, delay: float | None = None) -> tuple[int, int]:
@@ -84,8 +84,8 @@ def watch(writer: int, last: int, root: str) -> None:
 
     def hear(event: str, details: tuple[Any, ...]) -> None:
         nonlocal seen
-        opened = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in NAMES or (opened and str(details[0]).startswith(root.rpartition("/")[0])):
+        loaded = event == "open" and isinstance(details[2], int) and details[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in NAMES or (loaded and str(details[0]).startswith(root.rpartition("/")[0])):
             seen += 1
             os.write(writer, b".")
             if seen == last:

@@ -14,9 +14,9 @@ from torch import nn
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine.average import WeightAverage
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks import hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.models import External, Model, SizedByData
 
@@ -98,27 +98,27 @@ def test_the_averages_forward_is_its_own(fabric):
 
 
 @pytest.mark.slow
-def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path, listener, weights_of):
+def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_context, tmp_path, listener, weights_of):
     data = {
         "data": {"sources": ["synthfer:wild?n=140&seed=2&labels=28"], "target": "synthfer:wild?n=140&seed=2&labels=28"}
     }
-    shop = make_shop("source_only", layers=(EMA, data))
-    whole = run(shop, tmp_path / "whole", listener())
+    context = make_context("source_only", layers=(EMA, data))
+    whole = run(context, tmp_path / "whole", listener())
     assert whole["ema"] == {"decay": 0.7, "buffers": "copy"}
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only", layers=(EMA, data)), tmp_path / "cut", listener(stop_after=5))
-    again = run(make_shop("source_only", layers=(EMA, data)), tmp_path / "cut", listener(), resume=True)
+        run(make_context("source_only", layers=(EMA, data)), tmp_path / "cut", listener(stop_after=5))
+    again = run(make_context("source_only", layers=(EMA, data)), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole")["average"], weights_of(tmp_path / "cut")["average"]
     assert left["steps"] == right["steps"] == 6
     assert [key for key in left["model"] if not torch.equal(left["model"][key], right["model"][key])] == []
     assert again["target"] == whole["target"]
     trained = weights_of(tmp_path / "whole")["model"]
     assert not torch.equal(left["model"]["heads.main.1.weight"], trained["heads.main.1.weight"])
-    probs = shop.evaluator.predict(shop.average.model, shop.domains.test, None).probs
+    probs = context.evaluator.predict(context.average.model, context.domains.test, None).probs
     with (tmp_path / "whole/predictions.csv").open(newline="") as file:
         rows = {row["image"]: row for row in csv.DictReader(file)}
-    tested = rows[shop.domains.test.keys[0]]
-    assert [f"{p:.6f}" for p in probs[0]] == [tested[name] for name in shop.domains.classes]
+    tested = rows[context.domains.test.keys[0]]
+    assert [f"{p:.6f}" for p in probs[0]] == [tested[name] for name in context.domains.classes]
     parts = [row["part"] for row in rows.values()]
     assert {part: parts.count(part) for part in ("test", "labelled", "adaptation", "unused")} == {
         "test": whole["target"]["n"],
@@ -127,7 +127,7 @@ def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_shop, tmp_path
         "unused": 140 - 28 - whole["target"]["n"] - whole["target"]["n_adaptation"],
     }
     kept = json.loads((tmp_path / "whole/labelled.json").read_text())
-    assert kept == shop.domains.label_split
+    assert kept == context.domains.label_split
     assert whole["label_split"]["counts"]["labelled"] == 28
 
 
@@ -151,11 +151,11 @@ def test_what_a_plugin_writes_as_an_epoch_begins_reaches_the_average_at_once(tin
     layers = [tiny, EMA, {"train": {"steps": 4, "steps_per_epoch": 2, "checkpoint_every": 1}}]
     config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
     info = PluginInfo("writer", "tests:Writer", "tests", "0", "")
-    shop = build_workshop(Company(config, (Writer("writer", SourceOnly.Settings()),), (info,)))
+    context = build_context(ResolvedRun(config, (Writer("writer", SourceOnly.Settings()),), (info,)))
     Writer.heard.clear()
-    run(shop, tmp_path / "run", listener())
+    run(context, tmp_path / "run", listener())
     assert Writer.heard == [[2]]
-    trained, averaged = (model.heads["main"][1] for model in (shop.model, shop.average.model))
+    trained, averaged = (model.heads["main"][1] for model in (context.model, context.average.model))
     torch.testing.assert_close(averaged.bias, torch.arange(7.0), rtol=0, atol=0.1)  # two small steps from there
     assert not torch.equal(averaged.weight, trained.weight)  # not written, so averaged as ever
 
@@ -177,24 +177,27 @@ def test_only_parameters_that_differ_are_adopted(fabric):
     assert same == set(names) - {"heads.main.bias"}
 
 
-def test_a_run_without_an_average_says_so(make_shop, tmp_path, listener, weights_of):
-    record = run(make_shop("source_only", layers=({"train": {"steps": 2}},)), tmp_path / "run", listener())
+def test_a_run_without_an_average_says_so(make_context, tmp_path, listener, weights_of):
+    record = run(make_context("source_only", layers=({"train": {"steps": 2}},)), tmp_path / "run", listener())
     assert record["ema"] is None
     assert record["label_split"] is None
-    assert record["lead"] == "accuracy"
+    assert record["primary_metric"] == "accuracy"
     assert weights_of(tmp_path / "run")["average"] is None
     assert not (tmp_path / "run/labelled.json").exists()
 
 
-def test_the_score_that_leads_stands_first(make_shop, tmp_path, listener, capsys):
-    from fercore import comparison, console
-    from fercore.result import Result
+def test_the_score_that_leads_stands_first(make_context, tmp_path, listener, capsys):
+    from fercore import console
+    from fercore.experiments import comparison
+    from fercore.records.result import Result
 
-    values = run(make_shop("source_only", layers=({"train": {"steps": 2, "ema": 0.9}},)), tmp_path / "run", listener())
+    values = run(
+        make_context("source_only", layers=({"train": {"steps": 2, "ema": 0.9}},)), tmp_path / "run", listener()
+    )
     target = {**values["target"], "accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.125}
     counts = {"parameters": {"total": 1234567, "trained": 1000}, "seconds_per_step": 0.25}
-    values = {**values, **counts, "target": target, "lead": "balanced_accuracy"}
-    record, plain = Result.model_validate(values), Result.model_validate({**values, "lead": "accuracy"})
+    values = {**values, **counts, "target": target, "primary_metric": "balanced_accuracy"}
+    record, plain = Result.model_validate(values), Result.model_validate({**values, "primary_metric": "accuracy"})
     assert record.to_json() == values
     console.print_result(record)
     text = capsys.readouterr().out
@@ -207,7 +210,7 @@ def test_the_score_that_leads_stands_first(make_shop, tmp_path, listener, capsys
     assert comparison.table_head("balanced_accuracy")[1] == "balanced"
     assert comparison.table_rows(rows, "balanced_accuracy")[0][1].startswith("25.0")
     assert comparison.table_rows(rows)[0][1].startswith("50.0")
-    by_f1 = Result.model_validate({**values, "lead": "macro_f1"})
+    by_f1 = Result.model_validate({**values, "primary_metric": "macro_f1"})
     assert comparison.leading_score({"a": [plain], "m": [by_f1]}) == "macro_f1"
     assert comparison.table_head("macro_f1")[1::2] == ("macro F1", "accuracy", "balanced", "macro F1 by seed")
     assert comparison.table_rows(rows, "macro_f1")[0][1].startswith("12.5")

@@ -5,15 +5,15 @@ import torch
 from safetensors import safe_open
 
 from fercore.builtin.supervised import SourceOnly
-from fercore.engine import checkpoint
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks import hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.models import External, Model
 from fercore.models.clip import ClipSettings, encode_images, load_clip
+from fercore.runs import checkpoint
 
 
 class Probe(SourceOnly):
@@ -52,7 +52,7 @@ def probe(tiny):
         config = assemble(["source_only"], [layers]).config.model_copy(update={"plugins": {}})
         plugin = Probe("probe", SourceOnly.Settings())
         plugin.clip_seed = clip_seed
-        return build_workshop(Company(config, (plugin,), (PluginInfo("probe", "tests:Probe", "tests", "0", ""),)))
+        return build_context(ResolvedRun(config, (plugin,), (PluginInfo("probe", "tests:Probe", "tests", "0", ""),)))
 
     return make
 
@@ -75,8 +75,8 @@ def test_a_resumed_run_has_the_same_bits(probe, tmp_path, listener, weights_of, 
 
 
 def test_a_checkpoint_holds_what_is_trained_and_what_the_rest_is(probe, tmp_path, listener):
-    shop = probe()
-    record = run(shop, tmp_path / "run", listener())
+    context = probe()
+    record = run(context, tmp_path / "run", listener())
     trained, total = record["parameters"]["trained"], record["parameters"]["total"]
     assert total > 50 * trained
     with safe_open(checkpoint.newest(tmp_path / "run/checkpoints") / checkpoint.TENSORS, "pt") as file:
@@ -96,21 +96,21 @@ def test_another_network_cannot_go_on(probe, tmp_path, listener):
 
 
 def test_training_leaves_the_network_as_it_was(probe, tmp_path, listener):
-    shop = probe()
-    before = {key: tensor.clone() for key, tensor in shop.model.backbone.clip.module.state_dict().items()}
-    prompts = shop.model.backbone.prompts.detach().clone()
-    run(shop, tmp_path / "run", listener())
-    after = shop.model.backbone.clip.module.state_dict()
+    context = probe()
+    before = {key: tensor.clone() for key, tensor in context.model.backbone.clip.module.state_dict().items()}
+    prompts = context.model.backbone.prompts.detach().clone()
+    run(context, tmp_path / "run", listener())
+    after = context.model.backbone.clip.module.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert ((shop.model.backbone.prompts - prompts).abs().sum((1, 2)) > 0).all()
+    assert ((context.model.backbone.prompts - prompts).abs().sum((1, 2)) > 0).all()
 
 
 def test_a_saved_model_predicts_the_same(probe, tmp_path, listener, weights_of):
-    shop = probe()
-    run(shop, tmp_path / "run", listener())
+    context = probe()
+    run(context, tmp_path / "run", listener())
     again = probe()
     again.model.load_state_dict(weights_of(tmp_path / "run")["model"])
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
-        expected = shop.model.eval()(images).logits["main"]
+        expected = context.model.eval()(images).logits["main"]
         assert torch.equal(again.model.eval()(images).logits["main"], expected)

@@ -19,8 +19,8 @@ from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, normalised_apart
-from fercore.schedule import OptimiserSpec, Phase, Stage, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, LossTerm, Role
+from fercore.records.plan import OptimiserSpec, Phase, Stage, ViewRequest
+from fercore.records.step import Batch, DomainBatch, LossTerm, Progress, Role
 
 SGD = {"name": "sgd", "lr": 0.01}
 TINY = {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [4, 4, 4, 4], "layers": [1, 1, 1, 1]}}}
@@ -65,7 +65,7 @@ def three_steps(joint, target_size=8):
     runner = PhaseRunner(fabric, phase, Stage("train", 3, (phase,)), model)
     plugins, batch = Plugins([Defaults()], [method], {}), Batch(side([0, 1, 2]), side([-1] * 5, target_size))
     for step in range(3):
-        clock = Clock("train", "main", 0, step, 3)
+        clock = Progress("train", "main", 0, step, 3)
         train_step(fabric, plugins, model, runner, batch, VIEWS, clock, joint=joint)
     return model, method.rows
 
@@ -91,39 +91,39 @@ def test_the_network_is_left_as_it_was():
     assert [module.__dict__.get("forward") for module in model.modules()] == before
 
 
-def weights(shop, folder, listener):
-    run(shop, folder, listener())
-    return {name: value.clone() for name, value in shop.model.state_dict().items()}
+def weights(context, folder, listener):
+    run(context, folder, listener())
+    return {name: value.clone() for name, value in context.model.state_dict().items()}
 
 
-def test_a_method_that_allows_it_trains_the_same(make_shop, tmp_path, listener):
+def test_a_method_that_allows_it_trains_the_same(make_context, tmp_path, listener):
     found = {}
     for joint in (False, True):
-        shop = make_shop("la_cmfer", layers=({"train": {"joint_forward": joint, "steps": 2}, "optim": SGD},))
-        assert shop.joint is joint
-        found[joint] = weights(shop, tmp_path / str(joint), listener)
+        context = make_context("la_cmfer", layers=({"train": {"joint_forward": joint, "steps": 2}, "optim": SGD},))
+        assert context.joint is joint
+        found[joint] = weights(context, tmp_path / str(joint), listener)
     for key, value in found[True].items():
         torch.testing.assert_close(value, found[False][key], rtol=1e-3, atol=1e-5)
 
 
-def test_a_method_that_does_not_say_so_keeps_two_forwards(make_shop):
-    assert not make_shop("source_only", layers=({"train": {"joint_forward": True}},)).joint
+def test_a_method_that_does_not_say_so_keeps_two_forwards(make_context):
+    assert not make_context("source_only", layers=({"train": {"joint_forward": True}},)).joint
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.soak)])
-def test_a_compiled_network_trains_the_same(make_shop, tmp_path, listener, monkeypatch, backend):
+def test_a_compiled_network_trains_the_same(make_context, tmp_path, listener, monkeypatch, backend):
     monkeypatch.setattr(setup.torch, "compile", partial(torch.compile, backend=backend))
     layers = [{"train": {"compile": on, "steps": 2, "ema": 0.5}, "optim": SGD, "model": TINY} for on in (False, True)]
     plain, compiled = (
-        weights(make_shop("fixmatch", layers=(layer,)), tmp_path / str(number), listener)
+        weights(make_context("fixmatch", layers=(layer,)), tmp_path / str(number), listener)
         for number, layer in enumerate(layers)
     )
     for key, value in compiled.items():
         torch.testing.assert_close(value, plain[key], rtol=1e-3, atol=1e-4)
 
 
-def test_a_machine_that_cannot_compile_says_so_first(make_shop, monkeypatch):
+def test_a_machine_that_cannot_compile_says_so_first(make_context, monkeypatch):
     def broken(network):
         def forward(images):
             raise RuntimeError("no C++ compiler found\nand a long text")
@@ -133,5 +133,5 @@ def test_a_machine_that_cannot_compile_says_so_first(make_shop, monkeypatch):
 
     monkeypatch.setattr(setup.torch, "compile", broken)
     with pytest.raises(UserInputError, match=r"RuntimeError: no C\+\+ compiler found") as caught:
-        make_shop("source_only", layers=({"train": {"compile": True}},))
+        make_context("source_only", layers=({"train": {"compile": True}},))
     assert caught.value.where == "train.compile"

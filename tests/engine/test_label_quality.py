@@ -8,9 +8,9 @@ import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from fercore.engine.evaluate import score, score_labels
+from fercore.evaluation.evaluate import score, score_labels
 from fercore.models import PseudoLabelRecord, SizedByData
-from fercore.outputs import Outputs
+from fercore.records.outputs import Outputs
 
 CLASSES = ("anger", "fear", "neutral")
 

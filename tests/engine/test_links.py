@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from fercore.engine import checkpoint
 from fercore.engine.observer import Observer
-from fercore.engine.record import RunFolder
 from fercore.engine.run import run
 from fercore.errors import UserInputError
+from fercore.runs import checkpoint
+from fercore.runs.folder import RunFolder
 from fercore.writing import WriteError
 
 
@@ -21,9 +21,9 @@ class Stop(Observer):
 
 
 @pytest.fixture
-def cut(make_shop, tmp_path):
+def cut(make_context, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only"), tmp_path / "run", Stop())
+        run(make_context("source_only"), tmp_path / "run", Stop())
     return tmp_path / "run"
 
 
@@ -43,7 +43,7 @@ def test_a_link_in_a_run_folder_is_refused(cut, tmp_path, name):
     assert {path: path.stat().st_mtime_ns for path in [away, *away.rglob("*")]} == before
 
 
-def test_a_link_put_there_while_the_run_goes_on(make_shop, tmp_path):
+def test_a_link_put_there_while_the_run_goes_on(make_context, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine\n")
 
@@ -54,7 +54,7 @@ def test_a_link_put_there_while_the_run_goes_on(make_shop, tmp_path):
                 (tmp_path / "run/metrics.jsonl").symlink_to(victim)
 
     with pytest.raises(WriteError, match="a link, not a file .*metrics.jsonl"):
-        run(make_shop("source_only"), tmp_path / "run", Linking())
+        run(make_context("source_only"), tmp_path / "run", Linking())
     with pytest.raises(WriteError, match="a link, not a file .*metrics.jsonl"):
-        run(make_shop("source_only"), tmp_path / "run", Observer(), resume=True)
+        run(make_context("source_only"), tmp_path / "run", Observer(), resume=True)
     assert victim.read_text() == "mine\n"

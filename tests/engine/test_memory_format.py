@@ -28,63 +28,63 @@ def pixel_by_pixel(model):
     return kernel.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_the_choice_is_recorded_and_remembered(make_shop, memory, tmp_path, listener, monkeypatch):
+def test_the_choice_is_recorded_and_remembered(make_context, memory, tmp_path, listener, monkeypatch):
     times = iter([9, 9, 2, 1, 2, 1])  # contiguous, channels last, in turns; the first round does not count
     monkeypatch.setattr(memory_format, "_seconds", lambda *_: next(times))
-    run(make_shop("source_only", layers=(AUTO,)), tmp_path / "a", listener())
+    run(make_context("source_only", layers=(AUTO,)), tmp_path / "a", listener())
     assert read_toml(tmp_path / "a" / "config.toml")["train"]["memory_format"] == "channels_last"
     found = json.loads((tmp_path / "a" / "result.json").read_text())["arithmetic"]
     assert (found["memory_format"], found["precision"], found["compile"]) == ("channels_last", "32-true", False)
     assert list(json.loads(memory.read_text()).values()) == ["channels_last"]
-    assert memory_format.choose(make_shop("source_only", layers=(AUTO,))) == "channels_last"  # no time is left to read
+    assert memory_format.choose(make_context("source_only", layers=(AUTO,))) == "channels_last"  # remembered
 
 
 @pytest.mark.parametrize("damage", ["", "[1]", '{"x": 1', "null"])
-def test_a_damaged_memory_is_made_again(make_shop, memory, damage):
+def test_a_damaged_memory_is_made_again(make_context, memory, damage):
     memory.parent.mkdir()
     memory.write_text(damage)
-    assert memory_format.choose(make_shop("source_only", layers=(AUTO,))) in memory_format.FORMATS
+    assert memory_format.choose(make_context("source_only", layers=(AUTO,))) in memory_format.FORMATS
     assert len(json.loads(memory.read_text())) == 1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(e.name for e in entry_points(group="fercore.plugins")))
-def test_timing_leaves_network_and_generators_alone(make_shop, name):
+def test_timing_leaves_network_and_generators_alone(make_context, name):
     try:
-        shop = make_shop(name, layers=(AUTO,))
+        context = make_context(name, layers=(AUTO,))
     except UserInputError as error:  # an add-on alone, or a method that wants other data: their own tests have them
         pytest.skip(str(error))
-    before = {key: value.clone() for key, value in shop.model.state_dict().items()}
-    memory_format.choose(shop)
+    before = {key: value.clone() for key, value in context.model.state_dict().items()}
+    memory_format.choose(context)
     drawn = torch.rand(3)
-    again = make_shop(name, layers=(AUTO,))
+    again = make_context(name, layers=(AUTO,))
     assert torch.equal(drawn, torch.rand(3))
-    assert all(torch.equal(value, before[key]) for key, value in shop.model.state_dict().items())
+    assert all(torch.equal(value, before[key]) for key, value in context.model.state_dict().items())
     assert all(torch.equal(value, before[key]) for key, value in again.model.state_dict().items())
-    assert all(p.grad is None for p in shop.model.parameters())
+    assert all(p.grad is None for p in context.model.parameters())
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_format_and_bits(make_shop, tmp_path, listener, weights_of):
+def test_a_resumed_run_keeps_format_and_bits(make_context, tmp_path, listener, weights_of):
     layers = (LAST, {"train": {"ema": 0.9}, "optim": {"name": "adamw"}})
-    run(make_shop("la_cmfer", layers=layers), tmp_path / "whole", listener())
+    run(make_context("la_cmfer", layers=layers), tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("la_cmfer", layers=layers), tmp_path / "cut", listener(stop_after=4))
-    shop = make_shop("la_cmfer", layers=layers)
-    run(shop, tmp_path / "cut", listener(), resume=True)
-    assert pixel_by_pixel(shop.model)
-    assert pixel_by_pixel(shop.average.model)
+        run(make_context("la_cmfer", layers=layers), tmp_path / "cut", listener(stop_after=4))
+    context = make_context("la_cmfer", layers=layers)
+    run(context, tmp_path / "cut", listener(), resume=True)
+    assert pixel_by_pixel(context.model)
+    assert pixel_by_pixel(context.average.model)
     whole, cut = (weights_of(tmp_path / name) for name in ("whole", "cut"))
     assert whole["model"].keys() == cut["model"].keys()
     assert all(torch.equal(value, cut["model"][key]) for key, value in whole["model"].items())
     assert all(torch.equal(value, cut["average"]["model"][key]) for key, value in whole["average"]["model"].items())
 
 
-def test_the_format_changes_no_value_beyond_rounding(make_shop):
-    shop = make_shop("source_only")
+def test_the_format_changes_no_value_beyond_rounding(make_context):
+    context = make_context("source_only")
     images = torch.rand(4, 3, 32, 32)
-    shop.model.eval()
+    context.model.eval()
     with torch.no_grad():
-        before = shop.model(images).logits["main"]
-        memory_format.apply(shop.model, "channels_last")
-        torch.testing.assert_close(shop.model(images).logits["main"], before, rtol=1e-4, atol=1e-5)
+        before = context.model(images).logits["main"]
+        memory_format.apply(context.model, "channels_last")
+        torch.testing.assert_close(context.model(images).logits["main"], before, rtol=1e-4, atol=1e-5)

@@ -9,7 +9,7 @@ from torch import nn
 
 from fercore.engine.phases import PhaseRunner, assign, rate_factor
 from fercore.hooks.checks import HookError
-from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
 
 
 def network():
@@ -50,7 +50,7 @@ def test_parameters_outside_the_phase_stay_frozen_and_come_back():
     fabric, run = runner(phase, model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     run.activate()
-    run.minimise(fabric, model["heads"]["a"](model["backbone"](torch.ones(1, 2))).sum())
+    run.optimizer_step(fabric, model["heads"]["a"](model["backbone"](torch.ones(1, 2))).sum())
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {"heads.a.weight", "heads.a.bias"}
     assert not model["backbone"].weight.requires_grad
@@ -63,7 +63,7 @@ def test_a_phase_without_parameters_or_gradient_is_an_error():
         runner(Phase("main", (ParamGroup(("nothing.",)),)), network())
     fabric, run = runner(Phase("main"), network())
     with pytest.raises(HookError, match="no loss term of phase 'main'"):
-        run.minimise(fabric, torch.tensor(1.0))
+        run.optimizer_step(fabric, torch.tensor(1.0))
 
 
 def test_gradients_are_clipped():
@@ -73,7 +73,7 @@ def test_gradients_are_clipped():
     )
     fabric, run = runner(phase, model)
     before = torch.cat([p.detach().flatten().clone() for p in model.parameters()])
-    run.minimise(fabric, 100 * model(torch.ones(1, 2)).sum())
+    run.optimizer_step(fabric, 100 * model(torch.ones(1, 2)).sum())
     moved = torch.cat([p.detach().flatten() for p in model.parameters()]) - before
     assert moved.norm().item() == pytest.approx(0.5, rel=1e-4)
 
@@ -105,7 +105,7 @@ def test_schedules(spec, step, expected):
 def test_optimiser_and_schedule_resume_to_the_bit(name):
     def advance(fabric, run, model, steps):
         for _ in range(steps):
-            run.minimise(fabric, model(torch.ones(3, 2)).pow(2).sum())
+            run.optimizer_step(fabric, model(torch.ones(3, 2)).pow(2).sum())
 
     torch.manual_seed(0)
     phase = Phase("main", optimiser=OptimiserSpec(name=name, lr=0.01, warmup_steps=3))
@@ -131,7 +131,7 @@ def test_sgdw_shrinks_weights_outside_the_momentum():
     fabric, run = runner(Phase("main", optimiser=spec), model)
     weight, velocity = 2.0, 0.0
     for _ in range(3):
-        run.minimise(fabric, model(torch.ones(1, 1)).sum())
+        run.optimizer_step(fabric, model(torch.ones(1, 1)).sum())
         velocity = 0.9 * velocity + 1.0
         weight = weight * (1 - 0.1 * 0.5) - 0.1 * velocity
         assert model.weight.item() == pytest.approx(weight)
@@ -148,7 +148,7 @@ def test_sgdw_shrinks_weights_by_the_decay_itself_where_asked():
     weight, velocity = 2.0, 0.0
     for _ in range(3):
         (rate,) = run.learning_rates()
-        run.minimise(fabric, model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        run.optimizer_step(fabric, model(torch.ones(1, 1, dtype=torch.float64)).sum())
         weight *= 1 - 0.01
         velocity = 0.9 * velocity + 1.0
         weight -= rate * velocity
@@ -160,14 +160,14 @@ def test_sgdw_shrinks_weights_by_the_decay_itself_where_asked():
 def test_momentum_is_forgotten_at_an_epoch_where_asked_for(fresh):
     model = nn.Linear(1, 1, bias=False)
     spec = OptimiserSpec(
-        lr=0.1, momentum=0.5, nesterov=False, weight_decay=0.0, schedule="constant", fresh_each_epoch=fresh
+        lr=0.1, momentum=0.5, nesterov=False, weight_decay=0.0, schedule="constant", reset_optimizer_state=fresh
     )
     fabric, run = runner(Phase("main", optimiser=spec), model)
     moves = []
     for _ in range(2):
         run.begin_epoch()
         before = model.weight.item()
-        run.minimise(fabric, model(torch.ones(1, 1)).sum())
+        run.optimizer_step(fabric, model(torch.ones(1, 1)).sum())
         moves.append(before - model.weight.item())
     assert moves == pytest.approx([0.1, 0.1 if fresh else 0.15])
 
@@ -191,7 +191,7 @@ def test_a_fused_optimiser_takes_the_same_steps(name):
         run = PhaseRunner(fabric, phase, Stage("train", 10, (phase,)), model, fused=fused)
         for _ in range(3):
             run.activate()
-            run.minimise(fabric, sum(p.square().sum() for p in model.parameters()))
+            run.optimizer_step(fabric, sum(p.square().sum() for p in model.parameters()))
         assert bool(run.optimiser.param_groups[0].get("fused")) == (fused and name != "sgdw")
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)

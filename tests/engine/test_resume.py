@@ -10,15 +10,15 @@ import torch
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine.observer import Observer
-from fercore.engine.record import RunFolder
 from fercore.engine.resume import check_resume
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.hooks.plans import single_stage
+from fercore.runs.folder import RunFolder
 
 EDITS = [
     ({"optim": {"lr": 0.5}}, "optim.lr 0.002 -> 0.5"),
@@ -44,9 +44,9 @@ def same_bits(left, right):
     return all(torch.equal(left["model"][key], right["model"][key]) for key in left["model"])
 
 
-def test_settings_that_were_edited_are_named_and_refused(tmp_path, tiny, make_shop, listener):
+def test_settings_that_were_edited_are_named_and_refused(tmp_path, tiny, make_context, listener):
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only"), tmp_path / "run", listener(stop_after=4))
+        run(make_context("source_only"), tmp_path / "run", listener(stop_after=4))
     folder = RunFolder(tmp_path / "run")
     check_resume(folder, assemble(["source_only"], [tiny]))
     for layer, told in EDITS:
@@ -55,34 +55,34 @@ def test_settings_that_were_edited_are_named_and_refused(tmp_path, tiny, make_sh
         assert told in str(error.value)
         assert "\n" not in str(error.value)
     with pytest.raises(UserInputError, match="optim.lr 0.002 -> 0.5"):
-        run(make_shop("source_only", layers=({"optim": {"lr": 0.5}},)), tmp_path / "run", listener(), resume=True)
+        run(make_context("source_only", layers=({"optim": {"lr": 0.5}},)), tmp_path / "run", listener(), resume=True)
 
 
-def test_the_order_of_plugins_is_a_setting(tmp_path, tiny, make_shop, listener):
+def test_the_order_of_plugins_is_a_setting(tmp_path, tiny, make_context, listener):
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only", "leaf_eaf"), tmp_path / "run", listener(stop_after=4))
+        run(make_context("source_only", "leaf_eaf"), tmp_path / "run", listener(stop_after=4))
     with pytest.raises(UserInputError, match=r'plugin \["source_only", "leaf_eaf"\] -> \["leaf_eaf", "source_only"\]'):
         check_resume(RunFolder(tmp_path / "run"), assemble(["leaf_eaf", "source_only"], [tiny]))
 
 
 @pytest.mark.parametrize("stop", [None, 3])
-def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_shop, listener, weights_of, stop):
+def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_context, listener, weights_of, stop):
     watch = {"select": {"oracle": True}}
     every = {"eval_every": 2, "ema": 0.9}
-    whole = run(make_shop("source_only", layers=(steps(6, **every), watch)), tmp_path / "whole", listener())
-    short = make_shop("source_only", layers=(steps(4, **every), watch))
+    whole = run(make_context("source_only", layers=(steps(6, **every), watch)), tmp_path / "whole", listener())
+    short = make_context("source_only", layers=(steps(4, **every), watch))
     if stop is None:
         assert run(short, tmp_path / "run", listener())["steps"] == 4
     else:
         with pytest.raises(KeyboardInterrupt):
             run(short, tmp_path / "run", listener(stop_after=stop + 1))
     with pytest.raises(KeyboardInterrupt):  # killed before there is a checkpoint of the longer run
-        longer = make_shop("source_only", layers=(steps(6, **every), watch))
+        longer = make_context("source_only", layers=(steps(6, **every), watch))
         run(longer, tmp_path / "run", listener(stop_after=5), resume=True)
     assert not (tmp_path / "run/result.json").exists()
     settings = tomllib.loads((tmp_path / "run/config.toml").read_text())
     assert settings["train"]["steps"] == 6
-    found = run(make_shop("source_only", layers=(settings,)), tmp_path / "run", listener(), resume=True)
+    found = run(make_context("source_only", layers=(settings,)), tmp_path / "run", listener(), resume=True)
     assert [found[key] for key in ("steps", "target", "selection")] == [
         whole[key] for key in ("steps", "target", "selection")
     ]
@@ -102,14 +102,14 @@ class Rival(Observer):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_a_run_is_one_process_at_a_time(tmp_path, make_shop, listener, weights_of, there):
+def test_a_run_is_one_process_at_a_time(tmp_path, make_context, listener, weights_of, there):
     path = tmp_path / "run"
     if there:
         path.mkdir()
     rival = Rival(path)
-    run(make_shop("source_only", layers=(steps(4),)), path, rival)
+    run(make_context("source_only", layers=(steps(4),)), path, rival)
     assert rival.refused == 4
-    other, longer = RunFolder(path), make_shop("source_only", layers=(steps(6),))
+    other, longer = RunFolder(path), make_context("source_only", layers=(steps(6),))
     other.lock()
     before = {file: file.read_bytes() for file in path.iterdir() if file.is_file()}
     with pytest.raises(UserInputError, match="another process is at work in that run"):
@@ -120,13 +120,13 @@ def test_a_run_is_one_process_at_a_time(tmp_path, make_shop, listener, weights_o
     assert rival.refused == 6
 
 
-def test_a_copy_without_the_empty_folder_of_checkpoints_goes_on(tmp_path, make_shop, listener, weights_of):
+def test_a_copy_without_the_empty_folder_of_checkpoints_goes_on(tmp_path, make_context, listener, weights_of):
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(stop_after=2))
+        run(make_context("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(stop_after=2))
     (path / "checkpoints").rmdir()
-    run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(), resume=True)
-    run(make_shop("source_only", layers=(steps(4, checkpoint_every=4),)), tmp_path / "whole", listener())
+    run(make_context("source_only", layers=(steps(4, checkpoint_every=4),)), path, listener(), resume=True)
+    run(make_context("source_only", layers=(steps(4, checkpoint_every=4),)), tmp_path / "whole", listener())
     assert same_bits(weights_of(path), weights_of(tmp_path / "whole"))
 
 
@@ -169,19 +169,19 @@ class Silent(SourceOnly):
     ],
 )  # fmt: skip
 def test_only_what_does_not_go_by_its_length_becomes_longer(tmp_path, tiny, listener, weights_of, kind, layer, told):
-    def shop(number):
+    def context(number):
         config = assemble(["source_only"], [tiny, layer, {"train": {"steps": number}}]).config
         info = PluginInfo("source_only", "tests:X", "tests", "0", "")
-        return build_workshop(Company(config, (kind("source_only", SourceOnly.Settings()),), (info,)))
+        return build_context(ResolvedRun(config, (kind("source_only", SourceOnly.Settings()),), (info,)))
 
-    run(shop(6), tmp_path / "run", listener())
+    run(context(6), tmp_path / "run", listener())
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     if told is None:
-        assert run(shop(9), tmp_path / "run", listener(), resume=True)["steps"] == 9
-        run(shop(9), tmp_path / "whole", listener())
+        assert run(context(9), tmp_path / "run", listener(), resume=True)["steps"] == 9
+        run(context(9), tmp_path / "whole", listener())
         assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
         return
     with pytest.raises(UserInputError, match="a run of 6 steps cannot become one of 9: ") as error:
-        run(shop(9), tmp_path / "run", listener(), resume=True)
+        run(context(9), tmp_path / "run", listener(), resume=True)
     assert told in str(error.value)
     assert {path: path.read_bytes() for path in before} == before

@@ -17,16 +17,16 @@ import torch
 from safetensors.torch import load_file
 
 from fercore.builtin.supervised import SourceOnly
-from fercore.engine import checkpoint
-from fercore.engine.record import installed_version
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.hooks.plans import single_stage
-from fercore.schedule import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.runs import checkpoint
+from fercore.runs.folder import installed_version
 
 DESIGN = {
     "schema", "plugins", "seed", "device", "kernels", "target", "sources", "selection", "steps", "train_seconds",
@@ -35,24 +35,24 @@ DESIGN = {
 TARGET = {"spec", "n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "per_class_recall", "confusion"}
 
 
-def test_the_record_is_complete_and_true(make_shop, tmp_path, listener):
-    shop = make_shop("source_only")
-    record = run(shop, tmp_path / "run", listener())
+def test_the_record_is_complete_and_true(make_context, tmp_path, listener):
+    context = make_context("source_only")
+    record = run(context, tmp_path / "run", listener())
     assert record.keys() >= DESIGN
     assert record["target"].keys() >= TARGET
     assert json.loads((tmp_path / "run/result.json").read_text()) == record
     confusion = np.array(record["target"]["confusion"])
-    assert confusion.sum() == record["target"]["n"] == len(shop.domains.test)
+    assert confusion.sum() == record["target"]["n"] == len(context.domains.test)
     assert record["target"]["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
     recalls = np.diag(confusion) / confusion.sum(1)
     assert record["target"]["balanced_accuracy"] == pytest.approx(recalls.mean())
     assert record["selection"] == {"rule": "last", "oracle_best": None}
     assert record["sources"] == [
-        {"spec": s, "n": len(t)} for s, t in zip(shop.config.data.sources, shop.domains.sources, strict=True)
+        {"spec": s, "n": len(t)} for s, t in zip(context.config.data.sources, context.domains.sources, strict=True)
     ]
     assert record["versions"]["source_only"].startswith("fercore ")
     assert record["versions"]["open_clip_torch"] == version("open_clip_torch")
-    weights = sum(p.numel() for p in shop.model.parameters())
+    weights = sum(p.numel() for p in context.model.parameters())
     assert record["parameters"] == {"total": weights, "trained": weights}
     assert record["seconds_per_step"] == pytest.approx(record["train_seconds"] / 6, abs=1e-3)
 
@@ -68,18 +68,18 @@ def test_a_plugin_knows_the_classes_by_name(tiny):
 
     plugin = Nosy("source_only", SourceOnly.Settings())
     info = PluginInfo("source_only", "tests:X", "tests", "0", "")
-    shop = build_workshop(Company(assemble(["source_only"], [tiny]).config, (plugin,), (info,)))
-    assert seen == [(shop.domains.classes, len(shop.domains.classes))]
-    assert shop.config.data.classes is None
+    context = build_context(ResolvedRun(assemble(["source_only"], [tiny]).config, (plugin,), (info,)))
+    assert seen == [(context.domains.classes, len(context.domains.classes))]
+    assert context.config.data.classes is None
 
 
-def test_the_oracle_is_flagged_and_decides_nothing(make_shop, tmp_path, listener, weights_of):
+def test_the_oracle_is_flagged_and_decides_nothing(make_context, tmp_path, listener, weights_of):
     watched = run(
-        make_shop("source_only", layers=({"select": {"oracle": True}, "train": {"eval_every": 2}},)),
+        make_context("source_only", layers=({"select": {"oracle": True}, "train": {"eval_every": 2}},)),
         tmp_path / "a",
         listener(),
     )
-    plain = run(make_shop("source_only"), tmp_path / "b", listener())
+    plain = run(make_context("source_only"), tmp_path / "b", listener())
     oracle = watched["selection"]["oracle_best"]
     assert oracle["uses_target_labels"] is True
     assert oracle["accuracy"] >= watched["target"]["accuracy"]
@@ -90,27 +90,27 @@ def test_the_oracle_is_flagged_and_decides_nothing(make_shop, tmp_path, listener
     assert [line["done"] for line in lines if line["kind"] == "evaluation"] == [2, 4, 6]
 
 
-def test_the_log_has_every_step_once_after_a_resume(make_shop, tmp_path, listener):
+def test_the_log_has_every_step_once_after_a_resume(make_context, tmp_path, listener):
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only"), tmp_path / "run", listener(stop_after=5))
+        run(make_context("source_only"), tmp_path / "run", listener(stop_after=5))
     with (tmp_path / "run/metrics.jsonl").open("a") as handle:
         handle.write('{"kind": "step", "do')
-    run(make_shop("source_only"), tmp_path / "run", listener(), resume=True)
+    run(make_context("source_only"), tmp_path / "run", listener(), resume=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["done"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_seeds_differ_and_repeat(make_shop, tmp_path, listener, weights_of):
+def test_seeds_differ_and_repeat(make_context, tmp_path, listener, weights_of):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        run(make_shop("source_only", layers=({"seed": seed},)), tmp_path / name, listener())
+        run(make_context("source_only", layers=({"seed": seed},)), tmp_path / name, listener())
     a, b, c = (weights_of(tmp_path / name)["model"]["backbone.conv1.weight"] for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
-def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
+def test_reports_are_written_when_asked_for(make_context, tmp_path, listener):
     layers = ({"report": {"features": True, "distances": True, "tensorboard": True}},)
-    record = run(make_shop("source_only", layers=layers), tmp_path / "run", listener())
+    record = run(make_context("source_only", layers=layers), tmp_path / "run", listener())
     with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
         assert found["probs"].shape == (record["target"]["n"], 7)
         assert found["features/main"].shape[0] == record["target"]["n"]
@@ -123,14 +123,14 @@ def test_reports_are_written_when_asked_for(make_shop, tmp_path, listener):
     assert list((tmp_path / "run/tensorboard").iterdir())
 
 
-def test_a_report_that_no_package_brings_is_refused_before_the_run(make_shop, tmp_path, listener):
-    shop = make_shop("source_only", layers=({"report": {"also": ["distance"]}},))
+def test_a_report_that_no_package_brings_is_refused_before_the_run(make_context, tmp_path, listener):
+    context = make_context("source_only", layers=({"report": {"also": ["distance"]}},))
     with pytest.raises(UserInputError, match="unknown report 'distance'.*did you mean 'distances'"):
-        run(shop, tmp_path / "run", listener())
+        run(context, tmp_path / "run", listener())
     assert not (tmp_path / "run").exists()
 
 
-def test_evaluation_draws_nothing_from_the_run(make_shop, tmp_path, listener, weights_of, monkeypatch):
+def test_evaluation_draws_nothing_from_the_run(make_context, tmp_path, listener, weights_of, monkeypatch):
     from fercore.builtin.defaults import Defaults
 
     def encode(self, model, batch, view):
@@ -140,7 +140,7 @@ def test_evaluation_draws_nothing_from_the_run(make_shop, tmp_path, listener, we
 
     monkeypatch.setattr(Defaults, "encode", hookimpl(encode, trylast=True))
     for name, every in (("often", 1), ("never", 0)):
-        run(make_shop("source_only", layers=({"train": {"eval_every": every}},)), tmp_path / name, listener())
+        run(make_context("source_only", layers=({"train": {"eval_every": every}},)), tmp_path / name, listener())
     left, right = weights_of(tmp_path / "often"), weights_of(tmp_path / "never")
     assert torch.equal(left["random"]["torch"], right["random"]["torch"])
 
@@ -148,7 +148,7 @@ def test_evaluation_draws_nothing_from_the_run(make_shop, tmp_path, listener, we
 def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, capsys):
     from PIL import Image
 
-    from fercore.engine.setup import build_workshop
+    from fercore.engine.setup import build_context
 
     (tmp_path / "clinic").mkdir()
     rng = np.random.default_rng(0)
@@ -156,8 +156,8 @@ def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, caps
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"clinic/{number}.png")
     (tmp_path / "clinic/copy.png").write_bytes((tmp_path / "clinic/7.png").read_bytes())
     data = {**tiny["data"], "target": f"folder:{tmp_path / 'clinic'}"}
-    shop = build_workshop(assemble(["source_only"], [{**tiny, "data": data}]))
-    record = run(shop, tmp_path / "run", listener())
+    context = build_context(assemble(["source_only"], [{**tiny, "data": data}]))
+    record = run(context, tmp_path / "run", listener())
     scores = ("accuracy", "balanced_accuracy", "macro_f1", "confusion")
     assert [record["target"][name] for name in scores] == [None] * 4
     lines = (tmp_path / "run/predictions.csv").read_text().splitlines()
@@ -165,16 +165,16 @@ def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, caps
     rows = {Path(line.split(",")[0]).name: line.split(",")[1:] for line in lines[1:]}
     assert rows.keys() == {path.name for path in (tmp_path / "clinic").iterdir()}
     parts = [row[0] for row in rows.values()]
-    counts = {"test": len(shop.domains.test), "adaptation": record["target"]["n_adaptation"], "unused": 1}
+    counts = {"test": len(context.domains.test), "adaptation": record["target"]["n_adaptation"], "unused": 1}
     assert {part: parts.count(part) for part in counts} == counts
     assert rows["copy.png"][1:] == rows["7.png"][1:]
-    tested = shop.evaluator.predict(shop.model, shop.domains.test, None)
-    for key, row in zip(shop.domains.test.keys, tested.probs, strict=True):
-        assert rows[Path(key).name] == ["test", shop.domains.classes[row.argmax()], *(f"{p:.6f}" for p in row)]
+    tested = context.evaluator.predict(context.model, context.domains.test, None)
+    for key, row in zip(context.domains.test.keys, tested.probs, strict=True):
+        assert rows[Path(key).name] == ["test", context.domains.classes[row.argmax()], *(f"{p:.6f}" for p in row)]
 
 
 @pytest.mark.slow
-def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny, make_shop, listener):
+def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny, make_context, listener):
     import tomli_w
 
     layer = {"train": {**tiny["train"], "steps": 60, "checkpoint_every": 5}}
@@ -189,7 +189,7 @@ def test_kill_9_then_resume_gives_the_same_bits(tmp_path, tiny, make_shop, liste
         running.wait()
     assert not (tmp_path / "cut/result.json").exists()
     for name in ("whole", "cut"):
-        run(make_shop("source_only", layers=(layer,)), tmp_path / name, listener(), resume=name == "cut")
+        run(make_context("source_only", layers=(layer,)), tmp_path / name, listener(), resume=name == "cut")
     final = [checkpoint.load(tmp_path / name / "checkpoints/step_00000060")["model"] for name in ("whole", "cut")]
     assert [key for key in final[0] if not torch.equal(final[0][key], final[1][key])] == []
 
@@ -207,7 +207,7 @@ class Stages(Plugin):
 
     @hookimpl
     def request_views(self):
-        from fercore.schedule import ViewRequest
+        from fercore.records.plan import ViewRequest
 
         return [ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak")]
 
@@ -234,7 +234,7 @@ class Stages(Plugin):
 
     @hookimpl
     def loss(self, batch, encoded, clock):
-        from fercore.types import LossTerm, Role
+        from fercore.records.step import LossTerm, Role
 
         logits = encoded[("source", "weak")].logits["main"]
         return [
@@ -250,7 +250,7 @@ def staged(tiny):
         config = assemble(["source_only"], [tiny]).config.model_copy(update={"plugins": {}})
         info = PluginInfo("stages", "tests:Stages", "tests", "0", "")
         Stages.log.clear()
-        return build_workshop(Company(config, (Stages("stages", None),), (info,)))
+        return build_context(ResolvedRun(config, (Stages("stages", None),), (info,)))
 
     return make
 
@@ -287,30 +287,30 @@ def test_resume_inside_any_stage_gives_the_same_bits(staged, tmp_path, listener,
     assert [key for key in whole if not torch.equal(whole[key], found[key])] == []
 
 
-def test_a_damaged_checkpoint_is_one_clear_line(make_shop, tmp_path, listener):
+def test_a_damaged_checkpoint_is_one_clear_line(make_context, tmp_path, listener):
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("source_only"), tmp_path / "run", listener(stop_after=4))
+        run(make_context("source_only"), tmp_path / "run", listener(stop_after=4))
     newest = checkpoint.newest(tmp_path / "run/checkpoints")
     (newest / checkpoint.TENSORS).write_bytes(b"short")
     with pytest.raises(UserInputError, match="damaged checkpoint"):
-        run(make_shop("source_only"), tmp_path / "run", listener(), resume=True)
+        run(make_context("source_only"), tmp_path / "run", listener(), resume=True)
 
 
-def test_bf16_runs(make_shop, tmp_path, listener):
+def test_bf16_runs(make_context, tmp_path, listener):
     record = run(
-        make_shop("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
+        make_context("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
     )
     assert record["target"]["n"] > 0
 
 
 @pytest.mark.parametrize("ema", [None, 0.5])
-def test_a_run_begins_with_the_backbone_of_another(make_shop, tmp_path, listener, ema):
-    shop = make_shop("source_only", layers=({"train": {"ema": ema}},))
-    run(shop, tmp_path / "first", listener())
+def test_a_run_begins_with_the_backbone_of_another(make_context, tmp_path, listener, ema):
+    context = make_context("source_only", layers=({"train": {"ema": ema}},))
+    run(context, tmp_path / "first", listener())
     file = checkpoint.newest(tmp_path / "first/checkpoints") / checkpoint.TENSORS
     stored = load_file(file)
     part = "/model/backbone." if ema is None else "/average/model/backbone."
-    second = make_shop("source_only", layers=({"model": {"weights": str(file)}},))
+    second = make_context("source_only", layers=({"model": {"weights": str(file)}},))
     for key, value in second.model.backbone.state_dict().items():
         assert torch.equal(value, stored[part + key]), key
 

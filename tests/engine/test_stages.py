@@ -10,13 +10,13 @@ import torch
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import HookError
 from fercore.hooks.discovery import PluginInfo
-from fercore.schedule import CropAndColour, OptimiserSpec, ParamGroup, Phase, Stage, ViewRequest
-from fercore.types import LossTerm, Role
+from fercore.records.plan import CropAndColour, OptimiserSpec, ParamGroup, Phase, Stage, ViewRequest
+from fercore.records.step import LossTerm, Role
 
 
 class Staged(Plugin):
@@ -39,11 +39,11 @@ class Staged(Plugin):
 
     @hookimpl
     def plan(self, config):
-        sgd = OptimiserSpec(lr=0.01, fresh_each_epoch=True, schedule="step", milestones=(0.5,))
+        sgd = OptimiserSpec(lr=0.01, reset_optimizer_state=True, schedule="step", milestones=(0.5,))
         one, two = (Phase(name, (ParamGroup((f"{name}.",)),), sgd) for name in ("backbone", "heads"))
         return [
             Stage("first", phases=(Phase(optimiser=sgd),), epochs=2, source_batch=56),
-            Stage("second", 8, (one, two), steps_per_epoch=2, target_batch=7, turns="epoch"),
+            Stage("second", 8, (one, two), steps_per_epoch=2, target_batch=7, alternating="epoch"),
         ]
 
     @hookimpl
@@ -62,7 +62,7 @@ def staged(tiny):
         config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
         plugin = type("Staged", (Staged,), {"views": views})("staged", None)
         Staged.seen.clear()
-        return build_workshop(Company(config, (plugin,), (PluginInfo("staged", "tests:Staged", "tests", "0", ""),)))
+        return build_context(ResolvedRun(config, (plugin,), (PluginInfo("staged", "tests:Staged", "tests", "0", ""),)))
 
     return make
 
@@ -76,8 +76,11 @@ def whole(staged, listener, weights_of, tmp_path_factory):
 
 
 def test_stages_have_their_own_views_batches_and_lengths(staged, whole):
-    shop = staged()
-    assert [(stage.steps, stage.epochs) for stage in shop.stages] == [(6, None), (8, None)]  # 168 samples by 56, twice
+    context = staged()
+    assert [(stage.steps, stage.epochs) for stage in context.stages] == [
+        (6, None),
+        (8, None),
+    ]  # 168 samples by 56, twice
     _, seen, _ = whole
     first, second = seen[:6], seen[6:]
     assert {entry[4] for entry in first} == {(56, 14)}
@@ -123,17 +126,17 @@ def test_a_stage_has_one_length(lengths):
         Stage("a", **lengths)
 
 
-def test_the_report_holds_sources_prototypes_and_f1(make_shop, tmp_path, listener):
-    shop = make_shop("source_only", layers=({"report": {"features": True}},))
-    shop.model.heads["main"] = torch.nn.Linear(8, 7)
-    record = run(shop, tmp_path / "run", listener())
+def test_the_report_holds_sources_prototypes_and_f1(make_context, tmp_path, listener):
+    context = make_context("source_only", layers=({"report": {"features": True}},))
+    context.model.heads["main"] = torch.nn.Linear(8, 7)
+    record = run(context, tmp_path / "run", listener())
     with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
         assert found["source/features/main"].shape == (168, 8)
         assert set(np.unique(found["source/domain"])) == {0, 1}
         assert (found["source/labels"] >= 0).all()
-        weight = shop.model.heads["main"].weight.detach().numpy()
+        weight = context.model.heads["main"].weight.detach().numpy()
         np.testing.assert_array_equal(found["prototypes/main"], weight)
-        rows = found["features/main"] @ weight.T + shop.model.heads["main"].bias.detach().numpy()
+        rows = found["features/main"] @ weight.T + context.model.heads["main"].bias.detach().numpy()
         np.testing.assert_allclose(rows, found["logits/main"], atol=1e-4)
     target = json.loads((tmp_path / "run/result.json").read_text())["target"]
     confusion = np.array(target["confusion"])

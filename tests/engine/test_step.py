@@ -12,11 +12,11 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.schedule import OptimiserSpec, Phase, Stage, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, LossTerm, PseudoLabels, Role
+from fercore.records.plan import OptimiserSpec, Phase, Stage, ViewRequest
+from fercore.records.step import Batch, DomainBatch, LossTerm, Progress, PseudoLabels, Role
 
 VIEWS = (ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak"))
-CLOCK = Clock("train", "main", 0, 0, 10)
+CLOCK = Progress("train", "main", 0, 0, 10)
 
 
 def side(labels):

@@ -13,9 +13,9 @@ import pytest
 import tomli_w
 import torch
 
-from fercore.engine import checkpoint
 from fercore.engine.observer import Observer
 from fercore.engine.run import run
+from fercore.runs import checkpoint
 from fercore.stopping import Interrupted, StopRequest, handling, interrupt
 
 FERCORE = [sys.executable, "-c", "from fercore.cli import main; main()"]
@@ -38,55 +38,59 @@ class Signals(Observer):
 
 
 @pytest.fixture(scope="module")
-def whole(make_shop, listener, weights_of, tmp_path_factory):
+def whole(make_context, listener, weights_of, tmp_path_factory):
     """What a run that nothing stops is scored, and its weights."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return run(make_shop("source_only"), folder, listener())["target"], weights_of(folder)["model"]
+    return run(make_context("source_only"), folder, listener())["target"], weights_of(folder)["model"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("after", [2, 4, 6])
 def test_a_signal_ends_a_run_between_two_batches_with_a_checkpoint(
-    make_shop, tmp_path, listener, weights_of, number, after, whole
+    make_context, tmp_path, listener, weights_of, number, after, whole
 ):
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as stop:
-        run(make_shop("source_only"), tmp_path / "cut run", Signals(number, after=after))
+        run(make_context("source_only"), tmp_path / "cut run", Signals(number, after=after))
     assert signal.getsignal(number) is before
     assert stop.value.number == number
     folder = f"'{tmp_path}/cut run'"
-    assert stop.value.text == f"interrupted after {after} of 6 steps; go on with: fercore run --resume {folder}"
+    assert stop.value.text == f"interrupted after {after} of 6 steps; resume with: fercore run --resume {folder}"
     newest = checkpoint.newest(tmp_path / "cut run/checkpoints")
     assert newest.name == checkpoint.name_of(after)
     assert not (tmp_path / "cut run/result.json").exists()
-    resumed = run(make_shop("source_only"), tmp_path / "cut run", listener(), resume=True)
+    resumed = run(make_context("source_only"), tmp_path / "cut run", listener(), resume=True)
     scores, weights = whole
     found = weights_of(tmp_path / "cut run")["model"]
     assert [key for key in weights if not torch.equal(weights[key], found[key])] == []
     assert resumed["target"] == scores
 
 
-def test_a_second_signal_ends_a_run_at_once(make_shop, tmp_path):
+def test_a_second_signal_ends_a_run_at_once(make_context, tmp_path):
     with pytest.raises(Interrupted, match="after 3 of 6 steps, before the first checkpoint") as stop:
         layers = ({"train": {"checkpoint_every": 5}},)
-        run(make_shop("source_only", layers=layers), tmp_path / "run", Signals(signal.SIGINT, signal.SIGTERM, after=3))
+        run(
+            make_context("source_only", layers=layers),
+            tmp_path / "run",
+            Signals(signal.SIGINT, signal.SIGTERM, after=3),
+        )
     assert stop.value.number == signal.SIGTERM
     assert checkpoint.newest(tmp_path / "run/checkpoints") is None
 
 
-def test_a_signal_while_the_weights_are_scored_ends_the_run_at_once(make_shop, tmp_path, listener):
+def test_a_signal_while_the_weights_are_scored_ends_the_run_at_once(make_context, tmp_path, listener):
     with pytest.raises(Interrupted, match="after 6 of 6 steps; go on"):
-        run(make_shop("source_only"), tmp_path / "run", Signals(scored=signal.SIGTERM))
+        run(make_context("source_only"), tmp_path / "run", Signals(scored=signal.SIGTERM))
     assert not (tmp_path / "run/result.json").exists()
-    record = run(make_shop("source_only"), tmp_path / "run", listener(), resume=True)
+    record = run(make_context("source_only"), tmp_path / "run", listener(), resume=True)
     assert record["steps"] == 6
 
 
-def test_a_signal_before_the_folder_is_there_says_that_nothing_was_written(make_shop, tmp_path, monkeypatch):
-    shop = make_shop("source_only")
+def test_a_signal_before_the_folder_is_there_says_that_nothing_was_written(make_context, tmp_path, monkeypatch):
+    context = make_context("source_only")
     monkeypatch.setattr("fercore.engine.results.reset_peak_memory", lambda device: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(Interrupted, match="nothing was written"):
-        run(shop, tmp_path / "run", Observer())
+        run(context, tmp_path / "run", Observer())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -161,7 +165,7 @@ def test_the_command_line_saves_says_how_to_go_on_and_exits_with_the_signal(tmp_
     status, error = interrupted(command, tmp_path, number, "cut/metrics.jsonl", group=number == signal.SIGINT)
     assert status == code, error
     assert error.splitlines()[-1].startswith("fercore: interrupted after ")
-    assert error.endswith("of 400 steps; go on with: fercore run --resume cut\n")
+    assert error.endswith("of 400 steps; resume with: fercore run --resume cut\n")
     assert "Traceback" not in error
     assert checkpoint.newest(tmp_path / "cut/checkpoints") is not None
 

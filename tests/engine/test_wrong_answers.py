@@ -10,19 +10,19 @@ from torch.utils.data import Sampler
 from fercore.builtin.supervised import SourceOnly
 from fercore.config import Settings
 from fercore.engine.run import run
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import HookError
 from fercore.hooks.discovery import PluginInfo
 
 
 def shop_of(tiny, **hooks):
     body = {"kind": "addon", **{name: hookimpl(function, wrapper=True) for name, function in hooks.items()}}
-    guilty = type("Guilty", (Plugin,), body)("guilty", Settings())
-    infos = tuple(PluginInfo(name, "tests:X", "tests", "0", "") for name in ("source_only", "guilty"))
+    offending = type("Offending", (Plugin,), body)("offending", Settings())
+    infos = tuple(PluginInfo(name, "tests:X", "tests", "0", "") for name in ("source_only", "offending"))
     config = assemble(["source_only"], [tiny]).config
-    return build_workshop(Company(config, (SourceOnly("source_only", SourceOnly.Settings()), guilty), infos))
+    return build_context(ResolvedRun(config, (SourceOnly("source_only", SourceOnly.Settings()), offending), infos))
 
 
 def narrow(self):
@@ -36,9 +36,9 @@ def broad(self):
 
 @pytest.mark.parametrize("answer", [narrow, broad])
 def test_probabilities_of_other_classes_score_nothing(tiny, tmp_path, listener, answer):
-    shop = shop_of(tiny, predict=answer)
-    with pytest.raises(HookError, match="plugin 'guilty'.*hook 'predict'.*one column for each of 7 classes"):
-        run(shop, tmp_path / "run", listener())
+    context = shop_of(tiny, predict=answer)
+    with pytest.raises(HookError, match="plugin 'offending'.*hook 'predict'.*one column for each of 7 classes"):
+        run(context, tmp_path / "run", listener())
     assert not (tmp_path / "run/result.json").exists()
     assert not (tmp_path / "run/predictions.csv").exists()
 
@@ -54,9 +54,9 @@ def test_a_network_that_calls_exit_ends_no_run(tiny, tmp_path, listener):
         model.branches["main"] = Leaver()
         return model
 
-    shop = shop_of(tiny, build_model=leaving)
+    context = shop_of(tiny, build_model=leaving)
     with pytest.raises(HookError, match=r"run by hook 'encode',: called sys\.exit\(0\)"):
-        run(shop, tmp_path / "run", listener())
+        run(context, tmp_path / "run", listener())
     assert not (tmp_path / "run/result.json").exists()
 
 
@@ -79,7 +79,7 @@ def test_a_sampler_that_calls_exit_ends_no_run(tiny, tmp_path, listener):
         yield
         return Leaving()
 
-    with pytest.raises(HookError, match=r"plugin 'guilty'.*hook 'build_sampler': called sys\.exit\(0\)"):
+    with pytest.raises(HookError, match=r"plugin 'offending'.*hook 'build_sampler': called sys\.exit\(0\)"):
         run(shop_of(tiny, build_sampler=sampled), tmp_path / "run", listener())
 
 

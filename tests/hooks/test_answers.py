@@ -9,17 +9,17 @@ from torch.utils.data import SequentialSampler
 
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
-from fercore.data.order import drawn_from
+from fercore.data.batches.sampling import drawn_from
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.schedule import Phase, Stage, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, Encoded, LossTerm, PseudoLabels, Role
+from fercore.records.plan import Phase, Stage, ViewRequest
+from fercore.records.step import Batch, DomainBatch, Encoded, LossTerm, Progress, PseudoLabels, Role
 
-CLOCK = Clock("train", "main", 0, 0, 1)
+CLOCK = Progress("train", "main", 0, 0, 1)
 K, ROWS = 3, 4
-GUILTY = r"plugin 'guilty' \(dist 1\.0\) in hook '{}': .*"
+OFFENDING = r"plugin 'offending' \(dist 1\.0\) in hook '{}': .*"
 
 
 def network(classes=K):
@@ -42,7 +42,7 @@ LABELS = torch.zeros(ROWS, dtype=torch.int64)
 WEIGHT = torch.ones(ROWS)
 
 
-def term(name="guilty/x", role=Role.SUPERVISED, value=None, weight=1.0):
+def term(name="offending/x", role=Role.SUPERVISED, value=None, weight=1.0):
     return LossTerm(name, role, torch.tensor(1.0) if value is None else value, weight)
 
 
@@ -63,7 +63,7 @@ RIGHT = {
     "request_views": [ViewRequest("source", "weak", "weak")],
     "plan": [Stage("a", 2)],
     "build_sampler": SequentialSampler(range(ROWS)),
-    "refresh": {"guilty/n": torch.tensor(0.5)},
+    "refresh": {"offending/n": torch.tensor(0.5)},
     "encode": ENCODED,
     "pseudo_label": PseudoLabels(LABELS, WEIGHT, PROBS),
     "align": [term()],
@@ -84,8 +84,8 @@ WRONG = [
     ("build_sampler", [0, 1], "must return Sampler, got list"),
     ("refresh", [0.5], "must return dict, got list"),
     ("refresh", {"done": 3}, "'done' must be named '<plugin>/<metric>'"),
-    ("refresh", {"guilty/n": "many"}, "'guilty/n' is no number but str"),
-    ("refresh", {"guilty/n": torch.ones(2)}, "'guilty/n' is no number but Tensor"),
+    ("refresh", {"offending/n": "many"}, "'offending/n' is no number but str"),
+    ("refresh", {"offending/n": torch.ones(2)}, "'offending/n' is no number but Tensor"),
     ("encode", {"a": 1}, "must return Encoded, got dict"),
     ("encode", Encoded({}, {}), "features must be tensors by branch"),
     ("encode", Encoded({"a": torch.ones(ROWS, 2)}, {"a": torch.ones(ROWS, K + 1)}), "one column for each of 3 classes"),
@@ -107,12 +107,12 @@ WRONG = [
     ("align", term(), "must return list or tuple, got LossTerm"),
     ("loss", [1.0], "must return LossTerm, got float"),
     ("loss", [term("else/x")], "must be named '<plugin>/<term>'"),
-    ("loss", [term("guilty/")], "must be named '<plugin>/<term>'"),
+    ("loss", [term("offending/")], "must be named '<plugin>/<term>'"),
     ("loss", [term(value=torch.tensor(1))], r"scalar float tensor, got \(torch.int64, \(\)\)"),
     ("loss", [term(value=torch.ones(2))], "scalar float tensor"),
-    ("loss", [term(role="consistency?")], "role of 'guilty/x'"),
-    ("loss", [term(weight="0.5")], "weight of 'guilty/x' must be a number"),
-    ("align", [term(weight=None)], "weight of 'guilty/x' must be a number"),
+    ("loss", [term(role="consistency?")], "role of 'offending/x'"),
+    ("loss", [term(weight="0.5")], "weight of 'offending/x' must be a number"),
+    ("align", [term(weight=None)], "weight of 'offending/x' must be a number"),
     ("align", [term(), term()], "terms with distinct names"),
     ("predict", ENCODED, "must return Tensor, got Encoded"),
     ("predict", torch.full((ROWS, K - 2), 1.0), "one column for each of 3 classes"),
@@ -127,7 +127,7 @@ WRONG = [
 
 
 def answering(hook, value):
-    return type("Guilty", (Plugin,), {hook: hookimpl(lambda self: value)})("guilty", None)
+    return type("Offending", (Plugin,), {hook: hookimpl(lambda self: value)})("offending", None)
 
 
 def replacing(hook, value, *, collected=False):
@@ -138,7 +138,7 @@ def replacing(hook, value, *, collected=False):
         return [value] if collected else value
 
     body = {"kind": "addon", hook: hookimpl(replaced, wrapper=True)}
-    return type("Guilty", (Plugin,), body)("guilty", None)
+    return type("Offending", (Plugin,), body)("offending", None)
 
 
 def passing(hook):
@@ -154,21 +154,21 @@ def passing(hook):
     return type("Innocent", (Plugin,), body)("innocent", None)
 
 
-def company(*plugins):
-    found = Plugins([Defaults()], plugins, dict.fromkeys(("guilty", "innocent", "quiet"), "dist 1.0"))
+def resolved(*plugins):
+    found = Plugins([Defaults()], plugins, dict.fromkeys(("offending", "innocent", "quiet"), "dist 1.0"))
     found._classes = K
     return found
 
 
 @pytest.mark.parametrize("hook", CALLS)
 def test_a_right_answer_passes_through_wrappers(hook):
-    CALLS[hook](company(answering(hook, RIGHT[hook]), passing(hook)))
+    CALLS[hook](resolved(answering(hook, RIGHT[hook]), passing(hook)))
 
 
 @pytest.mark.parametrize(("hook", "value", "message"), WRONG)
 def test_a_wrong_answer_names_the_plugin_and_not_the_add_on_around_it(hook, value, message):
-    with pytest.raises(HookError, match=GUILTY.format(hook) + message) as caught:
-        CALLS[hook](company(answering(hook, value), passing(hook)))
+    with pytest.raises(HookError, match=OFFENDING.format(hook) + message) as caught:
+        CALLS[hook](resolved(answering(hook, value), passing(hook)))
     assert "plugin 'innocent'" not in str(caught.value)
     assert not getattr(caught.value, "__notes__", [])
 
@@ -178,39 +178,39 @@ def test_an_add_on_that_answers_wrongly_is_named_and_not_the_method_inside(hook,
     collected = hook in ("request_views", "refresh", "align", "loss")
     inner = {"align": [], "loss": [], "refresh": {}}.get(hook, RIGHT[hook])
     quiet = type("Quiet", (Plugin,), {hook: hookimpl(lambda self: inner)})("quiet", None)
-    with pytest.raises(HookError, match=GUILTY.format(hook) + message) as caught:
-        CALLS[hook](company(quiet, replacing(hook, value, collected=collected), passing(hook)))
+    with pytest.raises(HookError, match=OFFENDING.format(hook) + message) as caught:
+        CALLS[hook](resolved(quiet, replacing(hook, value, collected=collected), passing(hook)))
     assert "plugin 'quiet'" not in str(caught.value)
 
 
 @pytest.mark.parametrize("hook", ["build_model", "plan", "encode", "predict"])
 def test_an_add_on_that_forgets_to_return_is_named(hook):
-    plugins = company(answering(hook, RIGHT[hook]).__class__("innocent", None), replacing(hook, None))
-    with pytest.raises(HookError, match=GUILTY.format(hook) + "write `return result` after the yield"):
+    plugins = resolved(answering(hook, RIGHT[hook]).__class__("innocent", None), replacing(hook, None))
+    with pytest.raises(HookError, match=OFFENDING.format(hook) + "write `return result` after the yield"):
         CALLS[hook](plugins)
 
 
 def test_an_add_on_must_return_a_list_of_answers():
-    with pytest.raises(HookError, match=GUILTY.format("loss") + "must return list or tuple, one answer for each"):
-        CALLS["loss"](company(replacing("loss", None)))
+    with pytest.raises(HookError, match=OFFENDING.format("loss") + "must return list or tuple, one answer for each"):
+        CALLS["loss"](resolved(replacing("loss", None)))
 
 
 def test_unused_pseudo_labels_may_be_anything():
     unused = PseudoLabels(LABELS - 1, WEIGHT * 0, PROBS * 0)
-    assert CALLS["pseudo_label"](company(answering("pseudo_label", unused))) is not None
+    assert CALLS["pseudo_label"](resolved(answering("pseudo_label", unused))) is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_probabilities_of_any_float_type_pass(dtype):
     probs = torch.randn(64, K).softmax(1).to(dtype)
     encoded = Encoded({}, {"a": torch.randn(64, K)})
-    assert company(answering("predict", probs)).predict(MODEL, encoded).dtype == dtype
+    assert resolved(answering("predict", probs)).predict(MODEL, encoded).dtype == dtype
 
 
 def test_a_network_with_a_class_too_many_names_who_built_it():
-    plugins = company(answering("build_model", network(K + 1)))
+    plugins = resolved(answering("build_model", network(K + 1)))
     model = CALLS["build_model"](plugins)
-    who = r"the network of plugin 'guilty' \(dist 1\.0\) in hook 'build_model', run by hook 'encode',: "
+    who = r"the network of plugin 'offending' \(dist 1\.0\) in hook 'build_model', run by hook 'encode',: "
     with pytest.raises(HookError, match=who + "logits of branch 'a' must have one column for each of 3 classes"):
         plugins.encode(model, BATCH.target, "weak", CLOCK)
 
@@ -221,9 +221,9 @@ def test_a_plugin_that_calls_exit_ends_no_run_and_is_named(hook, code):
     def leave(self):
         raise SystemExit(code)
 
-    plugin = type("Guilty", (Plugin,), {hook: hookimpl(leave)})("guilty", None)
-    with pytest.raises(HookError, match=GUILTY.format(hook) + r"called sys\.exit"):
-        CALLS[hook](company(plugin, passing(hook)))
+    plugin = type("Offending", (Plugin,), {hook: hookimpl(leave)})("offending", None)
+    with pytest.raises(HookError, match=OFFENDING.format(hook) + r"called sys\.exit"):
+        CALLS[hook](resolved(plugin, passing(hook)))
 
 
 @pytest.mark.parametrize("hook", ["loss", "predict"])
@@ -235,9 +235,9 @@ def test_an_add_on_that_calls_exit_is_named(hook, after):
         yield
         raise SystemExit(0)
 
-    guilty = type("Guilty", (Plugin,), {"kind": "addon", hook: hookimpl(leave, wrapper=True)})("guilty", None)
-    with pytest.raises(HookError, match=GUILTY.format(hook) + r"called sys\.exit\(0\)"):
-        CALLS[hook](company(guilty, passing(hook)))
+    offending = type("Offending", (Plugin,), {"kind": "addon", hook: hookimpl(leave, wrapper=True)})("offending", None)
+    with pytest.raises(HookError, match=OFFENDING.format(hook) + r"called sys\.exit\(0\)"):
+        CALLS[hook](resolved(offending, passing(hook)))
 
 
 def test_a_wrapper_must_yield_once():
@@ -250,9 +250,11 @@ def test_a_wrapper_must_yield_once():
         yield
 
     for body, message in ((never, "never does"), (twice, "yields again")):
-        guilty = type("Guilty", (Plugin,), {"kind": "addon", "loss": hookimpl(body, wrapper=True)})("guilty", None)
-        with pytest.raises(HookError, match=GUILTY.format("loss") + message):
-            CALLS["loss"](company(guilty))
+        offending = type("Offending", (Plugin,), {"kind": "addon", "loss": hookimpl(body, wrapper=True)})(
+            "offending", None
+        )
+        with pytest.raises(HookError, match=OFFENDING.format("loss") + message):
+            CALLS["loss"](resolved(offending))
 
 
 def test_an_add_on_may_mend_an_error_and_is_blamed_for_its_own():
@@ -272,14 +274,18 @@ def test_an_add_on_may_mend_an_error_and_is_blamed_for_its_own():
             raise LookupError("outer") from error
 
     inner = type("Quiet", (Plugin,), {"predict": hookimpl(failing)})("quiet", None)
-    mend = type("Guilty", (Plugin,), {"kind": "addon", "predict": hookimpl(mending, wrapper=True)})("guilty", None)
-    assert CALLS["predict"](company(inner, mend)) is PROBS
-    broken = type("Guilty", (Plugin,), {"kind": "addon", "predict": hookimpl(breaking, wrapper=True)})("guilty", None)
+    mend = type("Offending", (Plugin,), {"kind": "addon", "predict": hookimpl(mending, wrapper=True)})(
+        "offending", None
+    )
+    assert CALLS["predict"](resolved(inner, mend)) is PROBS
+    broken = type("Offending", (Plugin,), {"kind": "addon", "predict": hookimpl(breaking, wrapper=True)})(
+        "offending", None
+    )
     with pytest.raises(LookupError) as caught:
-        CALLS["predict"](company(inner, broken))
-    assert caught.value.__notes__ == ["raised by plugin 'guilty' (dist 1.0) in hook 'predict'"]
+        CALLS["predict"](resolved(inner, broken))
+    assert caught.value.__notes__ == ["raised by plugin 'offending' (dist 1.0) in hook 'predict'"]
     with pytest.raises(RuntimeError) as caught:
-        CALLS["predict"](company(inner, passing("predict")))
+        CALLS["predict"](resolved(inner, passing("predict")))
     assert caught.value.__notes__ == ["raised by plugin 'quiet' (dist 1.0) in hook 'predict'"]
 
 
@@ -297,8 +303,8 @@ def test_a_sampler_that_draws_wrongly_names_its_plugin(indices, error, message):
         def __iter__(self):
             return iter(indices)
 
-    plugins = company(answering("build_sampler", Odd(indices)), passing("build_sampler"))
+    plugins = resolved(answering("build_sampler", Odd(indices)), passing("build_sampler"))
     sampler = CALLS["build_sampler"](plugins)
     with pytest.raises(error, match=message) as caught, plugins.blaming("build_sampler"):
         drawn_from(sampler, ROWS, 2, 0, 10)
-    assert caught.value.__notes__ == ["raised by plugin 'guilty' (dist 1.0) in hook 'build_sampler'"]
+    assert caught.value.__notes__ == ["raised by plugin 'offending' (dist 1.0) in hook 'build_sampler'"]

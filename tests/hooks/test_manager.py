@@ -11,10 +11,10 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.checks import HOOKS, HookError, check_class, check_company
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.schedule import Stage, ViewRequest
-from fercore.types import Batch, Clock, DomainBatch, Encoded, LossTerm, PseudoLabels, Role
+from fercore.records.plan import Stage, ViewRequest
+from fercore.records.step import Batch, DomainBatch, Encoded, LossTerm, Progress, PseudoLabels, Role
 
-CLOCK = Clock("train", "main", 0, 0, 1)
+CLOCK = Progress("train", "main", 0, 0, 1)
 
 
 def side(rows):
@@ -96,8 +96,8 @@ def test_an_exception_names_plugin_version_and_hook():
         raise RuntimeError("boom")
 
     with pytest.raises(RuntimeError) as caught:
-        manager(plugin("guilty", loss=loss)).loss(tiny_model(), None, {}, None, CLOCK)
-    assert caught.value.__notes__ == ["raised by plugin 'guilty' (dist-guilty 1.0) in hook 'loss'"]
+        manager(plugin("offending", loss=loss)).loss(tiny_model(), None, {}, None, CLOCK)
+    assert caught.value.__notes__ == ["raised by plugin 'offending' (dist-offending 1.0) in hook 'loss'"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from fercore.models import Model, aside, encode_view, leaves_no_trace, put_back, set_aside
+from fercore.models import (
+    Model,
+    encode_view,
+    forward_without_bn_update,
+    restore_bn_stats,
+    swap_bn_stats,
+    without_bn_update,
+)
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ def test_a_strong_view_in_training_leaves_no_trace_unless_all_views_are_to(model
     model.train(training)
     before = statistics(model)
     silent = training and view == "strong" and of == "weak"
-    assert leaves_no_trace(model, view, of) == silent
+    assert without_bn_update(model, view, of) == silent
     found = encode_view(model, IMAGES, view, of).logits["main"]
     assert same(before, statistics(model)) == (silent or not training)
     assert torch.equal(found, model(IMAGES).logits["main"])  # the batch's own statistics, whoever runs it
@@ -48,7 +55,7 @@ def test_a_strong_view_in_training_leaves_no_trace_unless_all_views_are_to(model
 def test_other_weights_in_place_of_the_networks_own(model):
     other = {name: p.detach() * 2 for name, p in model.named_parameters()}
     before = statistics(model)
-    found = aside(model, IMAGES, other).logits["main"]
+    found = forward_without_bn_update(model, IMAGES, other).logits["main"]
     assert same(before, statistics(model))
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -59,10 +66,10 @@ def test_other_weights_in_place_of_the_networks_own(model):
 def test_what_is_set_aside_stands_again_as_it_was(model):
     first = model(IMAGES).logits["main"]
     before, held = statistics(model), dict(model.named_buffers())
-    kept = set_aside(model)
+    kept = swap_bn_stats(model)
     second = model(IMAGES + 1).logits["main"]
     assert not same(before, statistics(model))
-    put_back(model, kept)
+    restore_bn_stats(model, kept)
     assert same(before, statistics(model))
     assert all(held[name] is buffer for name, buffer in model.named_buffers())
     (first.square().sum() + second.square().sum()).backward()  # both forwards still have their backward pass
@@ -71,9 +78,9 @@ def test_what_is_set_aside_stands_again_as_it_was(model):
 def test_what_plugins_keep_is_not_set_aside(model):
     model.train()
     before = model.parts["some/state"].running_mean.clone()
-    kept = set_aside(model)
+    kept = swap_bn_stats(model)
     model(IMAGES)
-    put_back(model, kept)
+    restore_bn_stats(model, kept)
     assert not torch.equal(before, model.parts["some/state"].running_mean)
     assert all(not name.startswith("parts.") for name in kept)
 
@@ -81,7 +88,7 @@ def test_what_plugins_keep_is_not_set_aside(model):
 def test_a_plain_forward_goes_past_the_wrapper(model):
     model.run_through(lambda network: lambda images: pytest.fail("the wrapper ran"))
     before = statistics(model)
-    found = aside(model, IMAGES, plain=True).logits["main"]
+    found = forward_without_bn_update(model, IMAGES, plain=True).logits["main"]
     assert same(before, statistics(model))
     model.run_through(lambda network: network)
     assert torch.equal(found, model(IMAGES).logits["main"])

@@ -50,8 +50,8 @@ def test_every_triplet_obeys_its_rule(tau, similarity, by_class, tries, monkeypa
     )
     similar = table(a.astype(np.float32).astype(float), b.astype(np.float32).astype(float), similarity)
     same = a_keys[:, None] == b_keys[None]
-    barred = (labels[0][:, None] == labels[1][None]) & (labels[0] >= 0)[:, None] if by_class else np.zeros_like(same)
-    allowed = ~same & ~barred
+    excluded = (labels[0][:, None] == labels[1][None]) & (labels[0] >= 0)[:, None] if by_class else np.zeros_like(same)
+    allowed = ~same & ~excluded
     wanted = same.any(axis=1) & allowed.any(axis=1)
     assert np.array_equal(mined.anchor, np.flatnonzero(wanted))
     assert mined.without_positive == (~same.any(axis=1)).sum()

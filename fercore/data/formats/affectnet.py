@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data.codecs import Unusable
-from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import add_part, loose_images, part_folders, subfolders
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
-from fercore.data.formats.tables import csv_rows
+from fercore.data.formats.reading.codes import Labels, labels_of
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, safe_path
+from fercore.data.formats.reading.tables import csv_rows
+from fercore.data.images.codecs import Unusable
+from fercore.data.images.crops import Box, CropReader
+from fercore.data.images.readers import FileReader, file_bytes
 from fercore.data.noise import permutation
-from fercore.data.readers import FileReader, file_bytes
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -157,7 +157,7 @@ def _at_most(rows: Rows, spec: DomainSpec) -> list[int]:
         order = permutation(len(at), "per_class", spec.integer("seed", 0), label)
         dropped |= {at[k] for k in order[most:].tolist()}
     if dropped:
-        rows.left_out["beyond per_class"] += len(dropped)
+        rows.skipped["beyond per_class"] += len(dropped)
     kept = [i for i in everything if i not in dropped]
     rows.keep(kept)
     return kept

@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import images_below, subfolders
-from fercore.data.formats.frames import find_child
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.reading.codes import Labels, labels_of
+from fercore.data.formats.reading.frames import find_child
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.images.crops import Box, CropReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -49,7 +49,7 @@ class Faces:
         if not self.rows.has_file(file):
             return
         if not landmarks.is_file():
-            self.rows.left_out["no landmark file"] += 1
+            self.rows.skipped["no landmark file"] += 1
         else:
             self.rows.add(file, label, split=split)
             self.files.append(file)

@@ -11,12 +11,12 @@ import os
 import re
 from pathlib import Path
 
-from fercore.data.formats.codes import CODES
 from fercore.data.formats.folder import images_below, subfolders
-from fercore.data.formats.frames import find_child, frame_rule, frames_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text
+from fercore.data.formats.reading.codes import CODES
+from fercore.data.formats.reading.frames import find_child, frame_rule, frames_of
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, read_text
+from fercore.data.images.readers import FileReader
 from fercore.data.labels import CANONICAL, find_label
-from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -62,9 +62,9 @@ def _scan_sequences(rows: Rows, images: Path, labels: Path, spec: DomainSpec, *,
             seen.add(sequence.lower())
             label = read_emotion(emotions.get(sequence.lower()))
             if label is None:
-                rows.left_out["sequence without a label"] += 1
+                rows.skipped["sequence without a label"] += 1
             elif CANONICAL[label] == "contempt" and not contempt:
-                rows.left_out["sequence of contempt"] += 1
+                rows.skipped["sequence of contempt"] += 1
                 label = None
             rule.add(rows, frames_of(folder, rows), label, subject=subject.name, sequence=sequence)
     for name, folder in emotions.items():
@@ -108,7 +108,7 @@ def _scan_classes(rows: Rows, root: Path, *, contempt: bool) -> None:
             rows.unknown[folder.name] += len(images)
             continue
         if CANONICAL[label] == "contempt" and not contempt:
-            rows.left_out["image of contempt"] += len(images)
+            rows.skipped["image of contempt"] += len(images)
             continue
         for image in images:
             match = NAME.match(Path(image).stem)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data.crops import Box, CropReader
-from fercore.data.formats.codes import labels_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.formats.reading.codes import labels_of
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, read_text, safe_path
+from fercore.data.images.crops import Box, CropReader
 from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data.formats.codes import labels_of, whole_number
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, user_path
-from fercore.data.formats.tables import delimiter_of
-from fercore.data.readers import ArrayReader
+from fercore.data.formats.reading.codes import labels_of, whole_number
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, user_path
+from fercore.data.formats.reading.tables import delimiter_of
+from fercore.data.images.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 from fercore.files import open_limited
@@ -42,7 +42,7 @@ def scan(spec: DomainSpec) -> Scan:
     for number, emotion, pixels, usage in native_rows(path):
         split = "train" if usage == "training" else "test" if usage in tests else ""
         if not split:
-            rows.left_out[f"usage {usage}"] += 1
+            rows.skipped[f"usage {usage}"] += 1
         elif (label := labels.find(str(emotion), rows)) is not None:
             rows.add(f"{path.name}#{number}", label, split=split)
             images += parse_pixels(pixels, f"{path}, line {number}").tobytes()

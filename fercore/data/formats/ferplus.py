@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.data.formats.codes import CODES, whole_number
 from fercore.data.formats.fer2013 import SIDE, csv_file, native_rows, parse_pixels
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path, user_path
-from fercore.data.formats.tables import csv_lines, csv_rows
+from fercore.data.formats.reading.codes import CODES, whole_number
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, safe_path, user_path
+from fercore.data.formats.reading.tables import csv_lines, csv_rows
+from fercore.data.images.readers import ArrayReader, FileReader
 from fercore.data.labels import CANONICAL
-from fercore.data.readers import ArrayReader, FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -70,7 +70,7 @@ def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
         counts = _counts([row[name] for name in VOTES], where)
         label = vote(counts, rule)
         if not row["image name"] or label is None:
-            rows.left_out["no majority" if row["image name"] else "no face"] += 1
+            rows.skipped["no majority" if row["image name"] else "no face"] += 1
         else:
             rows.add(f"{pixels.name}#{native[0]}", label, split=SPLITS[native[3]])
             images += parse_pixels(native[2], f"{pixels}, line {native[0]}").tobytes()
@@ -88,7 +88,7 @@ def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
                 raise UserInputError(f"row with {len(cells)} cells instead of {2 + len(VOTES)}", where=where)
             label = vote(_counts(cells[2:], where), rule)
             if label is None:
-                rows.left_out["no majority"] += 1
+                rows.skipped["no majority"] += 1
             else:
                 image = safe_path(cells[0], path.parent, trusted=None, where=where)
                 rows.add_file(image, label, split=FOLDERS[folder])

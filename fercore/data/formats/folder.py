@@ -16,11 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fercore import files
-from fercore.data.codecs import HEAD, IMAGE_SUFFIXES, is_picture
-from fercore.data.formats.codes import Labels, labels_of, whole_number
-from fercore.data.formats.scan import Rows, Scan, existing, listed, not_empty
+from fercore.data.formats.reading.codes import Labels, labels_of, whole_number
+from fercore.data.formats.reading.scan import Rows, Scan, existing, listed, not_empty
+from fercore.data.images.codecs import HEAD, IMAGE_SUFFIXES, is_picture
+from fercore.data.images.readers import FileReader
 from fercore.data.labels import CANONICAL, find_label
-from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec, spec_text
 from fercore.errors import UserInputError
 
@@ -68,7 +68,7 @@ def scan(spec: DomainSpec) -> Scan:
     if not parts:
         _add_images(rows, root, "", labels)
     elif loose := loose_images(root):
-        rows.left_out[LOOSE] += len(loose)
+        rows.skipped[LOOSE] += len(loose)
     labels.refuse_guess(rows, str(root))
     fix = FIX
     if rows.unknown:
@@ -95,13 +95,13 @@ def part_folders(rows: Rows, root: Path, known: Callable[[str], str | None] = pa
     parts = [(child, part) for child, part in named if part is not None]
     for child, part in named:
         if parts and part is None and (images := images_below(child)):
-            rows.left_out[BESIDE.format(child.name)] += len(images)
+            rows.skipped[BESIDE.format(child.name)] += len(images)
     return parts
 
 
 def beside_parts(rows: Rows) -> list[str]:
-    """Return the reasons of `rows.left_out` that are folders beside parts."""
-    return [reason for reason in rows.left_out if reason.endswith(BESIDE.partition("}")[2])]
+    """Return the reasons of `rows.skipped` that are folders beside parts."""
+    return [reason for reason in rows.skipped if reason.endswith(BESIDE.partition("}")[2])]
 
 
 def _is_dataset(folder: Path) -> bool:
@@ -175,7 +175,7 @@ def _images(entries: list[os.DirEntry[str]], rows: Rows | None) -> list[str]:
 def _no_image(entry: os.DirEntry[str]) -> str:
     """Return why a file is none of the images; "" for a file with an image's name or an image's first bytes.
 
-    A link that leads nowhere is taken by its name: that it cannot be opened is told when images are looked at.
+    A link that leads nowhere is taken by its name: that it cannot be loaded is told when images are looked at.
     """
     named = os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES
     if not os.path.isfile(entry.path) if entry.is_symlink() else not entry.is_file():
@@ -187,7 +187,7 @@ def _no_image(entry: os.DirEntry[str]) -> str:
         with files.open_regular(entry.path) as file:
             head = file.read(HEAD)
     except OSError as error:
-        return f"cannot be opened ({error.strerror})"
+        return f"cannot be loaded ({error.strerror})"
     return "" if is_picture(head) else "other content"
 
 
@@ -207,7 +207,7 @@ def _add_images(rows: Rows, root: Path, split: str, labels: Labels) -> None:
     labelled = _add_classes(rows, root, split, labels)
     loose = loose_images(root, None if labelled else rows)
     if labelled and loose:
-        rows.left_out[LOOSE] += len(loose)
+        rows.skipped[LOOSE] += len(loose)
     elif not labelled:
         for image in loose:
             rows.add(image, -1, split=split)
@@ -239,7 +239,7 @@ def _images_of_class(rows: Rows, folder: Path, split: str) -> list[tuple[str, st
     if not parts:
         return [(image, split) for image in images_below(folder, rows)]
     if loose := loose_images(folder, rows):
-        rows.left_out[LOOSE] += len(loose)
+        rows.skipped[LOOSE] += len(loose)
     return [(image, part) for child, part in parts for image in images_below(child, rows)]
 
 

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from fercore.data.formats.folder import images_below
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.images.readers import FileReader
 from fercore.data.labels import find_label
-from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.lines import Line, list_lines
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
-from fercore.data.readers import FileReader
+from fercore.data.formats.reading.codes import Labels, labels_of
+from fercore.data.formats.reading.lines import Line, list_lines
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, safe_path
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -91,9 +91,9 @@ def _add(
         if label is None:
             continue
         if line.path in beside:
-            rows.left_out["training line that is a test line"] += 1
+            rows.skipped["training line that is a test line"] += 1
         elif line.path in seen and not copies:
-            rows.left_out["line listed before"] += 1
+            rows.skipped["line listed before"] += 1
         else:
             seen.add(line.path)
             match = subject.search(line.path) if subject else None

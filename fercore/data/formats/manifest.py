@@ -9,13 +9,13 @@ is an error. Labels are expression names or aliases, or numbers of the coding na
 
 from __future__ import annotations
 
-from fercore.data.formats.codes import NO_LABEL, Labels, labels_of
-from fercore.data.formats.columns import MANIFEST
 from fercore.data.formats.folder import PARTS, part_of
-from fercore.data.formats.listing import Listing, listing
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
-from fercore.data.formats.tables import csv_rows
-from fercore.data.readers import FileReader
+from fercore.data.formats.reading.codes import NO_LABEL, Labels, labels_of
+from fercore.data.formats.reading.columns import MANIFEST
+from fercore.data.formats.reading.listing import Listing, listing
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.reading.tables import csv_rows
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError, did_you_mean
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass
 
-from fercore.data.formats.codes import Labels, labels_of
-from fercore.data.formats.columns import MANIFEST
-from fercore.data.formats.listing import listing
 from fercore.data.formats.manifest import add_row
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
-from fercore.data.formats.tables import csv_rows
-from fercore.data.readers import FileReader
+from fercore.data.formats.reading.codes import Labels, labels_of
+from fercore.data.formats.reading.columns import MANIFEST
+from fercore.data.formats.reading.listing import listing
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.reading.tables import csv_rows
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -53,9 +53,9 @@ def scan(spec: DomainSpec) -> Scan:
     partners = {i for pair in pairs(found, labels) for i in pair} if spec.flag("paired") else set(range(len(found)))
     for i, frame in enumerate(found):
         if wanted not in ("all", frame.spectrum):
-            rows.left_out[f"spectrum {frame.spectrum}"] += 1
+            rows.skipped[f"spectrum {frame.spectrum}"] += 1
         elif i not in partners:
-            rows.left_out["frame without a partner"] += 1
+            rows.skipped["frame without a partner"] += 1
         else:
             add_row(rows, frame.row, files, labels, where=frame.where)
     rows.by_end = files.by_end()

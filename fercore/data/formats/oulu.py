@@ -11,10 +11,10 @@ import re
 from pathlib import Path
 
 from fercore.data.formats.folder import subfolders
-from fercore.data.formats.frames import find_child, frame_rule, frames_of
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.reading.frames import find_child, frame_rule, frames_of
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.images.readers import FileReader
 from fercore.data.labels import find_label
-from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 

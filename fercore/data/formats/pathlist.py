@@ -8,11 +8,11 @@ machine).
 
 from __future__ import annotations
 
-from fercore.data.formats.codes import labels_of
-from fercore.data.formats.lines import list_lines
-from fercore.data.formats.listing import listing
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
-from fercore.data.readers import FileReader
+from fercore.data.formats.reading.codes import labels_of
+from fercore.data.formats.reading.lines import list_lines
+from fercore.data.formats.reading.listing import listing
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fercore.data.formats.codes import Labels, labels_of
 from fercore.data.formats.folder import add_part, part_folders
-from fercore.data.formats.lines import Line, list_lines
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty, safe_path
-from fercore.data.readers import FileReader
+from fercore.data.formats.reading.codes import Labels, labels_of
+from fercore.data.formats.reading.lines import Line, list_lines
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty, safe_path
+from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fercore.data.formats.folder import BESIDE, images_below, subfolders
-from fercore.data.formats.scan import Rows, Scan, existing, not_empty
+from fercore.data.formats.reading.scan import Rows, Scan, existing, not_empty
+from fercore.data.images.readers import FileReader
 from fercore.data.labels import find_label
-from fercore.data.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
@@ -51,7 +51,7 @@ def _parts(rows: Rows, root: Path, spec: DomainSpec) -> Iterator[tuple[str, Path
     for name, folder in folders.items():
         of_a_part = folder in aligned.values() or name in plain
         if not of_a_part and (images := images_below(folder)):
-            rows.left_out[BESIDE.format(folder.name)] += len(images)
+            rows.skipped[BESIDE.format(folder.name)] += len(images)
     default = "original" if plain.keys() & {"train", "val"} else "aligned"
     chosen = spec.choice("images", ("original", "aligned"), default)
     yield from (plain if chosen == "original" else aligned).items()
@@ -73,7 +73,7 @@ def _add_classes(rows: Rows, part: Path, split: str) -> None:
 def _add_test(rows: Rows, folder: Path, *, take: bool) -> None:
     images = images_below(folder, rows if take else None)
     if not take:
-        rows.left_out["test part without labels"] += len(images)
+        rows.skipped["test part without labels"] += len(images)
         return
     for image in images:
         rows.add(image, -1, split="test", sequence=Path(image).stem.rpartition("_")[0])

@@ -49,7 +49,7 @@ def begin(state: State, source: EncodedDataset, target: EncodedDataset) -> None:
 def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
     """Write T-soft, T-hard and S-hard labels of the target into the state; return the share of targets with one.
 
-    T-soft and T-hard are worked out once. S-hard is drawn anew where the paired label needs a match to fall back on.
+    T-soft and T-hard are worked out once. S-hard is drawn again where the paired label needs a match to fall back on.
     """
     aga, conflict = settings.aga, settings.s_hard.conflict
     redrawn = "s_hard" in aga.schemes and conflict == "pair"
@@ -80,14 +80,14 @@ def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
 
 def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
     """Mine triplets where it is time to, and draw the samples of the epoch's steps."""
-    agt, drawing = settings.agt, state.drawing
+    agt, policy = settings.agt, state.policy
     if not agt.on:
         return {}
     counts: dict[str, float] = {}
     if agt.resample == "epoch" or not bool(state.mined):
         counts = _mine(state, settings)
         state.put("mined", torch.tensor(True))
-    wanted = triplets_a_step(*drawing.batch, agt.anchors)
+    wanted = triplets_a_step(*policy.batch, agt.anchors)
     held = state.triplets_source.shape[1], state.triplets_target.shape[1]
     shares = tuple(share if there else 0 for share, there in zip(wanted, held, strict=True))
     if not sum(shares):
@@ -96,17 +96,17 @@ def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
     state.put("layout", torch.tensor(shares))
     labels, domain = state.source_labels.cpu(), state.source_domain.cpu()
     sizes = len(labels), len(state.target_scores)
-    images = [size // batch for size, batch in zip(sizes, drawing.batch, strict=True)]
+    images = [size // batch for size, batch in zip(sizes, policy.batch, strict=True)]
     codes = {side: _array(getattr(state, f"{side}_codes")) for side in SIDES}
-    triplets = steps_of_a_pass(codes, drawing.batch, agt.anchors)
+    triplets = steps_of_a_pass(codes, policy.batch, agt.anchors)
     source, target = plan_epoch(
         state.triplets_source.cpu(),
         state.triplets_target.cpu(),
         sizes=sizes,
-        batch=drawing.batch,
+        batch=policy.batch,
         shares=(int(shares[0]), int(shares[1])),
-        steps=drawing.steps or triplets or max(1, *images),
-        weights=balance(labels, domain, by_class=drawing.by_class, by_domain=drawing.by_domain),
+        steps=policy.steps or triplets or max(1, *images),
+        weights=balance(labels, domain, by_class=policy.by_class, by_domain=policy.by_domain),
     )
     state.put("order_source", source)
     state.put("order_target", target)

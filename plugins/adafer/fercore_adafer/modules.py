@@ -17,7 +17,7 @@ ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SamplingPolicy:
     """How a run draws its samples.
 
     Attributes:
@@ -37,7 +37,7 @@ class State(SizedByData):
 
     Args:
         num_classes: K.
-        drawing: how the run draws its samples.
+        policy: how the run draws its samples.
 
     Attributes:
         source_scores, target_scores: float[N,A]. source_codes, target_codes: uint8[N,A].
@@ -70,7 +70,7 @@ class State(SizedByData):
     mined: Tensor
     warned: Tensor
 
-    def __init__(self, num_classes: int, drawing: Drawing) -> None:
+    def __init__(self, num_classes: int, policy: SamplingPolicy) -> None:
         def ints(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int64)
 
@@ -86,7 +86,7 @@ class State(SizedByData):
         flags = {name: flag() for name in ("known", "annotated", "mined")}
         super().__init__({**scores, **codes, **lists, **mined, **orders, **labels, **flags, "layout": ints(2)})
         self.register_buffer("warned", flag(2))
-        self.drawing = drawing
+        self.policy = policy
 
     @property
     def shares(self) -> tuple[int, int]:

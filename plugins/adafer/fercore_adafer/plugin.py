@@ -19,13 +19,13 @@ from fercore.plugin import (
     CODES,
     SCORES,
     Batch,
-    Clock,
     DomainBatch,
     Encoded,
     EncodedDataset,
     Forward,
     LossTerm,
     Plugin,
+    Progress,
     PseudoLabels,
     Role,
     RunConfig,
@@ -40,7 +40,7 @@ from fercore.plugin import (
 )
 from fercore_adafer.batches import Layout, Order, triplets_a_step
 from fercore_adafer.epoch import annotate, begin, fresh_epoch, steps_of_a_pass
-from fercore_adafer.modules import CodeTable, Drawing, Margin, State, UnitHead
+from fercore_adafer.modules import CodeTable, Margin, SamplingPolicy, State, UnitHead
 from fercore_adafer.presets import PRESETS
 from fercore_adafer.settings import SCHEMES, AdaFerSettings
 from fercore_adafer.stages import FINETUNE, FINETUNED, LOOKUP, TRAIN, VIEW, build_stage, stage_names, views_of
@@ -73,7 +73,7 @@ class AdaFer(Plugin):
             refuse_without(config.data, self.name)
         self._check(config)
         model = build_classifier(config.model, num_classes, name=BRANCH)
-        self.attach(model, State(num_classes, drawing_of(config)))
+        self.attach(model, State(num_classes, sampling_policy(config)))
         for name in self._recorded():
             self.attach(model, PseudoLabelRecord(num_classes), f"labels_{name}")
         if chosen.gamma.mode == "learnable":
@@ -97,14 +97,14 @@ class AdaFer(Plugin):
             stage = build_stage(name, config, self.settings, margin)
             if name == TRAIN and self.settings.agt.on and stage.steps_per_epoch is None:
                 codes = {side: dataset.extras[CODES] for side, dataset in datasets.items()}
-                steps = steps_of_a_pass(codes, drawing_of(config).batch, self.settings.agt.anchors)
+                steps = steps_of_a_pass(codes, sampling_policy(config).batch, self.settings.agt.anchors)
                 stage = replace(stage, steps_per_epoch=steps)
             stages.append(stage)
         return stages
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Learn the domains' action units once; annotate, mine and lay out the epoch's batches."""
         state, found = self.part(model, State), {}
@@ -120,7 +120,7 @@ class AdaFer(Plugin):
         return {f"{self.name}/{name}": value for name, value in found.items()} or None
 
     @hookimpl
-    def build_sampler(self, model: Model, side: Side, clock: Clock) -> Sampler[int] | None:
+    def build_sampler(self, model: Model, side: Side, clock: Progress) -> Sampler[int] | None:
         """Draw triplets where the stage trains on them."""
         state = self.part(model, State)
         if clock.stage != TRAIN or not sum(state.shares):
@@ -151,7 +151,7 @@ class AdaFer(Plugin):
         return Encoded(encoded.features, {**encoded.logits, "au": shares})
 
     @hookimpl
-    def pseudo_label(self, model: Model, batch: Batch, clock: Clock) -> PseudoLabels | None:
+    def pseudo_label(self, model: Model, batch: Batch, clock: Progress) -> PseudoLabels | None:
         """Return the target samples' labels: S-hard by the step's own pairs, else T-hard; `probs` is T-soft."""
         state, at = self.part(model, State), batch.target.index
         if clock.stage == FINETUNE:
@@ -171,7 +171,7 @@ class AdaFer(Plugin):
         return PseudoLabels(labels, state.matched[at].to(state.q.dtype), state.q[at])
 
     @hookimpl
-    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> Sequence[LossTerm]:
+    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
         """Return epsilon * L_tri (Eq 4) over the step's triplets, and what keeps a learnable margin up."""
         state = self.part(model, State)
         if clock.stage != TRAIN or not self.settings.agt.on or not sum(state.shares):
@@ -197,7 +197,7 @@ class AdaFer(Plugin):
 
     @hookimpl
     def loss(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> Sequence[LossTerm]:
         """Return L_c (Eq 3): cross-entropy of the source, and of the target with its pseudo labels."""
         terms = []
@@ -286,9 +286,9 @@ class AdaFer(Plugin):
             self.part(model, PseudoLabelRecord, f"labels_{name}").write(probs, state.matched)
 
 
-def drawing_of(config: RunConfig) -> Drawing:
+def sampling_policy(config: RunConfig) -> SamplingPolicy:
     """Return how a run draws its samples."""
     data = config.data
     by_domain = data.source_sampling == "balanced" and len(data.sources) > 1
     batch = data.source_step, data.target_batch
-    return Drawing(batch, config.train.steps_per_epoch, data.class_balanced, by_domain)
+    return SamplingPolicy(batch, config.train.steps_per_epoch, data.class_balanced, by_domain)

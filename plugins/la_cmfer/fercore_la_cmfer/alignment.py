@@ -22,7 +22,7 @@ from fercore.losses import (
 )
 from fercore.ops import alignment_mmd, weighted_mmd
 from fercore.plugin import DomainBatch, Encoded
-from fercore_la_cmfer.modules import Team, teams_of
+from fercore_la_cmfer.modules import BranchGroup, branch_groups
 from fercore_la_cmfer.settings import LaCmferSettings
 
 
@@ -65,7 +65,7 @@ def align_domains(source: Encoded, target: Encoded, batch: DomainBatch, settings
         parts.append(_align_groups(left, right, settings))
         sources += count
     sample, cluster, empty, unpaired = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
-    groups = sources * max(len(team.branches) for team in teams_of(source.features))
+    groups = sources * max(len(team.branches) for team in branch_groups(source.features))
     return Aligned(sample, cluster, groups, sources, empty, unpaired)
 
 
@@ -195,13 +195,13 @@ def _groups(
     source: Encoded, target: Encoded, batch: DomainBatch, settings: LaCmferSettings
 ) -> Iterator[tuple[Rows, Rows, int]]:
     """Yield groups of equal size; sources with equally many samples in the batch, the usual case, come together."""
-    teams = teams_of(source.features)
+    groups = branch_groups(source.features)
     width = max(f.shape[1] for f in source.features.values())
-    mixed = settings.source_batch == "mixed" and teams[0].source is None
+    mixed = settings.source_batch == "mixed" and groups[0].source is None
     for domains, rows in _by_domain(batch, mixed=mixed):
-        pairs = _pairs(teams, domains)
-        shared = teams[0].source is None
-        heard = list(teams[0].branches) if shared else [branch for _, branch in pairs]
+        pairs = _pairs(groups, domains)
+        shared = groups[0].source is None
+        heard = list(groups[0].branches) if shared else [branch for _, branch in pairs]
         left = Rows(
             torch.stack([_wide(source.features[b][rows[s]], width) for s, b in pairs]),
             torch.stack([to_float32(source.logits[b][rows[s]]) for s, b in pairs]),
@@ -212,10 +212,10 @@ def _groups(
         yield left, Rows(features, logits, logits.argmax(-1)), len(domains)
 
 
-def _pairs(teams: Sequence[Team], domains: Sequence[int]) -> list[tuple[int, str]]:
-    if teams[0].source is None:
-        return list(product(range(len(domains)), teams[0].branches))
-    by_source = {team.source: team.branches for team in teams}
+def _pairs(groups: Sequence[BranchGroup], domains: Sequence[int]) -> list[tuple[int, str]]:
+    if groups[0].source is None:
+        return list(product(range(len(domains)), groups[0].branches))
+    by_source = {team.source: team.branches for team in groups}
     return [(s, branch) for s, domain in enumerate(domains) for branch in by_source[domain]]
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fercore.losses import to_float32
-from fercore_la_cmfer.modules import teams_of
+from fercore_la_cmfer.modules import branch_groups
 from fercore_la_cmfer.settings import InferenceRule
 
 
@@ -21,9 +21,9 @@ def combine(rule: InferenceRule, logits: Mapping[str, Tensor]) -> Tensor:
             the branches of per-source pairs always vote, each weighted by its largest probability.
         logits: branch name -> f[B,K].
     """
-    teams = teams_of(logits)
-    scores = [to_float32(logits[branch]) for team in teams for branch in team.branches]
-    if len(teams) > 1:
+    groups = branch_groups(logits)
+    scores = [to_float32(logits[branch]) for team in groups for branch in team.branches]
+    if len(groups) > 1:
         return weighted_vote(torch.stack(scores))
     return scores[0].softmax(-1) if len(scores) == 1 else RULES[rule](*scores)
 

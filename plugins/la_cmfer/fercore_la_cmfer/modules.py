@@ -19,7 +19,7 @@ from fercore_la_cmfer.settings import CbamSettings, LaCmferSettings
 _BRANCH = re.compile(r"(?:global|local|fused)(?:_(\d+))?")
 
 
-class Team(NamedTuple):
+class BranchGroup(NamedTuple):
     """Branches that look at the same samples.
 
     Attributes:
@@ -30,7 +30,7 @@ class Team(NamedTuple):
     source: int | None
 
 
-def teams_of(names: Iterable[str]) -> tuple[Team, ...]:
+def branch_groups(names: Iterable[str]) -> tuple[BranchGroup, ...]:
     """Group a model's branch names by the source they serve, in order; names of other plugins are left out."""
     found: dict[int | None, tuple[str, ...]] = {}
     for name in names:
@@ -38,7 +38,7 @@ def teams_of(names: Iterable[str]) -> tuple[Team, ...]:
         if match:
             source = None if match[1] is None else int(match[1])
             found[source] = (*found.get(source, ()), name)
-    return tuple(Team(branches, source) for source, branches in found.items())
+    return tuple(BranchGroup(branches, source) for source, branches in found.items())
 
 
 class Attention(CbamModule):

@@ -28,13 +28,13 @@ from fercore.losses import (
 from fercore.models import Model, build_trunk
 from fercore.plugin import (
     Batch,
-    Clock,
     DatasetInfo,
     DomainBatch,
     Encoded,
     Forward,
     LossTerm,
     Plugin,
+    Progress,
     PseudoLabels,
     Role,
     RunConfig,
@@ -46,7 +46,7 @@ from fercore.plugin import (
 )
 from fercore_la_cmfer.alignment import align_domains
 from fercore_la_cmfer.inference import combine
-from fercore_la_cmfer.modules import RunState, build_branches, build_discriminator, build_head, teams_of
+from fercore_la_cmfer.modules import RunState, branch_groups, build_branches, build_discriminator, build_head
 from fercore_la_cmfer.presets import PRESETS
 from fercore_la_cmfer.settings import LaCmferSettings
 
@@ -111,7 +111,7 @@ class LaCmfer(Plugin):
         return PseudoLabels(pseudo.labels, sure.to(pseudo.weight.dtype), pseudo.probs)
 
     @hookimpl
-    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> Sequence[LossTerm]:
+    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
         """Return alpha * L_inter (Eq 9) in two terms, or the adversarial term that Table 3 puts in its place."""
         source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
         if self.settings.align.kind == "none":
@@ -126,7 +126,7 @@ class LaCmfer(Plugin):
         """Return L_sup (Eq 13), beta * L_mcc (Eq 11) and gamma * L_mvv (Eq 12)."""
         source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
         terms = [LossTerm(f"{self.name}/supervised", Role.SUPERVISED, self._supervised(batch.source, source))]
-        pairs = [team.branches for team in teams_of(target.logits) if len(team.branches) > 1]
+        pairs = [team.branches for team in branch_groups(target.logits) if len(team.branches) > 1]
         if self.settings.consistency != "none" and pairs:
             values = [self._distance(*(target.logits[branch] for branch in pair)) for pair in pairs]
             value = torch.stack(values).mean()
@@ -160,11 +160,11 @@ class LaCmfer(Plugin):
         return terms
 
     def _adversarial(
-        self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded, clock: Clock
+        self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded, clock: Progress
     ) -> LossTerm:
         strength = ramp(clock.progress)
         values = []
-        for team in teams_of(source.features):
+        for team in branch_groups(source.features):
             rows = slice(None) if team.source is None else batch.domain == team.source
             for branch in team.branches:
                 sides = (to_float32(source.features[branch][rows]), to_float32(target.features[branch]))
@@ -176,7 +176,7 @@ class LaCmfer(Plugin):
 
     def _supervised(self, batch: DomainBatch, source: Encoded) -> Tensor:
         values = torch.zeros(len(batch), device=batch.labels.device)
-        for team in teams_of(source.logits):
+        for team in branch_groups(source.logits):
             served = 1.0 if team.source is None else batch.domain == team.source
             for branch in team.branches:
                 values = values + served * F.cross_entropy(
@@ -192,23 +192,23 @@ class LaCmfer(Plugin):
             return mutual_consistency(to_float32(first), to_float32(second), inputs=mcc.input, form=mcc.form)
 
     def _voting(self, target: Encoded, pseudo: PseudoLabels) -> Tensor:
-        teams = teams_of(target.logits)
-        logits = [target.logits[branch] for team in teams for branch in team.branches]
+        groups = branch_groups(target.logits)
+        logits = [target.logits[branch] for team in groups for branch in team.branches]
         norm = self.settings.mvv.norm
         if self.settings.pseudo_label.scheme == "vote":
-            return voted_cross_entropy(logits, pseudo.labels, pseudo.weight, norm=norm) / len(teams)
+            return voted_cross_entropy(logits, pseudo.labels, pseudo.weight, norm=norm) / len(groups)
         alone = []
         for z in logits:
             probs = z.detach().softmax(-1)
             weight = (probs.amax(-1) > self.settings.tau).to(pseudo.weight.dtype)
             alone.append(voted_cross_entropy([z], probs.argmax(-1), weight, norm=norm))
-        return torch.stack(alone).sum() / len(teams)
+        return torch.stack(alone).sum() / len(groups)
 
 
 def _views(target: Encoded) -> list[Tensor]:
     """Return the probabilities f[B,K] of the global and the local view, each the mean over per-source branches."""
-    teams = teams_of(target.logits)
-    sides = zip(*(team.branches for team in teams), strict=True)
+    groups = branch_groups(target.logits)
+    sides = zip(*(team.branches for team in groups), strict=True)
     return [torch.stack([to_float32(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fercore.losses import ambiguous_consistency
-from fercore.models import Model, leaves_no_trace, put_back, set_aside
+from fercore.models import Model, restore_bn_stats, swap_bn_stats, without_bn_update
 from fercore.plugin import (
     Encoded,
     Forward,
@@ -99,12 +99,12 @@ class LeafEaf(Plugin):
             UserInputError: if the method's features and logits do not come from its branches and heads.
         """
         asked = self.settings.consistency != "keep"
-        silent = asked and leaves_no_trace(model, view, self.settings.statistics)
-        kept, before = set_aside(model) if silent else {}, _passes(model)
+        silent = asked and without_bn_update(model, view, self.settings.statistics)
+        kept, before = swap_bn_stats(model) if silent else {}, _passes(model)
         try:
             encoded = yield
         finally:
-            put_back(model, kept)
+            restore_bn_stats(model, kept)
         if self._levels(model) and _passes(model) == before:
             what = f"{self.name} changes nothing here: this method scores images past its branches and heads"
             raise UserInputError(what, where="--plugin", fix=f"leave {self.name} out, or name another method")

@@ -19,13 +19,13 @@ from fercore.losses import ambiguous_consistency, concave_weights, info_nce, lab
 from fercore.models import Model, build_backbone, encode_view, shrink
 from fercore.plugin import (
     Batch,
-    Clock,
     DomainBatch,
     Encoded,
     EncodedDataset,
     Forward,
     LossTerm,
     Plugin,
+    Progress,
     PseudoLabels,
     Role,
     RunConfig,
@@ -116,7 +116,7 @@ class Leaf(Plugin):
         return encode_view(model, batch.images[view], view, self.settings.statistics)
 
     @hookimpl
-    def refresh(self, model: Model, clock: Clock, encode_dataset: Encode) -> dict[str, float] | None:
+    def refresh(self, model: Model, clock: Progress, encode_dataset: Encode) -> dict[str, float] | None:
         """Renew the class thresholds from the labelled samples, and report the last epoch's candidates."""
         state, chosen = self.part(model, RunState), self.settings.thresholds
         found = state.take()

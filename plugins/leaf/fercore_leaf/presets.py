@@ -10,7 +10,7 @@ from fercore.plugin import merge
 QUICK: Mapping[str, Any] = {
     "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
     "train": {"ema": 0.9},
-    "report": {"lead": "balanced_accuracy"},
+    "report": {"primary_metric": "balanced_accuracy"},
 }
 SHORT: Mapping[str, Any] = {"n_experts": 4, "partition_from": "weak"}
 
@@ -19,7 +19,7 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "data": {"size": 224, "augment": "crop", "source_batch": 64, "target_batch": 64},
         "model": {"backbone": "resnet18", "weights": "timm"},
         "optim": {"name": "adam", "lr": 5e-4, "weight_decay": 0.0, "schedule": "constant"},
-        "report": {"lead": "balanced_accuracy"},
+        "report": {"primary_metric": "balanced_accuracy"},
         "leaf": {"epochs": 20},
     },
     "small": merge(QUICK, {"leaf": SHORT}),

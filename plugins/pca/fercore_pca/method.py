@@ -47,7 +47,7 @@ class ClipMethod(Plugin):
     """Learns little on a frozen CLIP: prompts, alignment with feature banks, or a probe, as the settings say.
 
     Attributes:
-        recipe: the settings as PCA has them; those of other methods are special cases of it.
+        pca_settings: the settings as PCA has them; those of other methods are special cases of it.
     """
 
     Settings: ClassVar[type[Settings]] = PcaSettings
@@ -56,11 +56,11 @@ class ClipMethod(Plugin):
 
     def __init__(self, name: str, settings: Any) -> None:
         super().__init__(name, settings)
-        self.recipe = self._recipe()
+        self.pca_settings = self._pca_settings()
 
-    def _recipe(self) -> PcaSettings:
-        recipe: PcaSettings = self.settings
-        return recipe
+    def _pca_settings(self) -> PcaSettings:
+        pca_settings: PcaSettings = self.settings
+        return pca_settings
 
     def goes_by_length(self) -> str:
         """Nothing does."""
@@ -69,66 +69,68 @@ class ClipMethod(Plugin):
     @hookimpl
     def build_model(self, config: RunConfig, task: TaskInfo) -> Model:
         """Load CLIP and put beside it what the method learns."""
-        labelled = planning.labelled_domain(self.recipe, task)
-        if labelled is None and self.recipe.target.mode != "pseudo":
+        labelled = planning.labelled_domain(self.pca_settings, task)
+        if labelled is None and self.pca_settings.target.mode != "pseudo":
             fix = "add ?shots=5 or ?fraction=0.1 to --target"
             log.warning("no labelled target sample: %s learns from the sources alone (%s)", self.name, fix)
-        clip = load_clip(self.recipe.clip, seed=config.seed, where=f"{self.name}.clip")
-        if self.recipe.clip.pretrained == "none":
+        clip = load_clip(self.pca_settings.clip, seed=config.seed, where=f"{self.name}.clip")
+        if self.pca_settings.clip.pretrained == "none":
             log.warning(
                 "CLIP model %r has random weights, on which %s learns next to nothing: first run `fercore clip warmup "
                 "--model %s --out clip.safetensors` (minutes for a tiny one), then add --set "
                 "%s.clip.pretrained=clip.safetensors",
                 clip.model, self.name, clip.model, self.name,
             )  # fmt: skip
-        for setting in planning.without_effect(self.recipe, clip):
+        for setting in planning.without_effect(self.pca_settings, clip):
             log.warning("%s changes nothing with CLIP model %r: there are no prompts for it", setting, clip.model)
         if clip.image_size != config.data.size:
             log.warning(
                 "images of %d px are resized to the %d px of CLIP model %r (data.size)",
                 config.data.size, clip.image_size, clip.model,
             )  # fmt: skip
-        return build_network(self.name, self.recipe, clip, task.classes, labelled, twice=task.labelled_twice)
+        return build_network(
+            self.name, self.pca_settings, clip, task.classes, labelled, include_labelled=task.include_labelled
+        )
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:
         """Ask for the source, labelled target samples among them; for the target where it gets pseudo labels."""
         sides: tuple[Side, ...] = SIDES if self._pseudo else ("source",)
-        return [planning.view_of(side, self.recipe.aug) for side in sides]
+        return [planning.view_of(side, self.pca_settings.aug) for side in sides]
 
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Warm up where that is asked for, then train."""
-        return planning.stages(self.recipe, config)
+        return planning.stages(self.pca_settings, config)
 
     @hookimpl
     def refresh(self, model: Model, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
         """Fill the banks before the first epoch from un-prompted CLIP, later by `bank.refresh`; label the target."""
         network = self._network(model)
         first = not bool(network.state.started)
-        banks = network.banks if first or self.recipe.bank.refresh == "epoch" else None
+        banks = network.banks if first or self.pca_settings.bank.refresh == "epoch" else None
         if banks is None and not self._pseudo:
             return None
         read: dict[Side, EncodedDataset] = {}
         sides: tuple[Side, ...] = SIDES if banks is not None else ("target",)
         for side in sides:
-            with network.state.read(side, by_hand=first):
+            with network.state.read(side, hand_crafted=first):
                 read[side] = encode_dataset(side)
         report = {}
         if banks is not None:
-            report[f"{self.name}/classes_without_features"] = float(network.fill(read, by_hand=first))
-            if not bool(banks.usable) and self.recipe.weights[0] == 0:
+            report[f"{self.name}/classes_without_features"] = float(network.fill(read, hand_crafted=first))
+            if not bool(banks.usable) and self.pca_settings.weights[0] == 0:
                 fix = "give more images, or bank.rule='probability'"
                 what = "no image for any class of either feature bank, and no loss but that of the alignment"
                 raise UserInputError(what, fix=fix)
         if self._pseudo:
-            report[f"{self.name}/pseudo_labelled"] = self._label(network, read["target"], by_hand=first)
+            report[f"{self.name}/pseudo_labelled"] = self._label(network, read["target"], hand_crafted=first)
         network.state.started.fill_(True)
         return report
 
-    def _label(self, network: Network, target: EncodedDataset, *, by_hand: bool) -> float:
-        probs = infer(target.logits, "cls" if by_hand else network.rule, self.recipe.weights)
-        sure = probs.amax(-1) >= self.recipe.target.threshold
+    def _label(self, network: Network, target: EncodedDataset, *, hand_crafted: bool) -> float:
+        probs = infer(target.logits, "cls" if hand_crafted else network.rule, self.pca_settings.weights)
+        sure = probs.amax(-1) >= self.pca_settings.target.threshold
         assert network.record is not None
         network.record.write(probs, sure)
         return float(sure.sum())
@@ -154,23 +156,23 @@ class ClipMethod(Plugin):
     def align(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Sequence[LossTerm]:
         """Return L_iga (Eq 12), where images are aligned."""
         banks = self._network(model).banks
-        if banks is None or not bool(banks.usable) or self.recipe.weights[1] == 0:
+        if banks is None or not bool(banks.usable) or self.pca_settings.weights[1] == 0:
             return []
         value = self._cross_entropy(model, "iga", batch, encoded, pseudo)
-        return [LossTerm(f"{self.name}/iga", Role.ALIGNMENT, value, self.recipe.weights[1])]
+        return [LossTerm(f"{self.name}/iga", Role.ALIGNMENT, value, self.pca_settings.weights[1])]
 
     @hookimpl
     def loss(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None) -> Sequence[LossTerm]:
         """Return L_cls (Eq 8)."""
-        if self.recipe.weights[0] == 0:
+        if self.pca_settings.weights[0] == 0:
             return []
         value = self._cross_entropy(model, "cls", batch, encoded, pseudo)
-        return [LossTerm(f"{self.name}/cls", Role.SUPERVISED, value, self.recipe.weights[0])]
+        return [LossTerm(f"{self.name}/cls", Role.SUPERVISED, value, self.pca_settings.weights[0])]
 
     @hookimpl
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Classify by the rule of inference."""
-        return infer(encoded.logits, self._network(model).rule, self.recipe.weights)
+        return infer(encoded.logits, self._network(model).rule, self.pca_settings.weights)
 
     @hookimpl
     def after_step(self, model: Model, report: StepReport) -> None:
@@ -179,10 +181,10 @@ class ClipMethod(Plugin):
 
     @property
     def _pseudo(self) -> bool:
-        return self.recipe.target.mode == "pseudo"
+        return self.pca_settings.target.mode == "pseudo"
 
     def _network(self, model: Model) -> Network:
-        return Network(self.name, self.recipe, model)
+        return Network(self.name, self.pca_settings, model)
 
     def _cross_entropy(
         self, model: Model, branch: str, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None
@@ -195,7 +197,7 @@ class ClipMethod(Plugin):
         else:
             labels = torch.cat([batch.source.labels, pseudo.labels])
             weight = torch.cat([weight, pseudo.weight.to(logits.dtype)])
-        if self.recipe.mean == "samples":
+        if self.pca_settings.mean == "samples":
             return label_loss(logits, labels, weight)
         ours = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
         ours[: len(batch.source)] = self._network(model).state.of_target(batch.source.domain)

@@ -25,57 +25,65 @@ Part = TypeVar("Part", bound=nn.Module)
 
 
 def build_network(
-    name: str, recipe: PcaSettings, clip: Clip, classes: Sequence[str], labelled: int | None, *, twice: bool = False
+    name: str,
+    pca_settings: PcaSettings,
+    clip: Clip,
+    classes: Sequence[str],
+    labelled: int | None,
+    *,
+    include_labelled: bool = False,
 ) -> Model:
     """Build a model from a loaded CLIP.
 
     Args:
-        name: the plugin's. recipe: its settings. classes: the run's classes by name.
+        name: the plugin's. pca_settings: its settings. classes: the run's classes by name.
         labelled: number of the source domain that is part of the target; None without one.
-        twice: whether the samples of that domain are among the unlabelled ones of the target too.
+        include_labelled: whether the samples of that domain are among the unlabelled ones of the target too.
     """
-    tower = ImageTower(clip, recipe.prompt.pos, trained=recipe.probe == "finetune")
-    branches = ("cls", "iga") if recipe.aligned else ("cls",)
+    tower = ImageTower(clip, pca_settings.prompt.pos, trained=pca_settings.probe == "finetune")
+    branches = ("cls", "iga") if pca_settings.aligned else ("cls",)
     features, heads = ({branch: nn.Identity() for branch in branches} for _ in range(2))
     model = Model(tower, features, heads, clip.mean, clip.std)
-    state = RunState(labelled, scale_of(clip, recipe.logit_scale), twice=twice)
-    for part, module in _parts(recipe, clip, classes, state).items():
+    state = RunState(labelled, scale_of(clip, pca_settings.logit_scale), include_labelled=include_labelled)
+    for part, module in _parts(pca_settings, clip, classes, state).items():
         model.parts[f"{name}/{part}"] = module
     return model
 
 
-def _parts(recipe: PcaSettings, clip: Clip, classes: Sequence[str], state: RunState) -> dict[str, nn.Module]:
-    names = class_names(classes, recipe.text.words)
-    words = WORDS if recipe.prompt.init == "words" else ""
-    sentences = Sentences(clip, names, recipe.text.template, recipe.prompt.k if recipe.prompted else 0, words)
+def _parts(pca_settings: PcaSettings, clip: Clip, classes: Sequence[str], state: RunState) -> dict[str, nn.Module]:
+    names = class_names(classes, pca_settings.text.words)
+    words = WORDS if pca_settings.prompt.init == "words" else ""
+    sentences = Sentences(
+        clip, names, pca_settings.text.template, pca_settings.prompt.k if pca_settings.prompted else 0, words
+    )
     parts: dict[str, nn.Module] = {"sentences": sentences, "state": state, "kept": KeptFeatures()}
-    if recipe.prompted:
-        sides = sets_of_maps(recipe.image_encoder == "per_domain_prompts")
-        parts["prompts"] = Prompts(clip, recipe.prompt, pool=recipe.rn.attnpool_prompts, sides=sides)
-    if recipe.aligned:
-        iga, hidden = recipe.iga, recipe.iga.hidden or max(1, clip.dim // 8)
+    if pca_settings.prompted:
+        sides = sets_of_maps(pca_settings.image_encoder == "per_domain_prompts")
+        parts["prompts"] = Prompts(clip, pca_settings.prompt, pool=pca_settings.rn.attnpool_prompts, sides=sides)
+    if pca_settings.aligned:
+        iga, hidden = pca_settings.iga, pca_settings.iga.hidden or max(1, clip.dim // 8)
         parts["alignment"] = ImageGuidedAlignment(clip.dim, hidden, norm=iga.norm, eps=iga.eps, start=iga.start)
-        parts["banks"] = DualBanks(clip.dim, len(classes), recipe.bank.n, recipe.bank.empty)
-    if recipe.target.mode == "pseudo":
+        parts["banks"] = DualBanks(clip.dim, len(classes), pca_settings.bank.n, pca_settings.bank.empty)
+    if pca_settings.target.mode == "pseudo":
         parts["pseudo"] = PseudoLabelRecord(len(classes))
-    if recipe.probe == "zero_shot":
+    if pca_settings.probe == "zero_shot":
         parts["probe"] = Temperature()
-    elif recipe.probe == "linear_probe":
+    elif pca_settings.probe == "linear_probe":
         parts["probe"] = LinearProbe(clip.dim, len(classes))
-    elif recipe.probe == "finetune":
-        parts["probe"] = TextHead(sentences.by_hand(clip.network), state.scale)
+    elif pca_settings.probe == "finetune":
+        parts["probe"] = TextHead(sentences.hand_crafted(clip.network), state.scale)
     return parts
 
 
 class Network:
-    """The parts of a model, found by name; made anew wherever they are needed.
+    """The parts of a model, found by name; made again wherever they are needed.
 
     Args:
-        name: the plugin's. recipe: its settings. model: what `build_network` made.
+        name: the plugin's. pca_settings: its settings. model: what `build_network` made.
     """
 
-    def __init__(self, name: str, recipe: PcaSettings, model: Model) -> None:
-        self.name, self.recipe, self.model = name, recipe, model
+    def __init__(self, name: str, pca_settings: PcaSettings, model: Model) -> None:
+        self.name, self.pca_settings, self.model = name, pca_settings, model
         tower = model.backbone
         assert isinstance(tower, ImageTower)
         self.tower = tower
@@ -89,30 +97,30 @@ class Network:
         """Encode a view of training."""
         if self.tower.trained or self._shown:
             return self._scored(self._prompted(batch, images, side))
-        if self.recipe.aug.kind != "none":
+        if self.pca_settings.aug.kind != "none":
             return self._scored(self.tower.encode(images))
         # Neither the tower nor the image ever changes.
-        if not self.recipe.cache:
+        if not self.pca_settings.cache:
             return self._scored(self.tower.one_by_one(images))
         kept = self._need("kept", KeptFeatures)
         return self._scored(kept.get(side, batch.index, images, self.tower.one_by_one))
 
     def evaluate(self, batch: DomainBatch, images: Tensor) -> Encoded:
         """Encode images as they are: of the side that is being read, or of the target's test part."""
-        if bool(self.state.by_hand) and not self.tower.trained:
+        if bool(self.state.hand_crafted) and not self.tower.trained:
             features = to_float32(self._read(batch, images))
-            texts = self.sentences.by_hand(self.tower.network)
+            texts = self.sentences.hand_crafted(self.tower.network)
             with torch.autocast(images.device.type, enabled=False):
                 return Encoded({"cls": features}, {"cls": cosine_logits(features, texts, self.state.scale)})
         if not self.tower.trained and not self._shown:
             return self._scored(self._read(batch, images))
         return self._scored(self._prompted(batch, images, self.state.side() or "target"))
 
-    def fill(self, read: Mapping[Side, EncodedDataset], *, by_hand: bool) -> int:
+    def fill(self, read: Mapping[Side, EncodedDataset], *, hand_crafted: bool) -> int:
         """Fill the banks with what was read of both sides; labelled target samples belong to the target's, once.
 
         Args:
-            by_hand: whether it was read with CLIP as it was loaded.
+            hand_crafted: whether it was read with CLIP as it was loaded.
 
         Returns:
             How many classes of how many domains have no feature.
@@ -121,20 +129,20 @@ class Network:
         source, target = read["source"], read["target"]
         ours = self.state.of_target(source.domain)
         one, other = source.features["cls"], source.logits["cls"].softmax(-1)
-        rule = self.recipe.bank.rule
+        rule = self.pca_settings.bank.rule
         self.banks.fill("source", one[~ours], other[~ours], source.labels[~ours], rule)
-        added = torch.zeros_like(ours) if self.state.twice else ours
+        added = torch.zeros_like(ours) if self.state.include_labelled else ours
         features = torch.cat([target.features["cls"], one[added]])
         probs = torch.cat([target.logits["cls"].softmax(-1), other[added]])
         self.banks.fill("target", features, probs, torch.cat([target.labels, source.labels[added]]), rule)
         with torch.no_grad():
-            texts = self.sentences.by_hand(self.tower.network) if by_hand else self._texts()
+            texts = self.sentences.hand_crafted(self.tower.network) if hand_crafted else self._texts()
         return self.banks.settle(texts)
 
     @property
     def rule(self) -> Infer:
         """The rule of inference; that of x_v alone as long as images are not aligned."""
-        return self.recipe.rule if self.banks is not None and bool(self.banks.usable) else "cls"
+        return self.pca_settings.rule if self.banks is not None and bool(self.banks.usable) else "cls"
 
     @property
     def _shown(self) -> bool:
@@ -143,18 +151,18 @@ class Network:
 
     def _read(self, batch: DomainBatch, images: Tensor) -> Tensor:
         """Encode images without prompts; those of a side that is read every epoch are encoded once."""
-        side, recipe = self.state.side(), self.recipe
-        again = recipe.bank.refresh == "epoch" or (side == "target" and recipe.target.mode == "pseudo")
-        if side is None or not again or self._shown or not recipe.cache:
+        side, pca_settings = self.state.side(), self.pca_settings
+        again = pca_settings.bank.refresh == "epoch" or (side == "target" and pca_settings.target.mode == "pseudo")
+        if side is None or not again or self._shown or not pca_settings.cache:
             return self.tower.encode(images)
-        # The batches of a reading are always the same, so the bits are those of reading anew.
+        # The batches of a reading are always the same, so the bits are those of reading again.
         return self._need("kept", KeptFeatures).get(f"{side} read", batch.index, images, self.tower.encode)
 
     def _prompted(self, batch: DomainBatch, images: Tensor, side: Side) -> Tensor:
         prompts = self.prompts
         if prompts is None or not prompts.visual:
             return self.tower.encode(images)
-        if self.recipe.image_encoder == "shared":
+        if self.pca_settings.image_encoder == "shared":
             return self.tower.encode(images, **prompts.vision(side))
         of_target = torch.full_like(batch.domain, side == "target", dtype=torch.bool)
         if side == "source":
@@ -166,7 +174,7 @@ class Network:
     def _texts(self) -> Tensor:
         """Return o f[C,d]."""
         if self.prompts is None:
-            return self.sentences.by_hand(self.tower.network)
+            return self.sentences.hand_crafted(self.tower.network)
         return self.sentences.prompted(self.tower.network, self.prompts.text)
 
     def _scored(self, encoded: Tensor) -> Encoded:
@@ -183,7 +191,7 @@ class Network:
             if self.banks is None:
                 return Encoded({"cls": features}, {"cls": logits})
             aligned = self._aligned(features)
-            iga = self.recipe.iga
+            iga = self.pca_settings.iga
             second = aligned_logits(aligned, texts, self.state.scale, score=iga.score, beta=iga.beta)
         return Encoded({"cls": features, "iga": aligned}, {"cls": logits, "iga": second})
 

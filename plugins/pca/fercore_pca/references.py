@@ -50,7 +50,7 @@ class Reference(ClipMethod):
     Settings: ClassVar[type[Settings]] = CommonSettings
     fixed: ClassVar[Mapping[str, Any]] = {}
 
-    def _recipe(self) -> PcaSettings:
+    def _pca_settings(self) -> PcaSettings:
         own = {name: getattr(self.settings, name) for name in type(self.settings).model_fields}
         fixed = {"iga": IgaSettings(on=False), "lambda1": 1.0, **self.fixed}
         return PcaSettings.model_validate({**own, **fixed})

@@ -79,7 +79,7 @@ class BankSettings(Settings):
         "text", description="centre of a class without a feature: its text feature, or none in the attention"
     )
     refresh: Literal["none", "epoch"] = Field(
-        "none", description="built once from un-prompted CLIP, or anew every epoch with the prompts"
+        "none", description="built once from un-prompted CLIP, or again every epoch with the prompts"
     )
 
 

@@ -96,7 +96,7 @@ class Sentences(nn.Module):
         self.computed = 0
         self._kept: dict[str, tuple[object, Tensor]] = {}
 
-    def by_hand(self, network: nn.Module) -> Tensor:
+    def hand_crafted(self, network: nn.Module) -> Tensor:
         """Return the features f[C,d] of the hand-made sentences."""
         with torch.no_grad():
             return self._keep("plain", _precision(self.plain), lambda: encode_text(network, self.plain))
@@ -122,7 +122,7 @@ class Sentences(nn.Module):
         return found[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": {}}  # computed anew
+        return {**self.__dict__, "_kept": {}}  # computed again
 
 
 def _precision(tensor: Tensor) -> tuple[str, bool, torch.dtype]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fercore.losses import adaptive_thresholds, to_float32, unit
-from fercore.models import Trunk
+from fercore.models import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         trunk: f. projection: g.
     """
 
-    def __init__(self, trunk: Trunk, grid: int, hidden: int | None, width: int) -> None:
+    def __init__(self, trunk: Backbone, grid: int, hidden: int | None, width: int) -> None:
         super().__init__()
         cells = nn.AdaptiveAvgPool2d(grid) if trunk.reduction else nn.Identity()
         inputs = trunk.channels * grid**2

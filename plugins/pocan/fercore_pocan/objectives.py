@@ -15,7 +15,7 @@ from fercore_pocan.settings import PocanSettings
 
 
 @dataclass(frozen=True)
-class Scene:
+class StepInputs:
     """What the terms of one step are made from.
 
     Attributes:

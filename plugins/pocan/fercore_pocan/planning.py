@@ -89,7 +89,7 @@ def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
                 Phase(ENCODER, encoder, constant, clip),
                 Phase(PROTOTYPES, (ParamGroup(("heads.",)),), stepped, clip),
             ),
-            turns="step" if settings.alternate == "batch" else "epoch",
+            alternating="step" if settings.alternate == "batch" else "epoch",
         ),
     ]
     lengths = (settings.stages.pretrain, settings.stages.prototypes, settings.stages.adapt)
@@ -116,7 +116,7 @@ def released(spec: OptimiserSpec, stage: str, settings: PocanSettings) -> Optimi
     """Return the released code's optimiser of a stage: plain SGD for the source prototypes, else SGDW.
 
     SGDW's weights shrink by the decay itself each step, not by decay times learning rate. Pretraining builds it once,
-    adaptation anew every epoch.
+    adaptation again every epoch.
 
     Args:
         spec: rate and schedule; its own decay is meant for another optimiser and is not used.
@@ -125,4 +125,6 @@ def released(spec: OptimiserSpec, stage: str, settings: PocanSettings) -> Optimi
     if stage == CLASSIFY:
         return plain
     fresh = stage == ADAPT
-    return replace(plain, name="sgdw", weight_decay=settings.sgdw_decay, decay_by_rate=False, fresh_each_epoch=fresh)
+    return replace(
+        plain, name="sgdw", weight_decay=settings.sgdw_decay, decay_by_rate=False, reset_optimizer_state=fresh
+    )

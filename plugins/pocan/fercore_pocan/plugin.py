@@ -17,13 +17,13 @@ from fercore.models import Model, build_backbone, build_trunk
 from fercore.plugin import (
     SIDES,
     Batch,
-    Clock,
     DomainBatch,
     Encoded,
     EncodedDataset,
     Forward,
     LossTerm,
     Plugin,
+    Progress,
     PseudoLabels,
     RunConfig,
     Settings,
@@ -34,7 +34,7 @@ from fercore.plugin import (
 )
 from fercore_pocan import planning
 from fercore_pocan.modules import NEVER, Encoder, RunState
-from fercore_pocan.objectives import Scene
+from fercore_pocan.objectives import StepInputs
 from fercore_pocan.planning import ADAPT, CLASSIFY, PLAIN, PRETRAIN, PROTOTYPES
 from fercore_pocan.presets import PRESETS
 from fercore_pocan.sampling import TrustSampler, split_batch
@@ -82,9 +82,9 @@ class Pocan(Plugin):
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
-        """Count the source's classes once; in adaptation start M_t from M_s, and label the target anew each epoch."""
+        """Count the source's classes once; in adaptation start M_t from M_s, and label the target again each epoch."""
         state = self.part(model, RunState)
         if clock.stage == PRETRAIN:
             return None
@@ -110,7 +110,7 @@ class Pocan(Plugin):
         }
 
     @hookimpl
-    def build_sampler(self, config: RunConfig, model: Model, side: Side, clock: Clock) -> Sampler[int] | None:
+    def build_sampler(self, config: RunConfig, model: Model, side: Side, clock: Progress) -> Sampler[int] | None:
         """Draw target batches from trusted and untrusted samples in proportion, in adaptation."""
         if side != "target" or clock.stage != ADAPT:
             return None
@@ -121,7 +121,7 @@ class Pocan(Plugin):
         return TrustSampler(state.trusted, batch)
 
     @hookimpl
-    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Clock) -> Encoded:
+    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded:
         """Run the network; in the phase of the prototypes the encoder is fixed, batch statistics included."""
         if clock.phase != PROTOTYPES or not model.training:
             encoded: Encoded = model(batch.images[view])
@@ -134,7 +134,7 @@ class Pocan(Plugin):
         return fixed
 
     @hookimpl
-    def pseudo_label(self, model: Model, batch: Batch, clock: Clock) -> PseudoLabels | None:
+    def pseudo_label(self, model: Model, batch: Batch, clock: Progress) -> PseudoLabels | None:
         """Return the epoch's labels of the step's target samples, weight 1 where they are trusted (Eq 14)."""
         if clock.stage != ADAPT:
             return None
@@ -144,27 +144,27 @@ class Pocan(Plugin):
 
     @hookimpl
     def align(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> Sequence[LossTerm]:
         """Return L_cross and L_st for the encoder, L_dis for the prototypes (Eqs 8-12)."""
         if clock.stage != ADAPT or pseudo is None:
             return []
         with torch.autocast(batch.source.domain.device.type, enabled=False):
-            scene = self._scene(model, batch, encoded, pseudo, clock)
-            return scene.discrimination() if clock.phase == PROTOTYPES else scene.alignment()
+            inputs = self._inputs(model, batch, encoded, pseudo, clock)
+            return inputs.discrimination() if clock.phase == PROTOTYPES else inputs.alignment()
 
     @hookimpl
     def loss(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> Sequence[LossTerm]:
         """Return L_sup or L_sp in the first two stages; L_in, or L_sp and L_tp, in adaptation (Eqs 2-7)."""
         with torch.autocast(batch.source.domain.device.type, enabled=False):
-            scene = self._scene(model, batch, encoded, pseudo, clock)
+            inputs = self._inputs(model, batch, encoded, pseudo, clock)
             if clock.stage == PRETRAIN:
-                return [scene.contrast_source()]
+                return [inputs.contrast_source()]
             if clock.stage == CLASSIFY or pseudo is None:
-                return [scene.source_prototypes()]
-            return scene.classification() if clock.phase == PROTOTYPES else scene.in_domain()
+                return [inputs.source_prototypes()]
+            return inputs.classification() if clock.phase == PROTOTYPES else inputs.in_domain()
 
     @hookimpl
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
@@ -172,7 +172,9 @@ class Pocan(Plugin):
         head = TARGET if self.part(model, RunState).adapted else SOURCE
         return to_float32(encoded.logits[head]).softmax(-1)
 
-    def _scene(self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock) -> Scene:
+    def _inputs(
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
+    ) -> StepInputs:
         state = self.part(model, RunState)
         names = {PRETRAIN: planning.PRETRAIN_PAIR, CLASSIFY: (PLAIN,)}.get(clock.stage, planning.pair(self.settings))
         sides = {
@@ -181,7 +183,7 @@ class Pocan(Plugin):
             if (side, names[0]) in encoded
         }
         progress = clock.progress if self.settings.lambda_.granularity == "step" else float(state.progress)
-        return Scene(
+        return StepInputs(
             name=self.name,
             settings=self.settings,
             source=sides[SOURCE],

@@ -130,7 +130,7 @@ class PocanSettings(Settings):
     weight_norm: Literal["batch", "weights"] = Field("batch", description="weighted means divided by number or weight")
     refresh_every: int = Field(1, ge=1, description="epochs between two rounds of pseudo labels")
     optim: Literal["as_set", "sgdw_reset"] = Field(
-        "as_set", description="[optim] as it is; or the released code's: SGDW, plain SGD for M_s, SGDW made anew"
+        "as_set", description="[optim] as it is; or the released code's: SGDW, plain SGD for M_s, SGDW made again"
     )
     sgdw_decay: float = Field(1e-5, ge=0, lt=1, description="of 'sgdw_reset': share weights shrink by at a step")
     alternate: Literal["batch", "epoch"] = Field("batch", description="players move on every batch, or epoch by epoch")

@@ -20,10 +20,10 @@ from fercore.losses import UnitLength, info_nce, labelled_thresholds, to_float32
 from fercore.models import Model, shrink
 from fercore.plugin import (
     Batch,
-    Clock,
     EncodedDataset,
     Forward,
     LossTerm,
+    Progress,
     PseudoLabels,
     Role,
     Settings,
@@ -84,7 +84,7 @@ class AdaCM(SemiSupervised):
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Take the thresholds from the labelled samples after every epoch, by averaged weights if there are any."""
         if clock.epoch == 0:
@@ -110,7 +110,7 @@ class AdaCM(SemiSupervised):
         return PseudoLabels(labels, (top >= self.part(model, Margins).levels[labels]).to(probs.dtype), probs)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy with labels and pseudo labels, and the contrast of samples that are not trusted."""
         assert pseudo is not None

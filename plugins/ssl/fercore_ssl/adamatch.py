@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import to_float32
-from fercore.models import Model, aside
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings
+from fercore.models import Model, forward_without_bn_update
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Settings
 from fercore_ssl.alignment import Alignment
 from fercore_ssl.base import CutoffSettings, ThresholdMethod, logits
 from fercore_ssl.presets import presets
@@ -52,14 +52,14 @@ class AdaMatch(ThresholdMethod):
         return aligned.amax(-1) >= level, aligned
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return FixMatch's terms; with interpolation, the labelled one on mixed logits."""
         terms = super().terms(model, batch, encoded, pseudo, clock)
         if not self.settings.interpolate:
             return terms
         sides = (batch.source.images["weak"], batch.target.images["weak"], batch.target.images["strong"])
-        joint = to_float32(aside(model, torch.cat(sides)).logits["main"])[: len(batch.source)]
+        joint = to_float32(forward_without_bn_update(model, torch.cat(sides)).logits["main"])[: len(batch.source)]
         alone = logits(encoded, "source", "weak")
         mixed = torch.lerp(alone, joint, torch.rand_like(alone))
         return [self._supervised(F.cross_entropy(mixed, batch.source.labels)), *terms[1:]]

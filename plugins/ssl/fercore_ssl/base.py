@@ -14,12 +14,12 @@ from fercore.losses import to_float32, weighted_cross_entropy
 from fercore.models import Model, StatisticsOf, build_classifier, encode_view
 from fercore.plugin import (
     Batch,
-    Clock,
     DomainBatch,
     Encoded,
     Forward,
     LossTerm,
     Plugin,
+    Progress,
     PseudoLabels,
     Role,
     RunConfig,
@@ -82,14 +82,14 @@ class SemiSupervised(Plugin):
 
     @hookimpl
     def loss(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> Sequence[LossTerm]:
         """Return the supervised term, the consistency term, and what else the method has."""
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             return self.terms(model, batch, encoded, pseudo, clock)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return the loss terms of a step."""
         raise NotImplementedError
@@ -129,7 +129,7 @@ class ThresholdMethod(SemiSupervised):
     Settings: ClassVar[type[Settings]] = ThresholdSettings
 
     @hookimpl
-    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
+    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
         """Label the unlabelled samples by their weak view, and weigh them."""
         probs = logits(encoded, "target", "weak").softmax(-1)
         weight, probs = self.trusted(model, batch, encoded, probs)
@@ -150,7 +150,7 @@ class ThresholdMethod(SemiSupervised):
         return bool(self.settings.hard_label)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy of the labelled samples, and of the strong view with the pseudo labels."""
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
@@ -171,6 +171,6 @@ def tempered(probs: Tensor, temperature: float) -> Tensor:
     return (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(-1)
 
 
-def warm_up(clock: Clock, share: float) -> float:
+def warm_up(clock: Progress, share: float) -> float:
     """Return the linear rise from 0 to 1 over a share of the stage; 1 throughout for a share of 0."""
     return 1.0 if share == 0 else min(1.0, clock.step / (share * clock.total_steps))

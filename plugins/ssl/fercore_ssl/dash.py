@@ -20,10 +20,10 @@ from fercore.losses import shrinking_threshold, to_float32
 from fercore.models import Model
 from fercore.plugin import (
     Batch,
-    Clock,
     EncodedDataset,
     Forward,
     Phase,
+    Progress,
     PseudoLabels,
     RunConfig,
     Settings,
@@ -103,7 +103,7 @@ class Dash(ThresholdMethod):
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Clock, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Take the labelled samples' mean loss for the first threshold, after the warm-up."""
         if clock.stage != MAIN or clock.step:
@@ -114,7 +114,7 @@ class Dash(ThresholdMethod):
         return {f"{self.name}/rho": float(state.start)}
 
     @hookimpl
-    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Clock) -> PseudoLabels | None:
+    def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
         """Label the unlabelled samples by their weak view; trust those whose loss is at most rho."""
         if clock.stage != MAIN:
             return None

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fercore.losses import self_adaptive_fairness, self_adaptive_thresholds
 from fercore.models import Model
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Role, Settings
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Role, Settings
 from fercore_ssl.base import ThresholdMethod, ThresholdSettings, logits
 from fercore_ssl.presets import presets
 
@@ -81,7 +81,7 @@ class FreeMatch(ThresholdMethod):
         return top >= self_adaptive_thresholds(means.level, means.probs)[labels], probs
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return FixMatch's terms and the fairness term (Eq 11)."""
         terms = super().terms(model, batch, encoded, pseudo, clock)

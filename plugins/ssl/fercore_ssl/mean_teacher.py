@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector
 
 from fercore.losses import to_float32
-from fercore.models import Model, SizedByData, aside
+from fercore.models import Model, SizedByData, forward_without_bn_update
 from fercore.plugin import Batch, Forward, Settings, hookimpl
 from fercore_ssl.pi_model import PiModel, PiModelSettings
 from fercore_ssl.presets import presets
@@ -43,7 +43,7 @@ class MeanTeacher(PiModel):
     def target(self, model: Model, batch: Batch, encoded: Forward) -> Tensor:
         """Return the teacher's probabilities for the first view."""
         with torch.no_grad():
-            answer = aside(model, batch.target.images["weak"], self._teacher(model))
+            answer = forward_without_bn_update(model, batch.target.images["weak"], self._teacher(model))
         return to_float32(answer.logits["main"]).softmax(-1)
 
     @hookimpl

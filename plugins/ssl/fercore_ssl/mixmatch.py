@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributions import Beta
 
 from fercore.losses import probability_mse, sharpen, to_float32
-from fercore.models import Model, aside
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings, hookimpl
+from fercore.models import Model, forward_without_bn_update
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Settings, hookimpl
 from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 from fercore_ssl.presets import COMMON
 
@@ -48,7 +48,7 @@ class MixMatch(SemiSupervised):
         return PseudoLabels(probs.argmax(-1), probs.new_ones(len(probs)), probs)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy of the mixed labelled images, squared difference of the mixed unlabelled ones."""
         assert pseudo is not None
@@ -58,7 +58,7 @@ class MixMatch(SemiSupervised):
         n = len(batch.source)
         # The mixed labelled images set the batch statistics, as in USB; the others leave them alone.
         mine = to_float32(model(images[:n]).logits["main"])
-        others = to_float32(aside(model, images[n:]).logits["main"])
+        others = to_float32(forward_without_bn_update(model, images[n:]).logits["main"])
         weight = self.settings.lambda_u * warm_up(clock, self.settings.unsup_warm_up)
         return [
             self._supervised(F.cross_entropy(mine, labels[:n])),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fercore.losses import probability_mse
 from fercore.models import Model
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings, hookimpl
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Settings, hookimpl
 from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 
 
@@ -43,7 +43,7 @@ class PiModel(SemiSupervised):
         return logits(encoded, "target", "weak").softmax(-1)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy with the labels, and the squared difference of the predictions."""
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)

@@ -18,17 +18,17 @@ COMMON: Mapping[str, Mapping[str, Any]] = {
         "data": {"size": 224, "augment": "crop", "source_batch": 16, "target_batch": 16},
         "optim": {"name": "adam", "lr": 5e-4, "schedule": "constant", "weight_decay": 0.0},
         "train": {"steps": 32000, "steps_per_epoch": 1600, "ema": 0.999},
-        "report": {"lead": "balanced_accuracy"},
+        "report": {"primary_metric": "balanced_accuracy"},
     },
     "small": {
         "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
         "train": {"ema": 0.9},
-        "report": {"lead": "balanced_accuracy"},
+        "report": {"primary_metric": "balanced_accuracy"},
     },
     "demo": {
         "data": {"augment": "crop", "source_batch": 32, "target_batch": 64},
         "train": {"ema": 0.9},
-        "report": {"lead": "balanced_accuracy"},
+        "report": {"primary_metric": "balanced_accuracy"},
     },
 }
 

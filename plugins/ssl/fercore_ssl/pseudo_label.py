@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fercore.losses import confident, weighted_cross_entropy
 from fercore.models import Model
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings, hookimpl
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Settings, hookimpl
 from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 
 
@@ -39,7 +39,7 @@ class PseudoLabel(SemiSupervised):
         return PseudoLabels(probs.argmax(-1), confident(probs, self.settings.p_cutoff).to(probs.dtype), probs)
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy with the labels, and with the pseudo labels."""
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)

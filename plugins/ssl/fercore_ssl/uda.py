@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fercore.losses import confident
 from fercore.models import Model
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Settings
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Settings
 from fercore_ssl.base import CutoffSettings, ThresholdMethod, logits
 
 SCALE = 5.0
@@ -51,7 +51,7 @@ class UDA(ThresholdMethod):
         return confident(probs, self.settings.p_cutoff), probs
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return FixMatch's terms, the labelled one only of samples that are not mastered yet."""
         terms = super().terms(model, batch, encoded, pseudo, clock)

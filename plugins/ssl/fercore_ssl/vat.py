@@ -17,8 +17,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fercore.losses import mean_entropy, soft_kl, to_float32
-from fercore.models import Model, aside
-from fercore.plugin import Batch, Clock, Forward, LossTerm, PseudoLabels, Role, Settings
+from fercore.models import Model, forward_without_bn_update
+from fercore.plugin import Batch, Forward, LossTerm, Progress, PseudoLabels, Role, Settings
 from fercore_ssl.base import SemiSupervised, SslSettings, logits, warm_up
 from fercore_ssl.presets import COMMON
 
@@ -43,14 +43,14 @@ class VAT(SemiSupervised):
     settings: VATSettings
 
     def terms(
-        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Clock
+        self, model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
     ) -> list[LossTerm]:
         """Return cross-entropy with the labels, the divergence under the perturbation, and the entropy."""
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
         clean = logits(encoded, "target", "weak")
         images = batch.target.images["weak"]
         worst = self.settings.eps * self.direction(model, images, clean.detach())
-        value = _divergence(to_float32(aside(model, images + worst).logits["main"]), clean.detach())
+        value = _divergence(to_float32(forward_without_bn_update(model, images + worst).logits["main"]), clean.detach())
         weight = self.settings.lambda_u * warm_up(clock, self.settings.unsup_warm_up)
         terms = [self._supervised(supervised), self._consistency(value, weight)]
         if self.settings.ent_loss_ratio:
@@ -67,7 +67,9 @@ class VAT(SemiSupervised):
         found = _unit(torch.randn_like(images))
         for _ in range(self.settings.iterations):
             step = (self.settings.xi * found).requires_grad_(True)
-            gap = _divergence(to_float32(aside(model, images + step, plain=True).logits["main"]), clean)
+            gap = _divergence(
+                to_float32(forward_without_bn_update(model, images + step, plain=True).logits["main"]), clean
+            )
             (gradient,) = torch.autograd.grad(gap, step)
             found = _unit(gradient.detach())
         return found

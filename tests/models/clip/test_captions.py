@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fercore.data.labels import CANONICAL
-from fercore.data.synthfer import AU_NAMES
 from fercore.models.clip.captions import ADJECTIVES, UNITS, Caption, write_caption
+from fercore.synthfer import AU_NAMES
 
 DRAWS = np.random.default_rng(0).random((400, 4))
 

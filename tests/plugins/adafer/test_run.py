@@ -10,9 +10,9 @@ import torch
 from fercore_adafer.report import unit_shares
 
 import fercore
-from fercore.data.synthfer import SynthFER
 from fercore.engine.run import run
 from fercore.models import PseudoLabelRecord
+from fercore.synthfer import SynthFER
 
 pytestmark = pytest.mark.slow
 
@@ -39,12 +39,12 @@ def log_of(folder, kind):
     [({}, 7), ({"agt": {"resample": "once"}, "gamma": {"mode": "learnable"}, "source_pretrain_epochs": 1}, 6)],
     ids=["epoch", "once"],
 )
-def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, make_shop, listener, weights_of):
+def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, make_context, listener, weights_of):
     layers = (ONE_SOURCE, {"train": {"steps": 8, "steps_per_epoch": 4, "checkpoint_every": 1}, "adafer": settings})
-    whole = run(make_shop("adafer", layers=layers), tmp_path / "whole", listener())
+    whole = run(make_context("adafer", layers=layers), tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(make_shop("adafer", layers=layers), tmp_path / "cut", listener(stop_after=stop))
-    resumed = run(make_shop("adafer", layers=layers), tmp_path / "cut", listener(), resume=True)
+        run(make_context("adafer", layers=layers), tmp_path / "cut", listener(stop_after=stop))
+    resumed = run(make_context("adafer", layers=layers), tmp_path / "cut", listener(), resume=True)
     one, two = (dict(tensors(weights_of(tmp_path / name))) for name in ("whole", "cut"))
     assert one.keys() == two.keys()
     assert [key for key in one if not torch.equal(one[key], two[key])] == []
@@ -60,22 +60,22 @@ def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, ma
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     from fercore.engine.observer import Observer
-    from fercore.engine.setup import build_workshop
+    from fercore.engine.setup import build_context
     from fercore.hooks.assemble import assemble
     from tests.conftest import TINY
 
     folder = tmp_path_factory.mktemp("runs") / "run"
-    shop = build_workshop(assemble(["adafer"], [TINY, {"data": {"target": "synthfer:wild?n=224&seed=2"}}]))
-    return shop, folder, run(shop, folder, Observer())
+    context = build_context(assemble(["adafer"], [TINY, {"data": {"target": "synthfer:wild?n=224&seed=2"}}]))
+    return context, folder, run(context, folder, Observer())
 
 
 def test_the_evaluator_scores_the_pseudo_labels(finished):
-    shop, _, record = finished
+    context, _, record = finished
     assert set(record["pseudo_labels"]) == {f"adafer/labels_{name}" for name in ("s_hard", "t_hard", "t_soft")}
     faces = SynthFER("wild", n=224, seed=2)
-    truth = faces.labels[shop.domains.adaptation.rows]
+    truth = faces.labels[context.domains.adaptation.rows]
     for name, found in record["pseudo_labels"].items():
-        part = shop.model.parts[name]
+        part = context.model.parts[name]
         assert isinstance(part, PseudoLabelRecord)
         given = part.weight.numpy() > 0
         right = part.probs.numpy().argmax(1) == truth
@@ -120,11 +120,11 @@ def test_the_log_tells_what_was_mined(finished):
     }
 
 
-def test_baseline_2_answers_by_code(tmp_path, make_shop, listener):
+def test_baseline_2_answers_by_code(tmp_path, make_context, listener):
     layers = (ONE_SOURCE, {"adafer": {"baseline": "au_lookup"}})
-    shop = make_shop("adafer", layers=layers)
-    record = run(shop, tmp_path / "run", listener())
-    table, test = shop.domains.sources[0], shop.domains.test
+    context = make_context("adafer", layers=layers)
+    record = run(context, tmp_path / "run", listener())
+    table, test = context.domains.sources[0], context.domains.test
     prior = np.bincount(table.labels, minlength=7) / len(table)
     right = 0
     for code, label in zip(test.extras["au_code"], test.labels, strict=True):
@@ -136,10 +136,10 @@ def test_baseline_2_answers_by_code(tmp_path, make_shop, listener):
 
 
 @pytest.mark.parametrize("baseline", ["hard_labels", "soft_labels", "joint"])
-def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, listener):
+def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_context, listener):
     layers = (ONE_SOURCE, {"adafer": {"baseline": baseline, "finetune_steps": 3}, "train": {"steps": 4}})
-    shop = make_shop("adafer", layers=layers)
-    record = run(shop, tmp_path / "run", listener())
+    context = make_context("adafer", layers=layers)
+    record = run(context, tmp_path / "run", listener())
     assert record["steps"] == 7
     assert record["pseudo_labels"]["adafer/labels_predicted"]["coverage"] == 1
     term = "t_hard" if baseline == "hard_labels" else "t_soft"
@@ -147,29 +147,29 @@ def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_shop, lis
     assert names == [{"adafer/supervised"}] * 4 + [{f"adafer/{term}"}] * 3
 
 
-def test_a_batch_that_does_not_divide_among_the_sources_runs(tmp_path, make_shop, listener):
+def test_a_batch_that_does_not_divide_among_the_sources_runs(tmp_path, make_context, listener):
     data = {"sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"], "au": "synthfer", "source_batch": 15}
-    record = run(make_shop("adafer", layers=({"data": data, "train": {"steps": 2}},)), tmp_path / "run", listener())
+    record = run(make_context("adafer", layers=({"data": data, "train": {"steps": 2}},)), tmp_path / "run", listener())
     terms = log_of(tmp_path / "run", "step")[-1]["terms"]
     assert record["target"]["n"] > 0
     assert "adafer/triplet" in terms
 
 
-def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_shop, listener):
+def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_context, listener):
     small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 40, "source_batch": 40}}
-    shop = make_shop("adafer", layers=(ONE_SOURCE, small))
-    record = run(shop, tmp_path / "run", listener())
-    assert len(shop.domains.adaptation) == record["target"]["n"] == 14
-    assert sum(shop.model.parts["adafer/state"].shares) == 26
+    context = make_context("adafer", layers=(ONE_SOURCE, small))
+    record = run(context, tmp_path / "run", listener())
+    assert len(context.domains.adaptation) == record["target"]["n"] == 14
+    assert sum(context.model.parts["adafer/state"].shares) == 26
 
 
 @pytest.mark.parametrize(("baseline", "missing"), [("joint", "au"), ("au_lookup", "au, au_code")])
-def test_a_loaded_baseline_that_reads_action_units_asks_for_them(baseline, missing, tmp_path, make_shop, listener):
-    shop = make_shop("adafer", layers=(ONE_SOURCE, {"adafer": {"baseline": baseline}, "train": {"steps": 2}}))
-    run(shop, tmp_path / "run", listener())
-    model, test = fercore.load(tmp_path / "run"), shop.domains.test
+def test_a_loaded_baseline_that_reads_action_units_asks_for_them(baseline, missing, tmp_path, make_context, listener):
+    context = make_context("adafer", layers=(ONE_SOURCE, {"adafer": {"baseline": baseline}, "train": {"steps": 2}}))
+    run(context, tmp_path / "run", listener())
+    model, test = fercore.load(tmp_path / "run"), context.domains.test
     images = list(test.read_many(range(len(test))))
     with pytest.raises(fercore.UserInputError, match=f"the model predicts from {missing} beside the image"):
         model.predict(images)
-    evaluated = shop.evaluator.predict(shop.reported, test, model.record.evaluation.clock)
+    evaluated = context.evaluator.predict(context.reported, test, model.record.evaluation.clock)
     assert np.array_equal(model.predict(images, extras=test.extras).probs, evaluated.probs)

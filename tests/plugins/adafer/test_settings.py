@@ -9,11 +9,11 @@ import pytest
 import torch
 from fercore_adafer import modules
 from fercore_adafer.modules import CodeTable, UnitHead
-from fercore_adafer.plugin import drawing_of
+from fercore_adafer.plugin import sampling_policy
 from fercore_adafer.settings import AdaFerSettings
 
 from fercore.config import RunConfig, check_settings, merge, parse_assignment
-from fercore.data.side import SideInfo
+from fercore.data.domains.dataset_info import SideInfo
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 
@@ -193,10 +193,10 @@ def test_a_learnable_margin_takes_no_weight_decay(method):
 
 
 def test_how_samples_are_drawn_follows_the_run():
-    one = drawing_of(config(source_batch=20, target_batch=10, class_balanced=True))
+    one = sampling_policy(config(source_batch=20, target_batch=10, class_balanced=True))
     assert (one.batch, one.by_class, one.by_domain) == ((20, 10), True, False)
-    assert drawing_of(config(sources=["folder:a", "folder:b"])).by_domain
-    assert not drawing_of(config(sources=["folder:a", "folder:b"], source_sampling="proportional")).by_domain
+    assert sampling_policy(config(sources=["folder:a", "folder:b"])).by_domain
+    assert not sampling_policy(config(sources=["folder:a", "folder:b"], source_sampling="proportional")).by_domain
 
 
 def test_the_code_table_is_baseline_2():

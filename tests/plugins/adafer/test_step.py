@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from fercore_adafer.batches import Layout
-from fercore_adafer.modules import Drawing, Margin, State
+from fercore_adafer.modules import Margin, SamplingPolicy, State
 
 from fercore.models import PseudoLabelRecord
-from fercore.types import Clock, DomainBatch, Encoded, Role
+from fercore.records.step import DomainBatch, Encoded, Progress, Role
 
 
 def load(path):
@@ -225,7 +225,7 @@ def test_a_margin_never_falls_to_its_floor():
 def test_only_training_stages_have_target_terms(world, epoch, step):
     scene = world()
     now = step(scene, *epoch(scene)[:2])
-    assert set(now.terms(Clock("pretrain", "main", 0, 0, 10))) == {"supervised"}
+    assert set(now.terms(Progress("pretrain", "main", 0, 0, 10))) == {"supervised"}
 
 
 @pytest.mark.parametrize(
@@ -233,10 +233,10 @@ def test_only_training_stages_have_target_terms(world, epoch, step):
 )
 def test_fine_tuning_learns_from_the_source_models_predictions(world, method, step, baseline, name):
     scene, plugin = world(), method(baseline=baseline)
-    state = State(3, Drawing((12, 12))).double()
+    state = State(3, SamplingPolicy((12, 12))).double()
     record = PseudoLabelRecord(3)
     model = SimpleNamespace(parts={"adafer/state": state, "adafer/labels_predicted": record})
-    clock = Clock("finetune", "main", 0, 0, 10)
+    clock = Progress("finetune", "main", 0, 0, 10)
     plugin.refresh(model=model, clock=clock, encode_dataset=scene.dataset)
     logits = scene.dataset("target").logits["main"]
     torch.testing.assert_close(state.q, logits.softmax(1).double())

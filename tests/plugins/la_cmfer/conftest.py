@@ -12,12 +12,12 @@ from fercore_la_cmfer.plugin import LaCmfer, resolve_alpha
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import RunConfig
+from fercore.data.domains.dataset_info import dataset_info, task_info
 from fercore.data.labels import CANONICAL as CLASSES
-from fercore.data.side import dataset_info, task_info
-from fercore.types import Batch, Clock, DomainBatch, Encoded
+from fercore.records.step import Batch, DomainBatch, Encoded, Progress
 
 TINY = {"network": {"widths": [8, 8], "depths": [1, 1], "local_width": 2, "local_depth": 1, "cbam_reduction": 4}}
-CLOCK = Clock("train", "main", 0, 5, 10)
+CLOCK = Progress("train", "main", 0, 5, 10)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def paper():
     return module
 
 
-class Scene:
+class StepInputs:
     """A step's arrays: features and logits of both branches on both sides, float64, of chosen sizes.
 
     `arrays` maps (side, branch, "f" or "z") to an array; torch leaves of the same keys are in `leaves`.
@@ -67,8 +67,8 @@ class Scene:
 
 
 @pytest.fixture
-def scene():
-    return Scene
+def inputs():
+    return StepInputs
 
 
 @pytest.fixture
@@ -83,13 +83,13 @@ def method():
 
 @pytest.fixture
 def step(method):
-    """Run the loss hooks on a scene; returns the terms by name."""
+    """Run the loss hooks on a inputs; returns the terms by name."""
 
-    def run(scene, target="jaffe:x", **settings):
+    def run(inputs, target="jaffe:x", **settings):
         plugin = method(**settings)
         state = RunState(resolve_alpha(plugin.settings, dataset_info(target, 9))[0])
         model = SimpleNamespace(parts={"la_cmfer/state": state})
-        encoded, batch = scene.encoded(), scene.batch()
+        encoded, batch = inputs.encoded(), inputs.batch()
         with torch.no_grad():
             pseudo = plugin.pseudo_label(encoded=encoded)
         terms = [*plugin.align(model=model, batch=batch, encoded=encoded, clock=CLOCK)]

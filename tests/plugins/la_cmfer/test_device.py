@@ -10,7 +10,7 @@ from fercore_la_cmfer.alignment import align_domains
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fercore.ops import dispatch
-from fercore.types import DomainBatch, Encoded
+from fercore.records.step import DomainBatch, Encoded
 
 SOURCES, ROWS, WIDTH, CLASSES = 5, 16, 32, 7
 SETTINGS = [{}, {"variant": "official"}, {"cid": {"enabled": False}}, {"cid": {"weighted": True}}]

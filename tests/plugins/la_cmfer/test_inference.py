@@ -7,7 +7,7 @@ import pytest
 import torch
 from fercore_la_cmfer.inference import RULES, combine, weighted_vote
 
-from fercore.types import Encoded
+from fercore.records.step import Encoded
 
 
 @pytest.fixture

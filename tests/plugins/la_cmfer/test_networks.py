@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fercore_la_cmfer.modules import Attention, GlobalBranch, LocalBranch, quarters, teams_of
+from fercore_la_cmfer.modules import Attention, GlobalBranch, LocalBranch, branch_groups, quarters
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import RunConfig, check_settings
-from fercore.data.side import task_info
+from fercore.data.domains.dataset_info import task_info
 from fercore.errors import UserInputError
-from fercore.types import Batch, DomainBatch
+from fercore.records.step import Batch, DomainBatch
 
 
 def millions(module):
@@ -167,8 +167,8 @@ def test_dropout_stands_before_the_heads(build):
 
 
 def test_teams_keep_to_known_branches():
-    teams = teams_of(["global_1", "local_1", "moe", "global_0", "local_0"])
-    assert [(team.branches, team.source) for team in teams] == [
+    groups = branch_groups(["global_1", "local_1", "moe", "global_0", "local_0"])
+    assert [(team.branches, team.source) for team in groups] == [
         (("global_1", "local_1"), 1),
         (("global_0", "local_0"), 0),
     ]

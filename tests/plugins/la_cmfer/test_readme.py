@@ -39,13 +39,13 @@ TERMS = {
 
 
 @pytest.mark.parametrize(("row", "switches"), rows_of_table_2())
-def test_ablation_rows_are_settings_alone(row, switches, scene, step):
+def test_ablation_rows_are_settings_alone(row, switches, inputs, step):
     values = {}
     for switch in switches:
         values = merge(values, parse_assignment(switch))
     settings = check_settings(LaCmferSettings, values, prefix="la_cmfer")
     assert settings.hardness.enabled == (row != "B")
-    assert set(step(scene(), **values)) == TERMS[row]
+    assert set(step(inputs(), **values)) == TERMS[row]
 
 
 def test_all_six_rows_are_there():

@@ -9,11 +9,11 @@ from fercore_la_cmfer.plugin import LaCmfer, resolve_alpha
 from fercore_la_cmfer.settings import LaCmferSettings
 
 from fercore.config import build_config, check_settings
-from fercore.data.protocols import load_protocol, protocol_names
-from fercore.data.side import dataset_info
+from fercore.config.presets import PRESETS
+from fercore.data.domains.dataset_info import dataset_info
+from fercore.datasets.protocols import load_protocol, protocol_names
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
-from fercore.presets import PRESETS
 
 LOSS_SWITCHES = [
     {"variant": "official"},
@@ -49,9 +49,9 @@ LOSS_SWITCHES = [
 
 
 @pytest.mark.parametrize("switch", LOSS_SWITCHES, ids=str)
-def test_every_switch_changes_the_loss(scene, step, switch):
+def test_every_switch_changes_the_loss(inputs, step, switch):
     def total(**settings):
-        world = scene((0, 0, 0, 1, 1, 1, 1), target=7, classes=4, seed=4)
+        world = inputs((0, 0, 0, 1, 1, 1, 1), target=7, classes=4, seed=4)
         terms = step(world, **{"tau": 0.7, **settings})
         return sum(term.weight * term.value.item() for term in terms.values())
 
@@ -103,8 +103,8 @@ def test_protocols_carry_the_papers_alpha():
         assert methods == ({"la_cmfer": {"alpha": 0.4}} if name in HARD else {})
     protocol = load_protocol("la_cmfer_lists/to_fer2013")
     layer = {"methods": protocol.methods}
-    company = assemble(["la_cmfer"], [layer], preset="paper")
-    assert company.plugins[0].settings.alpha == 0.4
+    resolved = assemble(["la_cmfer"], [layer], preset="paper")
+    assert resolved.plugins[0].settings.alpha == 0.4
     assert assemble(["la_cmfer"], [layer, {"la_cmfer": {"alpha": 0.2}}]).plugins[0].settings.alpha == 0.2
     assert set(assemble(["source_only"], [layer]).config.plugins) == {"source_only"}
 

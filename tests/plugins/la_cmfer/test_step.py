@@ -10,25 +10,25 @@ EPS, TAU, LAMBDA, ALPHA, BETA, GAMMA = 0.4, 0.7, 0.02, 0.1, 0.5, 0.1
 BRANCHES = ("global", "local")
 
 
-def literal_total(paper, scene, now, pairs="all_pairs", inv_batch=False):
-    """Eq 14 with the source's domains one by one; what the optimiser sees as constant comes from scene.arrays."""
-    base = scene.arrays
+def literal_total(paper, inputs, now, pairs="all_pairs", inv_batch=False):
+    """Eq 14 with the source's domains one by one; what the optimiser sees as constant comes from inputs.arrays."""
+    base = inputs.arrays
     inter = 0.0
-    for n in sorted(set(scene.domain)):
-        mine = np.flatnonzero(scene.domain == n)
+    for n in sorted(set(inputs.domain)):
+        mine = np.flatnonzero(inputs.domain == n)
         for m in BRANCHES:
             p_s, p_t = paper.softmax(base["source", m, "z"][mine]), paper.softmax(base["target", m, "z"])
-            y_s, y_t = scene.labels[mine], p_t.argmax(1)
+            y_s, y_t = inputs.labels[mine], p_t.argmax(1)
             h_s, h_t = paper.eq4(p_s, y_s, paper.reliable(p_s, EPS)), paper.eq4(p_t, y_t, paper.reliable(p_t, EPS))
             x, y = now["source", m, "f"][mine], now["target", m, "f"]
             at = base["source", m, "f"][mine], base["target", m, "f"]
             shrink = (1 / len(x), 1 / len(y)) if inv_batch else (1, 1)
             inter += paper.eq5_6(x, y, h_s * shrink[0], h_t * shrink[1], at)
-            inter += LAMBDA * paper.eq7_8(x, y, y_s, y_t, scene.classes, h_s, h_t, pairs, at)
+            inter += LAMBDA * paper.eq7_8(x, y, y_s, y_t, inputs.classes, h_s, h_t, pairs, at)
     z_s, z_t = ([now[side, m, "z"] for m in BRANCHES] for side in ("source", "target"))
     votes = paper.eq12_votes(*(paper.softmax(base["target", m, "z"]) for m in BRANCHES), TAU)
     mcc = paper.eq11(*(paper.softmax(z) for z in z_t))
-    supervised = paper.eq13(*z_s, scene.labels, scene.domain)
+    supervised = paper.eq13(*z_s, inputs.labels, inputs.domain)
     return supervised + ALPHA * inter + BETA * mcc + GAMMA * paper.eq12(*z_t, votes)
 
 
@@ -40,21 +40,21 @@ def total(terms):
     "domain", [(0, 0, 0, 0, 1, 1, 1, 1), (1, 0, 1, 0, 0, 1, 2, 2), (0, 1, 1, 0, 1, 1, 1), (0,) * 6]
 )
 @pytest.mark.parametrize("pairs", ["all_pairs", "one_vs_rest"])
-def test_equation_14_value(paper, scene, step, domain, pairs):
-    world = scene(domain)
+def test_equation_14_value(paper, inputs, step, domain, pairs):
+    world = inputs(domain)
     found = total(step(world, tau=TAU, cid={"pairs": pairs}))
     assert found.item() == pytest.approx(literal_total(paper, world, world.arrays, pairs), rel=1e-9)
 
 
-def test_equation_6_to_the_letter(paper, scene, step):
-    world = scene()
+def test_equation_6_to_the_letter(paper, inputs, step):
+    world = inputs()
     found = total(step(world, tau=TAU, hardness={"inv_batch": True}))
     assert found.item() == pytest.approx(literal_total(paper, world, world.arrays, inv_batch=True), rel=1e-9)
 
 
 @pytest.mark.parametrize("domain", [(0, 0, 0, 1, 1, 1), (1, 0, 1, 1, 0)])
-def test_equation_14_gradients(paper, scene, step, domain):
-    world = scene(domain, target=4)
+def test_equation_14_gradients(paper, inputs, step, domain):
+    world = inputs(domain, target=4)
     total(step(world, tau=TAU)).backward()
     for key in [
         ("source", "global", "f"),
@@ -70,8 +70,8 @@ def test_equation_14_gradients(paper, scene, step, domain):
         np.testing.assert_allclose(world.leaves[key].grad.numpy(), slope, rtol=1e-5, atol=1e-8)
 
 
-def test_the_step_holds_every_term_once(scene, step):
-    terms = step(scene(), tau=TAU)
+def test_the_step_holds_every_term_once(inputs, step):
+    terms = step(inputs(), tau=TAU)
     weights = {name: term.weight for name, term in terms.items()}
     assert weights == {
         "supervised": 1.0,
@@ -97,8 +97,8 @@ def official_alignment(paper, world, sample_only=False):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_official_variant_follows_the_released_formulas(paper, scene, step, seed):
-    world = scene((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4)
+def test_the_official_variant_follows_the_released_formulas(paper, inputs, step, seed):
+    world = inputs((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4)
     terms = step(world, variant="official", tau=TAU)
     sample, cluster = official_alignment(paper, world)
     z_s, z_t = ([world.arrays[side, m, "z"] for m in BRANCHES] for side in ("source", "target"))
@@ -113,8 +113,8 @@ def test_the_official_variant_follows_the_released_formulas(paper, scene, step, 
 
 
 @pytest.mark.parametrize("seed", range(1, 3))
-def test_the_official_cluster_level_pulls_reliable_samples_alone(paper, scene, step, seed):
-    world = scene((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4, scale=0.9)
+def test_the_official_cluster_level_pulls_reliable_samples_alone(paper, inputs, step, seed):
+    world = inputs((0, 1, 0, 1, 1, 1), seed=seed, classes=4, target=4, scale=0.9)
     step(world, variant="official")["cluster_mmd"].value.backward()
     masked = 0
     for m in BRANCHES:
@@ -132,8 +132,8 @@ def test_the_official_cluster_level_pulls_reliable_samples_alone(paper, scene, s
     assert masked > 0
 
 
-def test_plain_mmd_is_row_b(paper, scene, step):
-    world = scene()
+def test_plain_mmd_is_row_b(paper, inputs, step):
+    world = inputs()
     terms = step(world, hardness={"enabled": False}, cid={"enabled": False})
     expected = sum(
         paper.eq1_2(world.arrays["source", m, "f"][world.domain == n], world.arrays["target", m, "f"])
@@ -144,8 +144,8 @@ def test_plain_mmd_is_row_b(paper, scene, step):
     assert terms["sample_mmd"].value.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_clusters_without_hardness_use_the_mask(paper, scene, step):
-    world = scene()
+def test_clusters_without_hardness_use_the_mask(paper, inputs, step):
+    world = inputs()
     found = step(world, hardness={"enabled": False})["cluster_mmd"].value.item()
     expected = 0.0
     for n in (0, 1):
@@ -167,16 +167,16 @@ def test_clusters_without_hardness_use_the_mask(paper, scene, step):
     [{"domain": (0,), "target": 1}, {"domain": (0, 1), "target": 1}, {"domain": (0, 2), "target": 3}],
     ids=["one sample each", "one target", "a domain is missing"],
 )
-def test_the_smallest_batches_are_finite(scene, step, settings, shape):
-    world = scene(**shape)
+def test_the_smallest_batches_are_finite(inputs, step, settings, shape):
+    world = inputs(**shape)
     value = total(step(world, **settings))
     value.backward()
     assert torch.isfinite(value)
     assert all(leaf.grad is not None and torch.isfinite(leaf.grad).all() for leaf in world.leaves.values())
 
 
-def test_without_a_reliable_sample_the_alignment_is_zero_and_counted(scene, step):
-    world = scene(scale=0.01)
+def test_without_a_reliable_sample_the_alignment_is_zero_and_counted(inputs, step):
+    world = inputs(scale=0.01)
     terms = step(world)
     assert terms["sample_mmd"].value.item() == 0
     assert terms["cluster_mmd"].value.item() == 0
@@ -187,8 +187,8 @@ def test_without_a_reliable_sample_the_alignment_is_zero_and_counted(scene, step
     assert world.leaves["source", "global", "f"].grad.abs().sum() == 0
 
 
-def test_one_side_without_a_reliable_sample_is_enough(scene, step):
-    world = scene()
+def test_one_side_without_a_reliable_sample_is_enough(inputs, step):
+    world = inputs()
     with torch.no_grad():
         for branch in BRANCHES:
             world.leaves["target", branch, "z"] *= 1e-3
@@ -196,8 +196,8 @@ def test_one_side_without_a_reliable_sample_is_enough(scene, step):
     assert step.counts["groups_without_reliable"] == 4
 
 
-def test_collapsed_features_stay_finite(scene, step):
-    world = scene()
+def test_collapsed_features_stay_finite(inputs, step):
+    world = inputs()
     with torch.no_grad():
         for (_, _, part), leaf in world.leaves.items():
             if part == "f":
@@ -208,8 +208,8 @@ def test_collapsed_features_stay_finite(scene, step):
     assert all(torch.isfinite(leaf.grad).all() for leaf in world.leaves.values())
 
 
-def test_one_class_has_no_cluster_level(scene, step):
-    world = scene()
+def test_one_class_has_no_cluster_level(inputs, step):
+    world = inputs()
     world.labels[:] = 0
     with torch.no_grad():
         for branch in BRANCHES:
@@ -218,8 +218,8 @@ def test_one_class_has_no_cluster_level(scene, step):
     assert step.counts["groups_without_pairs"] == 4
 
 
-def test_order_of_the_batch_does_not_matter(scene, step):
-    world, mixed = scene((0, 0, 0, 1, 1, 1)), scene((0, 0, 0, 1, 1, 1))
+def test_order_of_the_batch_does_not_matter(inputs, step):
+    world, mixed = inputs((0, 0, 0, 1, 1, 1)), inputs((0, 0, 0, 1, 1, 1))
     order = np.array([3, 0, 4, 1, 5, 2])
     mixed.domain, mixed.labels = mixed.domain[order], mixed.labels[order]
     for (side, branch, part), leaf in world.leaves.items():
@@ -229,12 +229,12 @@ def test_order_of_the_batch_does_not_matter(scene, step):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_features_are_aligned_in_float32(scene, step, dtype):
-    world = scene()
+def test_half_precision_features_are_aligned_in_float32(inputs, step, dtype):
+    world = inputs()
     world.leaves = {key: leaf.detach().to(dtype).requires_grad_() for key, leaf in world.leaves.items()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         terms = step(world)
     assert terms["sample_mmd"].value.dtype == torch.float32
     assert terms["consistency"].value.dtype == torch.float32
-    reference = step(scene())
+    reference = step(inputs())
     assert terms["sample_mmd"].value.item() == pytest.approx(reference["sample_mmd"].value.item(), rel=0.1)

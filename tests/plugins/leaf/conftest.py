@@ -13,7 +13,7 @@ from fercore_leaf.state import RunState
 from torch import nn
 
 from fercore.config import RunConfig
-from fercore.types import Batch, DomainBatch, Encoded
+from fercore.records.step import Batch, DomainBatch, Encoded
 
 SMALL = {"n_experts": 3}
 VIEWS = {

@@ -13,15 +13,15 @@ from torch import nn
 
 from fercore.config import RunConfig, Settings
 from fercore.engine.run import run
-from fercore.engine.setup import build_plugins, build_workshop
+from fercore.engine.setup import build_context, build_plugins
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.assemble import Company, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.losses import ambiguous_consistency, positive_set
 from fercore.models import Model, build_backbone
-from fercore.schedule import ParamGroup, Phase, Stage, ViewRequest
-from fercore.types import Clock, Encoded, LossTerm, PseudoLabels, Role
+from fercore.records.plan import ParamGroup, Phase, Stage, ViewRequest
+from fercore.records.step import Encoded, LossTerm, Progress, PseudoLabels, Role
 
 TINY = {"n_experts": 3}
 
@@ -66,11 +66,11 @@ class Dummy(Plugin):
         return [*terms, LossTerm("dummy/consistent", Role.CONSISTENCY, logits["one"].square().mean())]
 
 
-def company(tiny, plugins, layers=()):
+def resolved(tiny, plugins, layers=()):
     names = [plugin.name for plugin in plugins]
     config = assemble(["source_only"], [tiny, *layers]).config
     infos = tuple(PluginInfo(name, "tests:X", "tests", "0", "") for name in names)
-    return Company(config.model_copy(update={"plugins": {}}), tuple(plugins), infos)
+    return ResolvedRun(config.model_copy(update={"plugins": {}}), tuple(plugins), infos)
 
 
 @pytest.fixture
@@ -79,19 +79,22 @@ def around(tiny):
 
     def make(*layers, **settings):
         addon = LeafEaf("leaf_eaf", LeafEafSettings.model_validate({**TINY, **settings}))
-        return build_workshop(company(tiny, [Dummy("dummy", Settings()), addon], layers))
+        return build_context(resolved(tiny, [Dummy("dummy", Settings()), addon], layers))
 
     return make
 
 
-def step_of(shop):
+def step_of(context):
     """Encode a batch and return (encoded, the terms of both hooks by name)."""
-    clock, loader = Clock("all", "network", 0, 0, 6), shop.loader()
+    clock, loader = Progress("all", "network", 0, 0, 6), context.loader()
     batch = next(loader)
-    encoded = {(v.side, v.name): shop.plugins.encode(shop.model, batch.side(v.side), v.name, clock) for v in shop.views}
-    pseudo = shop.plugins.pseudo_label(shop.model, batch, encoded, clock)
-    terms = shop.plugins.align(shop.model, batch, encoded, pseudo, clock)
-    terms += shop.plugins.loss(shop.model, batch, encoded, pseudo, clock)
+    encoded = {
+        (v.side, v.name): context.plugins.encode(context.model, batch.side(v.side), v.name, clock)
+        for v in context.views
+    }
+    pseudo = context.plugins.pseudo_label(context.model, batch, encoded, clock)
+    terms = context.plugins.align(context.model, batch, encoded, pseudo, clock)
+    terms += context.plugins.loss(context.model, batch, encoded, pseudo, clock)
     return batch, encoded, {term.name: term for term in terms}
 
 
@@ -113,7 +116,7 @@ def test_mixtures_stand_before_and_after_every_head(around):
 
 
 def test_the_method_keeps_its_modules_names_and_first_weights(around, tiny):
-    alone = build_workshop(company(tiny, [Dummy("dummy", Settings())])).model.state_dict()
+    alone = build_context(resolved(tiny, [Dummy("dummy", Settings())])).model.state_dict()
     together = around().model.state_dict()
     assert alone.keys() <= together.keys()
     assert all(torch.equal(alone[key], together[key]) for key in alone)
@@ -134,26 +137,26 @@ def test_consistency_is_replaced_by_role(around):
 
 
 def test_a_forward_inside_the_methods_own_loss_has_the_mixtures_too(around):
-    shop = around()
-    shop.model.eval()
-    assert step_of(shop)[2]["dummy/spread"].value.item() == 0
+    context = around()
+    context.model.eval()
+    assert step_of(context)[2]["dummy/spread"].value.item() == 0
 
 
 def test_the_methods_consistency_may_stay(around):
-    shop = around(consistency="keep")
-    assert {view.name for view in shop.views if view.side == "target"} == {"strong"}
-    assert set(step_of(shop)[2]) == {"dummy/spread", "dummy/agreement", "dummy/one", "dummy/two", "dummy/consistent"}
+    context = around(consistency="keep")
+    assert {view.name for view in context.views if view.side == "target"} == {"strong"}
+    assert set(step_of(context)[2]) == {"dummy/spread", "dummy/agreement", "dummy/one", "dummy/two", "dummy/consistent"}
 
 
-def test_only_what_is_present_may_be_replaced(around, make_shop):
+def test_only_what_is_present_may_be_replaced(around, make_context):
     _, _, terms = step_of(around(consistency="where_present", weight=0.5))
     found = {name for name, term in terms.items() if term.role is Role.CONSISTENCY}
     assert found == {"leaf_eaf/consistency", "leaf_eaf/consistency_in_align"}
     assert terms["leaf_eaf/consistency"].weight == 0.5
-    shop = make_shop("source_only", "leaf_eaf", layers=({"leaf_eaf": {**TINY, "consistency": "where_present"}},))
-    assert set(step_of(shop)[2]) == {"source_only/cross_entropy"}
-    shop = make_shop("source_only", "leaf_eaf", layers=({"leaf_eaf": TINY},))
-    assert set(step_of(shop)[2]) == {"source_only/cross_entropy", "leaf_eaf/consistency"}
+    context = make_context("source_only", "leaf_eaf", layers=({"leaf_eaf": {**TINY, "consistency": "where_present"}},))
+    assert set(step_of(context)[2]) == {"source_only/cross_entropy"}
+    context = make_context("source_only", "leaf_eaf", layers=({"leaf_eaf": TINY},))
+    assert set(step_of(context)[2]) == {"source_only/cross_entropy", "leaf_eaf/consistency"}
 
 
 SWITCHES = [
@@ -177,16 +180,16 @@ SWITCHES = [
 
 
 def test_every_switch_changes_the_term(around, tiny):
-    shop = around()
-    clock, batch = Clock("all", "network", 0, 0, 6), next(shop.loader())
+    context = around()
+    clock, batch = Progress("all", "network", 0, 0, 6), next(context.loader())
 
     def value(**settings):
         addon = LeafEaf("leaf_eaf", LeafEafSettings.model_validate({**TINY, **settings}))
-        plugins = build_plugins(company(tiny, [Dummy("dummy", Settings()), addon]))
+        plugins = build_plugins(resolved(tiny, [Dummy("dummy", Settings()), addon]))
         torch.manual_seed(0)
-        model = plugins.build_model(shop.config, 7, None)
+        model = plugins.build_model(context.config, 7, None)
         torch.manual_seed(1)
-        views = plugins.request_views(shop.config)
+        views = plugins.request_views(context.config)
         encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
         pseudo = PseudoLabels(torch.zeros(14, dtype=torch.int64), torch.arange(14) / 13, torch.zeros(14, 7))
         terms = {term.name: term for term in plugins.loss(model, batch, encoded, pseudo, clock)}
@@ -210,12 +213,12 @@ def test_levels_may_be_left_out(around):
 
 
 def test_the_mixtures_are_trained_by_a_plan_that_does_not_know_them(around, tmp_path, listener):
-    shop = around({"train": {"steps": 2}})
-    names = [[group.prefixes for group in phase.groups] for phase in shop.stages[0].phases]
+    context = around({"train": {"steps": 2}})
+    names = [[group.prefixes for group in phase.groups] for phase in context.stages[0].phases]
     assert names == [[("backbone.", "branches."), ("parts.leaf_eaf/",)], [("heads.",)]]
-    before = {name: p.detach().clone() for name, p in shop.model.named_parameters()}
-    run(shop, tmp_path / "run", listener())
-    still = [name for name, p in shop.model.named_parameters() if torch.equal(before[name], p)]
+    before = {name: p.detach().clone() for name, p in context.model.named_parameters()}
+    run(context, tmp_path / "run", listener())
+    still = [name for name, p in context.model.named_parameters() if torch.equal(before[name], p)]
     assert still == []
 
 
@@ -252,17 +255,19 @@ def test_branches_that_share_a_module_share_a_mixture(tiny):
             return Model(trunk.module, dict.fromkeys("ab", branch), dict.fromkeys("ab", head), trunk.mean, trunk.std)
 
     addon = LeafEaf("leaf_eaf", LeafEafSettings(n_experts=2))
-    plugins = build_plugins(company(tiny, [Shared("dummy", Settings()), addon]))
+    plugins = build_plugins(resolved(tiny, [Shared("dummy", Settings()), addon]))
     model = plugins.build_model(RunConfig.model_validate(tiny), 7, None)
     assert set(model.parts) == {"leaf_eaf/semantic/a", "leaf_eaf/instance/a"}
     encoded = model.eval()(torch.randn(2, 3, 32, 32))
     assert torch.equal(encoded.logits["a"], encoded.logits["b"])
 
 
-def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_shop):
+def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_context):
     def terms(**settings):
-        shop = make_shop("fixmatch", "leaf_eaf", layers=({"leaf_eaf": TINY | settings, "fixmatch": {"p_cutoff": 1.0}},))
-        return {name: term.value.item() for name, term in step_of(shop)[2].items()}
+        context = make_context(
+            "fixmatch", "leaf_eaf", layers=({"leaf_eaf": TINY | settings, "fixmatch": {"p_cutoff": 1.0}},)
+        )
+        return {name: term.value.item() for name, term in step_of(context)[2].items()}
 
     assert set(terms()) == {"fixmatch/cross_entropy", "leaf_eaf/consistency"}
     assert terms()["leaf_eaf/consistency"] > 0
@@ -278,8 +283,8 @@ def test_a_method_that_goes_past_its_branches_is_refused(tiny, tmp_path, listene
             return Encoded({"one": shared, "two": shared}, {"one": shared[:, :7], "two": shared[:, :7]})
 
     addon = LeafEaf("leaf_eaf", LeafEafSettings.model_validate(TINY))
-    shop = build_workshop(company(tiny, [Past("dummy", Settings()), addon]))
+    context = build_context(resolved(tiny, [Past("dummy", Settings()), addon]))
     with pytest.raises(UserInputError, match="leaf_eaf changes nothing here: this method scores images past"):
-        run(shop, tmp_path / "run", listener())
+        run(context, tmp_path / "run", listener())
     addon = LeafEaf("leaf_eaf", LeafEafSettings(semantic=False, instance=False))
-    step_of(build_workshop(company(tiny, [Past("dummy", Settings()), addon])))  # nothing to go through
+    step_of(build_context(resolved(tiny, [Past("dummy", Settings()), addon])))  # nothing to go through

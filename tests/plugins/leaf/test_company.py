@@ -1,4 +1,4 @@
-"""leaf_eaf beside every installed method, and in company it cannot keep."""
+"""leaf_eaf beside every installed method, and in resolved it cannot keep."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def refused_or_not():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_it_runs_around_every_installed_method(method, make_shop, tmp_path, listener):
+def test_it_runs_around_every_installed_method(method, make_context, tmp_path, listener):
     spread = {"gate": {"balance": 0.1}}
-    shop = make_shop(method, "leaf_eaf", layers=({"leaf_eaf": TINY | spread, "train": {"steps": 2}},))
+    context = make_context(method, "leaf_eaf", layers=({"leaf_eaf": TINY | spread, "train": {"steps": 2}},))
     heard = listener()
     if installed_plugins()[method].distribution not in MUST_RUN:
         with refused_or_not():
-            run(shop, tmp_path / "run", heard)
+            run(context, tmp_path / "run", heard)
         return
-    record = run(shop, tmp_path / "run", heard)
+    record = run(context, tmp_path / "run", heard)
     assert record["plugins"] == [method, "leaf_eaf"]
-    assert any(isinstance(part, nn.Sequential | ExpertMixture) for part in shop.model.parts.values())
+    assert any(isinstance(part, nn.Sequential | ExpertMixture) for part in context.model.parts.values())
     for report in heard.reports:
         assert all(math.isfinite(value) for value in report.terms.values())
         by_addon = {name for name in report.terms if name.startswith("leaf_eaf/")}
@@ -71,7 +71,7 @@ def test_add_ons_alone_and_wrong_company_are_one_clear_line():
         assemble(["leaf", "source_only", "leaf_eaf"], [])
 
 
-def test_images_the_network_does_not_take_are_one_clear_line(make_shop):
+def test_images_the_network_does_not_take_are_one_clear_line(make_context):
     layer = {"model": {"backbone": "vit_tiny_patch16_224"}}
     with pytest.raises(UserInputError, match="does not take 32 px images"):
-        make_shop("source_only", "leaf_eaf", layers=(layer,))
+        make_context("source_only", "leaf_eaf", layers=(layer,))

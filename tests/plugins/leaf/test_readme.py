@@ -48,13 +48,13 @@ def test_all_rows_are_there():
 
 
 @pytest.mark.parametrize(("table", "row", "text"), ROWS, ids=lambda value: value)
-def test_a_row_of_the_sweeps_trains(table, row, text, make_shop, tmp_path, listener):
+def test_a_row_of_the_sweeps_trains(table, row, text, make_context, tmp_path, listener):
     heard = listener()
     layers = (LABELS_AND_REST, {"leaf": {"n_experts": 3}, "train": {"steps": 2}}, parse_assignment(text))
-    shop = make_shop("leaf", layers=layers)
-    run(shop, tmp_path / "run", heard)
+    context = make_context("leaf", layers=layers)
+    run(context, tmp_path / "run", heard)
     assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())
-    mixtures = [module for module in shop.model.modules() if isinstance(module, ExpertMixture)]
+    mixtures = [module for module in context.model.modules() if isinstance(module, ExpertMixture)]
     terms = {name.removeprefix("leaf/") for name in heard.reports[-1].terms}
     if table == "Table 3":
         assert (len(mixtures), terms) == TERMS[row]

@@ -20,19 +20,19 @@ LEARNING_GATES = {
 
 
 @pytest.fixture
-def shop(make_shop):
+def context(make_context):
     def make(layer, **train):
-        return make_shop("leaf", layers=(LABELS_AND_REST, layer, {"train": {"steps_per_epoch": 2, **train}}))
+        return make_context("leaf", layers=(LABELS_AND_REST, layer, {"train": {"steps_per_epoch": 2, **train}}))
 
     return make
 
 
 @pytest.mark.parametrize("layer", [OFFICIAL, LEARNING_GATES], ids=["official", "noisy top 2"])
-def test_resume_is_exact_with_thresholds_noise_and_decay(layer, shop, tmp_path, listener, weights_of):
-    run(shop(layer), tmp_path / "whole", listener())
+def test_resume_is_exact_with_thresholds_noise_and_decay(layer, context, tmp_path, listener, weights_of):
+    run(context(layer), tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(shop(layer), tmp_path / "cut", listener(stop_after=5))
-    run(shop(layer), tmp_path / "cut", listener(), resume=True)
+        run(context(layer), tmp_path / "cut", listener(stop_after=5))
+    run(context(layer), tmp_path / "cut", listener(), resume=True)
     left, right = (weights_of(tmp_path / folder)["model"] for folder in ("whole", "cut"))
     assert {"parts.leaf/state.thresholds", "parts.leaf/state.counts"} <= left.keys()
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
@@ -51,9 +51,9 @@ def _without_time(text):
     ]
 
 
-def test_the_log_tells_of_candidates(shop, tmp_path, listener):
+def test_the_log_tells_of_candidates(context, tmp_path, listener):
     heard = listener()
-    run(shop({"leaf": TINY}), tmp_path / "run", heard)
+    run(context({"leaf": TINY}), tmp_path / "run", heard)
     assert set(heard.reports[0].terms) == {"leaf/supervised", "leaf/consistency"}
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     found = [line for line in lines if line["kind"] == "refresh"]
@@ -62,16 +62,16 @@ def test_the_log_tells_of_candidates(shop, tmp_path, listener):
     assert all(0 <= line["leaf/all_candidates"] <= 1 for line in found)
 
 
-def test_a_balance_term_is_there_where_it_has_weight(shop, tmp_path, listener):
+def test_a_balance_term_is_there_where_it_has_weight(context, tmp_path, listener):
     heard = listener()
-    run(shop({"leaf": {**TINY, "gate": {"balance": 0.5}}}, steps=2), tmp_path / "run", heard)
+    run(context({"leaf": {**TINY, "gate": {"balance": 0.5}}}, steps=2), tmp_path / "run", heard)
     assert set(heard.reports[0].terms) == {"leaf/supervised", "leaf/consistency", "leaf/balance"}
     assert heard.reports[0].terms["leaf/balance"] > 0
 
 
-def test_in_the_paper_variant_every_weight_learns_and_with_one_expert_no_gate_does(shop, tmp_path, listener):
+def test_in_the_paper_variant_every_weight_learns_and_with_one_expert_no_gate_does(context, tmp_path, listener):
     def gates(layer, folder):
-        made = shop(layer, steps=3)
+        made = context(layer, steps=3)
         before = {name: p.detach().clone() for name, p in made.model.named_parameters()}
         run(made, tmp_path / folder, listener())
         # without weight decay, so that only a gradient moves a weight
@@ -85,9 +85,11 @@ def test_in_the_paper_variant_every_weight_learns_and_with_one_expert_no_gate_do
 
 
 @pytest.mark.parametrize(("gate", "shared", "learns"), [(1, True, False), (2, True, False), (2, False, True)])
-def test_the_official_gates_learn_only_among_two_experts_of_their_own(gate, shared, learns, shop, tmp_path, listener):
+def test_the_official_gates_learn_only_among_two_experts_of_their_own(
+    gate, shared, learns, context, tmp_path, listener
+):
     leaf = {**TINY, "variant": "official", "gate": {"k": gate}, "expert": {"shared": shared}, "shrink": {"rate": 0}}
-    made = shop({"leaf": leaf, "optim": {"name": "sgd", "lr": 0.3, "weight_decay": 0.0}}, steps=3)
+    made = context({"leaf": leaf, "optim": {"name": "sgd", "lr": 0.3, "weight_decay": 0.0}}, steps=3)
     run(made, tmp_path / "run", listener())
     names = [name for name in dict(made.model.named_parameters()) if "gate." in name]
     assert len(names) == 4  # weights and noise of two levels, all 0 at first
@@ -95,20 +97,20 @@ def test_the_official_gates_learn_only_among_two_experts_of_their_own(gate, shar
     assert moved > 1e-4 if learns else moved < 1e-6
 
 
-def test_length_in_epochs(shop, tmp_path, listener):
-    record = run(shop({"leaf": {**TINY, "epochs": 2}}), tmp_path / "run", listener())
+def test_length_in_epochs(context, tmp_path, listener):
+    record = run(context({"leaf": {**TINY, "epochs": 2}}), tmp_path / "run", listener())
     assert record["steps"] == 4
 
 
-def test_decay_follows_the_learning_rate(shop, tmp_path, listener):
+def test_decay_follows_the_learning_rate(context, tmp_path, listener):
     layer = {"leaf": {**TINY, "shrink": {"rate": 0.5}}, "optim": {"name": "sgd", "lr": 1e-9, "schedule": "constant"}}
     layer["optim"] |= {"weight_decay": 0.0, "warmup_steps": 0}
-    made = shop(layer, steps=2)
+    made = context(layer, steps=2)
     before = made.model.heads["main"][0].weight.detach().clone()
     run(made, tmp_path / "run", listener())
     torch.testing.assert_close(made.model.heads["main"][0].weight.detach(), before, rtol=1e-6, atol=1e-8)
     layer["optim"]["lr"] = 0.2
     layer["leaf"] |= {"loss_weights": [0, 0, 0]}
-    made = shop(layer, steps=2)
+    made = context(layer, steps=2)
     run(made, tmp_path / "again", listener())
     torch.testing.assert_close(made.model.heads["main"][0].weight.detach(), before * 0.9**2)

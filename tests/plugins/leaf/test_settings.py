@@ -13,10 +13,10 @@ from fercore_leaf.state import RunState
 from torch import nn
 
 from fercore.config import RunConfig, build_config, check_settings
+from fercore.config.presets import PRESETS
 from fercore.errors import UserInputError
 from fercore.models import ExpertMixture, shrink
-from fercore.presets import PRESETS
-from fercore.types import Clock, EncodedDataset
+from fercore.records.step import EncodedDataset, Progress
 
 
 def mixtures(module):
@@ -165,10 +165,10 @@ def test_thresholds_follow_the_released_formula_after_each_epoch(paper, method, 
         assert side == "source"
         return EncodedDataset({}, {"main": logits}, labels, torch.zeros(60), torch.arange(60))
 
-    first = plugin.refresh(model=model, clock=Clock("train", "", 0, 0, 9), encode_dataset=encode_dataset)
+    first = plugin.refresh(model=model, clock=Progress("train", "", 0, 0, 9), encode_dataset=encode_dataset)
     assert first is None
     assert (state.thresholds == 0.3).all()
-    told = plugin.refresh(model=model, clock=Clock("train", "", epoch, 3, 9), encode_dataset=encode_dataset)
+    told = plugin.refresh(model=model, clock=Progress("train", "", epoch, 3, 9), encode_dataset=encode_dataset)
     expected = paper.official_thresholds(paper.softmax(logits.double().numpy()), labels.numpy(), epoch, floor=0.3)
     torch.testing.assert_close(state.thresholds.double(), torch.tensor(expected), rtol=1e-5, atol=0)
     assert expected[3] == 0.3
@@ -178,7 +178,7 @@ def test_thresholds_follow_the_released_formula_after_each_epoch(paper, method, 
 
 def test_fixed_thresholds_stay_and_ask_for_nothing(method):
     model = SimpleNamespace(parts={"leaf/state": RunState(4, 0.8)})
-    assert method().refresh(model=model, clock=Clock("train", "", 3, 3, 9), encode_dataset=None) is None
+    assert method().refresh(model=model, clock=Progress("train", "", 3, 3, 9), encode_dataset=None) is None
 
 
 def test_decay_leaves_buffers_alone_unless_asked(build):

@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from fercore.engine.run import run
-from fercore.types import Clock
+from fercore.records.step import Progress
 
-CLOCK = Clock("train", "main", 0, 0, 6)
+CLOCK = Progress("train", "main", 0, 0, 6)
 TINY = {"n_experts": 2}
 
 
-def leaves_a_trace(shop, view, training=True):
+def leaves_a_trace(context, view, training=True):
     """Say whether encoding a view changes a buffer of the network."""
-    shop.model.train(training)
-    before = {name: b.clone() for name, b in shop.model.named_buffers()}
-    found = shop.plugins.encode(shop.model, next(shop.loader()).target, view, CLOCK)
+    context.model.train(training)
+    before = {name: b.clone() for name, b in context.model.named_buffers()}
+    found = context.plugins.encode(context.model, next(context.loader()).target, view, CLOCK)
     assert torch.isfinite(found.logits["main"]).all()
-    return any(not torch.equal(before[name], b) for name, b in shop.model.named_buffers())
+    return any(not torch.equal(before[name], b) for name, b in context.model.named_buffers())
 
 
 @pytest.mark.parametrize(("names", "key"), [(["leaf"], "leaf"), (["source_only", "leaf_eaf"], "leaf_eaf")])
@@ -27,31 +27,31 @@ def leaves_a_trace(shop, view, training=True):
     [({}, False), ({"statistics": "all"}, True), ({"variant": "official"}, True)],
     ids=["weak", "all", "official"],
 )
-def test_strong_views_leave_no_trace(make_shop, names, key, settings, traced):
-    shop = make_shop(*names, layers=({key: {**TINY, **settings}},))
-    assert leaves_a_trace(shop, "strong") == traced
-    assert leaves_a_trace(shop, "weak")
-    assert not leaves_a_trace(shop, "strong", training=False)
+def test_strong_views_leave_no_trace(make_context, names, key, settings, traced):
+    context = make_context(*names, layers=({key: {**TINY, **settings}},))
+    assert leaves_a_trace(context, "strong") == traced
+    assert leaves_a_trace(context, "weak")
+    assert not leaves_a_trace(context, "strong", training=False)
 
 
-def test_the_methods_rule_stands_where_its_consistency_does(make_shop):
+def test_the_methods_rule_stands_where_its_consistency_does(make_context):
     layer = {"leaf_eaf": {**TINY, "consistency": "keep"}, "fixmatch": {"statistics": "all"}}
-    assert leaves_a_trace(make_shop("fixmatch", "leaf_eaf", layers=(layer,)), "strong")
+    assert leaves_a_trace(make_context("fixmatch", "leaf_eaf", layers=(layer,)), "strong")
 
 
-def test_a_network_that_failed_has_its_statistics(make_shop):
-    shop = make_shop("source_only", "leaf_eaf", layers=({"leaf_eaf": TINY},))
-    held = dict(shop.model.named_buffers())
+def test_a_network_that_failed_has_its_statistics(make_context):
+    context = make_context("source_only", "leaf_eaf", layers=({"leaf_eaf": TINY},))
+    held = dict(context.model.named_buffers())
     with pytest.raises(KeyError):
-        shop.plugins.encode(shop.model, next(shop.loader()).source, "strong", CLOCK)  # there is no such view
-    assert all(held[name] is b for name, b in shop.model.named_buffers())
+        context.plugins.encode(context.model, next(context.loader()).source, "strong", CLOCK)  # there is no such view
+    assert all(held[name] is b for name, b in context.model.named_buffers())
 
 
-def test_a_run_keeps_the_statistics_of_weak_views_alone(make_shop, tmp_path, listener):
+def test_a_run_keeps_the_statistics_of_weak_views_alone(make_context, tmp_path, listener):
     def counted(statistics):
         layer = {"leaf": {**TINY, "statistics": statistics}, "train": {"steps": 2, "ema": 0.5}}
-        shop = make_shop("leaf", layers=(layer,))
-        run(shop, tmp_path / statistics, listener())
-        return next(int(b) for name, b in shop.model.named_buffers() if name.endswith("num_batches_tracked"))
+        context = make_context("leaf", layers=(layer,))
+        run(context, tmp_path / statistics, listener())
+        return next(int(b) for name, b in context.model.named_buffers() if name.endswith("num_batches_tracked"))
 
     assert (counted("weak"), counted("all")) == (4, 6)  # a step has a labelled, a weak and a strong batch

@@ -10,10 +10,10 @@ from fercore_pca.method import ClipMethod
 from fercore_pca.network import Network, build_network
 from fercore_pca.settings import PcaSettings
 
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.hooks.assemble import assemble
 from fercore.models.clip import ClipSettings, load_clip
-from fercore.types import DomainBatch
+from fercore.records.step import DomainBatch
 
 CLASSES = ("anger", "happiness", "sadness")
 DATA = {
@@ -53,9 +53,9 @@ def network(clip):
 
     def make(model="tiny", classes=CLASSES, labelled=1, name="pca_ifer", **settings):
         torch.manual_seed(0)
-        recipe = PcaSettings.model_validate({"clip": {"model": model}, "aug": {"kind": "weak"}, **settings})
-        built = build_network(name, recipe, clip(model), classes, labelled)
-        return Network(name, recipe, built)
+        pca_settings = PcaSettings.model_validate({"clip": {"model": model}, "aug": {"kind": "weak"}, **settings})
+        built = build_network(name, pca_settings, clip(model), classes, labelled)
+        return Network(name, pca_settings, built)
 
     return make
 
@@ -87,11 +87,11 @@ def _batch_of():
 
 
 @pytest.fixture
-def shop(tiny):
+def context(tiny):
     """Build a short run on tiny synthetic faces with few target labels; `layers` are settings of the run."""
 
     def make(name="pca_ifer", *layers, **settings):
         own = {"clip": {"model": "tiny"}, **settings}
-        return build_workshop(assemble([name], [tiny, SHORT, {name: own}, *layers]))
+        return build_context(assemble([name], [tiny, SHORT, {name: own}, *layers]))
 
     return make

@@ -8,7 +8,7 @@ from fercore_pca.prompts import word_embeddings
 from fercore_pca.scores import cosine_logits
 
 from fercore.models.clip import context_tokens, encode_images, encode_text
-from fercore.types import EncodedDataset
+from fercore.records.step import EncodedDataset
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_prompts_of_each_domain_see_their_own_samples(network, batch_of, images)
         found = net.encode(mixed, images, "source").features["cls"]
         own = [net.tower.encode(images, **net.prompts.vision(side)) for side in ("source", "target")]
         tested = net.evaluate(batch_of(images), images).features["cls"]
-        with net.state.read("source", by_hand=False):
+        with net.state.read("source", hand_crafted=False):
             read = net.evaluate(mixed, images).features["cls"]
     wanted = torch.stack([own[1][0], own[0][1], own[1][2]])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -207,14 +207,14 @@ def test_sides_that_are_read_every_epoch_are_encoded_once(network, batch_of, ima
     part = net.model.parts["pca_ifer/kept"]
     read = {}
     for side in ("source", "target", "source", "target"):
-        with net.state.read(side, by_hand=side not in read), torch.no_grad():
+        with net.state.read(side, hand_crafted=side not in read), torch.no_grad():
             features = net.evaluate(batch_of(images), images).features["cls"]
         assert torch.equal(read.setdefault(side, features), features)
     assert part.computed == (3 if pseudo else 6)
     net.evaluate(batch_of(images), images)
     assert part.computed == (3 if pseudo else 6)
     shown = network(**mode)
-    with shown.state.read("target", by_hand=False), torch.no_grad():
+    with shown.state.read("target", hand_crafted=False), torch.no_grad():
         shown.evaluate(batch_of(images), images)
     assert shown.model.parts["pca_ifer/kept"].computed == 0
 
@@ -237,7 +237,7 @@ def test_images_of_another_size_are_resized(network, batch_of):
 
 def test_banks_are_read_with_clip_as_it_was_loaded(network, batch_of, images):
     net = network()
-    with net.state.read("source", by_hand=True), torch.no_grad():
+    with net.state.read("source", hand_crafted=True), torch.no_grad():
         read = net.evaluate(batch_of(images), images)
         wanted = net.tower.network.encode_image(images)
     torch.testing.assert_close(read.features["cls"], wanted, rtol=1e-4, atol=1e-5)
@@ -245,16 +245,16 @@ def test_banks_are_read_with_clip_as_it_was_loaded(network, batch_of, images):
     assert net.state.side() is None
 
 
-@pytest.mark.parametrize("by_hand", [True, False])
-def test_an_absent_class_has_the_text_that_goes_with_the_images(network, by_hand):
+@pytest.mark.parametrize("hand_crafted", [True, False])
+def test_an_absent_class_has_the_text_that_goes_with_the_images(network, hand_crafted):
     net = network(bank={"rule": "prediction"})
     zeros = torch.zeros(2, dtype=torch.int64)
     read = EncodedDataset({"cls": torch.eye(2, 64)}, {"cls": torch.eye(2, 3)}, zeros - 1, zeros, zeros)
-    assert net.fill({"source": read, "target": read}, by_hand=by_hand) == 2
+    assert net.fill({"source": read, "target": read}, hand_crafted=hand_crafted) == 2
     with torch.no_grad():
         plain = encode_text(net.tower.network, net.sentences.plain)
         prompted = encode_text(net.tower.network, net.sentences.context, net.prompts.text)
-    wanted = torch.nn.functional.normalize(plain if by_hand else prompted)[2]
+    wanted = torch.nn.functional.normalize(plain if hand_crafted else prompted)[2]
     for side in range(2):
         torch.testing.assert_close(net.banks.centres[side, :2], torch.eye(2, 64))
         torch.testing.assert_close(net.banks.centres[side, 2], wanted)

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from fercore.engine.describe import describe
 from fercore.engine.run import run
 from fercore.errors import UserInputError
-from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset, PseudoLabels
+from fercore.records.step import Batch, DomainBatch, Encoded, EncodedDataset, Progress, PseudoLabels
 
 pytestmark = pytest.mark.slow
 
@@ -27,11 +27,11 @@ def frozen(model):
 
 
 def network_of(made):
-    return Network("pca_ifer", made.company.plugins[0].recipe, made.model)
+    return Network("pca_ifer", made.resolved.plugins[0].pca_settings, made.model)
 
 
-def test_what_is_learnt_moves_and_clip_does_not(shop, tmp_path, listener, weights_of):
-    made, heard = shop(), listener()
+def test_what_is_learnt_moves_and_clip_does_not(context, tmp_path, listener, weights_of):
+    made, heard = context(), listener()
     weights = frozen(made.model)
     before = {name: p.detach().clone() for name, p in made.model.named_parameters() if p.requires_grad}
     record = run(made, tmp_path / "run", heard)
@@ -48,29 +48,29 @@ def test_what_is_learnt_moves_and_clip_does_not(shop, tmp_path, listener, weight
     assert record["sources"][1]["n"] == 7
 
 
-def test_a_random_clip_says_what_to_run_first_and_a_file_says_nothing(shop, tmp_path, caplog):
-    made = shop()
+def test_a_random_clip_says_what_to_run_first_and_a_file_says_nothing(context, tmp_path, caplog):
+    made = context()
     (said,) = [record.getMessage() for record in caplog.records if "random weights" in record.getMessage()]
     assert "CLIP model 'tiny'" in said
     assert "`fercore clip warmup --model tiny --out clip.safetensors`" in said
     assert said.endswith("--set pca_ifer.clip.pretrained=clip.safetensors")
     caplog.clear()
     save_file(frozen(made.model), tmp_path / "clip.safetensors")
-    shop(clip={"model": "tiny", "pretrained": str(tmp_path / "clip.safetensors")})
+    context(clip={"model": "tiny", "pretrained": str(tmp_path / "clip.safetensors")})
     assert not [record for record in caplog.records if "random weights" in record.getMessage()]
 
 
-def test_the_banks_hold_what_they_should(shop, tmp_path, listener):
-    made = shop(bank={"n": 3})
+def test_the_banks_hold_what_they_should(context, tmp_path, listener):
+    made = context(bank={"n": 3})
     run(made, tmp_path / "run", listener())
     net = network_of(made)
     assert (len(net.banks.source), len(net.banks.target)) == (21, 21)
-    clock = Clock("train", "", 0, 0, 4)
+    clock = Progress("train", "", 0, 0, 4)
     from fercore.data import side_table
 
     read = {}
     for side in ("source", "target"):
-        with net.state.read(side, by_hand=True):
+        with net.state.read(side, hand_crafted=True):
             table = side_table(made.domains, side)
             read[side] = made.evaluator.encode(made.model, table, clock, with_labels=side == "source")
     ours = read["source"].domain == 1
@@ -89,10 +89,10 @@ def test_the_banks_hold_what_they_should(shop, tmp_path, listener):
         torch.testing.assert_close(net.banks.centres[number], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("twice", [True, False])
-def test_labelled_target_samples_are_in_the_bank_once(shop, tmp_path, listener, twice):
-    target = "synthfer:wild?n=112&seed=2&shots=1" + ("&include_labelled=true" if twice else "")
-    made = shop("pca_ifer", {"data": {"target": target}, "train": {"steps": 1}}, bank={"n": 100})
+@pytest.mark.parametrize("include_labelled", [True, False])
+def test_labelled_target_samples_are_in_the_bank_once(context, tmp_path, listener, include_labelled):
+    target = "synthfer:wild?n=112&seed=2&shots=1" + ("&include_labelled=true" if include_labelled else "")
+    made = context("pca_ifer", {"data": {"target": target}, "train": {"steps": 1}}, bank={"n": 100})
     run(made, tmp_path / "run", listener())
     bank = network_of(made).banks.target
     assert len(bank) == 7 * 56  # 56 of 112 are the test part
@@ -111,9 +111,9 @@ ROWS = {
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_rows_of_table_2_learn_what_is_theirs(shop, tmp_path, listener, row):
+def test_rows_of_table_2_learn_what_is_theirs(context, tmp_path, listener, row):
     settings, terms, learnt = ROWS[row]
-    made, heard = shop(**settings), listener()
+    made, heard = context(**settings), listener()
     names = {n.split("/")[1].split(".")[0] for n, p in made.model.named_parameters() if p.requires_grad}
     assert names == learnt
     run(made, tmp_path / "run", heard)
@@ -128,8 +128,8 @@ def test_rows_of_table_2_learn_what_is_theirs(shop, tmp_path, listener, row):
         ({"target": {"mode": "pseudo", "threshold": 0.1}}, 49),
     ],
 )
-def test_kept_features_change_no_bit_of_a_run(shop, tmp_path, listener, weights_of, settings, most):
-    made = {cache: shop(cpt={"on": False}, cache=cache, **settings) for cache in (True, False)}
+def test_kept_features_change_no_bit_of_a_run(context, tmp_path, listener, weights_of, settings, most):
+    made = {cache: context(cpt={"on": False}, cache=cache, **settings) for cache in (True, False)}
     found = {}
     for cache, one in made.items():
         result = run(one, tmp_path / str(cache), listener())
@@ -149,19 +149,19 @@ def test_kept_features_change_no_bit_of_a_run(shop, tmp_path, listener, weights_
         ({"cpt": {"on": False}, "aug": {"kind": "none"}}, ()),
     ],
 )
-def test_a_run_resumes_to_the_bit(shop, tmp_path, listener, weights_of, settings, layers):
-    whole = run(shop("pca_ifer", *layers, **settings), tmp_path / "whole", listener())
+def test_a_run_resumes_to_the_bit(context, tmp_path, listener, weights_of, settings, layers):
+    whole = run(context("pca_ifer", *layers, **settings), tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(shop("pca_ifer", *layers, **settings), tmp_path / "cut", listener(stop_after=3))
-    again = run(shop("pca_ifer", *layers, **settings), tmp_path / "cut", listener(), resume=True)
+        run(context("pca_ifer", *layers, **settings), tmp_path / "cut", listener(stop_after=3))
+    again = run(context("pca_ifer", *layers, **settings), tmp_path / "cut", listener(), resume=True)
     assert again["target"] == whole["target"]
     one, other = (weights_of(tmp_path / name)["model"] for name in ("whole", "cut"))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def test_the_warmup_has_its_own_rate(shop, tmp_path, listener):
-    made, heard = shop(warmup={"epochs": 1, "lr": 1e-4}, epochs=3), listener()
+def test_the_warmup_has_its_own_rate(context, tmp_path, listener):
+    made, heard = context(warmup={"epochs": 1, "lr": 1e-4}, epochs=3), listener()
     assert [(stage.name, stage.steps) for stage in made.stages] == [("warmup", 2), ("train", 4)]
     run(made, tmp_path / "run", heard)
     rates = [report.lr[0] for report in heard.reports]
@@ -169,16 +169,16 @@ def test_the_warmup_has_its_own_rate(shop, tmp_path, listener):
     assert rates[2] != 1e-4
 
 
-def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(shop, method):
-    made = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.3}, infer="weighted")
-    plugin, net = made.company.plugins[0], network_of(made)
+def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(context, method):
+    made = context("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.3}, infer="weighted")
+    plugin, net = made.resolved.plugins[0], network_of(made)
     rows = torch.tensor([[2.0, 0, 0, 0, 0, 0, 0], [0.1, 0, 0, 0, 0, 0, 0]])
     calls = []
 
     def encode_dataset(side):
-        calls.append((side, bool(net.state.by_hand), net.state.side()))
+        calls.append((side, bool(net.state.hand_crafted), net.state.side()))
         n = torch.arange(2)
-        logits = {"cls": rows} if net.state.by_hand else {"cls": rows.flip(1), "iga": 3 * rows.flip(1)}
+        logits = {"cls": rows} if net.state.hand_crafted else {"cls": rows.flip(1), "iga": 3 * rows.flip(1)}
         features = {name: torch.eye(2, 64) for name in logits}
         return EncodedDataset(features, logits, torch.tensor([0, 1]), torch.zeros_like(n), n)
 
@@ -194,9 +194,9 @@ def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(shop, method)
 
 
 @pytest.mark.parametrize("refresh", ["none", "epoch"])
-def test_banks_are_built_once_or_anew(shop, refresh):
-    made = shop(bank={"refresh": refresh, "n": 1})
-    plugin, net = made.company.plugins[0], network_of(made)
+def test_banks_are_built_once_or_anew(context, refresh):
+    made = context(bank={"refresh": refresh, "n": 1})
+    plugin, net = made.resolved.plugins[0], network_of(made)
     kept = []
 
     def encode_dataset(side):
@@ -211,9 +211,9 @@ def test_banks_are_built_once_or_anew(shop, refresh):
     assert torch.equal(kept[0], kept[1]) == (refresh == "none")
 
 
-def test_pseudo_labels_count_by_their_own_sample_and_weight(shop):
-    made = shop("pca_ifer", BARE, target={"mode": "pseudo"})
-    plugin, net = made.company.plugins[0], network_of(made)
+def test_pseudo_labels_count_by_their_own_sample_and_weight(context):
+    made = context("pca_ifer", BARE, target={"mode": "pseudo"})
+    plugin, net = made.resolved.plugins[0], network_of(made)
     probs = torch.randn(9, 7, generator=torch.Generator().manual_seed(2)).softmax(-1)
     net.record.write(probs, torch.tensor([1.0, 0, 0, 1, 0, 0, 0, 0, 0]))
     images = torch.zeros(3, 3, 64, 64)
@@ -248,10 +248,10 @@ def released_losses(logits, labels, weight, of_target):
 
 
 @pytest.mark.parametrize("mode", ["pseudo", "nothing sure", "shots"])
-def test_each_side_has_its_own_mean_where_asked(shop, mode):
+def test_each_side_has_its_own_mean_where_asked(context, mode):
     target = None if mode == "shots" else "pseudo"
-    made = shop("pca_ifer", target={"mode": target}, mean="sides", lambda1=1.0, lambda2=1.0)
-    plugin, net = made.company.plugins[0], network_of(made)
+    made = context("pca_ifer", target={"mode": target}, mean="sides", lambda1=1.0, lambda2=1.0)
+    plugin, net = made.resolved.plugins[0], network_of(made)
     assert net.state.labelled == 1
     net.banks.usable.fill_(True)
     labels, index = torch.tensor([1, 2, 3, 0]), torch.arange(4)
@@ -276,20 +276,20 @@ def test_each_side_has_its_own_mean_where_asked(shop, mode):
         assert term.value.item() == pytest.approx(wanted, rel=1e-12)
 
 
-def test_pseudo_labels_teach_and_are_scored(shop, tmp_path, listener):
-    made, heard = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.1}), listener()
+def test_pseudo_labels_teach_and_are_scored(context, tmp_path, listener):
+    made, heard = context("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.1}), listener()
     assert {view.side for view in made.views} == {"source", "target"}
     record = run(made, tmp_path / "run", heard)
     assert record["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 1
-    none = shop("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 1.0})
+    none = context("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 1.0})
     silent = run(none, tmp_path / "none", listener())
     assert silent["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 0
-    assert {view.side for view in shop().views} == {"source"}
+    assert {view.side for view in context().views} == {"source"}
 
 
-def test_empty_banks_without_prompts_are_refused(shop, method):
-    made = shop(cpt={"on": False}, bank={"rule": "prediction"})
-    plugin = made.company.plugins[0]
+def test_empty_banks_without_prompts_are_refused(context, method):
+    made = context(cpt={"on": False}, bank={"rule": "prediction"})
+    plugin = made.resolved.plugins[0]
 
     def encode_dataset(side):
         n = torch.arange(1)
@@ -297,18 +297,18 @@ def test_empty_banks_without_prompts_are_refused(shop, method):
 
     with pytest.raises(UserInputError, match="feature bank"):
         plugin.refresh(made.model, encode_dataset)
-    one = shop(lambda1=0.0, bank={"rule": "prediction"})
+    one = context(lambda1=0.0, bank={"rule": "prediction"})
     with pytest.raises(UserInputError, match="feature bank"):
-        one.company.plugins[0].refresh(one.model, encode_dataset)
-    other = shop(bank={"rule": "prediction"}, infer="iga", iga={"beta": 0.1}, target={"mode": "pseudo"})
-    other.company.plugins[0].refresh(other.model, encode_dataset)
+        one.resolved.plugins[0].refresh(one.model, encode_dataset)
+    other = context(bank={"rule": "prediction"}, infer="iga", iga={"beta": 0.1}, target={"mode": "pseudo"})
+    other.resolved.plugins[0].refresh(other.model, encode_dataset)
     net = network_of(other)
-    assert (net.rule, net.recipe.rule) == ("cls", "iga")
+    assert (net.rule, net.pca_settings.rule) == ("cls", "iga")
 
 
-def test_zero_shot_keeps_every_decision(shop, tmp_path, listener):
-    made = shop("clip_zero_shot")
-    clock = Clock("train", "", 0, 0, 4)
+def test_zero_shot_keeps_every_decision(context, tmp_path, listener):
+    made = context("clip_zero_shot")
+    clock = Progress("train", "", 0, 0, 4)
     before = made.evaluator.predict(made.model, made.domains.test, clock).probs
     record = run(made, tmp_path / "run", listener())
     after = made.evaluator.predict(made.model, made.domains.test, clock).probs
@@ -326,8 +326,8 @@ LEARNT = {
 
 
 @pytest.mark.parametrize("name", LEARNT)
-def test_references_learn_what_is_theirs(shop, tmp_path, listener, clip, name):
-    made, heard = shop(name), listener()
+def test_references_learn_what_is_theirs(context, tmp_path, listener, clip, name):
+    made, heard = context(name), listener()
     before = {n: p.detach().clone() for n, p in made.model.named_parameters() if p.requires_grad}
     total = sum(p.numel() for p in before.values())
     assert total == LEARNT[name](clip())
@@ -339,22 +339,22 @@ def test_references_learn_what_is_theirs(shop, tmp_path, listener, clip, name):
     assert record["parameters"]["trained"] == total
 
 
-def test_bf16_runs(shop, tmp_path, listener):
+def test_bf16_runs(context, tmp_path, listener):
     layer = {"train": {"precision": "bf16-mixed", "steps": 2}}
-    record = run(shop("pca_ifer", layer), tmp_path / "run", listener())
+    record = run(context("pca_ifer", layer), tmp_path / "run", listener())
     assert record["target"]["accuracy"] is not None
 
 
-def test_a_resnet_runs_with_prompts_in_its_pool(shop, tmp_path, listener):
+def test_a_resnet_runs_with_prompts_in_its_pool(context, tmp_path, listener):
     own = {"clip": {"model": "tiny-rn"}, "rn": {"attnpool_prompts": True}}
-    made = shop("pca_ifer", {"train": {"steps": 2}}, **own)
+    made = context("pca_ifer", {"train": {"steps": 2}}, **own)
     record = run(made, tmp_path / "run", listener())
     assert record["target"]["n"] > 0
 
 
 @pytest.mark.parametrize("name", ["pca_ifer", "coop", "clip_finetune"])
-def test_the_network_can_be_described(shop, name):
-    made = shop(name)
+def test_the_network_can_be_described(context, name):
+    made = context(name)
     lines = describe(made, complexity=True)
     trained = sum(p.numel() for p in made.model.parameters() if p.requires_grad)
     shown = f"{trained / 1e6:.2f} M" if trained >= 1e5 else f"{trained:,}"

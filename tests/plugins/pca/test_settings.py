@@ -7,7 +7,7 @@ from fercore_pca.plugin import Pca, PcaIfer
 from fercore_pca.settings import PcaSettings
 
 from fercore.config import check_settings, merge, parse_assignment
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 
@@ -131,26 +131,26 @@ def test_the_paper_preset_is_section_3a():
 
 
 def test_references_keep_their_own_prompts_whatever_else_is_set():
-    coop = assemble(["coop"], [{"coop": {"prompt": {"k": 4}}}]).plugins[0].recipe.prompt
+    coop = assemble(["coop"], [{"coop": {"prompt": {"k": 4}}}]).plugins[0].pca_settings.prompt
     assert (coop.k, coop.depth, coop.visual) == (4, 1, False)
-    maple = assemble(["maple"], [{"maple": {"prompt": {"depth": 3}}}]).plugins[0].recipe.prompt
+    maple = assemble(["maple"], [{"maple": {"prompt": {"depth": 3}}}]).plugins[0].pca_settings.prompt
     assert (maple.k, maple.depth, maple.visual, maple.init) == (2, 3, True, "words")
 
 
-def test_labels_that_were_promised_and_are_not_there(shop):
+def test_labels_that_were_promised_and_are_not_there(context):
     bare = {"data": {"target": "synthfer:wild?n=112&seed=2"}}
     for mode in ("shots", "fraction"):
         with pytest.raises(UserInputError, match="no labelled target sample") as error:
-            shop("pca_ifer", bare, target={"mode": mode})
+            context("pca_ifer", bare, target={"mode": mode})
         assert "shots=5" in str(error.value)
 
 
 @pytest.mark.parametrize(("option", "mode"), [("shots=1", "fraction"), ("fraction=0.2", "shots")])
-def test_a_mode_that_the_target_contradicts(shop, option, mode):
+def test_a_mode_that_the_target_contradicts(context, option, mode):
     layer = {"data": {"target": f"synthfer:wild?n=112&seed=2&{option}"}}
     with pytest.raises(UserInputError, match=rf"target.mode is '{mode}', and the target has \?{option.split('=')[0]}="):
-        shop("pca_ifer", layer, target={"mode": mode})
-    shop("pca_ifer", layer, target={"mode": option.split("=")[0]})
+        context("pca_ifer", layer, target={"mode": mode})
+    context("pca_ifer", layer, target={"mode": option.split("=")[0]})
 
 
 IDLE = {
@@ -165,18 +165,18 @@ IDLE = {
 
 
 @pytest.mark.parametrize("words", IDLE)
-def test_settings_that_change_nothing_are_said(shop, caplog, words):
+def test_settings_that_change_nothing_are_said(context, caplog, words):
     settings, said = IDLE[words]
-    shop("pca_ifer", **settings)
+    context("pca_ifer", **settings)
     assert (words in caplog.text) == said
 
 
-def test_no_labelled_target_sample_is_said(shop, caplog):
-    shop("pca_ifer", {"data": {"target": "synthfer:wild?n=112&seed=2"}})
+def test_no_labelled_target_sample_is_said(context, caplog):
+    context("pca_ifer", {"data": {"target": "synthfer:wild?n=112&seed=2"}})
     assert "no labelled target sample" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["pca_ifer", "pca"])
 def test_an_unknown_model_names_setting_and_nearest(tiny, name):
     with pytest.raises(UserInputError, match=rf"\({name}.clip.model\); did you mean 'ViT-B-16'"):
-        build_workshop(assemble([name], [tiny, {name: {"clip": {"model": "ViT-B-61"}}}]))
+        build_context(assemble([name], [tiny, {name: {"clip": {"model": "ViT-B-61"}}}]))

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fercore_pocan.objectives import Scene
+from fercore_pocan.objectives import StepInputs
 from fercore_pocan.plugin import Pocan
 from fercore_pocan.settings import PocanSettings
 from torch import nn
 
-from fercore.types import PseudoLabels
+from fercore.records.step import PseudoLabels
 
 SHORT = {
     "proj_dim": 8,
@@ -41,12 +41,12 @@ def method():
 
 
 @pytest.fixture
-def shop(make_shop):
-    """Build a short run on tiny synthetic faces; `layers` as of make_shop."""
+def context(make_context):
+    """Build a short run on tiny synthetic faces; `layers` as of make_context."""
 
     def make(*layers, **settings):
         given = ({"pocan": settings},) if settings else ()  # an empty table would empty the one below it
-        return make_shop("pocan", layers=({"pocan": SHORT}, *given, *layers))
+        return make_context("pocan", layers=({"pocan": SHORT}, *given, *layers))
 
     return make
 
@@ -83,7 +83,7 @@ class Step:
             heads[side] = head
             self.leaves[f"protos/{side}"] = head.weight
         probs = torch.nn.functional.one_hot(leaf(self.guess), len(self.protos["source"])).double()
-        return Scene(
+        return StepInputs(
             name="pocan",
             settings=PocanSettings.model_validate(settings),
             source=self.leaves["source"],

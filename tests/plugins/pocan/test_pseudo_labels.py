@@ -13,10 +13,10 @@ from fercore_pocan.sampling import TrustSampler, split_batch
 from torch import nn
 
 from fercore.config import RunConfig
-from fercore.models import Trunk
-from fercore.types import Batch, Clock, DomainBatch, Encoded, EncodedDataset
+from fercore.models import Backbone
+from fercore.records.step import Batch, DomainBatch, Encoded, EncodedDataset, Progress
 
-ADAPT = Clock("adapt", "", 0, 0, 10)
+ADAPT = Progress("adapt", "", 0, 0, 10)
 
 
 def probs(*rows):
@@ -161,8 +161,8 @@ def test_refresh_starts_the_target_prototypes_and_labels_each_epoch_anew(method)
         asked.append(side)
         return data[side]
 
-    assert plugin.refresh(model=model, clock=Clock("pretrain", "", 0, 0, 9), encode_dataset=encode_dataset) is None
-    assert plugin.refresh(model=model, clock=Clock("prototypes", "", 0, 0, 9), encode_dataset=encode_dataset) is None
+    assert plugin.refresh(model=model, clock=Progress("pretrain", "", 0, 0, 9), encode_dataset=encode_dataset) is None
+    assert plugin.refresh(model=model, clock=Progress("prototypes", "", 0, 0, 9), encode_dataset=encode_dataset) is None
     assert asked == ["source"]
     assert not state.adapted
     metrics = plugin.refresh(model=model, clock=ADAPT, encode_dataset=encode_dataset)
@@ -172,11 +172,11 @@ def test_refresh_starts_the_target_prototypes_and_labels_each_epoch_anew(method)
     assert torch.equal(model.heads["target"].weight, model.heads["source"].weight)
     assert metrics["pocan/trusted_share"] == 0.5
     model.heads["target"].weight.data.zero_()
-    later = Clock("adapt", "", 1, 4, 10)
+    later = Progress("adapt", "", 1, 4, 10)
     assert plugin.refresh(model=model, clock=later, encode_dataset=encode_dataset) is None
     assert (model.heads["target"].weight == 0).all()
     assert state.progress == pytest.approx(0.4)
-    plugin.refresh(model=model, clock=Clock("adapt", "", 2, 8, 10), encode_dataset=encode_dataset)
+    plugin.refresh(model=model, clock=Progress("adapt", "", 2, 8, 10), encode_dataset=encode_dataset)
     assert asked == ["source", "target", "target"]
 
 
@@ -190,7 +190,7 @@ def test_pseudo_labels_follow_the_samples(method):
     assert pseudo.weight.tolist() == [0.0, 1.0, 1.0]
     assert torch.equal(pseudo.probs, MIXED[at])
     assert (
-        plugin.pseudo_label(model=model_of(state), batch=Batch(side, side), clock=Clock("pretrain", "", 0, 0, 1))
+        plugin.pseudo_label(model=model_of(state), batch=Batch(side, side), clock=Progress("pretrain", "", 0, 0, 1))
         is None
     )
 
@@ -236,7 +236,7 @@ def test_saved_pseudo_labels_find_room_in_a_fresh_state():
 
 
 def test_embeddings_have_length_one_and_survive_dead_features():
-    trunk = Trunk(nn.Flatten(), 12, 0, (0.5,) * 3, (0.5,) * 3)
+    trunk = Backbone(nn.Flatten(), 12, 0, (0.5,) * 3, (0.5,) * 3)
     encoder = Encoder(trunk, 1, None, 5)
     images = torch.randn(4, 3, 2, 2)
     images[0] = 0.0
@@ -249,7 +249,7 @@ def test_embeddings_have_length_one_and_survive_dead_features():
 
 
 def test_a_map_is_seen_cell_by_cell():
-    trunk = Trunk(nn.Identity(), 3, 8, (0.5,) * 3, (0.5,) * 3)
+    trunk = Backbone(nn.Identity(), 3, 8, (0.5,) * 3, (0.5,) * 3)
     encoder = Encoder(trunk, 2, 7, 5)
     assert encoder.projection[0].in_features == 12
     image = torch.arange(16.0).view(1, 1, 4, 4).expand(1, 3, 4, 4)

@@ -24,8 +24,8 @@ def parameters(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-def test_stages_and_players_move_what_is_theirs(shop, tmp_path, listener, monkeypatch):
-    made = shop(EVERY_STEP)
+def test_stages_and_players_move_what_is_theirs(context, tmp_path, listener, monkeypatch):
+    made = context(EVERY_STEP)
     assert [(stage.name, stage.steps) for stage in made.stages] == [("pretrain", 3), ("prototypes", 2), ("adapt", 6)]
     moved = []
     statistics = []
@@ -65,9 +65,9 @@ def test_stages_and_players_move_what_is_theirs(shop, tmp_path, listener, monkey
     assert all(changed == (phase == "encoder") for phase, changed in statistics)
 
 
-def test_the_log_tells_of_trust_and_terms(shop, tmp_path, listener):
+def test_the_log_tells_of_trust_and_terms(context, tmp_path, listener):
     heard = listener()
-    run(shop(EVERY_STEP), tmp_path / "run", heard)
+    run(context(EVERY_STEP), tmp_path / "run", heard)
     names = {(r.stage, r.phase): set(r.terms) for r in heard.reports}
     short = {key: {name.removeprefix("pocan/") for name in value} for key, value in names.items()}
     inside = {"source_contrast", "source_in", "target_contrast", "target_in"}
@@ -86,21 +86,21 @@ def test_the_log_tells_of_trust_and_terms(shop, tmp_path, listener):
     assert all(0 < line["pocan/trusted_share"] <= 1 for line in refreshes)
 
 
-def test_resume_inside_stage_2_is_exact(shop, tmp_path, listener, weights_of):
-    run(shop(EVERY_STEP), tmp_path / "whole", listener())
+def test_resume_inside_stage_2_is_exact(context, tmp_path, listener, weights_of):
+    run(context(EVERY_STEP), tmp_path / "whole", listener())
     left = weights_of(tmp_path / "whole")
     names = left["model"].keys()
     assert {"heads.target.weight", "parts.pocan/state.thresholds", "parts.pocan/state.probs"} <= names
     for stop in (4, 7, 10):  # among the source prototypes; in adaptation, each time in the middle of an epoch
         cut = tmp_path / f"cut{stop}"
         with pytest.raises(KeyboardInterrupt):
-            run(shop(EVERY_STEP), cut, listener(stop_after=stop))
+            run(context(EVERY_STEP), cut, listener(stop_after=stop))
         if stop > 5:
             saved = weights_of(cut)
             assert len(saved["runners"]) == 2
             assert saved["model"]["parts.pocan/state.trusted"].shape == (56,)
             assert saved["model"]["parts.pocan/state.adapted"]
-        run(shop(EVERY_STEP), cut, listener(), resume=True)
+        run(context(EVERY_STEP), cut, listener(), resume=True)
         right = weights_of(cut)
         assert [key for key in names if not torch.equal(left["model"][key], right["model"][key])] == []
         assert _tensors(left["runners"]) == _tensors(right["runners"])
@@ -115,11 +115,11 @@ def _tensors(tree):
     return [_tensors(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
-def test_direct_transfer_is_the_adapted_runs_stage_1(shop, tmp_path, listener, weights_of):
+def test_direct_transfer_is_the_adapted_runs_stage_1(context, tmp_path, listener, weights_of):
     with pytest.raises(KeyboardInterrupt):
-        run(shop(EVERY_STEP), tmp_path / "cut", listener(stop_after=6))
-    record = run(shop(EVERY_STEP, stages={"adapt": 0}), tmp_path / "dt", listener())
-    from fercore.engine import checkpoint
+        run(context(EVERY_STEP), tmp_path / "cut", listener(stop_after=6))
+    record = run(context(EVERY_STEP, stages={"adapt": 0}), tmp_path / "dt", listener())
+    from fercore.runs import checkpoint
 
     stage_1 = checkpoint.load(tmp_path / "cut/checkpoints" / checkpoint.name_of(5))["model"]
     alone = weights_of(tmp_path / "dt")["model"]
@@ -128,8 +128,8 @@ def test_direct_transfer_is_the_adapted_runs_stage_1(shop, tmp_path, listener, w
     assert not alone["parts.pocan/state.adapted"]
 
 
-def test_an_average_of_the_weights_labels_by_the_prototypes_adaptation_starts_from(shop, tmp_path, listener):
-    made = shop(EVERY_STEP, {"train": {"ema": 0.9}})
+def test_an_average_of_the_weights_labels_by_the_prototypes_adaptation_starts_from(context, tmp_path, listener):
+    made = context(EVERY_STEP, {"train": {"ema": 0.9}})
     with pytest.raises(KeyboardInterrupt):
         run(made, tmp_path / "run", listener(stop_after=6))
     state, averaged = made.model.parts["pocan/state"], made.average.model
@@ -145,10 +145,10 @@ def test_an_average_of_the_weights_labels_by_the_prototypes_adaptation_starts_fr
     [{"variant": "official"}, {"alternate": "epoch"}, {"aug": {"kind": "weak"}}, {"refresh_every": 2}],
     ids=str,
 )
-def test_other_settings_run(shop, tmp_path, listener, settings):
+def test_other_settings_run(context, tmp_path, listener, settings):
     heard = listener()
     fits = {"pocan": {"stages": {"prototypes_batch": 40}}} if settings == {"variant": "official"} else {}
-    record = run(shop(EVERY_STEP, fits, **settings), tmp_path / "run", heard)
+    record = run(context(EVERY_STEP, fits, **settings), tmp_path / "run", heard)
     assert record["target"]["n"] > 0
     adapting = [r for r in heard.reports if r.stage == "adapt"]
     if settings == {"alternate": "epoch"}:
@@ -160,9 +160,9 @@ def test_other_settings_run(shop, tmp_path, listener, settings):
         assert all(r.lr[0] == adapting[1].lr[0] for r in adapting if r.phase == "prototypes")
 
 
-def test_the_report_holds_what_figures_2_and_3_need(shop, tmp_path, listener):
+def test_the_report_holds_what_figures_2_and_3_need(context, tmp_path, listener):
     layer = {"report": {"features": True}}
-    record = run(shop(EVERY_STEP, layer), tmp_path / "run", listener())
+    record = run(context(EVERY_STEP, layer), tmp_path / "run", listener())
     assert set(record["target"]["per_class_f1"]) == set(record["target"]["classes"])
     with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
         assert found["features/target"].shape == (record["target"]["n"], 8)

@@ -13,10 +13,10 @@ from lightning_fabric import Fabric
 from fercore.config import RunConfig, check_settings, merge
 from fercore.engine.describe import describe
 from fercore.engine.phases import PhaseRunner
-from fercore.engine.setup import build_workshop
+from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
-from fercore.schedule import CropAndColour, Phase, Stage
+from fercore.records.plan import CropAndColour, Phase, Stage
 
 
 def settings(**values):
@@ -65,7 +65,7 @@ def test_the_released_codes_optimisers(preset):
     found = by_name(stages(settings(**config.plugins["pocan"]), config))
     kinds = {
         name: {
-            (spec.name, spec.nesterov, spec.weight_decay, spec.decay_by_rate, spec.fresh_each_epoch)
+            (spec.name, spec.nesterov, spec.weight_decay, spec.decay_by_rate, spec.reset_optimizer_state)
             for spec in (phase.optimiser for phase in stage.phases)
         }
         for name, stage in found.items()
@@ -109,7 +109,7 @@ def test_weights_walk_as_the_released_optimisers_let_them(name):
     for step, slope in enumerate(slopes):
         if step % epoch == 0:
             run.begin_epoch()
-        run.minimise(fabric, slope * model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        run.optimizer_step(fabric, slope * model(torch.ones(1, 1, dtype=torch.float64)).sum())
         walked.append(model.weight.item())
 
     def cosine(step, first):
@@ -135,7 +135,7 @@ def test_shares_divide_the_steps_of_the_run():
         ("prototypes", 1, 7),
         ("adapt", 13, 7),
     ]
-    assert [s.turns for s in found] == ["step", "step", "epoch"]
+    assert [s.alternating for s in found] == ["step", "step", "epoch"]
 
 
 def test_stages_without_a_length_have_neither_plan_nor_views():
@@ -188,21 +188,21 @@ def test_wrong_settings_are_one_clear_line(wrong, message):
 
 def test_a_batch_larger_than_the_source_is_refused_before_training(tiny):
     layer = merge(tiny, {"pocan": {"stages": {"unit": "share", "pretrain_batch": 500}}})
-    shop = build_workshop(assemble(["pocan"], [layer]))
+    context = build_context(assemble(["pocan"], [layer]))
     with pytest.raises(UserInputError, match="batch larger than a domain"):
-        shop.loader(shop.stages[0])
+        context.loader(context.stages[0])
 
 
 @pytest.mark.parametrize("classes", [["happiness", "sadness", "neutral"]])
 def test_classes_are_those_the_domains_share(tiny, classes):
     layer = merge(tiny, {"data": {"classes": classes}})
-    shop = build_workshop(assemble(["pocan"], [layer]))
-    assert shop.model.heads["source"].out_features == len(classes)
-    assert len(shop.model.parts["pocan/state"].source_counts) == len(classes)
+    context = build_context(assemble(["pocan"], [layer]))
+    assert context.model.heads["source"].out_features == len(classes)
+    assert len(context.model.parts["pocan/state"].source_counts) == len(classes)
 
 
 def test_a_batch_of_a_later_stage_is_checked_before_the_first(tiny):
     layer = merge(tiny, {"data": {"target_batch": 500}, "pocan": {"stages": {"unit": "share"}}})
-    shop = build_workshop(assemble(["pocan"], [layer]))
+    context = build_context(assemble(["pocan"], [layer]))
     with pytest.raises(UserInputError, match="500 samples a step from target"):
-        describe(shop)
+        describe(context)

@@ -10,7 +10,7 @@ from torch import nn
 
 from fercore.hooks.discovery import installed_plugins, load_class
 from fercore.models import Model
-from fercore.types import Batch, Clock, DomainBatch, Encoded
+from fercore.records.step import Batch, DomainBatch, Encoded, Progress
 
 NAMES = sorted(name for name, info in installed_plugins().items() if info.distribution == "fercore-ssl")
 CLASSES, WIDTH = 4, 3
@@ -84,7 +84,7 @@ class Step:
         return Batch(**sides)
 
     def clock(self, step=5, stage="train"):
-        return Clock(stage, "main", 0, step, self.total)
+        return Progress(stage, "main", 0, step, self.total)
 
     @staticmethod
     def model(plugin, n=6):

@@ -10,8 +10,8 @@ import torch
 
 from fercore import losses
 from fercore.config import RunConfig
-from fercore.schedule import StepReport
-from fercore.types import Clock, EncodedDataset, Role
+from fercore.records.plan import StepReport
+from fercore.records.step import EncodedDataset, Progress, Role
 
 K = 4
 
@@ -253,8 +253,8 @@ def test_adacm_renews_its_thresholds_after_every_epoch(method, step, paper, fini
         zero = torch.zeros(40, dtype=torch.int64)
         return EncodedDataset({}, {"main": torch.tensor(z)}, torch.tensor(labels), zero, zero)
 
-    assert plugin.refresh(model, Clock("train", "", 0, 0, 9), encode_dataset) is None
-    told = plugin.refresh(model, Clock("train", "", finished, 3, 9), encode_dataset)
+    assert plugin.refresh(model, Progress("train", "", 0, 0, 9), encode_dataset) is None
+    told = plugin.refresh(model, Progress("train", "", finished, 3, 9), encode_dataset)
     expected = paper.adacm_thresholds(paper.softmax(z), labels, finished, 0.3, 0.97, K)
     assert min(expected) > 0.3
     np.testing.assert_allclose(model.parts["adacm/state"].levels.numpy(), expected, rtol=1e-6)

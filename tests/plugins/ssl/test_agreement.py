@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fercore import losses
-from fercore.types import Role
+from fercore.records.step import Role
 
 K = 4
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from fercore.types import Role
+from fercore.records.step import Role
 
 K = 4
 

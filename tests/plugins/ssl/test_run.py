@@ -30,19 +30,19 @@ STATE = {
 }
 
 
-def shop_of(make_shop, name, settings):
-    return make_shop(*name.split("+"), layers=(LAYER, {name.split("+")[0]: settings} if settings else {}))
+def shop_of(make_context, name, settings):
+    return make_context(*name.split("+"), layers=(LAYER, {name.split("+")[0]: settings} if settings else {}))
 
 
 @pytest.mark.parametrize("name", STATE)
-def test_state_moves_and_resumes_to_the_bit(name, make_shop, tmp_path, listener, weights_of):
+def test_state_moves_and_resumes_to_the_bit(name, make_context, tmp_path, listener, weights_of):
     settings, kept = STATE[name]
-    first = shop_of(make_shop, name, settings)
+    first = shop_of(make_context, name, settings)
     start = {key: tensor.clone() for key, tensor in first.model.state_dict().items() if key.startswith("parts.")}
     whole = run(first, tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(shop_of(make_shop, name, settings), tmp_path / "cut", listener(stop_after=4))
-    again = run(shop_of(make_shop, name, settings), tmp_path / "cut", listener(), resume=True)
+        run(shop_of(make_context, name, settings), tmp_path / "cut", listener(stop_after=4))
+    again = run(shop_of(make_context, name, settings), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
     for part in ("model", "average"):
         one, other = (side[part] if part == "model" else side[part]["model"] for side in (left, right))
@@ -51,13 +51,13 @@ def test_state_moves_and_resumes_to_the_bit(name, make_shop, tmp_path, listener,
         full = f"parts.{name}/state.{key}"
         assert left["model"][full].shape != start[full].shape or not torch.equal(left["model"][full], start[full]), key
     assert again["target"] == whole["target"]
-    assert whole["lead"] == "balanced_accuracy"
+    assert whole["primary_metric"] == "balanced_accuracy"
     assert whole["label_split"]["per_class"] == {name: 4 for name in whole["target"]["classes"]}
 
 
-def test_dash_begins_on_labelled_samples_alone(make_shop, tmp_path, listener):
+def test_dash_begins_on_labelled_samples_alone(make_context, tmp_path, listener):
     heard = listener()
-    run(shop_of(make_shop, "dash", {"warmup_share": 0.3}), tmp_path / "run", heard)
+    run(shop_of(make_context, "dash", {"warmup_share": 0.3}), tmp_path / "run", heard)
     assert [(r.stage, set(r.terms)) for r in heard.reports[:3]] == [
         ("warm_up", {"dash/cross_entropy"}),
         ("warm_up", {"dash/cross_entropy"}),
@@ -69,29 +69,29 @@ def test_dash_begins_on_labelled_samples_alone(make_shop, tmp_path, listener):
     assert refreshed["dash/rho"] > 0
 
 
-def test_dash_without_a_warm_up(make_shop, tmp_path, listener):
+def test_dash_without_a_warm_up(make_context, tmp_path, listener):
     heard = listener()
-    run(shop_of(make_shop, "dash", {"warmup_share": 0.0}), tmp_path / "run", heard)
+    run(shop_of(make_context, "dash", {"warmup_share": 0.0}), tmp_path / "run", heard)
     assert {r.stage for r in heard.reports} == {"train"}
 
 
-def test_unlabelled_labels_change_nothing(make_shop, tmp_path, listener, weights_of, monkeypatch):
+def test_unlabelled_labels_change_nothing(make_context, tmp_path, listener, weights_of, monkeypatch):
     """The same run with every label of the unlabelled part wrong ends at the same weights."""
     from dataclasses import replace
 
     import fercore.engine.setup as setup
 
-    opened = setup.open_domains
+    loaded = setup.load_domains
 
     def spoilt(*args, **kwargs):
-        domains = opened(*args, **kwargs)
+        domains = loaded(*args, **kwargs)
         return replace(
             domains, truth=(domains.truth + 1) % 7, test=domains.test.with_labels((domains.test.labels + 1) % 7)
         )
 
-    run(shop_of(make_shop, "adacm", {}), tmp_path / "a", listener())
-    monkeypatch.setattr(setup, "open_domains", spoilt)
-    run(shop_of(make_shop, "adacm", {}), tmp_path / "b", listener())
+    run(shop_of(make_context, "adacm", {}), tmp_path / "a", listener())
+    monkeypatch.setattr(setup, "load_domains", spoilt)
+    run(shop_of(make_context, "adacm", {}), tmp_path / "b", listener())
     left, right = weights_of(tmp_path / "a")["model"], weights_of(tmp_path / "b")["model"]
     assert all(torch.equal(left[key], right[key]) for key in left)
 
@@ -102,8 +102,8 @@ def test_two_methods_are_refused_by_both_names():
 
 
 def test_a_method_named_like_a_hook_takes_settings():
-    company = assemble(["pseudo_label"], [{"pseudo_label": {"p_cutoff": 0.5}}])
-    assert company.plugins[0].settings.p_cutoff == 0.5
+    resolved = assemble(["pseudo_label"], [{"pseudo_label": {"p_cutoff": 0.5}}])
+    assert resolved.plugins[0].settings.p_cutoff == 0.5
     with pytest.raises(UserInputError, match="pseudo_label.p_cutof"):
         assemble(["pseudo_label"], [{"pseudo_label": {"p_cutof": 0.5}}])
 
@@ -116,7 +116,11 @@ def test_presets_are_those_of_the_readme(names):
         assert paper.train.steps == (16000 if name == "adacm" else 32000)
         for preset in ("small", "demo"):
             quick = assemble([name], [], preset=preset).config
-            assert (quick.train.ema, quick.report.lead, quick.data.augment) == (0.9, "balanced_accuracy", "crop")
+            assert (quick.train.ema, quick.report.primary_metric, quick.data.augment) == (
+                0.9,
+                "balanced_accuracy",
+                "crop",
+            )
         trains = [assemble([name], [], preset=preset).config.train for preset in ("paper", "small", "demo")]
         assert {train.ema_buffers for train in trains} == {"average" if name == "adacm" else "copy"}
     assert assemble(["freematch"], [], preset="paper").plugins[0].settings.ent_loss_ratio == 0.001
@@ -124,9 +128,9 @@ def test_presets_are_those_of_the_readme(names):
     assert assemble(["freematch"], [], preset="paper").plugins[0].settings.ema_p == 0.999
 
 
-@pytest.mark.parametrize("company", ["vat", "vat+leaf_eaf"])
-def test_vat_takes_its_own_gradient_in_mixed_precision(company, make_shop, tmp_path, listener):
+@pytest.mark.parametrize("resolved", ["vat", "vat+leaf_eaf"])
+def test_vat_takes_its_own_gradient_in_mixed_precision(resolved, make_context, tmp_path, listener):
     heard = listener()
     layer = {**LAYER, "train": {**LAYER["train"], "steps": 2, "precision": "bf16-mixed"}}
-    run(make_shop(*company.split("+"), layers=(layer,)), tmp_path / "run", heard)
+    run(make_context(*resolved.split("+"), layers=(layer,)), tmp_path / "run", heard)
     assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())

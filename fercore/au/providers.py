@@ -1,0 +1,178 @@
+"""Who says which action units a domain's images show: their generator, a file, a network, or an installed detector.
+
+A provider is named by `data.au`, or for one domain by `?au=` in its SPEC:
+
+- `synthfer`: the scores that generated faces carry;
+- `PATH.csv`, or a folder of such: a file, see `fercore.au.files`;
+- `PATH.safetensors`: a network that `fercore au train` wrote;
+- any other name: an entry point of the group `fercore.au_providers`: a callable with `au_names` that maps images
+  float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1], or a class of such callables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fercore.au.files import FORMATS_THAT_DO, Naming, read_au_file
+from fercore.au.match import match_frames, match_rows, match_stems
+from fercore.au.network import load_network
+from fercore.au.table import AUTable, canonical_name, from_scores
+from fercore.config import DataSettings
+from fercore.data.cache.stores import fetch, reserve
+from fercore.data.formats.reading.scan import user_path
+from fercore.data.table import Table
+from fercore.errors import UserInputError, did_you_mean
+from fercore.synthfer.names import AU_NAMES
+
+GROUP = "fercore.au_providers"
+GENERATED = "synthfer"
+DIGITS = 4
+"""Detectors' scores are rounded to this, so that the last bits of a sum do not make it other data."""
+
+
+MATCH = {Naming.IMAGES: match_rows, Naming.STEMS: match_stems, Naming.FRAMES: match_frames}
+"""What the names of a file's rows are -> how they find their samples."""
+
+
+class Detector(Protocol):
+    """Finds action units in images."""
+
+    @property
+    def au_names(self) -> Sequence[str]:
+        """Return the units, "AU01", ..., one for each column of the scores."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What a provider says of a table's samples.
+
+    Attributes:
+        table: their units.
+        unused: rows of its file that are of no sample.
+        blanks: cells of its file that hold no number, of the samples.
+    """
+
+    table: AUTable
+    unused: int = 0
+    blanks: int = 0
+
+
+def units_of(provider: str, table: Table, settings: DataSettings, where: str) -> Units:
+    """Return the action units of a table's samples.
+
+    Args:
+        provider: see the module. table: samples with their own keys. settings: image size and threshold.
+        where: the domain's spec, for messages.
+
+    Raises:
+        UserInputError: if the provider is unknown, or has nothing for this domain.
+    """
+    threshold = settings.au_threshold
+    if provider == GENERATED:
+        if "au_scores" not in table.extras:
+            fix = f"give ?au= or data.au a file ({FORMATS_THAT_DO}), a .safetensors network or a detector's name"
+            raise UserInputError("only generated faces carry action units of their own", where=where, fix=fix)
+        return Units(from_scores(AU_NAMES, table.extras["au_scores"], threshold))
+    path = user_path(provider)
+    if provider.lower().endswith(".csv") or path.is_dir():
+        file = read_au_file(path, threshold)
+        rows = MATCH[file.naming](table.keys, file.images, file.path)
+        if (rows < 0).all():
+            fix = f"the file names {file.images[0]!r}, the domain {table.keys[0]!r}"
+            raise UserInputError("no row of the action-unit file is of this domain", where=file.path, fix=fix)
+        used = np.unique(rows[rows >= 0])
+        found = file.table.take(file.table.names, rows)
+        return Units(found, len(file.images) - len(used), int(file.blanks[used].sum()))
+    return Units(detect(find_detector(provider), table, settings, provider))
+
+
+def find_detector(provider: str) -> Detector:
+    """Return a network read from a file, or an installed detector.
+
+    Raises:
+        UserInputError: if there is none, or it is not what a detector is.
+    """
+    if provider.lower().endswith(".safetensors"):
+        return cast("Detector", load_network(user_path(provider)))
+    installed = {point.name: point for point in entry_points(group=GROUP)}
+    if provider not in installed:
+        known = did_you_mean(provider, [GENERATED, *installed])
+        fix = f"{known}, or give a file: {FORMATS_THAT_DO}"
+        raise UserInputError(f"unknown action-unit provider {provider!r}", where="data.au", fix=fix)
+    try:
+        loaded = installed[provider].load()
+        detector = loaded() if isinstance(loaded, type) else loaded
+        names = getattr(detector, "au_names", None)
+    except UserInputError:
+        raise
+    except Exception as error:
+        raise UserInputError(f"{_named(provider)} cannot be loaded: {_cause(error)}", where="data.au") from error
+    fix = "it must be a callable whose au_names are AU01, AU02, ..."
+    if not callable(detector) or not isinstance(names, Sequence) or not names:
+        raise UserInputError(f"{_named(provider)} is no detector", where="data.au", fix=fix)
+    canonical = [canonical_name(name) if isinstance(name, str) else None for name in names]
+    if None in canonical:
+        name = names[canonical.index(None)]
+        raise UserInputError(f"{_named(provider)} is no detector: {name!r} is no unit", where="data.au", fix=fix)
+    if len(set(canonical)) < len(canonical):
+        raise UserInputError(f"{_named(provider)} names a unit twice: {', '.join(names)}", where="data.au", fix=fix)
+    return cast("Detector", detector)
+
+
+@torch.no_grad()
+def detect(detector: Detector, table: Table, settings: DataSettings, provider: str) -> AUTable:
+    """Run a detector over a table's images, at the run's image size.
+
+    Args:
+        detector: see `find_detector`. table: its images. settings: image size, batch and threshold. provider: the
+            detector's name, for messages.
+
+    Raises:
+        UserInputError: if it fails, or returns no tensor, another shape, or scores outside 0..1.
+    """
+    names = [cast("str", canonical_name(name)) for name in detector.au_names]
+    reserve([table], settings)
+    parts = []
+    for start in range(0, len(table), settings.eval_batch):
+        at = np.arange(start, min(start + settings.eval_batch, len(table)))
+        images = torch.from_numpy(fetch(table, at, settings)).float() / 255
+        parts.append(np.round(_scores(detector, images, len(names), provider), DIGITS))
+    return from_scores(names, np.concatenate(parts), settings.au_threshold)
+
+
+def _scores(detector: Detector, images: Tensor, units: int, provider: str) -> np.ndarray:
+    """Return a detector's scores of images, float32[B,A], after a look at what it returned."""
+    try:
+        scores: object = detector(images)
+    except UserInputError:
+        raise
+    except Exception as error:
+        raise UserInputError(f"{_named(provider)} failed: {_cause(error)}", where="data.au") from error
+    if not isinstance(scores, Tensor) or scores.is_complex() or scores.layout != torch.strided:
+        what = f"{_named(provider)} returned {type(scores).__name__}, not a dense tensor of real scores"
+        raise UserInputError(what, where="data.au")
+    if tuple(scores.shape) != (len(images), units):
+        what = f"{_named(provider)} returned {tuple(scores.shape)} scores for {len(images)} images and {units} units"
+        raise UserInputError(what, where="data.au")
+    if not bool(((scores >= 0) & (scores <= 1)).all()):
+        raise UserInputError(f"{_named(provider)} returned scores outside 0..1", where="data.au")
+    return np.asarray(scores.detach().float().cpu().numpy())
+
+
+def _named(provider: str) -> str:
+    return f"action-unit provider {provider!r}"
+
+
+def _cause(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return type(error).__name__ + (f": {lines[0][:120]}" if lines else "")

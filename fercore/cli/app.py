@@ -1,0 +1,223 @@
+"""The command line: parse and print, nothing else. Heavy modules are imported by the command that needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from fercore import __version__, api
+from fercore.arguments import names_of, new_folder, only_longer
+from fercore.cli.au import au_app
+from fercore.cli.data import data_app
+from fercore.cli.installed import WithPackages
+from fercore.errors import UserInputError
+from fercore.files import name_fault
+from fercore.stopping import Interrupted, handling, interrupt, number_of
+from fercore.terminal import guard_streams, lost_output, say
+from fercore.writing import write_fault
+
+if TYPE_CHECKING:
+    pass
+
+
+class _Commands(WithPackages):
+    """The commands; an interrupt, which typer would turn into a bare exit code, says what was kept."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            text = stop.text if isinstance(stop, Interrupted) else ""
+            say(f"fercore: {text or 'interrupted'}", error=True)
+            sys.exit(128 + number_of(stop))
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="fercore",
+    help="Adapt facial-expression classifiers across domains with pluggable methods.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help texts hold brackets that are no markup
+    context_settings={"max_content_width": 120},
+)
+app.add_typer(data_app, name="data")
+app.add_typer(au_app, name="au")
+
+Plugin = Annotated[
+    list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")
+]
+Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")]
+Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
+Protocol = Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the protocol's datasets by name.")]
+Preset = Annotated[str | None, typer.Option(help="demo, small or paper.")]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
+Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the results; a new one under runs/ if not given.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        say(f"fercore {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    plugin: Plugin = [],  # noqa: B006
+    source: Source = None,
+    target: Target = None,
+    protocol: Protocol = None,
+    data_root: DataRoot = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")] = None,
+    device: Device = None,
+    out: Out = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print it, train nothing.")] = False,
+) -> None:
+    """Train a method, score the adapted model on the target, write a run folder."""
+    from fercore import console
+
+    given: dict[str, Any] = {
+        "plugin": plugin, "source": source or (), "target": target, "protocol": protocol, "data_root": data_root,
+        "preset": preset, "config": config, "set": set_ or (), "seed": seed, "device": device, "out": out,
+    }  # fmt: skip
+    if not dry_run:
+        console.print_result(api.train(**given, resume=resume, observe=console.ConsoleObserver).result)
+    elif resume is not None:
+        raise only_longer()
+    else:
+        console.print_lines(api.describe(**given, observe=console.ConsoleObserver))
+
+
+@app.command()
+def compare(
+    method: Annotated[list[str], typer.Argument(help='"[LABEL:]plugin[+plugin] [key=value ...]", one per row.')],
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
+    source: Source = None,
+    target: Target = None,
+    protocol: Protocol = None,
+    data_root: DataRoot = None,
+    preset: Preset = None,
+    config: Config = None,
+    set_: Set = None,
+    device: Device = None,
+    out: Out = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
+) -> None:
+    """Run several methods over several seeds; print means, deviations and paired differences to the first."""
+    from fercore import console
+
+    folder = out or new_folder(["compare"])
+    given: dict[str, Any] = {
+        "source": source or (), "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
+        "config": config, "set": set_ or (), "device": device,
+    }  # fmt: skip
+    found = api.compare(method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given)
+    head, rows = found.table()
+    console.print_table(f"target {found.target}, mean ± std over seeds {seeds}, in points", head, rows)
+    console.print_lines([f"written to {folder}"])
+
+
+@app.command()
+def plugins(
+    explain: Annotated[bool, typer.Option("--explain", help="Print the hook chain of the plugins named.")] = False,
+    plugin: Plugin = [],  # noqa: B006
+) -> None:
+    """List installed plugins (nothing is imported), or explain how the named ones work together."""
+    from fercore.hooks.about import plugin_lines
+
+    if not explain:
+        for line in plugin_lines(api.plugins().values()):
+            say(line)
+        return
+    from fercore.engine.describe import chain_lines
+    from fercore.engine.setup import build_plugins
+    from fercore.hooks.assemble import assemble
+
+    names = names_of(plugin) or ["source_only"]
+    for line in chain_lines(build_plugins(assemble(names, []))):
+        say(line)
+
+
+@app.command()
+def protocols(
+    name: Annotated[str | None, typer.Argument(help="Print this one whole.")] = None,
+) -> None:
+    """List the papers' protocols: sources, target, parts, classes, metric."""
+    from fercore import console
+    from fercore.datasets.protocols import describe_protocol, load_protocol, protocol_names
+
+    if name is not None:
+        console.print_lines(describe_protocol(name, load_protocol(name)))
+        return
+    found = {each: load_protocol(each) for each in protocol_names()}
+    rows = [
+        (
+            each,
+            one.title,
+            "yes" if one.transductive else "no",
+            str(len(one.classes)),
+            str(one.n_test or "-"),
+            one.metrics[0],
+        )
+        for each, one in found.items()
+    ]
+    console.print_table("", ("protocol", "what", "transductive", "classes", "test images", "metric"), rows)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this installation can do: versions, devices, kernels."""
+    from fercore.engine.describe import doctor_lines
+
+    for line in doctor_lines():
+        say(line)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UserInputError(f"cannot read seeds {text!r}", where="--seeds", fix="write --seeds 0,1,2") from None
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line and exit code 2."""
+    guard_streams()
+    try:
+        with handling(interrupt):
+            code = typer.main.get_command(app)(standalone_mode=False)  # a Typer called prints errors its own way
+    except UserInputError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        named = name_fault(error)
+        if named is None:
+            raise
+        _fail(str(named), 2)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own usage errors have one
+            raise
+        message, context = error.format_message(), getattr(error, "ctx", None)
+        if context is not None and message == context.get_help():  # a bare `fercore` or `fercore data`
+            say(message, keep="\n")
+            sys.exit(0)
+        _fail(message, 2)
+    if fault := lost_output():
+        _fail(str(write_fault(fault, Path("standard output"))), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    say(f"fercore: error: {message}", error=True)
+    sys.exit(code)

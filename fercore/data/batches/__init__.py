@@ -1,0 +1,1 @@
+"""Which samples a step draws, and the loaders that make batches of them."""

@@ -1,0 +1,1 @@
+"""From a dataset that has been found to what trains, adapts and tests."""

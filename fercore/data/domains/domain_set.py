@@ -1,0 +1,188 @@
+"""Opening a run's domains: read, check, choose classes, keep target labels away from training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fercore.config import DataSettings
+from fercore.data.domains.label_space import choose_classes, divided_target, images_of_test, labelled_part
+from fercore.data.domains.labelled import LabelSplit, divide_labels, divided_source
+from fercore.data.domains.load import UNLABELLED, LoadedDomain, load_domain, read_chosen, read_domain, spec_seed
+from fercore.data.spec import asks_for_few, parse_spec
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+
+__all__ = ["UNLABELLED", "DomainSet", "load_domains", "read_chosen", "read_domain"]
+
+
+@dataclass(frozen=True)
+class DomainSet:
+    """The data of a run.
+
+    Attributes:
+        classes: names of the run's classes; every label below is an index into them.
+        sources: training part of each source, in the order of the settings.
+        adaptation: what training may see of the target: no label, opaque keys, order shuffled.
+        test: the target's test part, for the evaluator alone; labels where they are known, else -1.
+        transductive: whether `adaptation` and `test` are the same images.
+        report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
+        truth: int64[n] labels of `adaptation` where they are known, else -1; for the evaluator alone.
+        target: every usable image of the target, in the dataset's order and by name; for the evaluator alone.
+        target_parts: what the run takes each of them for: "test", "labelled" (trained on with its label), "adaptation",
+            or "unused".
+        au_names: action units in the extras "au" and "au_code" of every part; empty without a provider.
+        fingerprints: part -> its fingerprint; see `fingerprint`.
+        label_split: which samples are labelled, where one dataset was divided so; what the run folder keeps.
+    """
+
+    classes: tuple[str, ...]
+    sources: tuple[Table, ...]
+    adaptation: Table
+    test: Table
+    transductive: bool
+    report: dict[str, Any]
+    target: Table
+    target_parts: tuple[str, ...]
+    truth: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    au_names: tuple[str, ...] = ()
+    fingerprints: Mapping[str, Any] = field(default_factory=dict)
+    label_split: Mapping[str, Any] | None = None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells this data from any other, as JSON values.
+
+        {"classes": [...], "sources": [{"n": ..., "sha256": ...}, ...], "adaptation": {...}, "test": {...}}: equal for
+        equal data, wherever it lies; different if a file's content, a label or the set of files is another.
+        """
+        return {"classes": list(self.classes), **deepcopy(dict(self.fingerprints))}
+
+
+def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None = None) -> DomainSet:
+    """Read the domains that settings name, and decide classes and parts by the rules of the command line's SPEC.
+
+    Args:
+        settings: sources, target, classes, and the share of unusable images that is let pass.
+        seed: of the half-and-half division, of drawing labels and of `limit`, where a spec has no seed of its own.
+        label_file: which samples are labelled, as the run that goes on keeps it.
+
+    Raises:
+        UserInputError: for whatever is wrong with a spec, a file or the set of classes. Nothing is written.
+    """
+    if not settings.sources:
+        raise UserInputError("no source domain", where="data.sources", fix="give --source FORMAT:PATH")
+    specs = [parse_spec(text) for text in settings.sources]
+    target_spec = parse_spec(settings.target)
+    divided = divided_source(specs, target_spec)
+    same = divided is not None and divided.text == target_spec.text
+    for spec in specs:
+        if spec.flag("transductive"):
+            fix = "only a target adapts; remove it"
+            raise UserInputError("option transductive on a source", where=spec.where, fix=fix)
+    target = load_domain(target_spec, settings, seed, target=True)
+    if same and not target.labelled:
+        few = asks_for_few(target_spec)
+        what = "no labelled target sample" if few else "source without a labelled image"
+        fix = f"{'a few' if few else 'its'} images need labels: class folders or a label column"
+        raise UserInputError(what, where=target_spec.where, fix=fix)
+    sources = [
+        replace(target, spec=spec, report=deepcopy(target.report))
+        if same and spec is divided
+        else load_domain(spec, settings, seed)
+        for spec in specs
+    ]
+    classes = choose_classes(settings, sources, target)
+    adaptation, test = divided_target(target, classes, spec_seed(target_spec, seed))
+    label_split = None
+    tables = []
+    for loaded in sources:
+        if loaded.spec is not divided:
+            tables.append(labelled_part(loaded, classes))
+            continue
+        pool = adaptation if same else labelled_part(loaded, classes)
+        watched = test if same else None
+        label_split = _label_split(loaded, pool, classes, spec_seed(divided, seed), watched, label_file)
+        tables.append(pool.subset(label_split.labelled()))
+        loaded.report |= {"classes": tables[-1].counts(classes), "n": len(tables[-1])}
+        if same:
+            adaptation = pool.subset(label_split.unlabelled())
+            target.report["n_adaptation"] = len(adaptation)
+    parts = (tables, adaptation, test)
+    tables, adaptation, test, au_names, au_report = _with_units(settings, classes, sources, target, *parts)
+    own = tables[specs.index(divided)] if same and divided is not None else adaptation.subset([])
+    target.report["labelled"] = {"n": len(own), "per_class": own.counts(classes)}
+    shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
+    report = {
+        "classes": list(classes),
+        "class_rule": shared if settings.classes is None else "listed in data.classes",
+        "sources": [source.report for source in sources],
+        "target": target.report,
+        "test_images_in_sources": images_of_test(sources, tables, target, test),
+        "au": au_report,
+        "label_split": None if label_split is None else label_split.report(),
+    }
+    fingerprints = {
+        "sources": [source.fingerprint(table) for source, table in zip(sources, tables, strict=True)],
+        "adaptation": target.fingerprint(adaptation),
+        "test": target.fingerprint(test),
+        **({"au": list(au_names)} if au_names else {}),
+    }
+    whole = target.table.subset(target.preflight.usable)
+    return DomainSet(
+        classes,
+        tuple(tables),
+        adaptation.without_labels(),
+        test,
+        target_spec.flag("transductive"),
+        report,
+        target=whole,
+        target_parts=_target_parts(whole, test, own, adaptation),
+        truth=adaptation.labels,
+        au_names=au_names,
+        fingerprints=fingerprints,
+        label_split=None if label_split is None else label_split.record,
+    )
+
+
+def _target_parts(whole: Table, test: Table, labelled: Table, adaptation: Table) -> tuple[str, ...]:
+    """Return what each sample of the target is taken for; one that is two things goes by the first."""
+    found = dict.fromkeys(whole.rows.tolist(), "unused")
+    for part, table in (("adaptation", adaptation), ("labelled", labelled), ("test", test)):
+        found |= dict.fromkeys(table.rows.tolist(), part)
+    return tuple(found.values())
+
+
+def _label_split(
+    loaded: LoadedDomain, pool: Table, classes: Sequence[str], seed: int, test: Table | None, file: Path | None
+) -> LabelSplit:
+    """Divide the training part of a domain; copies with different labels are not taken for labelled ones."""
+    excluded = frozenset(loaded.table.rows[loaded.preflight.conflicting].tolist())
+    content, spec = loaded.content, loaded.spec
+    return divide_labels(pool, content, classes, spec, seed=seed, excluded=excluded, test=test, file=file)
+
+
+def _with_units(
+    settings: DataSettings,
+    classes: Sequence[str],
+    sources: Sequence[LoadedDomain],
+    target: LoadedDomain,
+    tables: Sequence[Table],
+    adaptation: Table,
+    test: Table,
+) -> tuple[list[Table], Table, Table, tuple[str, ...], dict[str, Any] | None]:
+    """Return the parts with action units beside their samples, where the settings ask for them."""
+    from fercore.au.attach import Domain, add_units
+
+    taught = [Domain(o.spec, o.table.name, {"train": t}) for o, t in zip(sources, tables, strict=True)]
+    adapted = Domain(target.spec, target.table.name, {"adaptation": adaptation, "test": test}, fixed=("test",))
+    names, report = add_units([*taught, adapted], settings)
+    found = [domain.parts["train"] for domain in taught]
+    for loaded, table in zip(sources, found, strict=True):
+        loaded.report |= {"classes": table.counts(classes), "n": len(table)}
+    target.report["n_adaptation"] = len(adapted.parts["adaptation"])
+    return found, adapted.parts["adaptation"], adapted.parts["test"], names, report

@@ -1,0 +1,138 @@
+"""The data report in words: which classes the domains do not share, what was dropped, what is wrong with files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fercore.data.domains.domain_set import UNLABELLED
+from fercore.data.domains.skipped import by_end_lines, left_out_lines, unread_lines
+from fercore.data.formats.folder import LOOSE
+from fercore.data.labels import unknown_names
+
+
+def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return lines for people; none if all domains agree and nothing was dropped.
+
+    Args:
+        report: `DomainSet.report`.
+    """
+    lines = []
+    target, given = report["target"], report["target"]["labelled"]["n"]
+    # A source that is a part of the target has been read once, and what is to be said of it is said there.
+    sources = [source for source in report["sources"] if not given or source["spec"] != target["spec"]]
+    for domain in [*sources, target]:
+        name = domain["name"]
+        lines += [f"{name}: {line}" for line in (*_classes(domain, report["classes"]), *_faults(domain))]
+    lines += _split_lines(report.get("label_split"))
+    lines += _unit_lines(report.get("au"))
+    filtered = target["adaptation_filtered_by_label"]
+    if filtered:
+        text = f"{filtered} unlabelled images left out because their class is not in the run (this uses their labels)"
+        lines.append(f"{target['name']}: {text}")
+    removed = sum(target["removed_from_adaptation"].values())
+    if removed:
+        lines.append(f"{target['name']}: {removed} training images left out because they are test images too")
+    if report["test_images_in_sources"]:
+        seen = f"{report['test_images_in_sources']} labelled source images are images of the target's test part"
+        lines.append(f"{target['name']}: {seen}: the score will be too good")
+    if not target["labelled_test"]:
+        lines.append(f"{target['name']}: no test image has a label: predictions, but no score")
+    elif target["test_without_label"]:
+        lines.append(f"{target['name']}: {target['test_without_label']} test images without a label are not scored")
+    return lines
+
+
+def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
+    lines = []
+    if domain["dropped_classes"]:
+        lines.append("classes outside the run dropped: " + _counts(domain["dropped_classes"]))
+    if domain["unknown_labels"]:
+        lines.append(f"labels nobody knows dropped: {unknown_names(domain['unknown_labels'])}")
+    skipped = dict(domain["skipped"])
+    if unlabelled := skipped.pop(UNLABELLED, 0):
+        lines.append(f"{unlabelled} samples without a label left out: a source needs labels")
+    if loose := skipped.pop(LOOSE, 0):
+        lines.append(f"{loose} loose images left out: they stand beside class folders or parts")
+    lines += left_out_lines(skipped) + unread_lines(domain["unread_columns"])
+    lines += by_end_lines(domain["found_by_end"], domain["first_by_end"])
+    if unused := domain["unused_parts"]:
+        lines.append("parts that are not used: " + _counts(unused))
+    absent = [name for name in classes if name not in domain["classes"]]
+    if absent and domain["classes"]:
+        lines.append("no sample of " + ", ".join(absent))
+    return lines
+
+
+def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
+    """Return what is to be said of a dataset that was divided into labelled and unlabelled samples."""
+    if not split:
+        return []
+    counts, rule = split["counts"], f"{split['rule']} by {split['by']}, seed {split['seed']}"
+    lines = [
+        f"labelled {counts['labelled']} ({_counts(split['per_class'])}), unlabelled {counts['unlabelled']}: {rule}"
+    ]
+    if counts["left out"]:
+        lines.append(f"{counts['left out']} unlabelled images of labelled persons left out; ?label_by=image keeps them")
+    if split["persons_of_test"]:
+        n = split["persons_of_test"]
+        lines.append(f"{n} images stay unlabelled: their persons or sequences are in the test part")
+    if split["short"]:
+        lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
+    return lines
+
+
+def _scaling_line(found: Mapping[str, Any]) -> str:
+    """Return what is to be said of a dataset whose one-channel images are scaled to 8 bits."""
+    of = "each image's own values" if str(found["range"]).startswith("image") else "fixed"
+    colour = f", {found['colour']} colour images as they are" if found["colour"] else ""
+    return f"{found['one_channel']} one-channel images scaled to 8 bits by range={found['range']} ({of}){colour}"
+
+
+def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
+    """Return what is to be said of the action units of a run, if it has any."""
+    if not found:
+        return []
+    lines = [f"action units: {', '.join(found['names'])} (present from {found['threshold']:g})"]
+    if found["unshared"]:
+        lines.append(f"action units of some domains only, left out: {', '.join(found['unshared'])}")
+    for domain in found["domains"]:
+        name, skipped = domain["name"], sum(domain["skipped"].values())
+        if domain["without_row"]:
+            text = f"{domain['without_row']} images without a row of action units, {skipped} left out of training"
+            lines.append(f"{name}: {text}")
+        if domain["cells_without_number"]:
+            text = "cells of action units hold no number: such a unit counts as its other column says, or as not shown"
+            lines.append(f"{name}: {domain['cells_without_number']} {text}")
+        if domain["codes"] == 1:
+            lines.append(f"{name}: all images have one and the same code of action units; check data.au_threshold")
+        if domain["rows_of_no_image"]:
+            lines.append(f"{name}: {domain['rows_of_no_image']} rows of action units are of none of its images")
+    return lines
+
+
+def _faults(domain: Mapping[str, Any]) -> list[str]:
+    found = domain["preflight"]
+    lines = [_scaling_line(domain["scaling"])] if "scaling" in domain else []
+    if domain["missing_files"]:
+        lines.append(f"{domain['missing_files']} listed files are missing, first {domain['first_missing'][0]}")
+    if found["unusable"]:
+        key, reason = found["unusable_files"][0]
+        lines.append(f"{found['unusable']} unusable images skipped, first {key}: {reason}")
+    if found["duplicate_groups"]:
+        lines.append(
+            f"{found['duplicate_groups']} images stand there more than once, as {_group(found['duplicate_files'])}"
+        )
+    if found["mislabelled_groups"]:
+        dropped = "; all copies dropped" if domain.get("mislabelled_dropped") else ""
+        text = f"{found['mislabelled_groups']} images stand there under different labels, as "
+        lines.append(text + _group(found["mislabelled_files"]) + dropped)
+    return lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {n}" for name, n in counts.items())
+
+
+def _group(groups: list[list[str]]) -> str:
+    return " = ".join(groups[0][:2])

@@ -1,0 +1,1 @@
+"""What formats share: tables, lists, columns, codes of labels, and what a scan finds."""

@@ -1,0 +1,1 @@
+"""From bytes to pixels and views: decoders, readers, ranges, checks, augmentations."""

@@ -1,0 +1,1 @@
+"""Offline tools for datasets: check, prepare, convert, protocols, published facts."""

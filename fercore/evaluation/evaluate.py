@@ -1,0 +1,160 @@
+"""The evaluator: the only place that sees target labels. Plugins are handed batches without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fercore.config import DataSettings
+from fercore.data import Table, eval_batches
+from fercore.data.noise import permutation
+from fercore.hooks.manager import Plugins
+from fercore.models import Model
+from fercore.random_state import random_state, restore_random_state
+from fercore.records.outputs import Outputs
+from fercore.records.step import DomainBatch, Encoded, EncodedDataset, Progress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+class Evaluator:
+    """Runs tables through the network in evaluation mode.
+
+    Args:
+        fabric: device and precision. plugins: for `encode` and `predict`. data: batch size and image size.
+    """
+
+    def __init__(self, fabric: Fabric, plugins: Plugins, data: DataSettings) -> None:
+        self._fabric, self._plugins, self._data = fabric, plugins, data
+
+    def encode(self, model: Model, table: Table, clock: Progress, *, with_labels: bool) -> EncodedDataset:
+        """Return the features and logits of a whole table, on the model's device.
+
+        Args:
+            with_labels: False hides the table's labels (-1), as for everything that training may see of the target.
+        """
+        shown = table if with_labels else table.without_labels()
+        return self.encode_batches(model, eval_batches(shown, self._data, mean=model.mean, std=model.std), clock)
+
+    @torch.no_grad()
+    def encode_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Progress) -> EncodedDataset:
+        """Return the features and logits of batches with the one view "none", at least one, on the model's device."""
+        training = model.training
+        model.eval()
+        parts: list[Encoded] = []
+        kept = []
+        for batch in batches:
+            with self._fabric.autocast():
+                parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
+            kept.append(batch)
+        model.train(training)
+        return EncodedDataset(
+            features=_join([part.features for part in parts]),
+            logits=_join([part.logits for part in parts]),
+            labels=torch.cat([batch.labels for batch in kept]).to(self._fabric.device),
+            domain=torch.cat([batch.domain for batch in kept]).to(self._fabric.device),
+            index=torch.cat([batch.index for batch in kept]).to(self._fabric.device),
+            extras=_join([batch.to(self._fabric.device).extras for batch in kept]),
+        )
+
+    def predict(self, model: Model, table: Table, clock: Progress) -> Outputs:
+        """Return predictions for a whole table, with the labels the table knows; draws no random number of the run.
+
+        Plugins see the samples in an order of their own: files come sorted by class folder.
+        """
+        shown = table.subset(evaluation_order(len(table))).without_labels()
+        batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
+        return replace(self.predict_batches(model, batches, clock), labels=np.asarray(table.labels))
+
+    @torch.no_grad()
+    def predict_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Progress) -> Outputs:
+        """Return predictions for batches whose samples come in `evaluation_order`; no random generator is moved."""
+        state = random_state()
+        encoded = self.encode_batches(model, batches, clock)
+        probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
+        restore_random_state(state)
+        back = np.argsort(evaluation_order(len(probs)))
+        return Outputs(
+            probs=probs.float().cpu().numpy()[back],
+            features={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.features.items()},
+            logits={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.logits.items()},
+            labels=encoded.labels.cpu().numpy()[back],
+        )
+
+
+def evaluation_order(n: int) -> np.ndarray:
+    """Return int64[n], the order in which predictions of n samples are made."""
+    return permutation(n, "evaluation", n)
+
+
+def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
+    """Return n, accuracy, balanced accuracy, macro F1, recall and F1 per class, the confusion matrix (rows = truth).
+
+    Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced
+    accuracy and macro F1; without any labelled sample every score and the matrix are None.
+    """
+    known = predictions.labels >= 0
+    truth, guess = predictions.labels[known], predictions.probs[known].argmax(axis=1)
+    names = range(len(classes))
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (truth, guess), 1)
+    support = confusion.sum(axis=1)
+    present = [k for k in names if support[k]]
+    recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
+    some = bool(present)
+    scores = 2 * confusion.diagonal() / np.maximum(support + confusion.sum(axis=0), 1)
+    f1 = {classes[k]: float(scores[k]) if support[k] else None for k in names}
+    return {
+        "n": len(truth),
+        "classes": list(classes),
+        "accuracy": float((truth == guess).mean()) if some else None,
+        "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])) if some else None,
+        "macro_f1": float(np.mean([scores[k] for k in present])) if some else None,
+        "per_class_recall": recall,
+        "per_class_f1": f1,
+        "confusion": confusion.tolist() if some else None,
+    }
+
+
+def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return how many target samples a method labels, and how well: only the evaluator may compare the two.
+
+    Args:
+        probs: float[N,K] pseudo labels. weight: float[N], 0 = none. truth: int64[N], -1 = unknown.
+
+    Returns:
+        {"n", "labelled", "coverage", "known" (labelled samples whose truth is known), "accuracy", "balanced_accuracy",
+        "probability" (mean share of the true class), "per_class": {name: {"coverage", "accuracy"}},
+        "uses_target_labels": true}; None where there is nothing to score.
+    """
+    given, known = weight > 0, truth >= 0
+    both = given & known
+    right = probs.argmax(axis=1) == truth
+    rows: dict[str, dict[str, float | None]] = {}
+    for k, name in enumerate(classes):
+        own, scored = truth == k, both & (truth == k)
+        rows[name] = {
+            "coverage": float(given[own].mean()) if own.any() else None,
+            "accuracy": float(right[scored].mean()) if scored.any() else None,
+        }
+    found = [row["accuracy"] for row in rows.values() if row["accuracy"] is not None]
+    return {
+        "n": len(weight),
+        "labelled": int(given.sum()),
+        "coverage": float(given.mean()) if len(given) else None,
+        "known": int(both.sum()),
+        "accuracy": float(right[both].mean()) if both.any() else None,
+        "balanced_accuracy": float(np.mean(found)) if found else None,
+        "probability": float(probs[both, truth[both]].mean()) if both.any() else None,
+        "per_class": rows,
+        "uses_target_labels": True,
+    }

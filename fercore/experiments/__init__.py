@@ -1,0 +1,1 @@
+"""Many runs: methods over seeds, side by side."""

@@ -1,0 +1,362 @@
+"""Several methods over several seeds in one go: the same data, the same settings, paired differences."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ConfigDict, Field
+
+from fercore.config import merge, parse_assignment
+from fercore.documents import Shape, without_none
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError
+from fercore.hooks.discovery import split_names
+from fercore.isolation import apart
+from fercore.records.result import SCORES, Result, Score
+from fercore.stopping import Interrupted, number_of
+from fercore.terminal import guard_streams
+from fercore.writing import write_json
+
+if TYPE_CHECKING:
+    from fercore.hooks.assemble import ResolvedRun
+
+LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a comparison.
+
+    Attributes:
+        label: name of the row. plugins: in command-line order. settings: laid over the shared ones.
+    """
+
+    label: str
+    plugins: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+def parse_entry(text: str) -> Entry:
+    """Read "[LABEL:]plugin[+plugin...] [key=value ...]".
+
+    Raises:
+        UserInputError: if no plugin is named or an assignment cannot be read.
+    """
+    label, colon, rest = text.partition(":") if LABELLED.match(text) else ("", "", text)
+    words = rest.split()
+    if not words:
+        raise UserInputError("empty method", where="compare", fix='write "label:plugin key=value ..."')
+    names = words[0]
+    settings: dict[str, Any] = {}
+    for word in words[1:]:
+        settings = merge(settings, parse_assignment(word))
+    return Entry(label.strip() if colon else " ".join(words), split_names(names), settings)
+
+
+class Spread(Shape):
+    """Numbers by seed, their mean and sample standard deviation (None for one seed)."""
+
+    by_seed: list[float]
+    mean: float
+    std: float | None
+
+
+class Compared(Spread):
+    """A score of a row, and its paired difference to the first row's."""
+
+    difference: Spread
+
+
+class Row(Shape):
+    """A method of a comparison.
+
+    Attributes:
+        n: labelled test images. target_labels: labels of the target that were trained on.
+        train_seconds: by seed. peak_memory_mb: the most of any seed, MiB.
+    """
+
+    label: str
+    n: int
+    accuracy: Compared
+    balanced_accuracy: Compared
+    macro_f1: Compared
+    target_labels: int
+    train_seconds: list[float]
+    peak_memory_mb: float
+
+
+class Comparison(Shape):
+    """The contents of compare.json.
+
+    Attributes:
+        target: its SPEC, or which preset has it. primary_metric: the score that the table gives first.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    schema_: int = Field(1, alias="schema")
+    preset: str
+    target: str
+    seeds: list[int]
+    primary_metric: Score
+    rows: list[Row]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that compare.json holds."""
+        return self.model_dump(by_alias=True)
+
+    def table(self) -> tuple[tuple[str, ...], list[list[str]]]:
+        """Return head and rows of the table as text, in points."""
+        return table_head(self.primary_metric), table_rows(self.rows, self.primary_metric)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run of a comparison: a row's plugins, all layers of settings, and where it is written."""
+
+    entry: Entry
+    layers: tuple[Mapping[str, Any], ...]
+    preset: str
+    folder: Path
+    label: str
+
+
+def compare(
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    layers: Sequence[Mapping[str, Any]],
+    *,
+    preset: str,
+    out: Path,
+    observe: Callable[[str], Observer],
+    jobs: int = 1,
+) -> Comparison:
+    """Run every entry with every seed, going on with what `out` already holds, and summarise.
+
+    Args:
+        entries: the rows; differences are taken to the first.
+        seeds: the same for every row, so that differences are paired.
+        layers: shared settings, later ones win.
+        preset: preset of every run.
+        out: one run folder per row and seed is written below it, and compare.json.
+        observe: makes an observer for a run's label; must be importable, as every run has a process of its own.
+        jobs: runs at a time; several have equal shares of the CPU threads.
+
+    Returns:
+        What compare.json holds: per row the scores of every seed, mean, standard deviation, paired difference.
+
+    Raises:
+        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings or
+            of other data.
+        Interrupted: for a signal; says how to go on.
+    """
+    if len({_slug(entry.label) for entry in entries}) < len(entries):
+        fix = 'write "label:plugin ..."'
+        raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
+    if len(set(seeds)) < len(seeds):
+        raise UserInputError(f"a seed is given twice: {list(seeds)}", where="--seeds", fix="one run a seed and row")
+    tasks = [
+        Task(
+            entry,
+            (*layers, entry.settings, {"seed": seed}),
+            preset,
+            out / f"{_slug(entry.label)}-s{seed}",
+            f"{entry.label} seed {seed}",
+        )
+        for seed in seeds
+        for entry in entries
+    ]
+    results: dict[str, list[Result]] = {entry.label: [] for entry in entries}
+    try:
+        for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
+            results[task.entry.label].append(record)
+    except KeyboardInterrupt as stop:
+        again = f"the same command with --out {shlex.quote(str(out))} goes on"
+        raise Interrupted(number_of(stop), f"interrupted; {again}") from None
+    _refuse_other_data(tasks)
+    primary_metric = leading_score(results)
+    targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
+    target = targets[-1] if targets else f"of preset {preset}"
+    comparison = Comparison(
+        preset=preset, target=target, seeds=list(seeds), primary_metric=primary_metric, rows=summarise(results)
+    )
+    write_json(out / "compare.json", comparison.to_json())
+    return comparison
+
+
+def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
+    """Check every task before the first is trained, then run them; none in this process, no two in the same."""
+    list(apart([(task.label, partial(_check, task)) for task in tasks], jobs=jobs))
+    yield from apart([(task.label, partial(_run_once, task, observe)) for task in tasks], jobs=jobs)
+
+
+def _check(task: Task) -> None:
+    """Resolve a task's settings, refusing a folder that holds another run, and a target that scores nothing."""
+    from fercore.data.domains.load import has_labelled_test
+    from fercore.data.spec import parse_spec
+    from fercore.runs.folder import RunFolder
+
+    guard_streams()  # of a process of its own
+    with _named(task):
+        config, folder = _company(task).config, RunFolder(task.folder)
+        if folder.finished:
+            target = folder.result().target
+            _refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
+        else:
+            _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
+
+
+def _refuse_other_data(tasks: Sequence[Task]) -> None:
+    """Make sure that runs of one seed that name the same data had it: one that `out` held may be from before a change.
+
+    Raises:
+        UserInputError: naming two runs that did not.
+    """
+    from fercore.runs.folder import RunFolder
+
+    first: dict[str, tuple[Task, Any]] = {}
+    for task in tasks:
+        folder = RunFolder(task.folder)
+        settings, found = folder.config_layers(), folder.data_report()["fingerprint"]
+        named = [settings["seed"], *(settings["data"].get(key) for key in ("sources", "target", "classes"))]
+        other, before = first.setdefault(repr(named), (task, found))
+        if any(found.get(part) != before.get(part) for part in ("sources", "test")):
+            what = f"{task.label} had other data than {other.label}: it changed between the two"
+            fix = "delete the folder of the one that had the wrong data, and give the command again"
+            raise UserInputError(what, where=f"{task.folder}, {other.folder}", fix=fix)
+
+
+def _refuse_unscored(scored: bool) -> None:
+    """Refuse a target whose test part has no label, before anything is trained: rows are compared by their scores."""
+    if not scored:
+        what = "the target's test part has no label, so there is no score to compare by"
+        fix = "label some of its images, or train row by row with `fercore run`, whose predictions.csv has them all"
+        raise UserInputError(what, where="data.target", fix=fix)
+
+
+def _company(task: Task) -> ResolvedRun:
+    from fercore.engine.memory_format import as_recorded
+    from fercore.engine.resume import check_resume, differences, told
+    from fercore.engine.setup import resolve_here
+    from fercore.hooks.assemble import assemble
+    from fercore.runs.folder import CONFIG, RunFolder
+
+    resolved = resolve_here(assemble(task.entry.plugins, task.layers, preset=task.preset))
+    if (task.folder / CONFIG).is_file():
+        folder = RunFolder(task.folder)
+        found = folder.config_layers()
+        resolved = as_recorded(resolved, found)
+        wanted = without_none(resolved.config.model_dump(mode="json"))
+        changed = differences(found, wanted)
+        if changed:
+            what = f"folder holds a run with other settings: {told(changed)}"
+            raise UserInputError(what, where=str(task.folder), fix="choose another --out")
+        check_resume(folder, resolved)
+        if not folder.finished:
+            folder.refuse_in_use()
+    return resolved
+
+
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """Say which row and seed the user's mistake belongs to."""
+    try:
+        yield
+    except UserInputError as error:
+        raise UserInputError(f"{task.label}: {error.what}", where=error.where, fix=error.fix) from error
+
+
+def _run_once(task: Task, observe: Callable[[str], Observer]) -> Result:
+    from fercore.engine.run import run
+    from fercore.engine.setup import build_context
+    from fercore.runs.folder import CONFIG, RunFolder
+
+    guard_streams()  # of a process of its own
+    with _named(task):
+        resolved = _company(task)
+        folder = RunFolder(task.folder)
+        resume = (task.folder / CONFIG).is_file()
+        if resume and folder.finished:
+            return folder.result()
+        context = build_context(resolved, label_file=folder.label_file if resume else None)
+        _refuse_unscored(context.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
+        run(context, task.folder, observe(task.label), resume=resume)
+        return folder.result()
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-") or "row"
+
+
+def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
+    """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
+    rows: list[Row] = []
+    for label, records in results.items():
+        scores = {metric: [record.target.score(metric) or 0.0 for record in records] for metric in SCORES}
+        first = {metric: getattr(rows[0], metric).by_seed if rows else own for metric, own in scores.items()}
+        rows.append(
+            Row(
+                label=label,
+                n=records[0].target.n,
+                **{metric: _compared(scores[metric], first[metric]) for metric in SCORES},
+                target_labels=records[0].target.labelled.n,
+                train_seconds=[record.train_seconds for record in records],
+                peak_memory_mb=max(record.peak_memory_mb for record in records),
+            )
+        )
+    return rows
+
+
+def _compared(scores: list[float], base: list[float]) -> Compared:
+    gaps = [score - other for score, other in zip(scores, base, strict=True)]
+    difference = Spread(by_seed=gaps, mean=statistics.fmean(gaps), std=_std(gaps))
+    return Compared(by_seed=scores, mean=statistics.fmean(scores), std=_std(scores), difference=difference)
+
+
+def _std(values: Sequence[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def leading_score(results: Mapping[str, Sequence[Result]]) -> Score:
+    """Return which score the table gives first: what a row's runs lead with, if it is not accuracy."""
+    named = {record.primary_metric for records in results.values() for record in records}
+    return next((name for name in reversed(SCORES) if name in named), "accuracy")
+
+
+def table_head(primary_metric: Score) -> tuple[str, ...]:
+    """Return the names of the columns of `table_rows`."""
+    columns = [SCORES[name] for name in _shown(primary_metric)]
+    return ("method", *(text for name in columns for text in (name, "difference")), f"{columns[0]} by seed")
+
+
+def _shown(primary_metric: Score) -> list[Score]:
+    """Return the score that leads, and accuracy and balanced accuracy, which every table has."""
+    always: tuple[Score, ...] = ("accuracy", "balanced_accuracy")
+    return [primary_metric, *(name for name in always if name != primary_metric)]
+
+
+def table_rows(rows: Sequence[Row], primary_metric: Score = "accuracy") -> list[list[str]]:
+    """Return the rows as text, in points (100 x share); the score that leads comes first."""
+    text: list[list[str]] = []
+    for row in rows:
+        cells = [row.label]
+        for metric in _shown(primary_metric):
+            score: Compared = getattr(row, metric)
+            gap = score.difference
+            cells.append(f"{_points(score.mean)} ± {_points(score.std)}")
+            cells.append(f"{_points(gap.mean, '+')} ± {_points(gap.std)}")
+        cells.append(" ".join(_points(score) for score in getattr(row, primary_metric).by_seed))
+        text.append(cells)
+    return text
+
+
+def _points(share: float | None, sign: str = "") -> str:
+    return "–" if share is None else f"{100 * share:{sign}.1f}"

@@ -1,0 +1,312 @@
+"""A trained model that predicts: images in, class probabilities out, without the datasets it was trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fercore.config import Device
+from fercore.data.cache.stores import fitted
+from fercore.data.domains.dataset_info import task_info
+from fercore.data.images.codecs import Unusable
+from fercore.data.images.readers import decode, file_bytes, to_rgb
+from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
+from fercore.data.images.views import plain_views
+from fercore.engine import memory_format
+from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_record, read_state
+from fercore.engine.setup import build_plugins, device_here, wrap_network
+from fercore.errors import UserInputError
+from fercore.evaluation.evaluate import Evaluator, evaluation_order
+from fercore.hooks.assemble import ResolvedRun, assemble
+from fercore.hooks.checks import no_exit
+from fercore.hooks.discovery import installed_plugins
+from fercore.hooks.manager import Plugins
+from fercore.models import Model
+from fercore.random_state import random_state, restore_random_state
+from fercore.records.outputs import Outputs
+from fercore.records.step import UNKNOWN_LABEL, DomainBatch, Encoded
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    Item: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor | Image
+"""One image: a file; RGB uint8[H,W,3] or one channel [H,W]; a PIL image; a tensor uint8[3,H,W] of RGB, or float[3,S,S]
+that `Predictor.transform` has made."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of images.
+
+    Attributes:
+        images: name of each: its path, else its number. classes: by name.
+        probs: float32[N,K], rows summing to 1, columns in the order of `classes`.
+    """
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The likeliest class of each image."""
+        return tuple(self.classes[k] for k in self.probs.argmax(axis=1).tolist())
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """float32[N], the probability of the likeliest class."""
+        highest: np.ndarray = self.probs.max(axis=1)
+        return highest
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Return {"image", "prediction", "confidence", "probabilities": {class: share}} of each image."""
+        rows = zip(self.images, self.labels, self.confidence.tolist(), self.probs.tolist(), strict=True)
+        return [
+            {
+                "image": image,
+                "prediction": label,
+                "confidence": highest,
+                "probabilities": dict(zip(self.classes, shares, strict=True)),
+            }
+            for image, label, highest, shares in rows
+        ]
+
+
+class Predictor:
+    """A model with all that stands between images and its answers; `load_predictor` makes it.
+
+    Images go through the network in the order and batches of the run's evaluation. On the CPU the images of its test
+    part, in its order, get the probabilities of that evaluation to the bit, on the same machine with as many threads;
+    in other batches the last digits may differ.
+
+    Args:
+        record: contents of model.json. resolved: settings and plugins. plugins: their hooks. model: the network.
+    """
+
+    def __init__(self, record: ModelRecord, resolved: ResolvedRun, plugins: Plugins, model: Model) -> None:
+        from lightning_fabric import Fabric
+
+        self.record = record
+        config = resolved.config
+        fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+        self.device = fabric.device
+        model.run_through(partial(wrap_network, fabric, False))
+        memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")
+        self._model = model.requires_grad_(False).eval()
+        self._evaluator = Evaluator(fabric, plugins, config.data)
+        self._needed = sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()})
+        self._views = plain_views(model.mean, model.std)
+        given = record.images.range
+        self._scaling = None if given is None else read_scaling(given, where=RECORD)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns of probabilities."""
+        return tuple(self.record.classes)
+
+    def transform(self, image: Item) -> Tensor:
+        """Return what the network sees of an image, float32[3,S,S]: RGB, resized, normalised.
+
+        Raises:
+            UserInputError: if it cannot be read, or is no image.
+        """
+        if isinstance(image, Tensor) and image.is_floating_point():
+            return self._ready(image)
+        pixels = fitted(pixels_of(image, self._scaling), self.record.images.size, self.record.images.resize)
+        return self._views.make(np.ascontiguousarray(pixels)[None], np.zeros(1, dtype=np.int64))["none"][0]
+
+    def predict(
+        self, images: Item | Iterable[Item], *, extras: Mapping[str, np.ndarray | Tensor] | None = None
+    ) -> Predictions:
+        """Return class probabilities of one or several images.
+
+        Args:
+            images: each as `transform` takes it; arrays and tensors of a further dimension are several.
+            extras: what else a method reads of every image, [N,...] by name, such as action units.
+
+        Raises:
+            UserInputError: for an image that cannot be read, none at all, or a method that needs other extras.
+        """
+        items = list(_several(images))
+        outputs = self._outputs(items, extras)
+        names = (os.fsdecode(item) if isinstance(item, str | os.PathLike) else str(n) for n, item in enumerate(items))
+        return Predictions(tuple(names), self.classes, outputs.probs)
+
+    def features(
+        self, images: Item | Iterable[Item], *, extras: Mapping[str, np.ndarray | Tensor] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return branch name -> features float32[N,D] of images, taken as by `predict`.
+
+        Raises:
+            UserInputError: as `predict`.
+        """
+        return self._outputs(list(_several(images)), extras).features
+
+    def _outputs(self, items: Sequence[Item], extras: Mapping[str, np.ndarray | Tensor] | None) -> Outputs:
+        if not items:
+            raise UserInputError("no image to predict", where="predict", fix="give at least one")
+        if missing := [name for name in self._needed if name not in (extras or {})]:
+            what = f"the model predicts from {', '.join(missing)} beside the image"
+            raise UserInputError(what, where="predict", fix="give one row an image in extras")
+        beside = {name: torch.as_tensor(values) for name, values in (extras or {}).items()}
+        for name, values in beside.items():
+            if not values.ndim or len(values) != len(items):
+                what = f"extras {name!r} of shape {list(values.shape)} for {len(items)} images"
+                raise UserInputError(what, where="predict", fix="give one row an image")
+        order = evaluation_order(len(items))
+        batches = self._batches([items[i] for i in order.tolist()], {name: v[order] for name, v in beside.items()})
+        return self._evaluator.predict_batches(self._model, batches, self.record.evaluation.clock)
+
+    def _batches(self, items: Sequence[Item], extras: Mapping[str, Tensor]) -> Iterator[DomainBatch]:
+        size = self.record.evaluation.batch
+        for start in range(0, len(items), size):
+            part = slice(start, start + size)
+            images = torch.stack([self.transform(item) for item in items[part]])
+            n = len(images)
+            yield DomainBatch(
+                images={"none": images},
+                labels=torch.full((n,), UNKNOWN_LABEL),
+                domain=torch.zeros(n, dtype=torch.int64),
+                index=torch.arange(start, start + n),
+                extras={name: values[part] for name, values in extras.items()},
+                per_domain=(n,),
+            )
+
+    def _ready(self, image: Tensor) -> Tensor:
+        size = self.record.images.size
+        if image.shape != (3, size, size):
+            fix = f"give what transform returns, float[3,{size},{size}], or pixels as uint8"
+            raise UserInputError(f"float tensor of shape {list(image.shape)}", where="predict", fix=fix)
+        return image.detach().to("cpu", torch.float32)
+
+
+def _several(images: Any) -> Iterable[Any]:
+    """Return the images of what may be one or several."""
+    one = isinstance(images, str | os.PathLike) or hasattr(images, "getexif")
+    one = one or (isinstance(images, np.ndarray | Tensor) and images.ndim < 4)
+    return [images] if one else images
+
+
+def pixels_of(image: Any, scaling: Scaling | None) -> np.ndarray:
+    """Return the pixels of an image as uint8[H,W,3], RGB.
+
+    Args:
+        image: a path, an array, a PIL image, or a tensor uint8[C,H,W]. scaling: how one channel becomes 8 bits.
+
+    Raises:
+        UserInputError: if it cannot be read, or is no image.
+    """
+    where = os.fsdecode(image) if isinstance(image, str | os.PathLike) else type(image).__name__
+    try:
+        if isinstance(image, str | os.PathLike):
+            return decode(file_bytes(where), scaling)
+        if hasattr(image, "getexif"):
+            return np.asarray(to_rgb(image, scaling), dtype=np.uint8)
+        if isinstance(image, Tensor):
+            image = image.detach().cpu().numpy()
+            image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image
+        if isinstance(image, np.ndarray):
+            return _rgb(image, scaling)
+    except (Unusable, NoScale, OSError, ValueError) as error:
+        raise UserInputError(f"unusable image: {error}", where=where) from None
+    raise UserInputError("no image", where=where, fix="give a path, an array, a PIL image or a tensor")
+
+
+def _rgb(array: np.ndarray, scaling: Scaling | None) -> np.ndarray:
+    """Return an array as uint8[H,W,3].
+
+    Raises:
+        NoScale: as `fercore.data.images.scaling.scaled`. ValueError: if it is no image.
+    """
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.dtype.kind not in "uif" or 0 in array.shape:
+        raise ValueError(f"array of {array.dtype}{list(array.shape)}")
+    if array.ndim == 2:
+        if scaling is None and array.dtype != np.uint8:
+            raise NoScale(NO_RANGE)
+        grey = array if scaling is None else scaling.apply(array)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"array of {array.dtype}{list(array.shape)}, where uint8[H,W,3] or one channel [H,W] is read")
+    return array
+
+
+@no_exit()
+def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> Predictor:
+    """Load the model of a finished run; no dataset is loaded, and no random generator is moved.
+
+    Args:
+        path: a run folder, or the `model/` in it. device: "auto" takes CUDA where it is usable.
+
+    Raises:
+        UserInputError: if there is no model, it is damaged or of a newer fercore, a plugin of it is missing or has
+            another version, or the device is not there.
+    """
+    folder = find_model(Path(path))
+    record = read_record(folder)
+    _refuse_other_plugins(record, folder)
+    layer = {**record.layer(), "device": device_here(device)}
+    state = random_state()
+    try:
+        resolved = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
+        plugins = build_plugins(resolved)
+        data, per_epoch = resolved.config.data, resolved.config.train.steps_per_epoch
+        sources = record.provenance.sources
+        if len(sources) != len(data.sources):
+            raise UserInputError(f"{len(sources)} sources in its provenance, {len(data.sources)} in its settings")
+        sizes = [source.n for source in sources], record.provenance.target.n
+        counts = [source.per_class for source in sources]
+        task = task_info(data, record.classes, sizes, counts, steps_per_epoch=per_epoch)
+        model = plugins.build_model(resolved.config, len(record.classes), task)
+    except UserInputError as error:
+        raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error
+    finally:
+        restore_random_state(state)
+    first, second = record.images.mean, record.images.std
+    model.mean, model.std = (first[0], first[1], first[2]), (second[0], second[1], second[2])
+    read_state(model, resolved.plugins, folder)
+    predictor = Predictor(record, resolved, plugins, model)
+    _try(predictor, model, folder)
+    return predictor
+
+
+@torch.no_grad()
+def _try(predictor: Predictor, model: Model, folder: Path) -> None:
+    """Encode one black image: a model whose parts fit each other by their shapes alone is of no use.
+
+    Raises:
+        UserInputError: if that fails, or gives numbers that are not finite.
+    """
+    black = predictor.transform(np.zeros((8, 8, 3), dtype=np.uint8))
+    try:
+        encoded: Encoded = model(black[None].to(predictor.device))
+        if not all(t.isfinite().all() for t in (*encoded.features.values(), *encoded.logits.values())):
+            raise ValueError("its numbers are not finite")
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        what = f"the network does not work with these weights and images of {predictor.record.images.size} px"
+        raise UserInputError(f"{what}: {reason}", where=str(folder), fix=AGAIN) from error
+
+
+def _refuse_other_plugins(record: ModelRecord, folder: Path) -> None:
+    """Make sure that the plugins of a model are installed, in its versions, before any is imported."""
+    available = installed_plugins()
+    for plugin in record.plugins:
+        package = f"{plugin.distribution}=={plugin.version}"
+        here = available.get(plugin.name)
+        if here is None or (here.distribution, here.version) != (plugin.distribution, plugin.version):
+            now = "which is not installed" if here is None else f"and {here.distribution} {here.version} is installed"
+            what = f"the model needs plugin {plugin.name!r} of {plugin.distribution} {plugin.version}, {now}"
+            raise UserInputError(what, where=str(folder), fix=f"pip install {package}")

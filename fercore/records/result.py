@@ -1,0 +1,159 @@
+"""What a finished run says of itself: the types that result.json is written from and read into."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field
+
+from fercore.documents import Shape
+
+SCHEMA = 1
+
+Score: TypeAlias = Literal["accuracy", "balanced_accuracy", "macro_f1"]
+SCORES: dict[Score, str] = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "macro_f1": "macro F1"}
+"""Score of a target, as result.json names it -> what tables call it."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = dict[str, Share | None]
+
+
+class Labelled(Shape):
+    """Labels of the target that were trained on."""
+
+    n: int
+    per_class: dict[str, int]
+
+
+class Target(Shape):
+    """The target and the scores on its test part; None where nothing has a label.
+
+    Attributes:
+        n: labelled test images. confusion: rows are the truth. n_adaptation: images adapted to.
+        transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
+        scaling: how one-channel images became 8 bits, where the spec has a range.
+    """
+
+    spec: str
+    labelled: Labelled
+    n: int
+    classes: list[str]
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    macro_f1: Share | None
+    per_class_recall: Shares
+    per_class_f1: Shares
+    confusion: list[list[int]] | None
+    n_adaptation: int
+    transductive: bool
+    adaptation_filtered_by_label: int
+    test_images_in_sources: int
+    scaling: dict[str, Any] | None = None
+
+    def score(self, name: str) -> float | None:
+        """Return a score by its name in result.json, as `Result.primary_metric` has it."""
+        value: float | None = getattr(self, name)
+        return value
+
+
+class Source(Shape):
+    """A source, and how many of its images were trained on."""
+
+    spec: str
+    n: int
+    scaling: dict[str, Any] | None = None
+
+
+class OracleBest(Shape):
+    """The best evaluation on target test labels, which decides nothing."""
+
+    accuracy: Share
+    balanced_accuracy: Share
+    macro_f1: Share
+    epoch: int
+    step: int
+    uses_target_labels: bool
+
+
+class Selection(Shape):
+    """Which checkpoint is reported."""
+
+    rule: str
+    oracle_best: OracleBest | None
+
+
+class Average(Shape):
+    """The moving average of weights that is reported."""
+
+    decay: float
+    buffers: str
+
+
+class LabelQuality(Shape):
+    """How good pseudo labels are; see `fercore.evaluation.evaluate.score_labels`."""
+
+    n: int
+    labelled: int
+    coverage: Share | None
+    known: int
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    probability: float | None
+    per_class: dict[str, Shares]
+    uses_target_labels: bool
+
+
+class Parameters(Shape):
+    """Numbers of the network's parameters."""
+
+    total: int
+    trained: int
+
+
+class Arithmetic(Shape):
+    """How the run was worked out."""
+
+    precision: str
+    memory_format: str
+    joint_forward: bool
+    compile: bool
+    fused_optimiser: bool
+    deterministic: bool
+
+
+class Result(Shape):
+    """The contents of result.json.
+
+    Attributes:
+        primary_metric: the score that summaries give first. ema: None = the last weights themselves are reported.
+        steps: batches trained on. peak_memory_mb: MiB. threads: of the CPU.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    schema_: int = Field(alias="schema")
+    plugins: list[str]
+    seed: int
+    device: str
+    kernels: dict[str, str]
+    target: Target
+    sources: list[Source]
+    selection: Selection
+    primary_metric: Score
+    ema: Average | None
+    label_split: dict[str, Any] | None
+    pseudo_labels: dict[str, LabelQuality]
+    parameters: Parameters
+    steps: int
+    train_seconds: float
+    seconds_per_step: float
+    train_images_per_second: float
+    peak_memory_mb: float
+    threads: int
+    arithmetic: Arithmetic
+    preset: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that result.json holds."""
+        return self.model_dump(by_alias=True, exclude_unset=True)

@@ -1,0 +1,1 @@
+"""From the points of a face to pixels."""
