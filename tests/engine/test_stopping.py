@@ -79,7 +79,7 @@ def test_a_second_signal_ends_a_run_at_once(make_context, tmp_path):
 
 
 def test_a_signal_while_the_weights_are_scored_ends_the_run_at_once(make_context, tmp_path, listener):
-    with pytest.raises(Interrupted, match="after 6 of 6 steps; go on"):
+    with pytest.raises(Interrupted, match="after 6 of 6 steps; resume with"):
         run(make_context("source_only"), tmp_path / "run", Signals(scored=signal.SIGTERM))
     assert not (tmp_path / "run/result.json").exists()
     record = run(make_context("source_only"), tmp_path / "run", listener(), resume=True)
