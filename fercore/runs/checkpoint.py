@@ -6,7 +6,6 @@ Checksums lie beside the two, and are checked before anything is used.
 from __future__ import annotations
 
 import json
-import random
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -14,12 +14,12 @@ import tomli_w
 from filelock import FileLock, Timeout
 
 from fercore.config import RunConfig, read_toml
+from fercore.config.presets import preset_settings
 from fercore.documents import Shape, misfit, parse_json, without_none
 from fercore.errors import UserInputError, reason_of
 from fercore.files import read_text
 from fercore.hooks.assemble import ResolvedRun
 from fercore.hooks.manager import Plugins
-from fercore.config.presets import preset_settings
 from fercore.records.result import Result
 from fercore.writing import append_text, cut, is_unused, make_parents, whole_folder, write_json, write_text, writing
 
