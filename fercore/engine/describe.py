@@ -15,7 +15,7 @@ from fercore.engine.setup import RunContext
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.ops import build
+from fercore.ops import dispatch
 from fercore.records.step import UNKNOWN_LABEL, DomainBatch, Progress
 from fercore.runs.folder import PACKAGES, installed_version
 
@@ -104,7 +104,7 @@ def doctor_lines() -> list[str]:
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
     lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
-    lines += [f"library {name:<8} {_library(found)}" for name, found in build.report().items()]
+    lines += [f"library {name:<8} {_library(found)}" for name, found in dispatch.report().items()]
     lines.append(f"plugins          {', '.join(installed_plugins())}")
     return lines
 
@@ -113,7 +113,7 @@ def _library(found: Mapping[str, Any]) -> str:
     """Return in words what became of a compiled library.
 
     Args:
-        found: what `build.report` says of it.
+        found: what `dispatch.report` says of it.
     """
     if found["library"] is None:
         compiler = found["compiler"]

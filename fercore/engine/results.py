@@ -6,8 +6,9 @@ import contextlib
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,9 +31,6 @@ from fercore.records.step import Progress
 from fercore.runs.folder import RunFolder, versions
 from fercore.writing import whole, write_json
 
-if TYPE_CHECKING:
-    from fercore.engine.run import Trainer
-
 
 def evaluate_target(context: RunContext, clock: Progress) -> dict[str, Any]:
     """Score the target's test part; the only use of its labels."""
@@ -40,7 +38,22 @@ def evaluate_target(context: RunContext, clock: Progress) -> dict[str, Any]:
     return score(predictions, context.domains.classes)
 
 
-def build(context: RunContext, scores: dict[str, Any], trainer: Trainer) -> Result:
+@dataclass(frozen=True)
+class Trained:
+    """What training came to.
+
+    Attributes:
+        steps: of all stages. seconds: of wall time in them. images: that passed through them.
+        oracle: scores at the step that labels of the target would choose, where that is asked for.
+    """
+
+    steps: int
+    seconds: float
+    images: int
+    oracle: dict[str, Any] | None
+
+
+def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
     config, domains = context.config, context.domains
     read, taught = domains.report["target"], domains.report["sources"]
@@ -63,7 +76,7 @@ def build(context: RunContext, scores: dict[str, Any], trainer: Trainer) -> Resu
         "kernels": ops.kernels(context.fabric.device),
         "target": target,
         "sources": [{"spec": spec, "n": len(table), **_scaling(found)} for spec, table, found in sources],
-        "selection": {"rule": config.select.rule, "oracle_best": trainer.oracle},
+        "selection": {"rule": config.select.rule, "oracle_best": trained.oracle},
         "primary_metric": config.report.primary_metric,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
         "label_split": domains.report["label_split"],
@@ -72,10 +85,10 @@ def build(context: RunContext, scores: dict[str, Any], trainer: Trainer) -> Resu
             "total": count(context.model.parameters()),
             "trained": count(p for p in context.model.parameters() if p.requires_grad),
         },
-        "steps": trainer.done,
-        "train_seconds": round(trainer.seconds, 3),
-        "seconds_per_step": round(trainer.seconds / max(1, trainer.done), 6),
-        "train_images_per_second": round(trainer.images / max(trainer.seconds, 1e-9), 1),
+        "steps": trained.steps,
+        "train_seconds": round(trained.seconds, 3),
+        "seconds_per_step": round(trained.seconds / max(1, trained.steps), 6),
+        "train_images_per_second": round(trained.images / max(trained.seconds, 1e-9), 1),
         "peak_memory_mb": peak_memory_mb(context.fabric.device),
         "threads": torch.get_num_threads(),
         "arithmetic": {

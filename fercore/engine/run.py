@@ -358,7 +358,8 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
     clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
     scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
-    record = results.build(context, scores, trainer)
+    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.oracle)
+    record = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
     write_model(context, folder.model, clock)
     folder.finish(record)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
-from fercore.ops import build
+from fercore.ops import build, dispatch
 
 
 def main(arguments: list[str]) -> int:
     """Build the libraries named (default: both) and print where they are; CUDA needs nvcc and no GPU."""
     if arguments == ["report"]:
-        sys.stdout.write(json.dumps(build.report(), indent=2) + "\n")
+        sys.stdout.write(json.dumps(dispatch.report(), indent=2) + "\n")
         return 0
     kinds: dict[str, build.Kind] = {"cpu": "cpu", "cuda": "cuda"}
     for name in arguments or kinds:

@@ -186,27 +186,6 @@ def load(kind: Kind, path: Path) -> ModuleType | None:
     return None
 
 
-def report() -> dict[str, dict[str, Any]]:
-    """Return what `fercore doctor` shows: for each library its state, path, compiler, and what it was built for."""
-    from fercore.ops import dispatch
-
-    facts: dict[str, dict[str, Any]] = {}
-    for kind in ("cpu", "cuda"):
-        state = dispatch.state(kind)
-        path = find(kind) if source_dir() is not None else None
-        origin = "missing" if path is None else "ahead of time" if path.parent == AHEAD else "at first use"
-        facts[kind] = {
-            "loaded": state.loaded,
-            "library": None if path is None else str(path),
-            "built": origin,
-            "compiler": find_compiler(kind),
-            "problem": state.problem,
-            **(state.info or {}),
-        }
-    facts["cuda"]["archs"] = [f"sm_{arch}" for arch in cuda_archs()]
-    return facts
-
-
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
     import fcntl

@@ -164,3 +164,22 @@ def kernels(device: str | torch.device | None = None) -> dict[str, str]:
 _load("cpu", compile_missing=False)
 if _states["cpu"].loaded and torch.cuda.is_available():
     _load("cuda", compile_missing=False)
+
+
+def report() -> dict[str, dict[str, Any]]:
+    """Return what `fercore doctor` shows: for each library its state, path, compiler, and what it was built for."""
+    facts: dict[str, dict[str, Any]] = {}
+    for kind in ("cpu", "cuda"):
+        now = state(kind)
+        path = build.find(kind) if build.source_dir() is not None else None
+        origin = "missing" if path is None else "ahead of time" if path.parent == build.AHEAD else "at first use"
+        facts[kind] = {
+            "loaded": now.loaded,
+            "library": None if path is None else str(path),
+            "built": origin,
+            "compiler": build.find_compiler(kind),
+            "problem": now.problem,
+            **(now.info or {}),
+        }
+    facts["cuda"]["archs"] = [f"sm_{arch}" for arch in build.cuda_archs()]
+    return facts

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from fercore.config import Device
-from fercore.data.cache.stores import fitted
 from fercore.data.domains.dataset_info import task_info
 from fercore.data.images.codecs import Unusable
 from fercore.data.images.readers import decode, file_bytes, to_rgb
+from fercore.data.images.resize import fitted
 from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
 from fercore.engine import memory_format

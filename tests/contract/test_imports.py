@@ -7,8 +7,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 
 from fercore.hooks.checks import HOOKS
@@ -139,3 +141,11 @@ def test_no_pickle_and_no_eval_in_the_library():
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"(?<![\w.])(pickle\.load|eval|exec)\(", text.replace(".eval()", "")), path
         assert not re.search(r"torch\.load\((?![^)]*weights_only=True)", text), path
+
+
+def test_no_module_needs_itself():
+    """No cycle of imports, those inside functions and for types included."""
+    graph = grimp.build_graph("fercore", cache_dir=None)
+    needs = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules}
+    assert len(needs) > 200
+    list(TopologicalSorter(needs).static_order())  # raises CycleError, which names the modules

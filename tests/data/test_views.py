@@ -9,8 +9,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as V2
 
-from fercore.data.cache.stores import fitted
 from fercore.data.images import augment
+from fercore.data.images.resize import fitted
 from fercore.data.images.views import Views, crop_and_colour, strong, weak
 from fercore.data.noise import key, permutation, uniforms
 from fercore.errors import UserInputError

@@ -122,7 +122,7 @@ def test_keep_false_has_no_gradient_and_says_so():
 @needs_kernels
 def test_kernels_and_report_say_what_runs():
     assert ops.kernels("cpu") == {"mmd": "cpu", "mpc": "cpu"}
-    report = build.report()
+    report = dispatch.report()
     assert report["cpu"]["loaded"]
     assert report["cpu"]["built"] in {"ahead of time", "at first use"}
     assert report["cuda"]["archs"] == ["sm_80", "sm_90", "sm_100"]

@@ -25,6 +25,7 @@ import numpy as np
 
 from fercore.data.cache.files import PIXELS, STAMP, FileBacked, make_room, new_draft, on_disk, source_key, stamps
 from fercore.data.images.readers import Reader
+from fercore.data.images.resize import fitted
 
 log = logging.getLogger(__name__)
 MAGIC = b"fercore images 2"
@@ -141,8 +142,6 @@ class DiskStore:
         self._allowed[:] = False
 
     def _decode(self, reader: Reader, rows: np.ndarray, now: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
-        from fercore.data.cache.stores import fitted
-
         for k, image in enumerate(reader.read_many(rows.tolist())):
             pixels = fitted(image, self.size, self.resize)
             out[at[k]] = pixels

@@ -12,6 +12,7 @@ from fercore.config import DataSettings
 from fercore.data.cache.disk import DiskStore
 from fercore.data.cache.files import FileBacked, cache_folder
 from fercore.data.images.readers import Reader
+from fercore.data.images.resize import fitted
 from fercore.data.table import JoinedReader, Table
 from fercore.errors import UserInputError
 
@@ -122,21 +123,6 @@ def groups(reader: Reader, rows: np.ndarray) -> Iterator[tuple[Reader, np.ndarra
         if len(positions):
             yield part, rows[positions] - start, positions
         start += len(part)
-
-
-def fitted(image: np.ndarray, size: int, resize: str) -> np.ndarray:
-    """Return an image uint8[H,W,3] as uint8[3,size,size]: squeezed ("stretch"), or its middle square ("crop")."""
-    from PIL import Image
-
-    height, width = image.shape[:2]
-    if resize == "crop" and height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
-    if image.shape[:2] != (size, size):
-        pil = Image.fromarray(np.ascontiguousarray(image))
-        image = np.asarray(pil.resize((size, size), Image.Resampling.BILINEAR))
-    return image.transpose(2, 0, 1)
 
 
 def _store(reader: Reader, settings: DataSettings) -> PixelStore | DiskStore:
