@@ -73,10 +73,21 @@ class PhaseRunner:
         for parameter in self._all:
             parameter.requires_grad_(True)
 
-    def optimizer_step(self, fabric: Fabric, total: Tensor) -> None:
-        """Take one optimiser step down the gradient of `total`, and one step of the schedule."""
-        if not total.requires_grad:
-            raise HookError(f"no loss term of phase {self.name!r} depends on the parameters it trains")
+    def optimizer_step(self, fabric: Fabric, total: Tensor) -> bool:
+        """Take one optimiser step down the gradient of `total`, and one step of the schedule.
+
+        Returns:
+            whether there was a gradient. Without one no weight changes, by momentum and decay either, and the schedule
+            goes on.
+        """
+        if total.requires_grad:
+            self._descend(fabric, total)
+        else:
+            self._plain._opt_called = True  # type: ignore[attr-defined]  # else torch warns that no step came first
+        self.schedule.step()
+        return total.requires_grad
+
+    def _descend(self, fabric: Fabric, total: Tensor) -> None:
         self.optimiser.zero_grad(set_to_none=True)
         fabric.backward(total)
         if self._clip is not None:
@@ -85,7 +96,6 @@ class PhaseRunner:
             for members, decay in self._decays:
                 torch._foreach_mul_([*members], 1 - decay)
         self.optimiser.step()
-        self.schedule.step()
 
     def learning_rates(self) -> list[float]:
         """Return the current learning rate of each parameter group."""

@@ -44,12 +44,14 @@ class Trained:
 
     Attributes:
         steps: of all stages. seconds: of wall time in them. images: that passed through them.
+        skipped: "<stage>/<phase>" -> steps without a gradient.
         oracle: scores at the step that labels of the target would choose, where that is asked for.
     """
 
     steps: int
     seconds: float
     images: int
+    skipped: Mapping[str, int]
     oracle: dict[str, Any] | None
 
 
@@ -86,6 +88,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
             "trained": count(p for p in context.model.parameters() if p.requires_grad),
         },
         "steps": trained.steps,
+        "skipped_steps": dict(trained.skipped),
         "train_seconds": round(trained.seconds, 3),
         "seconds_per_step": round(trained.seconds / max(1, trained.steps), 6),
         "train_images_per_second": round(trained.images / max(trained.seconds, 1e-9), 1),

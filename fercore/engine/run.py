@@ -42,6 +42,7 @@ class _Progress(Shape):
     step: Count
     images: Count
     log_size: Count
+    skipped: dict[str, Count]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     oracle: dict[str, Any] | None
 
@@ -63,6 +64,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.images = 0
+        self.skipped: dict[str, int] = {}
         self.oracle: dict[str, Any] | None = None
         self.runners: list[PhaseRunner] = []
         self.saved_at = -1
@@ -167,6 +169,9 @@ class Trainer:
     def _after_batch(self, reports: list[StepReport], clock: Progress) -> None:
         train, select = self.context.config.train, self.context.config.select
         for report in reports:
+            name = f"{report.stage}/{report.phase}"
+            if report.skipped:
+                self.skipped[name] = self.skipped.get(name, 0) + 1
             self.observer.step(report, self.done)
             if self.done % train.log_every == 0 or self.done in (1, self.total):
                 self._log(report)
@@ -179,7 +184,8 @@ class Trainer:
     def _log(self, report: StepReport) -> None:
         rate = self.images / max(self.seconds, 1e-9)
         where = {"stage": report.stage, "phase": report.phase, "epoch": report.epoch, "step": report.step}
-        values = {"total": report.total, "terms": dict(report.terms), "lr": list(report.lr)}
+        values: dict[str, Any] = {"total": report.total, "terms": dict(report.terms), "lr": list(report.lr)}
+        values["skipped"] = self.skipped.get(f"{report.stage}/{report.phase}", 0)
         self.folder.log({"kind": "step", "done": self.done, **where, **values, "images_per_second": round(rate, 1)})
         self.board.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
 
@@ -223,6 +229,7 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "images": self.images,
+            "skipped": dict(self.skipped),
             "oracle": self.oracle,
             "model": dict(self.context.model.state_dict()),
             "average": None if self.context.average is None else self.context.average.state_dict(),
@@ -252,6 +259,7 @@ class Trainer:
         if self.stage_index >= len(ends) or self.step > ends[self.stage_index]:
             raise ValueError(f"stage {self.stage_index}, step {self.step} is not in the plan of {ends} steps")
         self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
+        self.skipped = dict(state["skipped"])
         self.context.model.load_state_dict(state["model"])
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
@@ -354,11 +362,13 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         old_end = take_up(trainer, latest)
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
     trainer.train(old_end)
+    for name, times in trainer.skipped.items():
+        observer.message(f"{times} steps of {name} had no loss with a gradient: skipped")
     last = context.stages[-1]
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
     clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
     scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
-    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.oracle)
+    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.skipped, trainer.oracle)
     record = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
     write_model(context, folder.model, clock)

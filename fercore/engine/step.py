@@ -34,7 +34,7 @@ def train_step(
     *,
     joint: bool = False,
 ) -> StepReport:
-    """Encode, pseudo-label, align, add the losses up, and take one optimiser step.
+    """Encode, pseudo-label, align, add the losses up, and take one optimiser step, where a term has a gradient.
 
     Args:
         joint: images that both sides have under one view's name share a forward; the plugins must allow it.
@@ -50,14 +50,14 @@ def train_step(
         terms = plugins.align(model, batch, encoded, pseudo, clock)
         terms += plugins.loss(model, batch, encoded, pseudo, clock)
         terms = _in_order(terms)
-        weighted = torch.stack([term.weight * term.value.float() for term in terms])
+        weighted = torch.stack([term.weight * term.value.float() for term in terms]) if terms else torch.zeros(0)
         total = weighted.sum()
-    values = dict(zip((term.name for term in terms), weighted.tolist(), strict=True))
+    values: dict[str, float] = dict(zip((term.name for term in terms), weighted.tolist(), strict=True))
     _check_finite(values, clock)
     lr = phase.learning_rates()
-    phase.optimizer_step(fabric, total)
-    images = len(batch.source) + len(batch.target)
-    report = StepReport(clock.stage, clock.phase, clock.epoch, clock.step, values, sum(values.values()), lr, images)
+    skipped = not phase.optimizer_step(fabric, total)
+    images, sum_ = len(batch.source) + len(batch.target), sum(values.values(), 0.0)
+    report = StepReport(clock.stage, clock.phase, clock.epoch, clock.step, values, sum_, lr, images, skipped)
     with torch.no_grad():
         plugins.after_step(model, report, clock)
     return report
@@ -88,8 +88,6 @@ def _encode(
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:
     ordered = sorted(terms, key=lambda term: term.name)
     names = [term.name for term in ordered]
-    if not ordered:
-        raise HookError("hooks 'align' and 'loss' returned no term")
     if len(set(names)) < len(names):
         raise HookError(f"two loss terms share a name: {names}")
     return ordered

@@ -182,6 +182,7 @@ class StepReport:
 
     Attributes:
         terms: term name -> weighted value; total: their sum; lr: learning rate of each group; images: samples seen.
+        skipped: no term had a gradient, so that the optimiser took no step.
     """
 
     stage: str
@@ -192,6 +193,7 @@ class StepReport:
     total: float
     lr: Sequence[float]
     images: int
+    skipped: bool = False
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ class Result(Shape):
 
     Attributes:
         primary_metric: the score that summaries give first. ema: None = the last weights themselves are reported.
-        steps: batches trained on. peak_memory_mb: MiB. threads: of the CPU.
+        steps: batches trained on. skipped_steps: "<stage>/<phase>" -> steps without a gradient, where there are any.
+        peak_memory_mb: MiB. threads: of the CPU.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
@@ -145,6 +146,7 @@ class Result(Shape):
     pseudo_labels: dict[str, LabelQuality]
     parameters: Parameters
     steps: int
+    skipped_steps: dict[str, int] = Field(default_factory=dict)
     train_seconds: float
     seconds_per_step: float
     train_images_per_second: float

@@ -58,12 +58,21 @@ def test_parameters_outside_the_phase_stay_frozen_and_come_back():
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_a_phase_without_parameters_or_gradient_is_an_error():
+def test_a_phase_without_parameters_is_an_error():
     with pytest.raises(HookError, match="trains no parameter"):
         runner(Phase("main", (ParamGroup(("nothing.",)),)), network())
-    fabric, run = runner(Phase("main"), network())
-    with pytest.raises(HookError, match="no loss term of phase 'main'"):
-        run.optimizer_step(fabric, torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("name", ["sgd", "sgdw", "adamw"])
+def test_without_a_gradient_no_weight_moves_and_the_schedule_goes_on(name):
+    model = network()["backbone"]
+    spec = OptimiserSpec(name, lr=1.0, momentum=0.9, weight_decay=0.1, decay_by_rate=name != "sgdw", schedule="linear")
+    fabric, run = runner(Phase(optimiser=spec), model)
+    assert run.optimizer_step(fabric, model(torch.ones(1, 2)).sum())
+    before = [p.detach().clone() for p in model.parameters()]
+    assert not run.optimizer_step(fabric, torch.tensor(1.0))
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+    assert run.learning_rates() == pytest.approx([0.8])  # two of ten steps are over
 
 
 def test_gradients_are_clipped():

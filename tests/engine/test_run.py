@@ -30,7 +30,7 @@ from fercore.runs.folder import installed_version
 
 DESIGN = {
     "schema", "plugins", "seed", "device", "kernels", "target", "sources", "selection", "steps", "train_seconds",
-    "train_images_per_second", "peak_memory_mb",
+    "skipped_steps", "train_images_per_second", "peak_memory_mb",
 }  # fmt: skip
 TARGET = {"spec", "n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "per_class_recall", "confusion"}
 

@@ -57,10 +57,10 @@ class Staged(Plugin):
 
 @pytest.fixture(scope="module")
 def staged(tiny):
-    def make(views=Staged.views):
+    def make(views=Staged.views, kind=Staged):
         layers = [tiny, {"train": {"checkpoint_every": 1}}]
         config = assemble(["source_only"], layers).config.model_copy(update={"plugins": {}})
-        plugin = type("Staged", (Staged,), {"views": views})("staged", None)
+        plugin = type("Staged", (kind,), {"views": views})("staged", None)
         Staged.seen.clear()
         return build_context(ResolvedRun(config, (plugin,), (PluginInfo("staged", "tests:Staged", "tests", "0", ""),)))
 
@@ -106,6 +106,34 @@ def test_resume_in_any_stage_gives_the_same_bits(staged, tmp_path, listener, wei
     run(staged(), tmp_path / "cut", listener(), resume=True)
     left, right = whole[-1], weights_of(tmp_path / "cut")["model"]
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+class Selecting(Staged):
+    """Finds nothing to learn from in two of three batches."""
+
+    @hookimpl
+    def plan(self):
+        return [Stage("first", 6, (Phase(optimiser=OptimiserSpec(lr=0.01)),))]
+
+    @hookimpl
+    def loss(self, batch, encoded, clock):
+        return super().loss(batch, encoded, clock) if clock.step % 3 == 0 else []
+
+
+def test_skipped_steps_are_logged_and_counted_over_a_resume(staged, tmp_path, listener, weights_of):
+    views = Staged.views[:1]
+    run(staged(views, Selecting), tmp_path / "whole", listener())
+    with pytest.raises(KeyboardInterrupt):
+        run(staged(views, Selecting), tmp_path / "cut", listener(stop_after=3))
+    heard = listener()
+    record = run(staged(views, Selecting), tmp_path / "cut", heard, resume=True)
+    assert record["skipped_steps"] == {"first/main": 4}
+    assert "4 steps of first/main had no loss with a gradient: skipped" in heard.messages
+    for folder in ("whole", "cut"):
+        lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
+        assert [line["skipped"] for line in lines if line["kind"] == "step"] == [0, 1, 2, 2, 3, 4]
+    left, right = (weights_of(tmp_path / folder)["model"] for folder in ("whole", "cut"))
+    assert all(torch.equal(left[key], right[key]) for key in left)
 
 
 @pytest.mark.parametrize(

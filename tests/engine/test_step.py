@@ -105,6 +105,19 @@ def test_a_loss_that_is_not_finite_is_named_and_changes_nothing(value):
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
 
 
+@pytest.mark.parametrize("terms", [[], [LossTerm("m/none", Role.SUPERVISED, torch.tensor(2.0))]])
+def test_a_step_that_selects_nothing_is_skipped(terms):
+    method = Method(terms)
+    fabric, plugins, model, runner = make(method)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugins, "align", lambda *arguments: [])
+        report = train_step(fabric, plugins, model, runner, BATCH, VIEWS, CLOCK)
+    assert (report.skipped, report.total) == (True, 2.0 if terms else 0.0)
+    assert method.log[-1] == ("after_step", False)
+    assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
+
+
 def test_two_terms_of_one_name_are_an_error():
     terms = [LossTerm("m/gap", Role.SUPERVISED, torch.ones(()))]  # as align's
     fabric, plugins, model, runner = make(Method(terms))
