@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -26,76 +26,52 @@ class _Schedule(Shape):
     step_count: int = Field(alias="_step_count", ge=0)
 
 
-class PhaseRunner:
-    """A phase with its optimiser and schedule.
+class ScheduledOptimiser:
+    """An optimiser with its schedule, of one phase or of several of a stage.
 
     Args:
         fabric: device and precision.
-        phase: what to train, and how.
-        stage: the stage it belongs to; parameters no phase of the stage trains stay frozen in it.
-        model: the network, already on its device.
+        phase: the phase that says what it holds, and how it steps.
+        stage: the stage it belongs to.
+        trainable: the network's trainable parameters by name, already on their device.
         fused: update all weights in one pass, where torch has that for the optimiser; it rounds differently.
     """
 
-    def __init__(self, fabric: Fabric, phase: Phase, stage: Stage, model: nn.Module, *, fused: bool = False) -> None:
+    def __init__(
+        self, fabric: Fabric, phase: Phase, stage: Stage, trainable: dict[str, nn.Parameter], *, fused: bool
+    ) -> None:
         self.name = phase.name
-        self._clip = phase.clip_grad_norm
-        self._fresh = phase.optimiser.reset_optimizer_state
-        self._model = model
-        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        spec = phase.optimiser
+        self._fresh = spec.reset_optimizer_state
         groups = [(group, assign(trainable, phase.groups, group)) for group in phase.groups]
         groups = [(group, members) for group, members in groups if members]
         if not groups:
             raise HookError(f"phase {phase.name!r} of stage {stage.name!r} trains no parameter")
-        self._mine = {id(p) for _, members in groups for p in members}
-        self._all = list(trainable.values())
-        self._partial = len(self._mine) < len(self._all)
-        spec = phase.optimiser
+        self.members = frozenset(id(p) for _, members in groups for p in members)
         self._decays = [] if spec.decay_by_rate else [(members, _decay(spec, group)) for group, members in groups]
         optimiser = OPTIMISERS[spec.name]([_settings(spec, group, members) for group, members in groups], spec, fused)
         self._plain = optimiser
-        self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage)))
+        self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage, phase)))
         self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
 
-    def activate(self) -> None:
-        """Let gradients flow to this phase's parameters only."""
-        if self._partial:
-            for parameter in self._all:
-                parameter.requires_grad_(id(parameter) in self._mine)
-
     def begin_epoch(self) -> None:
-        """Forget momentum and moments, where the phase asks for it."""
+        """Forget momentum and moments, where the settings ask for it."""
         if self._fresh:
             self._plain.state.clear()
 
-    def release(self) -> None:
-        """Make every trainable parameter trainable again, as before the stage."""
-        for parameter in self._all:
-            parameter.requires_grad_(True)
-
-    def optimizer_step(self, fabric: Fabric, total: Tensor) -> bool:
-        """Take one optimiser step down the gradient of `total`, and one step of the schedule.
-
-        Returns:
-            whether there was a gradient. Without one no weight changes, by momentum and decay either, and the schedule
-            goes on.
-        """
-        if total.requires_grad:
-            self._descend(fabric, total)
-        else:
-            self._plain._opt_called = True  # type: ignore[attr-defined]  # else torch warns that no step came first
-        self.schedule.step()
-        return total.requires_grad
-
-    def _descend(self, fabric: Fabric, total: Tensor) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
-        fabric.backward(total)
-        if self._clip is not None:
-            fabric.clip_gradients(self._model, self.optimiser, max_norm=self._clip, error_if_nonfinite=False)
+    def step(self, mine: Collection[int]) -> None:
+        """Step parameters that have a gradient; decay outside the momentum is for the ids `mine` alone."""
         with torch.no_grad():
             for members, decay in self._decays:
-                torch._foreach_mul_([*members], 1 - decay)
+                own: list[Tensor] = [p for p in members if id(p) in mine]
+                if own:
+                    torch._foreach_mul_(own, 1 - decay)
         self.optimiser.step()
+
+    def advance(self) -> None:
+        """Take one step of the schedule: one a batch, however often the optimiser stepped in it."""
+        self._plain._opt_called = True  # type: ignore[attr-defined]  # torch warns where every step was skipped
+        self.schedule.step()
 
     def learning_rates(self) -> list[float]:
         """Return the current learning rate of each parameter group."""
@@ -138,6 +114,93 @@ class PhaseRunner:
             raise ValueError(f"the optimiser of phase {self.name!r} was another one, or of other parameters")
 
 
+class PhaseRunner:
+    """A phase made runnable: the parameters it trains, and the optimiser that steps them.
+
+    Args:
+        fabric: device and precision.
+        phase: what to train, and how.
+        stage: the stage it belongs to; parameters no phase of the stage trains stay frozen in it.
+        model: the network, already on its device.
+        fused: as for `ScheduledOptimiser`.
+        earlier: the stage's phases before this one, of which it may share an optimiser.
+
+    Raises:
+        HookError: for a phase that trains nothing, or shares an optimiser that does not hold what it trains.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        phase: Phase,
+        stage: Stage,
+        model: nn.Module,
+        *,
+        fused: bool = False,
+        earlier: Sequence[PhaseRunner] = (),
+    ) -> None:
+        self.name, self.repeats = phase.name, phase.repeats
+        self._clip = phase.clip_grad_norm
+        self._model = model
+        # Runners of one stage are built before any of them freezes a parameter.
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._all = list(trainable.values())
+        self._mine: Collection[int]
+        if phase.shares is None:
+            self.scheduled = ScheduledOptimiser(fabric, phase, stage, trainable, fused=fused)
+            self._mine = self.scheduled.members
+        else:
+            self.scheduled = next(runner.scheduled for runner in earlier if runner.name == phase.shares)
+            self._mine = frozenset(id(p) for group in phase.groups for p in assign(trainable, phase.groups, group))
+            if not self._mine or not self._mine <= self.scheduled.members:
+                what = "trains no parameter" if not self._mine else "trains parameters outside the optimiser it shares"
+                raise HookError(f"phase {phase.name!r} of stage {stage.name!r} {what}")
+
+    def activate(self) -> None:
+        """Let gradients flow to this phase's parameters only."""
+        for parameter in self._all:
+            parameter.requires_grad_(id(parameter) in self._mine)
+
+    def release(self) -> None:
+        """Make every trainable parameter trainable again, as before the stage."""
+        for parameter in self._all:
+            parameter.requires_grad_(True)
+
+    def optimizer_step(self, fabric: Fabric, total: Tensor) -> bool:
+        """Take one optimiser step down the gradient of `total`.
+
+        Returns:
+            whether there was a gradient. Without one no weight changes, by momentum and decay either.
+        """
+        if not total.requires_grad:
+            return False
+        optimiser = self.scheduled.optimiser
+        # A parameter of another phase keeps no gradient, so that a shared optimiser passes it and its moments over.
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        if self._clip is not None:
+            fabric.clip_gradients(self._model, optimiser, max_norm=self._clip, error_if_nonfinite=False)
+        self.scheduled.step(self._mine)
+        return True
+
+    def learning_rates(self) -> list[float]:
+        """Return the current learning rate of each parameter group of the optimiser."""
+        return self.scheduled.learning_rates()
+
+
+def runners_of(fabric: Fabric, stage: Stage, model: nn.Module, *, fused: bool = False) -> list[PhaseRunner]:
+    """Return the phases of a stage in order, made runnable; arguments as for `PhaseRunner`."""
+    runners: list[PhaseRunner] = []
+    for phase in stage.phases:
+        runners.append(PhaseRunner(fabric, phase, stage, model, fused=fused, earlier=runners))
+    return runners
+
+
+def optimisers_of(runners: Sequence[PhaseRunner]) -> list[ScheduledOptimiser]:
+    """Return the optimisers of phases, each once."""
+    return list(dict.fromkeys(runner.scheduled for runner in runners))
+
+
 def _fixed(group: dict[str, Any]) -> dict[str, Any]:
     """Return the settings of a group that no schedule changes."""
     return {name: value for name, value in group.items() if name not in ("params", "lr")}
@@ -165,9 +228,10 @@ def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
     return spec.weight_decay if group.weight_decay is None else group.weight_decay
 
 
-def own_steps(stage: Stage) -> int:
-    """Return how often a phase of the stage is run: on every batch, or on the batches of its turns."""
-    return stage.steps if stage.alternating == "step" else math.ceil(stage.steps / len(stage.phases))
+def own_steps(stage: Stage, phase: Phase) -> int:
+    """Return on how many batches the optimiser of a phase is in use: on all, or in the turns of phases that have it."""
+    users = sum(phase.name in (other.name, other.shares) for other in stage.phases)
+    return stage.steps if stage.alternating == "step" else math.ceil(stage.steps * users / len(stage.phases))
 
 
 def rate_factor(spec: OptimiserSpec, phase_steps: int) -> Callable[[int], float]:

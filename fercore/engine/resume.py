@@ -125,7 +125,7 @@ def _bound(context: RunContext, state: Mapping[str, Any]) -> Iterator[str]:
     if before[at]["steps"] == stage.steps:
         return
     for phase in stage.phases:
-        if phase.optimiser.goes_by_length:
+        if phase.shares is None and phase.optimiser.goes_by_length:
             yield f"the {phase.optimiser.schedule} schedule of phase {phase.name!r} goes by the length"
     for plugin in context.resolved.plugins:
         reason = plugin.goes_by_length()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from fercore.engine import results
 from fercore.engine.memory_format import lay_out
 from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
-from fercore.engine.phases import PhaseRunner
+from fercore.engine.phases import PhaseRunner, optimisers_of, runners_of
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
 from fercore.engine.setup import RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
@@ -121,7 +122,7 @@ class Trainer:
             context, train = self.context, self.context.config.train
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
             fused = train.fused_optimiser and train.precision != "16-mixed"
-            self.runners = [PhaseRunner(context.fabric, p, stage, context.model, fused=fused) for p in stage.phases]
+            self.runners = runners_of(context.fabric, stage, context.model, fused=fused)
             self.loader = self.context.loader(stage, start=self.done)
 
     def _begin_epoch(self, clock: Progress) -> None:
@@ -146,8 +147,8 @@ class Trainer:
             sampler = context.plugins.build_sampler(context.config, context.model, info, side, clock)
             with context.plugins.blaming("build_sampler"):
                 self.loader.set_sampler(side, sampler)
-        for runner in self.runners:
-            runner.begin_epoch()
+        for optimiser in optimisers_of(self.runners):
+            optimiser.begin_epoch()
 
     def _train_batch(self, stage: Stage, clock: Progress) -> list[StepReport]:
         context = self.context
@@ -155,13 +156,14 @@ class Trainer:
         self.images += len(batch.source) + len(batch.target)
         reports, views = [], context.views_of(stage)
         turn = clock.epoch % len(self.runners)
-        for runner in self.runners if stage.alternating == "step" else [self.runners[turn]]:
-            now = Progress(clock.stage, runner.name, clock.epoch, clock.step, clock.total_steps)
-            reports.append(
-                train_step(
-                    context.fabric, context.plugins, context.model, runner, batch, views, now, joint=context.joint
-                )
-            )
+        moving = self.runners if stage.alternating == "step" else [self.runners[turn]]
+        parts = context.fabric, context.plugins, context.model
+        for runner in moving:
+            for repeat in range(runner.repeats):
+                now = replace(clock, phase=runner.name, repeat=repeat)
+                reports.append(train_step(*parts, runner, batch, views, now, joint=context.joint))
+        for optimiser in optimisers_of(moving):
+            optimiser.advance()
         if context.average is not None:
             context.average.update(context.model)
         return reports
@@ -233,7 +235,7 @@ class Trainer:
             "oracle": self.oracle,
             "model": dict(self.context.model.state_dict()),
             "average": None if self.context.average is None else self.context.average.state_dict(),
-            "runners": [runner.state_dict() for runner in self.runners],
+            "optimisers": [optimiser.state_dict() for optimiser in optimisers_of(self.runners)],
             "loader": self.loader.state_dict(),
             "random": random_state(),
         }
@@ -264,8 +266,8 @@ class Trainer:
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
         self._enter(self.context.stages[self.stage_index])
-        for runner, saved in zip(self.runners, state["runners"], strict=True):
-            runner.load_state_dict(saved)
+        for optimiser, saved in zip(optimisers_of(self.runners), state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         if name := self._not_finite():  # none was saved so
             raise ValueError(f"weights {name!r} are not finite")
         self.loader.load_state_dict(state["loader"])

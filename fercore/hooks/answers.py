@@ -13,7 +13,7 @@ from torch.utils.data import Sampler
 from fercore.data.images.views import TRANSFORMS
 from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
-from fercore.records.plan import CropAndColour, Phase, Stage, ViewRequest
+from fercore.records.plan import CropAndColour, ParamGroup, Phase, Stage, ViewRequest
 from fercore.records.step import Encoded, LossTerm, PseudoLabels, Role
 
 MUST_ANSWER = frozenset({"build_model", "plan", "encode", "predict"})
@@ -105,6 +105,22 @@ def _stages(value: Any, call: Call) -> None:
         for phase in stage.phases:
             _kind(phase, Phase)
         _distinct(f"phases of stage {stage.name!r}", [phase.name for phase in stage.phases])
+        _check_sharing(stage)
+
+
+def _check_sharing(stage: Stage) -> None:
+    """Refuse a phase that does not run, or shares an optimiser that is none, is another's or comes with rates."""
+    owners: set[str] = set()
+    for phase in stage.phases:
+        if not isinstance(phase.repeats, int) or phase.repeats < 1:
+            raise HookError(f"phase {phase.name!r} must have repeats of 1 or more, got {phase.repeats!r}")
+        if phase.shares is None:
+            owners.add(phase.name)
+        elif phase.shares not in owners:
+            what = f"shares the optimiser of {phase.shares!r}"
+            raise HookError(f"phase {phase.name!r} {what}, which is no earlier phase with one of its own")
+        elif any(group != ParamGroup(group.prefixes) for group in phase.groups):
+            raise HookError(f"phase {phase.name!r} shares an optimiser: its groups must have prefixes alone")
 
 
 def _sampler(value: Any, call: Call) -> None:

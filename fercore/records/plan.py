@@ -94,6 +94,7 @@ class OptimiserSpec:
         lr: base learning rate. momentum, nesterov: SGD only. betas: Adam only.
         schedule: "constant", "inverse_decay" (lr * (1 + gamma * min(1, step/max_steps))^-power), "cosine", "linear",
             "step" (lr * drop for every milestone passed), or one that a package adds.
+            Each batch on which the optimiser is in use is one step of it.
         warmup_steps: linear warm-up from 0 before the schedule.
         max_steps: steps after which the schedule stays where it is; None = the phase's steps in its stage.
         milestones: shares of max_steps, for "step". drop: factor at each.
@@ -136,12 +137,17 @@ class Phase:
         groups: parameters the phase trains; a parameter belongs to the group with its longest matching prefix.
         optimiser: its own optimiser and schedule.
         clip_grad_norm: largest gradient norm; None = unlimited.
+        shares: name of an earlier phase of the stage whose optimiser, schedule and moments this phase uses in place of
+            an `optimiser` of its own; `groups` then say by prefixes alone which of that phase's parameters it trains.
+        repeats: times that the phase is run on each batch, each with forward, backward and optimiser step.
     """
 
     name: str = "main"
     groups: tuple[ParamGroup, ...] = (ParamGroup(("",)),)
     optimiser: OptimiserSpec = field(default_factory=OptimiserSpec)
     clip_grad_norm: float | None = None
+    shares: str | None = None
+    repeats: int = 1
 
 
 @dataclass(frozen=True)

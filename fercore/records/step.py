@@ -163,6 +163,7 @@ class Progress:
         stage: name of the stage; phase: name of the phase inside the step.
         epoch: 0-based epoch of the stage; step: optimiser steps done in the stage.
         total_steps: steps of the stage.
+        repeat: 0-based number of the phase's run on this batch, where it has several.
     """
 
     stage: str
@@ -170,6 +171,7 @@ class Progress:
     epoch: int
     step: int
     total_steps: int
+    repeat: int = 0
 
     @property
     def progress(self) -> float:

@@ -107,7 +107,7 @@ STRANGE = {
     ("model", "backbone.bn1.weight"): (torch.full((64,), torch.nan), "weights 'backbone.bn1.weight' are not finite"),
     ("loader", "step"): (None, "TypeError int"),
     ("settings",): ([], "'list' object has no attribute 'items'"),
-    ("runners",): ([], r"zip\(\) argument 2 is shorter"),
+    ("optimisers",): ([], r"zip\(\) argument 2 is shorter"),
 }
 
 

@@ -43,8 +43,8 @@ def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, ma
         run(make_context(*names), tmp_path / "cut", listener(stop_after=5))
     resumed = run(make_context(*names), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
-    tensors = dict(parts_of({key: left[key] for key in ("model", "runners", "random", "loader")}))
-    again = dict(parts_of({key: right[key] for key in ("model", "runners", "random", "loader")}))
+    tensors = dict(parts_of({key: left[key] for key in ("model", "optimisers", "random", "loader")}))
+    again = dict(parts_of({key: right[key] for key in ("model", "optimisers", "random", "loader")}))
     assert tensors.keys() == again.keys()
     assert [key for key in tensors if not torch.equal(tensors[key], again[key])] == []
     assert resumed["target"] == whole["target"]

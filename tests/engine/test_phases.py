@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from lightning_fabric import Fabric
+from timm.optim.sgdw import SGDW
 from torch import nn
 
-from fercore.engine.phases import PhaseRunner, assign, rate_factor
+from fercore.engine.phases import PhaseRunner, assign, optimisers_of, own_steps, rate_factor, runners_of
 from fercore.hooks.checks import HookError
 from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
 
@@ -41,7 +42,7 @@ def test_group_settings_reach_the_optimiser():
     )
     _, run = runner(phase, network())
     assert run.learning_rates() == [0.05, 0.5]
-    assert [group["weight_decay"] for group in run.optimiser.param_groups] == [0.0, 1e-4]
+    assert [group["weight_decay"] for group in run.scheduled.optimiser.param_groups] == [0.0, 1e-4]
 
 
 def test_parameters_outside_the_phase_stay_frozen_and_come_back():
@@ -69,10 +70,81 @@ def test_without_a_gradient_no_weight_moves_and_the_schedule_goes_on(name):
     spec = OptimiserSpec(name, lr=1.0, momentum=0.9, weight_decay=0.1, decay_by_rate=name != "sgdw", schedule="linear")
     fabric, run = runner(Phase(optimiser=spec), model)
     assert run.optimizer_step(fabric, model(torch.ones(1, 2)).sum())
+    run.scheduled.advance()
     before = [p.detach().clone() for p in model.parameters()]
     assert not run.optimizer_step(fabric, torch.tensor(1.0))
+    run.scheduled.advance()
     assert all(torch.equal(p, old) for p, old in zip(model.parameters(), before, strict=True))
     assert run.learning_rates() == pytest.approx([0.8])  # two of ten steps are over
+
+
+def adversarial(optimiser):
+    """The three phases of maximum classifier discrepancy (Saito et al., CVPR 2018, Section 3.3)."""
+    return (
+        Phase("fit", optimiser=optimiser),
+        Phase("max", (ParamGroup(("heads.",)),), shares="fit"),
+        Phase("min", (ParamGroup(("backbone.",)),), shares="fit", repeats=4),
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sgdw"])
+def test_phases_that_share_an_optimiser_are_one_optimiser_of_each_part(name):
+    """The authors keep one optimiser of the backbone and one of both heads; moments go through all their steps."""
+    torch.manual_seed(0)
+    spec = OptimiserSpec(name, lr=0.05, momentum=0.9, nesterov=False, weight_decay=0.01, schedule="linear")
+    model, phases = network().double(), adversarial(spec)
+    twin = network().double()
+    twin.load_state_dict(model.state_dict())
+    settings = {"sgd": {"momentum": 0.9}, "adam": {}, "sgdw": {"momentum": 0.9}}[name]
+    own = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "sgdw": SGDW}[name]
+    backbone, heads = (own(twin[part].parameters(), lr=0.05, weight_decay=0.01, **settings) for part in twin)
+    fabric, images = Fabric(accelerator="cpu", devices=1, precision="64-true"), torch.randn(3, 4, 2).double()
+    runners = runners_of(fabric, Stage("train", 3, phases), model)
+    assert len(optimisers_of(runners)) == 1
+
+    def losses(net, x):
+        shared = net["backbone"](x).relu()
+        one, two = (net["heads"][head](shared) for head in "ab")
+        gap = (one.softmax(1) - two.softmax(1)).abs().mean()
+        supervised = one.logsumexp(1).mean() + two.square().mean()
+        return {"fit": supervised, "max": supervised - gap, "min": gap}
+
+    def literal(x, which, *optimisers):
+        twin.zero_grad()
+        losses(twin, x)[which].backward()
+        for optimiser in optimisers:
+            optimiser.step()
+
+    for step, x in enumerate(images):
+        for group in (*backbone.param_groups, *heads.param_groups):
+            group["lr"] = 0.05 * (1 - step / 3)
+        literal(x, "fit", backbone, heads)
+        literal(x, "max", heads)
+        for _ in range(4):
+            literal(x, "min", backbone)
+        for run in runners:
+            assert run.learning_rates() == pytest.approx([0.05 * (1 - step / 3)])
+            for _ in range(run.repeats):
+                run.activate()
+                run.optimizer_step(fabric, losses(model, x)[run.name])
+        runners[0].scheduled.advance()
+    for mine, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_a_phase_trains_what_the_optimiser_it_shares_holds():
+    heads = Phase("heads", (ParamGroup(("heads.",)),))
+    for prefixes, message in ((("",), "outside the optimiser it shares"), (("nothing.",), "trains no parameter")):
+        phases = (heads, Phase("rest", (ParamGroup(prefixes),), shares="heads"))
+        with pytest.raises(HookError, match=message):
+            runners_of(Fabric(accelerator="cpu", devices=1), Stage("train", 1, phases), network())
+
+
+def test_a_shared_schedule_goes_by_the_batches_of_all_its_phases():
+    one, two, own = Phase("one"), Phase("two", shares="one"), Phase("own")
+    turns = Stage("train", 30, (one, two, own), alternating="epoch")
+    assert [own_steps(turns, phase) for phase in (one, own)] == [20, 10]
+    assert own_steps(Stage("train", 30, (one, two, own)), one) == 30
 
 
 def test_gradients_are_clipped():
@@ -115,19 +187,20 @@ def test_optimiser_and_schedule_resume_to_the_bit(name):
     def advance(fabric, run, model, steps):
         for _ in range(steps):
             run.optimizer_step(fabric, model(torch.ones(3, 2)).pow(2).sum())
+            run.scheduled.advance()
 
     torch.manual_seed(0)
     phase = Phase("main", optimiser=OptimiserSpec(name=name, lr=0.01, warmup_steps=3))
     model = nn.Linear(2, 2)
     fabric, run = runner(phase, model)
     advance(fabric, run, model, 4)
-    saved, weights = run.state_dict(), {key: value.clone() for key, value in model.state_dict().items()}
+    saved, weights = run.scheduled.state_dict(), {key: value.clone() for key, value in model.state_dict().items()}
     saved = torch.load(_dump(saved), weights_only=True)
     advance(fabric, run, model, 4)
     other = nn.Linear(2, 2)
     other.load_state_dict(weights)
     fabric2, run2 = runner(phase, other)
-    run2.load_state_dict(saved)
+    run2.scheduled.load_state_dict(saved)
     advance(fabric2, run2, other, 4)
     assert torch.equal(model.weight, other.weight)
     assert run.learning_rates() == run2.learning_rates()
@@ -158,6 +231,7 @@ def test_sgdw_shrinks_weights_by_the_decay_itself_where_asked():
     for _ in range(3):
         (rate,) = run.learning_rates()
         run.optimizer_step(fabric, model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        run.scheduled.advance()
         weight *= 1 - 0.01
         velocity = 0.9 * velocity + 1.0
         weight -= rate * velocity
@@ -174,7 +248,7 @@ def test_momentum_is_forgotten_at_an_epoch_where_asked_for(fresh):
     fabric, run = runner(Phase("main", optimiser=spec), model)
     moves = []
     for _ in range(2):
-        run.begin_epoch()
+        run.scheduled.begin_epoch()
         before = model.weight.item()
         run.optimizer_step(fabric, model(torch.ones(1, 1)).sum())
         moves.append(before - model.weight.item())
@@ -201,6 +275,6 @@ def test_a_fused_optimiser_takes_the_same_steps(name):
         for _ in range(3):
             run.activate()
             run.optimizer_step(fabric, sum(p.square().sum() for p in model.parameters()))
-        assert bool(run.optimiser.param_groups[0].get("fused")) == (fused and name != "sgdw")
+        assert bool(run.scheduled.optimiser.param_groups[0].get("fused")) == (fused and name != "sgdw")
         results.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)

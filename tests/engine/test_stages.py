@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -106,6 +107,45 @@ def test_resume_in_any_stage_gives_the_same_bits(staged, tmp_path, listener, wei
     run(staged(), tmp_path / "cut", listener(), resume=True)
     left, right = whole[-1], weights_of(tmp_path / "cut")["model"]
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
+
+
+class Adversarial(Staged):
+    """Phases that share moments, one of them three times a batch."""
+
+    @hookimpl
+    def plan(self):
+        adam = OptimiserSpec("adam", lr=0.01, schedule="cosine")
+        heads, rest = ((ParamGroup((name,)),) for name in ("heads.", "backbone."))
+        phases = (
+            Phase("fit", optimiser=adam),
+            Phase("max", heads, shares="fit"),
+            Phase("min", rest, shares="fit", repeats=3),
+        )
+        return [Stage("first", 4, phases, steps_per_epoch=2)]
+
+    @hookimpl
+    def loss(self, batch, encoded, clock):
+        (term,) = super().loss(batch, encoded, clock)
+        self.seen[-1] = (clock.phase, clock.repeat)
+        return [replace(term, weight=-0.1 if clock.phase == "max" else 1.0)]
+
+
+def test_phases_that_share_and_repeat_resume_to_the_bit(staged, tmp_path, listener, weights_of):
+    views = Staged.views[:1]
+    run(staged(views, Adversarial), tmp_path / "whole", listener())
+    assert Staged.seen == [("fit", 0), ("max", 0), ("min", 0), ("min", 1), ("min", 2)] * 4
+    with pytest.raises(KeyboardInterrupt):
+        run(staged(views, Adversarial), tmp_path / "cut", listener(stop_after=3))
+    run(staged(views, Adversarial), tmp_path / "cut", listener(), resume=True)
+    left, right = (weights_of(tmp_path / folder) for folder in ("whole", "cut"))
+    assert len(left["optimisers"]) == 1
+    assert all(torch.equal(left["model"][key], right["model"][key]) for key in left["model"])
+    moments = [
+        {key: value["exp_avg"] for key, value in saved["optimisers"][0]["optimiser"]["state"].items()}
+        for saved in (left, right)
+    ]
+    assert moments[0]
+    assert all(torch.equal(value, moments[1][key]) for key, value in moments[0].items())
 
 
 class Selecting(Staged):

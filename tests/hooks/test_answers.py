@@ -14,7 +14,7 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.records.plan import Phase, Stage, ViewRequest
+from fercore.records.plan import ParamGroup, Phase, Stage, ViewRequest
 from fercore.records.step import Batch, DomainBatch, Encoded, LossTerm, Progress, PseudoLabels, Role
 
 CLOCK = Progress("train", "main", 0, 0, 1)
@@ -70,6 +70,7 @@ RIGHT = {
     "loss": [term(weight=torch.tensor(0.5))],
     "predict": PROBS,
 }
+FAST = ParamGroup(("",), 10.0)
 SIMPLEX = "finite, at least 0, and sum to 1 in each row; row 0 is"
 WRONG = [
     ("build_model", nn.Linear(2, 2), "must return Model, got Linear"),
@@ -81,6 +82,9 @@ WRONG = [
     ("plan", [Stage("a", 1, ())], "phases of stage 'a' with distinct names"),
     ("plan", [Stage("a", 1, ("main",))], "must return Phase, got str"),
     ("plan", [Stage("a", 1, (Phase("p"), Phase("p")))], "phases of stage 'a' with distinct names"),
+    ("plan", [Stage("a", 1, (Phase("p", repeats=0),))], "repeats of 1 or more, got 0"),
+    ("plan", [Stage("a", 1, (Phase("p", shares="q"), Phase("q")))], "optimiser of 'q', which is no earlier phase"),
+    ("plan", [Stage("a", 1, (Phase("p"), Phase("q", (FAST,), shares="p")))], "prefixes alone"),
     ("build_sampler", [0, 1], "must return Sampler, got list"),
     ("refresh", [0.5], "must return dict, got list"),
     ("refresh", {"done": 3}, "'done' must be named '<plugin>/<metric>'"),

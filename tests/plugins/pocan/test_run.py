@@ -97,13 +97,13 @@ def test_resume_inside_stage_2_is_exact(context, tmp_path, listener, weights_of)
             run(context(EVERY_STEP), cut, listener(stop_after=stop))
         if stop > 5:
             saved = weights_of(cut)
-            assert len(saved["runners"]) == 2
+            assert len(saved["optimisers"]) == 2
             assert saved["model"]["parts.pocan/state.trusted"].shape == (56,)
             assert saved["model"]["parts.pocan/state.adapted"]
         run(context(EVERY_STEP), cut, listener(), resume=True)
         right = weights_of(cut)
         assert [key for key in names if not torch.equal(left["model"][key], right["model"][key])] == []
-        assert _tensors(left["runners"]) == _tensors(right["runners"])
+        assert _tensors(left["optimisers"]) == _tensors(right["optimisers"])
 
 
 def _tensors(tree):
