@@ -185,6 +185,8 @@ class OptimSettings(Settings):
     schedule: str = Field(
         "inverse_decay", description="constant, inverse_decay, cosine, linear, or one that a package adds"
     )
+    gamma: float = Field(10.0, ge=0, description="of inverse_decay: (1 + gamma * share done) ^ -power")
+    power: float = Field(0.75, ge=0)
     schedule_steps: int | None = Field(None, ge=1, description="length of the schedule; None = the stage's steps")
     warmup_steps: int = Field(0, ge=0)
     clip_grad_norm: float | None = Field(None, gt=0)

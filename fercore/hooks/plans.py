@@ -16,6 +16,8 @@ def optimiser_from(config: RunConfig) -> OptimiserSpec:
         nesterov=optim.nesterov,
         weight_decay=optim.weight_decay,
         schedule=optim.schedule,
+        gamma=optim.gamma,
+        power=optim.power,
         max_steps=optim.schedule_steps,
         warmup_steps=optim.warmup_steps,
     )

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from fercore.losses.adversarial import domain_adversarial, ramp, reverse_gradient
+from fercore.losses.adversarial import (
+    domain_adversarial,
+    entropy_weights,
+    feature_class_product,
+    margin_disparity,
+    ramp,
+    reverse_gradient,
+)
 from fercore.losses.ambiguous import ambiguous_consistency, concave_weights, official_positive_set, positive_set
 from fercore.losses.consistency import (
+    entropy,
     mean_absolute,
     mean_entropy,
     mean_squared,
@@ -16,9 +24,13 @@ from fercore.losses.consistency import (
     weighted_cross_entropy,
 )
 from fercore.losses.contrastive import UnitLength, info_nce, supcon, unit
+from fercore.losses.label_shift import class_shares
 from fercore.losses.mmd import (
     domain_mean,
     hardness_weights,
+    joint_mmd,
+    linear_mmd,
+    local_mmd,
     logit_square,
     normalise_weights,
     pair_contrast,
@@ -27,7 +39,16 @@ from fercore.losses.mmd import (
     rest_mmd,
     sample_mmd,
 )
+from fercore.losses.moments import (
+    central_moments,
+    coral,
+    feature_norm_radius,
+    feature_norm_step,
+    mean_discrepancy,
+    spectral_penalty,
+)
 from fercore.losses.precision import to_float32
+from fercore.losses.predictions import NormScale, class_confusion, column_norms, nuclear_norm
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
 from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
 from fercore.losses.thresholds import (
@@ -45,26 +66,43 @@ from fercore.losses.thresholds import (
 from fercore.losses.triplet import triplet
 
 __all__ = [
+    "NormScale",
     "UnitLength",
     "adaptive_thresholds",
     "align_distribution",
     "ambiguous_consistency",
+    "central_moments",
+    "class_confusion",
+    "class_shares",
     "class_weights",
+    "column_norms",
     "concave_weights",
     "confident",
+    "coral",
     "curriculum_thresholds",
     "domain_adversarial",
     "domain_mean",
+    "entropy",
+    "entropy_weights",
+    "feature_class_product",
+    "feature_norm_radius",
+    "feature_norm_step",
     "hardness_weights",
     "info_nce",
+    "joint_mmd",
     "labelled_thresholds",
+    "linear_mmd",
+    "local_mmd",
     "logit_square",
+    "margin_disparity",
     "masked_cross_entropy",
     "mean_absolute",
+    "mean_discrepancy",
     "mean_entropy",
     "mean_squared",
     "mutual_consistency",
     "normalise_weights",
+    "nuclear_norm",
     "official_positive_set",
     "pair_contrast",
     "plain_mmd",
@@ -82,6 +120,7 @@ __all__ = [
     "sharpen",
     "shrinking_threshold",
     "soft_kl",
+    "spectral_penalty",
     "supcon",
     "symmetric_kl",
     "to_float32",

@@ -82,6 +82,11 @@ def mean_entropy(logits: Tensor) -> Tensor:
     return -(log_p.exp() * log_p).sum(-1).mean()
 
 
+def entropy(probs: Tensor) -> Tensor:
+    """Entropy f[B] of probabilities f[B,K], in nats."""
+    return -torch.xlogy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny)).sum(-1)
+
+
 def self_adaptive_fairness(logits: Tensor, selected: Tensor, class_means: Tensor, histogram: Tensor) -> Tensor:
     """Keep the strong views' predictions as varied as the weak ones' have been (FreeMatch, Wang et al. 2023, Eq 11).
 

@@ -1,4 +1,4 @@
-"""Sample weights and reductions around the MMD ops (LA-CMFER, ACM MM 2024, Eqs 1-9).
+"""Sample weights and reductions around the MMD ops (LA-CMFER, ACM MM 2024, Eqs 1-9; DAN, JAN, DSAN).
 
 Every function takes leading group dimensions "..." where its shapes say so. Weights are constants: nothing here lets a
 gradient pass through a hardness weight.
@@ -7,6 +7,7 @@ gradient pass through a hardness weight.
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fercore.ops import weighted_mmd
@@ -107,6 +108,98 @@ def sample_mmd(
     """
     value = weighted_mmd(x, y, wx, wy, num_kernels=num_kernels, multiplier=multiplier)
     return value * ((wx.sum(-1) > 0) & (wy.sum(-1) > 0)).to(value.dtype)
+
+
+def linear_mmd(x: Tensor, y: Tensor, *, num_kernels: int = 5, multiplier: float = 2.0) -> Tensor:
+    """Squared MMD from neighbours alone, an unbiased estimate in linear time (DAN, Long et al., ICML 2015, Eq 5).
+
+    mean over i of k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i), j = i + 1 in a ring; may be negative.
+
+    Args:
+        x: f[B,D]. y: f[M,D]; the longer side is cut to the length of the other.
+        num_kernels, multiplier: the mixture of Gaussians of `fercore.ops.weighted_mmd`.
+
+    Returns:
+        Scalar; 0, still connected to the features, for fewer than two pairs.
+    """
+    n = min(len(x), len(y))
+    x, y = x[:n], y[:n]
+    if n < 2:
+        return 0 * (x.sum() + y.sum())
+    rows = torch.cat([x, y]).detach()
+    bandwidth = torch.pdist(rows).square().mean().clamp_min(1e-12)
+    scales = bandwidth * multiplier ** (torch.arange(num_kernels, device=x.device) - num_kernels // 2).to(x.dtype)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (-(a - b).square().sum(1)[:, None] / scales).exp().sum(1)
+
+    ahead, further = x.roll(-1, 0), y.roll(-1, 0)
+    return (kernel(x, ahead) + kernel(y, further) - kernel(x, further) - kernel(ahead, y)).mean()
+
+
+def joint_mmd(
+    x: tuple[Tensor, Tensor],
+    y: tuple[Tensor, Tensor],
+    wx: Tensor,
+    wy: Tensor,
+    *,
+    sigma: float = 0.92,
+    num_kernels: int = 5,
+    multiplier: float = 2.0,
+) -> Tensor:
+    """Squared MMD of features and predictions, by the product of their kernels (JAN, Long et al., ICML 2017, Eq 9).
+
+    The features' kernel is the mixture of `plain_mmd`, the predictions' one Gaussian exp(-d^2 / (2 sigma^2)). A product
+    of Gaussians is a Gaussian of both, scaled and side by side, so each of the mixture is a group of one call.
+
+    Args:
+        x: f[B,D] and f[B,K]. y: f[M,D] and f[M,K]. wx: f[B], wy: f[M]: constant weights that sum to 1.
+        sigma: of the predictions' kernel. num_kernels, multiplier: of the features'.
+
+    Returns:
+        Scalar.
+    """
+    bandwidth = torch.pdist(torch.cat([x[0], y[0]]).detach()).square().mean().clamp_min(1e-12)
+    steps = torch.arange(num_kernels, device=wx.device) - num_kernels // 2
+    roots = (bandwidth * multiplier ** steps.to(bandwidth.dtype)).rsqrt()
+    left, right = (
+        torch.cat([roots[:, None, None] * f, (p / (2**0.5 * sigma)).expand(num_kernels, -1, -1)], 2) for f, p in (x, y)
+    )
+    ones, weights = torch.ones_like(roots), [w.expand(num_kernels, -1) for w in (wx, wy)]
+    return weighted_mmd(left, right, *weights, num_kernels=1, bandwidth=ones).sum()
+
+
+def local_mmd(
+    x: Tensor,
+    y: Tensor,
+    labels: Tensor,
+    probs: Tensor,
+    wx: Tensor | None = None,
+    *,
+    num_kernels: int = 5,
+    multiplier: float = 2.0,
+) -> Tensor:
+    """Mean over classes of the squared MMD between the samples of each (DSAN, Zhu et al., TNNLS 2021, Eqs 4-6).
+
+    The source counts by its labels, the target by its probabilities, either scaled to sum 1 within a class; the classes
+    are those that the labels hold and that are predicted of some target sample. One bandwidth serves all.
+
+    Args:
+        x: f[B,D]. y: f[M,D]. labels: int64[B]. probs: f[M,K] of y; constants. wx: f[B], None = uniform.
+        num_kernels, multiplier: the mixture of Gaussians of `fercore.ops.weighted_mmd`.
+
+    Returns:
+        Scalar; 0, still connected to the features, where no class is in both.
+    """
+    num_classes = probs.shape[1]
+    probs = probs.detach()
+    member = F.one_hot(labels, num_classes).to(probs.dtype).T
+    left = normalise_weights(member if wx is None else member * wx)
+    right = normalise_weights(probs.T)
+    shared = (left.sum(1) > 0) & (torch.bincount(probs.argmax(1), minlength=num_classes) > 0)
+    every = x.expand(num_classes, -1, -1)
+    value = weighted_mmd(every, y[None], left, right, num_kernels=num_kernels, multiplier=multiplier)
+    return (value * shared).sum() / shared.sum().clamp_min(1)
 
 
 def pair_contrast(value: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

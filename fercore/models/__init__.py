@@ -3,6 +3,7 @@
 from fercore.models.backbones import Backbone, build_backbone, build_trunk, look_for_weights
 from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
+from fercore.models.domain_heads import DomainHead, GroupedDomainHeads
 from fercore.models.external import External
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
 from fercore.models.model import Model
@@ -20,10 +21,12 @@ from fercore.models.statistics import (
 __all__ = [
     "Backbone",
     "CombineKind",
+    "DomainHead",
     "ExpertKind",
     "ExpertMixture",
     "External",
     "GateKind",
+    "GroupedDomainHeads",
     "Model",
     "PseudoLabelRecord",
     "SizedByData",

@@ -1,0 +1,94 @@
+"""Distances of two domains' means, covariances and higher moments.
+
+Every function takes features f[B,D] and f[M,D] and, for the first side, constant weights f[B] that sum to 1 (None =
+uniform), by which its classes can be given the shares that they have on the other side.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMOOTHING = 1e-12
+"""Added under the root of a norm, so that the gradient at 0 is finite."""
+
+
+def mean_discrepancy(x: Tensor, y: Tensor, wx: Tensor | None = None) -> Tensor:
+    """Squared distance of the means, the MMD of the linear kernel (DDC, Tzeng et al. 2014, Eq 1, squared); scalar."""
+    return (_mean(x, wx) - y.mean(0)).square().sum()
+
+
+def coral(x: Tensor, y: Tensor, wx: Tensor | None = None) -> Tensor:
+    """Squared Frobenius distance of the covariances over 4 D^2 (Deep CORAL, Sun and Saenko 2016, Eqs 1-3); scalar.
+
+    0, still connected to the features, where a side has one sample, of which there is no covariance.
+    """
+    if min(len(x), len(y)) < 2:
+        return 0 * (x.sum() + y.sum())
+    return (_covariance(x, wx) - _covariance(y, None)).square().sum() / (4 * x.shape[1] ** 2)
+
+
+def central_moments(x: Tensor, y: Tensor, wx: Tensor | None = None, *, order: int = 5, width: float = 1.0) -> Tensor:
+    """Central moment discrepancy (CMD, Zellinger et al., ICLR 2017, Eq 4).
+
+    |E x - E y| / width + sum over k = 2..order of |E (x - E x)^k - E (y - E y)^k| / width^k, with Euclidean norms.
+
+    Args:
+        x: f[B,D]. y: f[M,D]. wx: f[B]. order: of the last moment. width: of the interval that features lie in.
+
+    Returns:
+        Scalar.
+    """
+    means = _mean(x, wx), y.mean(0)
+    centred = x - means[0], y - means[1]
+    value = _norm(means[0] - means[1]) / width
+    for k in range(2, order + 1):
+        value = value + _norm(_mean(centred[0] ** k, wx) - (centred[1] ** k).mean(0)) / width**k
+    return value
+
+
+def _mean(rows: Tensor, weights: Tensor | None) -> Tensor:
+    return rows.mean(0) if weights is None else weights @ rows
+
+
+def _covariance(rows: Tensor, weights: Tensor | None) -> Tensor:
+    centred = rows - _mean(rows, weights)
+    if weights is None:
+        return centred.T @ centred / (len(rows) - 1)
+    # The unbiased estimate for weights: 1 - sum w^2 is (n - 1) / n where they are uniform.
+    free = (1 - weights.square().sum()).clamp_min(1 / len(rows) ** 2)
+    return (centred.T * weights) @ centred / free
+
+
+def _norm(vector: Tensor) -> Tensor:
+    return (vector.square().sum() + SMOOTHING).sqrt()
+
+
+def feature_norm_step(features: Tensor, step: float) -> Tensor:
+    """Draw each norm to its own value plus a step (SAFN, Xu et al., ICCV 2019, Eq 8).
+
+    The value is step^2 whatever the features; what counts is its gradient, -2 step f / (B |f|).
+
+    Args:
+        features: f[B,D]. step: what norms shall grow by.
+
+    Returns:
+        Scalar.
+    """
+    norms = _row_norms(features)
+    return (norms - norms.detach() - step).square().mean()
+
+
+def feature_norm_radius(features: Tensor, radius: float) -> Tensor:
+    """Draw the mean norm of features f[B,D] to a radius (HAFN, Xu et al., ICCV 2019, Eq 6); scalar."""
+    return (_row_norms(features).mean() - radius).square()
+
+
+def _row_norms(features: Tensor) -> Tensor:
+    return (features.square().sum(1) + SMOOTHING).sqrt()
+
+
+def spectral_penalty(features: Tensor, largest: int = 1) -> Tensor:
+    """Sum of the squares of the largest singular values of f[B,D] (BSP, Chen et al., ICML 2019, Eq 8); scalar."""
+    values: Tensor = torch.linalg.svdvals(features)
+    return values[:largest].square().sum()

@@ -1,0 +1,174 @@
+"""What the methods share: network, views, the supervised term, and which domains a term compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from fercore.losses import ramp, to_float32
+from fercore.models import Model, build_backbone
+from fercore.plugin import (
+    Batch,
+    EncodedDataset,
+    Forward,
+    LossTerm,
+    Plugin,
+    Progress,
+    Role,
+    RunConfig,
+    Settings,
+    Side,
+    TaskInfo,
+    ViewRequest,
+    hookimpl,
+)
+from fercore_uda.prior import ClassPrior
+
+VIEW = "weak"
+SOURCE: tuple[Side, str] = ("source", VIEW)
+TARGET: tuple[Side, str] = ("target", VIEW)
+
+
+class UdaSettings(Settings):
+    """Settings of every method."""
+
+    weight: float = Field(1.0, ge=0, description="weight of the method's term")
+    ramp: bool = Field(False, description="let it rise as 2 / (1 + e^(-10 progress)) - 1")
+    sources: Literal["pooled", "apart"] = Field(
+        "pooled", description="align all sources as one, or each with the target (the mean counts)"
+    )
+    class_weights: Literal["none", "estimated"] = Field(
+        "none", description="weigh source samples in the alignment by the target's estimated class shares"
+    )
+    bottleneck: int = Field(256, ge=0, description="width of the layer between backbone and head; 0 = none")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a term compares, in float32 at least.
+
+    Attributes:
+        x, y: features f[B,D] of the source and f[M,D] of the target.
+        zx, zy: logits f[B,K], f[M,K].
+        labels: int64[B]. weights: f[B], constants that sum to 1: uniform, or by the estimated class shares.
+        index: int64[M] of the target.
+    """
+
+    x: Tensor
+    y: Tensor
+    zx: Tensor
+    zy: Tensor
+    labels: Tensor
+    weights: Tensor
+    index: Tensor
+
+    @property
+    def uniform(self) -> Tensor:
+        """Equal weights f[M] of the target's samples, which sum to 1."""
+        return self.y.new_full((len(self.y),), 1 / len(self.y))
+
+
+class Adaptation(Plugin):
+    """Cross-entropy on the source, and one term that brings source and target together or sharpens the target.
+
+    Attributes:
+        role, term_name: of that term.
+        uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
+    """
+
+    joint_forward = True
+    training_parts = ("prior", "adversary")
+    Settings: ClassVar[type[Settings]] = UdaSettings
+    role: ClassVar[Role] = Role.ALIGNMENT
+    term_name: ClassVar[str] = "alignment"
+    uses_prior: ClassVar[bool] = False
+    settings: Any
+
+    def goes_by_length(self) -> str:
+        """A weight that rises does."""
+        return "ramp" if self.settings.ramp else ""
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
+        """Build backbone, bottleneck and head, and what the method has beside them."""
+        trunk = build_backbone(config.model)
+        width = self.settings.bottleneck or trunk.channels
+        branch = self.branch(trunk.channels) if self.settings.bottleneck else nn.Identity()
+        heads = {"main": self.head(width, num_classes, config.model.dropout)}
+        model = Model(trunk.module, {"main": branch}, heads, trunk.mean, trunk.std)
+        if self._weighs:
+            self.attach(model, ClassPrior(task), "prior")
+        for name, module in self.parts(width, num_classes).items():
+            self.attach(model, module, name)
+        return model
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for one weakly augmented view of each side."""
+        return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", VIEW, "weak")]
+
+    @hookimpl
+    def refresh(
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
+    ) -> dict[str, float] | None:
+        """Estimate the target's class shares after each epoch, where they are used."""
+        if not self._weighs or clock.step == 0:
+            return None
+        found = self.part(model, ClassPrior, "prior").estimate(encode_dataset("target").logits["main"])
+        return {f"{self.name}/share_{name}": share for name, share in found.items()}
+
+    @hookimpl
+    def align(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
+        """Return the method's term, the mean over pairs of domains."""
+        weight = self.settings.weight * (ramp(clock.progress) if self.settings.ramp else 1.0)
+        with torch.autocast(batch.source.labels.device.type, enabled=False):
+            values = [self.term(model, pair, clock) for pair in self._pairs(model, batch, encoded)]
+            if not values:
+                return []
+            return [LossTerm(f"{self.name}/{self.term_name}", self.role, torch.stack(values).mean(), weight)]
+
+    @hookimpl
+    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
+        """Return the cross-entropy of the source samples."""
+        value = F.cross_entropy(to_float32(encoded[SOURCE].logits["main"]), batch.source.labels)
+        return [LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value)]
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the method's term for one pair of domains, a scalar."""
+        raise NotImplementedError
+
+    def branch(self, channels: int) -> nn.Module:
+        """Return what stands between pooled features f[B,C] and the head."""
+        width = self.settings.bottleneck
+        return nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width), nn.ReLU())
+
+    def head(self, width: int, num_classes: int, dropout: float) -> nn.Module:
+        """Return the classifier f[B,D] -> f[B,K]."""
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
+        """Return the modules that the method has beside the network, by name."""
+        return {}
+
+    @property
+    def _weighs(self) -> bool:
+        return self.uses_prior or bool(self.settings.class_weights == "estimated")
+
+    def _pairs(self, model: Model, batch: Batch, encoded: Forward) -> Iterator[Pair]:
+        source, target = encoded[SOURCE], encoded[TARGET]
+        x, zx = (to_float32(side["main"]) for side in (source.features, source.logits))
+        y, zy = (to_float32(side["main"]) for side in (target.features, target.logits))
+        labels, domain = batch.source.labels, batch.source.domain
+        ratio = self.part(model, ClassPrior, "prior").ratio.to(x.dtype)[labels] if self._weighs else x.new_ones(len(x))
+        counts = batch.source.domain_counts()
+        apart = self.settings.sources == "apart" and len(counts) > 1
+        every = [domain == number for number, count in enumerate(counts) if count] if apart else [slice(None)]
+        for rows in every if len(x) and len(y) else []:
+            weights = ratio[rows] / ratio[rows].sum()
+            yield Pair(x[rows], y, zx[rows], zy, labels[rows], weights, batch.target.index)

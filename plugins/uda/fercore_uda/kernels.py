@@ -1,0 +1,141 @@
+"""Methods whose term is a maximum mean discrepancy: DAN, JAN, DSAN, DETN and ECAN, all by the fused operator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from fercore.losses import joint_mmd, linear_mmd, local_mmd
+from fercore.models import Model
+from fercore.ops import class_mmd, weighted_mmd
+from fercore.plugin import Progress, Settings
+from fercore_uda.base import Adaptation, Pair, UdaSettings
+from fercore_uda.presets import presets
+
+SLOW = {"optim": {"lr": 0.003, "gamma": 3.0, "weight_decay": 5e-4}, "train": {"steps": 10000, "steps_per_epoch": 500}}
+"""Rate and length of DAN and JAN: lr (1 + 0.0003 i)^-0.75."""
+
+
+class KernelSettings(UdaSettings):
+    """Settings of methods with a mixture of Gaussian kernels around the mean squared distance."""
+
+    num_kernels: int = Field(5, ge=1, le=16, description="Gaussians in the kernel")
+    multiplier: float = Field(2.0, gt=0, description="ratio of neighbouring bandwidths")
+
+    @property
+    def kernel(self) -> dict[str, Any]:
+        """What the operator takes of them."""
+        return {"num_kernels": self.num_kernels, "multiplier": self.multiplier}
+
+
+class DanSettings(KernelSettings):
+    """Settings of dan."""
+
+    estimator: Literal["quadratic", "linear"] = Field(
+        "quadratic", description="all pairs, or neighbours alone (Eq 5); linear takes no class weights"
+    )
+
+    @model_validator(mode="after")
+    def _weights_need_all_pairs(self) -> DanSettings:
+        if self.estimator == "linear" and self.class_weights != "none":
+            raise ValueError("estimator 'linear' takes no class_weights; take 'quadratic'")
+        return self
+
+
+class DAN(Adaptation):
+    """Maximum mean discrepancy of the features, with a mixture of kernels."""
+
+    paper = "Long et al., ICML 2015"
+    Settings: ClassVar[type[Settings]] = DanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dan", paper=SLOW)
+    settings: DanSettings
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return MMD^2 of the features."""
+        if self.settings.estimator == "linear":
+            return linear_mmd(pair.x, pair.y, **self.settings.kernel)
+        return weighted_mmd(pair.x, pair.y, pair.weights, pair.uniform, **self.settings.kernel)
+
+
+class JanSettings(KernelSettings):
+    """Settings of jan."""
+
+    sigma: float = Field(0.92, gt=0, description="width of the predictions' kernel")
+
+
+class JAN(Adaptation):
+    """Maximum mean discrepancy of features and predictions together."""
+
+    paper = "Long et al., ICML 2017"
+    Settings: ClassVar[type[Settings]] = JanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("jan", paper=SLOW)
+    settings: JanSettings
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return MMD^2 with the product of both kernels; the gradient reaches the head too."""
+        x, y = (pair.x, pair.zx.softmax(-1)), (pair.y, pair.zy.softmax(-1))
+        return joint_mmd(x, y, pair.weights, pair.uniform, sigma=self.settings.sigma, **self.settings.kernel)
+
+
+class DsanSettings(KernelSettings):
+    """Settings of dsan."""
+
+    weight: float = Field(0.5, ge=0)
+    ramp: bool = True
+
+
+class DSAN(Adaptation):
+    """Maximum mean discrepancy of each class, the target's by its predicted probabilities."""
+
+    paper = "Zhu et al., TNNLS 2021"
+    Settings: ClassVar[type[Settings]] = DsanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dsan", paper={"optim": {"gamma": 10.0}})
+    settings: DsanSettings
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the mean over the classes that both sides hold."""
+        return local_mmd(pair.x, pair.y, pair.labels, pair.zy.softmax(-1), pair.weights, **self.settings.kernel)
+
+
+class DetnSettings(KernelSettings):
+    """Settings of detn."""
+
+    weight: float = Field(1.0, ge=0, description="gamma, of the marginal term")
+
+
+class DETN(Adaptation):
+    """Maximum mean discrepancy of the features, source samples weighed by the target's estimated class shares."""
+
+    paper = "Li and Deng, ICPR 2018"
+    Settings: ClassVar[type[Settings]] = DetnSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("detn")
+    uses_prior = True
+    settings: DetnSettings
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return MMD^2 with the weights of the source's classes."""
+        return weighted_mmd(pair.x, pair.y, pair.weights, pair.uniform, **self.settings.kernel)
+
+
+class EcanSettings(DetnSettings):
+    """Settings of ecan."""
+
+    conditional: float = Field(1.0, ge=0, description="lambda, of the class-conditional term beside the marginal one")
+
+
+class ECAN(DETN):
+    """DETN's discrepancy, and that of each class by predicted labels."""
+
+    paper = "Li and Deng, IEEE TAC 2022"
+    Settings: ClassVar[type[Settings]] = EcanSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("ecan")
+    settings: EcanSettings
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the marginal term and lambda / K times the sum over classes that both sides hold."""
+        classes = pair.zy.shape[1]
+        value, _ = class_mmd(pair.x, pair.y, pair.labels, pair.zy.argmax(-1), classes, **self.settings.kernel)
+        return super().term(model, pair, clock) + self.settings.conditional * value.diagonal().sum() / classes

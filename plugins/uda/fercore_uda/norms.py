@@ -1,0 +1,111 @@
+"""Methods about how long features are: adaptive feature norm, and spectral penalisation around any method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fercore.losses import feature_norm_radius, feature_norm_step, mean_entropy, spectral_penalty, to_float32
+from fercore.models import Model
+from fercore.plugin import Batch, Forward, LossTerm, Plugin, Progress, Role, Settings, ViewRequest, hookimpl
+from fercore_uda.base import SOURCE, TARGET, VIEW, Adaptation, Pair, UdaSettings
+from fercore_uda.presets import presets
+
+
+class AfnSettings(UdaSettings):
+    """Settings of afn."""
+
+    weight: float = Field(0.05, ge=0)
+    kind: Literal["stepwise", "hard"] = Field("stepwise", description="SAFN, or HAFN")
+    step: float = Field(1.0, gt=0, description="what SAFN lets norms grow by")
+    radius: float = Field(25.0, gt=0, description="mean norm that HAFN draws to")
+    entropy: float = Field(0.0, ge=0, description="weight of the target's entropy; 0.1 in the released variant")
+    bottleneck: int = Field(1000, ge=0)
+    dropout: float = Field(0.5, ge=0, lt=1, description="behind the bottleneck, keeping the expected square")
+
+
+class AdaptiveFeatureNorm(Adaptation):
+    """Feature norms of both sides grow, step by step or to one radius."""
+
+    paper = "Xu et al., ICCV 2019"
+    role = Role.REGULARISER
+    term_name = "norm"
+    Settings: ClassVar[type[Settings]] = AfnSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
+        "afn", paper={"optim": {"lr": 1e-3, "backbone_multiplier": 1.0, "schedule": "constant", "weight_decay": 5e-4}}
+    )
+    settings: AfnSettings
+
+    def branch(self, channels: int) -> nn.Module:
+        """Return the ordinary bottleneck with dropout that keeps the expected square of a feature."""
+        return nn.Sequential(super().branch(channels), SquareKeepingDropout(self.settings.dropout))
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the sum over both sides."""
+        if self.settings.kind == "hard":
+            return sum((feature_norm_radius(f, self.settings.radius) for f in (pair.x, pair.y)), pair.x.new_zeros(()))
+        return sum((feature_norm_step(f, self.settings.step) for f in (pair.x, pair.y)), pair.x.new_zeros(()))
+
+    @hookimpl
+    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
+        """Return the cross-entropy, and the entropy of the target where it is asked for."""
+        terms = list(super().loss(batch, encoded))
+        if self.settings.entropy:
+            value = mean_entropy(to_float32(encoded[TARGET].logits["main"]))
+            terms.append(LossTerm(f"{self.name}/entropy", Role.REGULARISER, value, self.settings.entropy))
+        return terms
+
+
+class SquareKeepingDropout(nn.Module):
+    """Dropout whose output has the input's expected square, not its mean: kept values are divided by sqrt(1 - p)."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.drop = nn.Dropout(p)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return rows f[...], as they are in evaluation."""
+        dropped: Tensor = self.drop(rows)
+        return dropped * (1 - self.drop.p) ** 0.5 if self.training else dropped
+
+
+class BspSettings(Settings):
+    """Settings of bsp."""
+
+    weight: float = Field(1e-4, ge=0)
+    largest: int = Field(1, ge=1, description="singular values that are penalised")
+
+
+class BatchSpectralPenalisation(Plugin):
+    """Penalises the largest singular values of either side's features; beside dann or cdan."""
+
+    kind = "addon"
+    paper = "Chen et al., ICML 2019"
+    joint_forward = True
+    Settings: ClassVar[type[Settings]] = BspSettings
+    settings: BspSettings
+
+    def goes_by_length(self) -> str:
+        """Nothing does."""
+        return ""
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for the views that the methods of this package share."""
+        return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", VIEW, "weak")]
+
+    @hookimpl
+    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
+        """Return the sum over sides, and over the branches of a method that has several."""
+        with torch.autocast(batch.source.labels.device.type, enabled=False):
+            values = [
+                spectral_penalty(to_float32(features), self.settings.largest)
+                for side in (SOURCE, TARGET)
+                for features in encoded[side].features.values()
+            ]
+            value = torch.stack(values).sum()
+        return [LossTerm(f"{self.name}/spectrum", Role.REGULARISER, value, self.settings.weight)]

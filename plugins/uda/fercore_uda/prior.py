@@ -1,0 +1,50 @@
+"""How the target's classes are shared out, estimated from its predictions; never from its labels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fercore.losses import class_shares
+from fercore.plugin import TaskInfo, to_float32
+
+LEAST, LARGEST = 0.1, 10.0
+
+
+class ClassPrior(nn.Module):
+    """Class shares of the source, known, and of the target, estimated after each epoch.
+
+    Attributes:
+        source, target: f[K] shares; the target's are the source's before the first estimate.
+        ratio: f[K], target / source in [0.1, 10], 0 for a class that the source does not have: weights of its samples.
+    """
+
+    source: Tensor
+    target: Tensor
+
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__()
+        counts = [sum(source.class_counts.get(name, 0) for source in task.sources) for name in task.classes]
+        shares = torch.tensor(counts, dtype=torch.float32)
+        if task.batch.class_balanced:
+            shares = (shares > 0).float()
+        self.classes = task.classes
+        self.register_buffer("source", shares / shares.sum())
+        self.register_buffer("target", self.source.clone())
+
+    @property
+    def ratio(self) -> Tensor:
+        """Weights of source samples by class."""
+        present = self.source > 0
+        return torch.where(present, (self.target / self.source.clamp_min(1e-12)).clamp(LEAST, LARGEST), 0.0)
+
+    def estimate(self, logits: Tensor, momentum: float = 0.9) -> dict[str, float]:
+        """Take in the predictions f[N,K] of the whole target; the first estimate is taken as it is.
+
+        Returns:
+            The shares by class.
+        """
+        found = class_shares(to_float32(logits).softmax(-1), self.source)
+        first = torch.equal(self.target, self.source)
+        self.target.copy_(found if first else torch.lerp(found, self.target, momentum))
+        return dict(zip(self.classes, self.target.tolist(), strict=True))

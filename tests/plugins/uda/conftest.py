@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from fercore.hooks.discovery import installed_plugins, load_class
+from fercore.models import Model
+from fercore.records.step import Batch, DomainBatch, Progress
+from fercore.records.task import BatchPolicy, DatasetInfo, TaskInfo
+
+CLASSES, WIDTH, NAMES = 4, 5, ("a", "b", "c", "d")
+RATIO = (0.5, 2.0, 1.5, 1.0)
+
+
+@pytest.fixture(scope="session")
+def literal():
+    """The methods' equations, literally."""
+    spec = importlib.util.spec_from_file_location("uda_literal", Path(__file__).parent / "literal.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def task(counts=(5, 5, 5, 5)):
+    source = DatasetInfo("folder", "folder", sum(counts), dict(zip(NAMES, counts, strict=True)))
+    policy = BatchPolicy(8, 8, None, class_balanced=False, domain_balanced=False)
+    return TaskInfo(NAMES, (source,), DatasetInfo("folder", "folder", 20), None, None, False, policy)
+
+
+class Step:
+    """A step in float64 whose images are the features: a plugin, its network without a backbone, and both sides."""
+
+    def __init__(self, name, settings=None, source=6, target=7, seed=0, domains=1):
+        cls = load_class(installed_plugins()[name])
+        self.plugin = cls(name, cls.Settings.model_validate(settings or {}))
+        torch.manual_seed(seed)
+        self.model = self._network().double()
+        self.x = (2 * torch.randn(source, WIDTH, dtype=torch.float64)).requires_grad_()
+        self.y = (2 * torch.randn(target, WIDTH, dtype=torch.float64) + 1).requires_grad_()
+        self.labels = torch.arange(source) % CLASSES
+        self.domain = torch.arange(source) % domains
+        self.clock = Progress("train", "main", 0, 300, 1000)
+
+    def _network(self):
+        plugin = self.plugin
+        head = plugin.head(WIDTH, CLASSES, 0.0) if plugin.kind == "method" else nn.Linear(WIDTH, CLASSES)
+        model = Model(nn.Identity(), {"main": nn.Identity()}, {"main": head}, (0.0,) * 3, (1.0,) * 3)
+        for part, module in (plugin.parts(WIDTH, CLASSES) if plugin.kind == "method" else {}).items():
+            plugin.attach(model, module, part)
+        if plugin.kind == "method" and plugin._weighs:
+            from fercore_uda.prior import ClassPrior
+
+            prior = ClassPrior(task())
+            prior.target.copy_(torch.tensor(RATIO) / 5 * 1.25)
+            plugin.attach(model, prior, "prior")
+        return model
+
+    def terms(self):
+        """Return the terms of the step by short name."""
+        sides = {"source": (self.x, self.labels, self.domain), "target": (self.y, torch.full((len(self.y),), -1), None)}
+        encoded, batches = {}, {}
+        for side, (rows, labels, domain) in sides.items():
+            none = torch.zeros(len(rows), dtype=torch.int64)
+            encoded[side, "weak"] = self.model(rows)
+            batches[side] = DomainBatch(
+                {"weak": rows}, labels, none if domain is None else domain, torch.arange(len(rows))
+            )
+        given = {
+            "model": self.model,
+            "batch": Batch(**batches),
+            "encoded": encoded,
+            "clock": self.clock,
+            "pseudo": None,
+        }
+        found = []
+        for hook in ("align", "loss"):
+            method = getattr(self.plugin, hook, None)
+            if method is not None:
+                found += method(**{k: v for k, v in given.items() if k in inspect.signature(method).parameters})
+        return {term.name.partition("/")[2]: term for term in found}
+
+    def data(self):
+        """Return what the literal equations read; the same leaves."""
+        head = self.model.heads["main"]
+        adversary = self.model.parts[key] if (key := f"{self.plugin.name}/adversary") in self.model.parts else None
+        return SimpleNamespace(
+            x=self.x, y=self.y, zx=head(self.x), zy=head(self.y), labels=self.labels.tolist(), head=head,
+            adversary=adversary, classes=CLASSES, ratio=RATIO, share=self.clock.progress, step=self.clock.step,
+        )  # fmt: skip
+
+    def groups(self):
+        """Return the leaves by group."""
+        parts = [p for name, p in self.model.named_parameters() if name.startswith("parts.")]
+        return {"features": [self.x, self.y], "head": [*self.model.heads.parameters()], "parts": parts}
+
+
+@pytest.fixture
+def step():
+    return Step
