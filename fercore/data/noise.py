@@ -14,6 +14,7 @@ STRIDE = np.uint64(256)
 
 def key(*parts: object) -> int:
     """Return a 64-bit key for a purpose, such as (seed, side, view)."""
+    # A separator that no name holds: ("a", "bc") and ("ab", "c") are different purposes.
     text = "\x1f".join(str(part) for part in parts)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -27,11 +28,15 @@ def uniforms(stream: int, draws: np.ndarray, count: int) -> np.ndarray:
         count: numbers per draw, at most 256.
     """
     with np.errstate(over="ignore"):
+        # Draw d owns the counters 256 d + 1 to 256 d + 256: streams of neighbouring draws never overlap.
         counter = np.asarray(draws).astype(np.uint64)[:, None] * STRIDE + np.arange(1, count + 1, dtype=np.uint64)
+        # SplitMix64 (Steele et al. 2014): state = seed + counter *
+        # golden gamma, then the mixing of its authors. Overflow wraps.
         z: np.ndarray = np.uint64(stream) + counter * GOLDEN
         z = (z ^ (z >> np.uint64(30))) * MIX1
         z = (z ^ (z >> np.uint64(27))) * MIX2
         z ^= z >> np.uint64(31)
+    # The upper 24 bits, as many as a float32 holds: every value is exact, and 1.0 cannot come out.
     top: np.ndarray = (z >> np.uint64(40)).astype(np.float32)
     top *= np.float32(2.0**-24)
     return top

@@ -93,14 +93,15 @@ class Table:
             self,
             keys=tuple(opaque(key) for key in self.keys),
             labels=np.full(len(self), -1, dtype=np.int64),
+            # A sequence's name holds the class in many datasets; its hash still says which frames belong together.
             sequences=tuple(opaque(name) if name else "" for name in self.sequences),
             extras={name: values for name, values in self.extras.items() if name in OBSERVED_EXTRAS},
         )
 
     def counts(self, classes: Sequence[str]) -> dict[str, int]:
         """Return class name -> samples, for the classes that have any."""
-        found = np.bincount(self.labels[self.labels >= 0], minlength=len(classes))
-        return {name: int(n) for name, n in zip(classes, found, strict=False) if n}
+        per_class = np.bincount(self.labels[self.labels >= 0], minlength=len(classes))
+        return {name: int(n) for name, n in zip(classes, per_class, strict=False) if n}
 
 
 def opaque(key: str) -> str:
@@ -144,6 +145,8 @@ class JoinedReader:
 
 def join(tables: Sequence[Table]) -> Table:
     """Return one table of several; `domain` numbers them, and only extras that all of them have are kept."""
+    # Rows of the joined reader: those of each part, moved by the readers
+    # before it (readers, not tables: a table may be a part of its reader).
     starts = np.cumsum([0, *(len(table.reader) for table in tables)])
     shared = set.intersection(*(set(table.extras) for table in tables))
     column: Any = lambda name: tuple(value for table in tables for value in getattr(table, name))  # noqa: E731

@@ -87,10 +87,13 @@ class StepDataset(Dataset[Batch | str]):
         step, *drawn = plan
         try:
             sides = [
+                # Numbers of the draws grow with the step and the place in
+                # the batch: no two draws of a side share random numbers.
                 _make(table, at, step * len(at) + np.arange(len(at)), views, self.settings, raw=self.raw)
                 for table, at, views in zip(self.tables, drawn, self.views, strict=True)
             ]
         except UserInputError as error:
+            # As a value: a DataLoader raises a worker's exception anew with its traceback as the message.
             return str(error)
         return Batch(*sides)
 
@@ -126,6 +129,7 @@ class StepLoader:
         start: int = 0,
         device: torch.device | None = None,
     ) -> None:
+        # Target labels end here: no batch of training can hold them.
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
         policy = settings.augment
         made = tuple(Views(views, side, seed=seed, policy=policy, mean=mean, std=std) for side in SIDES)
@@ -170,6 +174,7 @@ class StepLoader:
         pixels = batch.images[RAW]
         if device.type == "cuda":
             pixels = pixels.pin_memory().to(device, non_blocking=True)
+        # The same numbers as in StepDataset, which makes the views where the device does not.
         draws = self._step * len(batch) + np.arange(len(batch))
         views = self._dataset.views[number].make(pixels, draws)
         return replace(replace(batch, images={}).to(device), images=views)
@@ -189,6 +194,7 @@ class StepLoader:
         n, batch = len(self._tables[side]), built_in.batch
         most = max(n, self.steps_per_epoch * batch)
         self._given[side] = None if sampler is None else drawn_from(sampler, n, batch, self._step, most)
+        # Batches that workers have prepared ahead are of the old order: they are dropped and drawn again from `_step`.
         self._batches = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -197,6 +203,7 @@ class StepLoader:
         for side in SIDES:
             given = self._given[side]
             orders[side] = None if given is None else {"start": given.start, "order": torch.from_numpy(given.indices)}
+        # Batches handed out, not drawn ahead: workers' lead is no part of the state.
         return {"step": self._step, "sizes": self._sizes(), "orders": orders}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -239,6 +246,7 @@ class StepLoader:
         loader: DataLoader[Batch | str] = DataLoader(
             self._dataset,
             sampler=_Endless(self._plans()),
+            # A plan is a whole batch: the DataLoader collates nothing.
             batch_size=None,
             num_workers=self._settings.workers,
             # Forked workers share the image cache; a generator of its own leaves torch's global one alone.

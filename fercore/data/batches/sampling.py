@@ -37,6 +37,8 @@ class PoolOrder:
         n = len(self.members)
         if self.batch <= n:
             return permutation(n, *self.purpose, cycle)
+        # The pool is smaller than the batch: whole permutations
+        # on end, so that counts of samples differ by one at most.
         return np.concatenate([permutation(n, *self.purpose, cycle, again) for again in range(-(-self.batch // n))])
 
 
@@ -55,12 +57,14 @@ class ClassOrder:
         self.steps = max(1, len(members) // batch)
         self.classes = [members[labels == label] for label in np.unique(labels)]
         self._stream = key(*purpose, "classes")
+        # The last permutation only, as a cache: it follows from the cycle's number, and is no state to save.
         self._kept: dict[int, tuple[int, np.ndarray]] = {}
 
     def take(self, step: int) -> np.ndarray:
         """Return int64[batch] positions for a step."""
         draws = np.arange(step * self.batch, (step + 1) * self.batch)
         blocks, inside = np.divmod(draws, len(self.classes))
+        # Sorting a block's uniform numbers gives a random order of the classes, for every draw by itself.
         chosen = np.argsort(uniforms(self._stream, blocks, len(self.classes)), axis=1)[np.arange(self.batch), inside]
         return np.array([self._member(int(c), int(n)) for c, n in zip(chosen, blocks, strict=True)], dtype=np.int64)
 
@@ -92,6 +96,7 @@ class SideOrder:
     def take(self, step: int) -> np.ndarray:
         """Return int64[batch] positions for a step, sorted by domain."""
         drawn = np.concatenate([pool.take(step) for pool in self.pools])
+        # Stable: inside a domain samples stay in the order drawn.
         return drawn[np.argsort(self.domain[drawn], kind="stable")]
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from fercore.data.cache.files import DIGESTS, STAMP, FileBacked, new_draft, source_key, stamps
 from fercore.files import read_bytes
 
+# File: MAGIC, CRC32 of the rest (little endian), then one ENTRY a row of the reader, in its order.
+# An empty digest is a row that is not known; others are hex, two digits for each of 16 bytes.
 ENTRY = np.dtype([("digest", "S32"), ("stamp", STAMP)])
 MAGIC = b"fercore digests1"
 
@@ -48,6 +50,8 @@ class DigestMemo:
         """
         entries = self._entries.copy()
         for row, digest, stamp in zip(rows, digests, before, strict=True):
+            # A stamp taken after reading could belong to a file changed
+            # meanwhile; the one from before makes such a row stale.
             entries[row] = (digest.encode(), stamp) if digest else (b"", np.zeros((), dtype=STAMP))
         content = entries.tobytes()
         with contextlib.suppress(OSError):
@@ -55,6 +59,8 @@ class DigestMemo:
             try:
                 with os.fdopen(handle, "wb") as file:
                     file.write(MAGIC + zlib.crc32(content).to_bytes(4, "little") + content)
+                # Two runs over the same data replace the whole file: the
+                # later one wins, what the other learnt is looked up again.
                 os.replace(draft, self.path)
             except OSError:
                 os.unlink(draft)

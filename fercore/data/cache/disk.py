@@ -33,6 +33,7 @@ HEADER = struct.Struct("<16sQQ")
 """Magic, rows, bytes an image."""
 RECORD = np.dtype([("filled", "<u4"), ("checksum", "<u4"), ("stamp", STAMP), ("digest", "S32")])
 """Of a row: 1, checksum of its pixels, stamp of its file, and the digest that a preflight gave it; "" = none."""
+# Pixels begin on a page, so that records, allocated at once, and the hole for pixels share none.
 PAGE = 4096
 
 
@@ -52,14 +53,17 @@ class DiskStore:
         self.image_bytes = 3 * size * size
         self.path = folder / (source_key(reader, size, resize, decoder) + PIXELS)
         self._sources, self._digests = reader.paths, reader.digests
+        # Rounded up to a whole page.
         self._start = -(-(HEADER.size + n * RECORD.itemsize) // PAGE) * PAGE
         self._allowed = np.zeros(n, dtype=bool)
         self._broken = False
         self._file = -1
         try:
+            # Written under a larger cap: no row of it could be given up alone, so it goes as a whole.
             if on_disk(self.path) > cap:
                 self.path.unlink(missing_ok=True)
             self._file = _opened(self.path, n, self.image_bytes, self._start)
+            # Marks the file as used for `make_room`; in a shared folder it may be somebody else's.
             with contextlib.suppress(PermissionError):
                 os.utime(self.path)
         except OSError as error:
@@ -86,21 +90,25 @@ class DiskStore:
         """
         if self._broken:
             return
+        # Rows on disk already take their bytes, whoever wrote them.
         self._allowed |= self._records()["filled"] > 0
         wanted = np.unique(rows)
         new = wanted[~self._allowed[wanted]]
         room = self.cap - self.promised - sum(other.promised for other in others)
         keep = {self.path, *(other.path for other in others)}
+        # What could not be removed, and is not ours, still counts.
         room -= make_room(self.folder, keep, max(0, room - len(new) * self.image_bytes))
         self._allowed[new[: max(0, room) // self.image_bytes]] = True
 
     def read(self, reader: Reader, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         """Write the images of `rows` to out[at], uint8[.,3,size,size]."""
         pairs = zip(rows.tolist(), at.tolist(), strict=True)
+        # Rows checked earlier in this process tree: pixels alone are read, no record, stat or checksum.
         have = [bool(self._good[row]) and self._pixels(row, out[place]) for row, place in pairs]
         rest = np.flatnonzero(~np.array(have, dtype=bool))
         if not len(rest):
             return
+        # Before decoding: a source that changes meanwhile leaves a record that no longer fits.
         now = stamps(self._sources[row] for row in rows[rest].tolist())
         missing = [k for k, i in enumerate(rest.tolist()) if not self._take(int(rows[i]), now[k], out, int(at[i]))]
         self._decode(reader, rows[rest[missing]], now[missing], out, at[rest[missing]])
@@ -108,6 +116,7 @@ class DiskStore:
     def _take(self, row: int, now: np.ndarray, out: np.ndarray, at: int) -> bool:
         """Copy a row that was written earlier, if its record, its source, its digest and its checksum fit."""
         record, expected = self._records(row, 1)[0], self._digest(row)
+        # Cheap comparisons first: the checksum needs the pixels read.
         if record["filled"] != 1 or record["stamp"] != now or (expected and record["digest"] != expected):
             return False
         if not self._pixels(row, out[at]) or zlib.crc32(np.ascontiguousarray(out[at]).data) != int(record["checksum"]):
@@ -126,6 +135,7 @@ class DiskStore:
         """Write a row's image to `out` uint8[3,size,size]; return whether the file has all of it."""
         if _read_into(self._file, out, self._start + row * self.image_bytes):
             return True
+        # Cut off by another process since it was checked.
         self._good[row] = 0
         return False
 
@@ -154,6 +164,8 @@ class DiskStore:
         record["filled"], record["checksum"], record["stamp"] = 1, zlib.crc32(pixels.data), stamp
         record["digest"] = self._digest(row)
         try:
+            # Pixels before the record. Nothing is synced: after a crash of
+            # the system the checksum finds what did not reach the disk.
             _write_at(self._file, pixels.tobytes(), self._start + row * self.image_bytes)
             _write_at(self._file, record.tobytes(), HEADER.size + row * RECORD.itemsize)
         except OSError as error:
@@ -171,6 +183,7 @@ def _read_into(file: int, out: np.ndarray, place: int) -> bool:
 
 
 def _write_at(file: int, content: bytes, place: int) -> None:
+    # A write may be short, on a full disk above all; the next call then raises.
     while content:
         done = os.pwrite(file, content, place)
         content, place = content[done:], place + done
@@ -178,6 +191,7 @@ def _write_at(file: int, content: bytes, place: int) -> None:
 
 def _opened(path: Path, n: int, image_bytes: int, start: int) -> int:
     """Return a descriptor of the cache file, made again if there is none or it is not what it should be."""
+    # Another process may remove or replace the file between these lines.
     for _ in range(3):
         with contextlib.suppress(OSError):
             file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -204,12 +218,15 @@ def _create(path: Path, n: int, image_bytes: int, start: int) -> None:
     try:
         try:
             if hasattr(os, "posix_fallocate"):
+                # Records get their blocks now, so that a full disk is
+                # told here; pixels stay a hole until they are written.
                 os.posix_fallocate(handle, 0, start)
             os.ftruncate(handle, start + n * image_bytes)
             _write_at(handle, HEADER.pack(MAGIC, n, image_bytes), 0)
         finally:
             os.close(handle)
         try:
+            # A link, unlike a rename, never replaces a file that another process has begun to fill.
             os.link(draft, path)
         except FileExistsError:
             pass

@@ -16,6 +16,7 @@ import numpy as np
 from fercore.errors import UserInputError
 from fercore.writing import open_new
 
+# Part of every file's name: raising it makes older files unused, and `make_room` removes them in time.
 VERSION = 3
 PIXELS, DIGESTS, DRAFT = ".pixels", ".digests", ".draft"
 OLD = 3600.0
@@ -65,11 +66,12 @@ def cache_folder(setting: str | None) -> Path:
 
 def source_key(reader: FileBacked, *transform: object) -> str:
     """Return the name that images of these files, so transformed, are cached under."""
-    found = hashlib.blake2b(repr((VERSION, transform)).encode(), digest_size=16)
+    name_hash = hashlib.blake2b(repr((VERSION, transform)).encode(), digest_size=16)
     for row, path in enumerate(reader.paths):
-        found.update(os.path.abspath(path).encode("utf-8", "surrogateescape"))
-        found.update(b"\0" + reader.identity(row).encode() + b"\0")
-    return found.hexdigest()
+        name_hash.update(os.path.abspath(path).encode("utf-8", "surrogateescape"))
+        # Separators: without them a path that ends as an identity begins would hash like another row.
+        name_hash.update(b"\0" + reader.identity(row).encode() + b"\0")
+    return name_hash.hexdigest()
 
 
 def stamps(paths: Iterable[str]) -> np.ndarray:
@@ -89,6 +91,7 @@ def new_draft(folder: Path) -> tuple[int, Path]:
 
     Several processes may write the same file of the cache at once, so each has a draft of its own.
     """
+    # A hidden name: `make_room` goes by suffix, and must not take a draft for a cached file.
     draft = folder / f".{secrets.token_hex(8)}{DRAFT}"
     return open_new(draft), draft
 
@@ -99,6 +102,8 @@ def on_disk(path: Path) -> int:
         info = path.stat()
     except OSError:
         return 0
+    # st_blocks counts 512-byte units whatever the file system's
+    # block size (POSIX leaves it open; Linux and macOS do so).
     return info.st_blocks * 512 if hasattr(info, "st_blocks") else info.st_size
 
 

@@ -55,6 +55,7 @@ class PixelStore:
     def read(self, reader: Reader, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
         """Write the images of `rows` to out[at], uint8[.,3,size,size]."""
         slots = self.slots[rows]
+        # Slot -1 indexes the last entry, which is never set.
         ready = (slots >= 0) & (self.filled[slots] > 0)
         out[at[ready]] = self.data[slots[ready]]
         missing = np.flatnonzero(~ready)
@@ -63,6 +64,7 @@ class PixelStore:
             out[at[i]] = pixels
             if slots[i] >= 0:
                 self.data[slots[i]] = pixels
+                # After the pixels: another worker that sees the mark may read them.
                 self.filled[slots[i]] = 1
 
 
@@ -74,6 +76,7 @@ def _memory(size: int) -> mmap.mmap:
         raise UserInputError(what, where="data.cache_mb", fix="lower it, or set data.cache=disk") from None
 
 
+# Keyed by reader: all parts of a domain share one, and its images go when no table holds it any longer.
 _STORES: WeakKeyDictionary[Reader, PixelStore | DiskStore] = WeakKeyDictionary()
 
 
@@ -132,9 +135,11 @@ def _store(reader: Reader, settings: DataSettings) -> PixelStore | DiskStore:
         folder, cap = cache_folder(settings.cache_dir), settings.cache_disk_mb * MIB
         if not isinstance(store, DiskStore) or (store.size, store.resize, store.folder) != (size, resize, folder):
             store = _STORES[reader] = DiskStore(reader, size, resize, folder, cap)
+        # The file does not depend on the cap; a later table may come with another.
         store.cap = cap
         return store
     cap = settings.cache_mb * MIB
+    # A mapping cannot grow: a larger cap needs a new one, and what was decoded is decoded again.
     if not isinstance(store, PixelStore) or (store.size, store.resize) != (size, resize) or store.cap < cap:
         store = _STORES[reader] = PixelStore(reader, size, resize, cap)
     return store

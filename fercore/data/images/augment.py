@@ -35,6 +35,7 @@ def mean_grey(x: Tensor) -> Tensor:
 def row_means(flat: Tensor) -> Tensor:
     """Return the mean of each row of float[B,n], taken in float64 and, on the CPU, in an order of its own: NumPy's."""
     if flat.device.type == "cpu":
+        # torch may split a sum among threads, which changes its last bits.
         return torch.from_numpy(flat.numpy().mean(axis=1, dtype="float64")).to(flat.dtype)
     return flat.mean(dim=1, dtype=torch.float64).to(flat.dtype)
 
@@ -50,6 +51,8 @@ def colour_jitter(x: Tensor, order: Tensor, factors: Tensor) -> Tensor:
     Args:
         x: images. order: int64[B], row of ORDERS. factors: float[B,3] of brightness, contrast, saturation.
     """
+    # One loop for all samples: brightness blends with black (no
+    # base), contrast with the mean luma, saturation with the luma.
     for kind in ORDERS.to(order.device)[order].unbind(1):
         luma = grey(x)
         flat = row_means(luma.flatten(1))
@@ -71,6 +74,7 @@ def turn_hue(x: Tensor, turn: Tensor) -> Tensor:
     """Turn the hue by a share of the whole circle, float[B]."""
     largest, smallest = x.amax(1), x.amin(1)
     chroma = largest - smallest
+    # Both branches of `where` are computed: without it grey pixels divide by zero.
     safe = torch.where(chroma > 0, chroma, torch.ones_like(chroma))
     red, green, blue = x.unbind(1)
     hue = torch.where(
@@ -102,6 +106,7 @@ def maybe_blur(x: Tensor, chosen: Tensor, sigma: Tensor) -> Tensor:
     for dim, pad in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
         padded = F.pad(blurred, pad, mode="reflect")
         size = x.shape[dim]
+        # Taps are added one by one: a grouped convolution may choose another order of addition for another batch.
         parts = (per_sample(kernel[:, k]) * padded.narrow(dim, k, size) for k in range(2 * reach + 1))
         blurred = sum(parts, torch.zeros_like(blurred))
     x = x.clone()
@@ -119,6 +124,7 @@ def crop(sides: Tensor, place: Tensor, flips: Tensor) -> Tensor:
     theta = torch.zeros(len(sides), 2, 3, device=sides.device)
     sign = 1 - 2 * flips.to(sides.dtype)
     theta[:, 0, 0], theta[:, 1, 1] = (sides * sign).unbind(1)
+    # The centre, in [-1, 1]: a rectangle of width s can move by 1 - s to either side.
     theta[:, :, 2] = (1 - sides) * (2 * place - 1)
     return theta
 
@@ -129,6 +135,7 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) ->
     Args:
         angle: [B] radians, clockwise. shift: [B,2] as a share of width and height. scale: [B]. flip: bool[B].
     """
+    # Coordinates run from -1 to 1, so that a share of the side is twice as long.
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     x0, y0 = (2 * shift).unbind(1)
     sign = 1 - 2 * flip.to(angle.dtype)
@@ -140,6 +147,7 @@ def inverse_affine(angle: Tensor, shift: Tensor, scale: Tensor, flip: Tensor) ->
 def warp(x: Tensor, theta: Tensor, outside: str = "zeros") -> Tensor:
     """Sample square images at the places `theta` float[B,2,3] says, bilinearly; outside is black or as the border."""
     size = x.shape[-1]
+    # Pixel centres in [-1, 1], as with align_corners=False; F.affine_grid would take its sums in a matrix product.
     axis = (torch.arange(size, dtype=x.dtype, device=x.device) * 2 + 1) / size - 1
     along_x = theta[:, :, 0, None, None] * axis
     along_y = theta[:, :, 1, None, None] * axis[:, None] + theta[:, :, 2, None, None]
@@ -176,6 +184,7 @@ def _turn(x: Tensor, m: Tensor) -> Tensor:
 def _auto_contrast(x: Tensor, m: Tensor) -> Tensor:
     low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
     span = high - low
+    # An image of one value stays as it is.
     return torch.where(span > 0, (x - low) / span.clamp_min(1e-6), x)
 
 
@@ -193,6 +202,8 @@ def _posterize(x: Tensor, m: Tensor) -> Tensor:
 
 def _sharpness(x: Tensor, m: Tensor) -> Tensor:
     smooth = x.clone()
+    # Pillow's smoothing kernel [1 1 1; 1 5 1; 1 1 1] / 13: nine
+    # times the mean plus four times the middle. Borders stay.
     smooth[:, :, 1:-1, 1:-1] = (F.avg_pool2d(x, 3, 1) * 9 + x[:, :, 1:-1, 1:-1] * 4) / 13
     return blend(x, smooth, per_sample(m))
 
@@ -213,6 +224,7 @@ RAND_OPS: tuple[tuple[str, Operation, float, float], ...] = (
     ("posterize", _posterize, 4, 8),
     ("rotate", _turn, -30, 30),
     ("sharpness", _sharpness, 0.05, 0.95),
+    # The constant column moves the fixed point from the middle to the corner: x + m * (y + 1).
     ("shear_x", lambda x, m: warp(x, _matrix(m, (0, 1, 1.0), (0, 2, 1.0))), -0.3, 0.3),
     ("shear_y", lambda x, m: warp(x, _matrix(m, (1, 0, 1.0), (1, 2, 1.0))), -0.3, 0.3),
     ("solarize", _solarize, 0, 256),

@@ -48,6 +48,7 @@ FOREIGN: tuple[tuple[re.Pattern[bytes], str, str], ...] = (
 PICTURES = 6
 """How many of them, from the first, are pictures."""
 
+# Sizes of the BMP headers in use: "BM" alone begins ordinary text files too.
 HEADER_SIZES = (12, 16, 40, 52, 56, 64, 108, 124)
 ACCEPTED = re.compile(
     rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II[*+]\0|MM\0[*+]|\xff\x4f\xff\x51"
@@ -79,6 +80,7 @@ def _extra() -> tuple[str, ...]:
     from PIL import features
 
     register_heif_opener()
+    # AVIF is decoded by Pillow itself, where it was built with it.
     if not features.check("avif"):
         return ("HEIF",)
     importlib.import_module("PIL.AvifImagePlugin")
@@ -99,10 +101,12 @@ def open_image(source: bytes | BinaryIO) -> ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unusable(f"too large: more than {MAX_PIXELS} pixels") from None
     except UnidentifiedImageError:
+        # Decoders have moved on while they tried.
         file.seek(0)
         raise Unusable(described(file.read(HEAD))) from None
     except Exception as error:  # decoders raise whatever they like on broken files
         raise Unusable(failure(error)) from None
+    # Before a pixel is decoded: the header alone decides how much memory that would take.
     if max(image.size) > MAX_SIDE or image.size[0] * image.size[1] > MAX_PIXELS:
         raise Unusable(f"too large: {image.size[0]}x{image.size[1]} pixels")
     return image

@@ -54,6 +54,8 @@ class CropReader:
         """
         try:
             content = file_bytes(self.paths[row])
+            # The bytes just read are hashed, not the file again:
+            # nobody can change it between the check and the decoding.
             digest = content_digest(content, self._box(row)) if self.digests else ""
             refuse_changed(self.digests, row, digest, self.paths[row])
             image = decode(content, self.scaling)

@@ -31,6 +31,7 @@ def refuse_links_out(spec: DomainSpec, reader: Reader) -> None:
     bases += [user_path(spec.options[name]) for name in spec.paths]  # folders of the user's own choice
     allowed = tuple(os.path.realpath(base) for base in bases)
 
+    # One realpath a folder: a dataset has many files in few folders. A file that is a link itself is resolved alone.
     @cache
     def inside(folder: str) -> bool:
         return _under(os.path.realpath(folder), allowed)
@@ -43,4 +44,5 @@ def refuse_links_out(spec: DomainSpec, reader: Reader) -> None:
 
 
 def _under(path: str, bases: tuple[str, ...]) -> bool:
+    # The separator matters: /data/set2 is not inside /data/set.
     return any(path == base or path.startswith(base.rstrip(os.sep) + os.sep) for base in bases)

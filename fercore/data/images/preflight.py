@@ -72,10 +72,10 @@ def inspect(table: Table, memory: Path | None = None) -> Preflight:
     n = len(table)
     if table.reader.checked:
         return Preflight(n, usable=np.arange(n), digests=tuple(map(table.reader.digest, table.rows.tolist())))
-    found = _found(table.reader, table.rows.tolist(), memory)
-    unusable = tuple((table.keys[i], fault) for i, (_, fault) in enumerate(found) if fault)
-    usable = np.array([i for i, (_, fault) in enumerate(found) if not fault], dtype=np.int64)
-    same, differing = _group(table, [digest for digest, _ in found], usable)
+    digest_faults = _found(table.reader, table.rows.tolist(), memory)
+    unusable = tuple((table.keys[i], fault) for i, (_, fault) in enumerate(digest_faults) if fault)
+    usable = np.array([i for i, (_, fault) in enumerate(digest_faults) if not fault], dtype=np.int64)
+    same, differing = _group(table, [digest for digest, _ in digest_faults], usable)
     return Preflight(
         n=n,
         unusable=unusable,
@@ -83,7 +83,7 @@ def inspect(table: Table, memory: Path | None = None) -> Preflight:
         mislabelled=tuple(tuple(table.keys[i] for i in group) for group in differing),
         usable=usable,
         conflicting=np.array(sorted(i for group in differing for i in group), dtype=np.int64),
-        digests=tuple(digest for digest, _ in found),
+        digests=tuple(digest for digest, _ in digest_faults),
     )
 
 
@@ -94,6 +94,7 @@ def _found(reader: Reader, rows: list[int], memory: Path | None) -> list[tuple[s
     memo = DigestMemo(reader, memory)
     known = memo.known(rows)
     new = [row for row, digest in zip(rows, known, strict=True) if not digest]
+    # Before decoding, so that a file changed meanwhile is looked at again next time.
     before = memo.stamps(new)
     fresh = _digest_all(reader, new)
     if new:
@@ -109,12 +110,13 @@ def _digest_all(reader: Reader, rows: list[int]) -> list[tuple[str, str]]:
         return [_look(reader, row) for row in rows]
     # Threads would wait for one another: on small images most of the work is Python's. The reader is inherited.
     parts = [rows[start : start + PART] for start in range(0, len(rows), PART)]
-    found = dict(share_out(_look_at, parts, count, _inherit, reader, fork=True))
-    return [item for k in range(len(parts)) for item in found[k]]
+    results = dict(share_out(_look_at, parts, count, _inherit, reader, fork=True))
+    return [item for k in range(len(parts)) for item in results[k]]
 
 
 FORKED, PART = 512, 64
 """Rows that are worth a process of their own, and those it is handed at a time."""
+# Set in each forked process: handing the reader over with every part would pickle all its paths.
 _READER: list[Reader] = []
 
 
@@ -142,6 +144,7 @@ def _group(table: Table, digests: list[str], usable: np.ndarray) -> tuple[list[l
     differing: list[list[int]] = []
     for group in groups.values():
         if len(group) > 1:
+            # An unlabelled copy contradicts nobody.
             labels = {int(table.labels[i]) for i in group} - {-1}
             (differing if len(labels) > 1 else same).append(group)
     return same, differing

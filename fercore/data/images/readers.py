@@ -116,9 +116,9 @@ class ArrayReader:
 
 def content_digest(content: bytes, part: str = "") -> str:
     """Return what an image is known by: a hash of its file, and of which part of it is shown."""
-    found = hashlib.blake2b(content, digest_size=16)
-    found.update(part.encode())
-    return found.hexdigest()
+    content_hash = hashlib.blake2b(content, digest_size=16)
+    content_hash.update(part.encode())
+    return content_hash.hexdigest()
 
 
 def refuse_changed(digests: Sequence[str], row: int, digest: str, path: str) -> None:
@@ -143,6 +143,7 @@ def file_bytes(path: str) -> bytes:
     """
     try:
         with open_regular(path) as file:
+            # Of the open file: the path may lead to another by now.
             size = os.fstat(file.fileno()).st_size
             if size > MAX_BYTES:
                 raise Unusable(f"too large: {size} bytes")
@@ -211,6 +212,7 @@ def with_pixels(content: bytes) -> Image:
     """
     image = open_image(content)
     try:
+        # Before `load`, which forgets the layout on disk.
         _note_depth(image)
         image.load()
     except Unusable:
@@ -230,6 +232,7 @@ def _note_depth(image: Image) -> None:
     layout = tiles[0][3] if tiles else None
     if layout == "LA;16B":
         raise Unusable("grey of 16 bits with alpha, whose lower 8 bits would be lost; save it without alpha")
+    # PIL stretches grey PGM values up to maxval over 8 or 16 bits; a fixed range means the file's own values.
     if image.format == "PPM" and isinstance(layout, tuple) and layout[0] == "L":
         image.info[LARGEST] = layout[-1]
 
@@ -242,7 +245,9 @@ def to_rgb(image: Image, scaling: Scaling | None) -> Image:
     """
     from PIL import ImageOps
 
+    # exif_transpose copies the image even where nothing is to be turned.
     turned = image.getexif().get(0x0112, 1) != 1
+    # Pillow warns where a palette with transparent entries goes to RGB directly.
     if "transparency" in image.info and not is_scaled(image):
         image = image.convert("RGBA")
     image = scaled(ImageOps.exif_transpose(image) if turned else image, scaling)

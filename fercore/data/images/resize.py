@@ -15,6 +15,8 @@ def fitted(image: np.ndarray, size: int, resize: str) -> np.ndarray:
         top, left = (height - side) // 2, (width - side) // 2
         image = image[top : top + side, left : left + side]
     if image.shape[:2] != (size, size):
+        # Pillow's bilinear filter widens with the reduction; torch's
+        # interpolate aliases unless asked, and needs floats.
         pil = Image.fromarray(np.ascontiguousarray(image))
         image = np.asarray(pil.resize((size, size), Image.Resampling.BILINEAR))
     return image.transpose(2, 0, 1)

@@ -72,7 +72,9 @@ class Scaling:
         low, high = self._ends(given)
         if high <= low:
             return np.zeros(given.shape, dtype=np.uint8)
+        # NaN compares false with everything: it would pass the clip.
         inside = np.clip(np.where(np.isnan(given), low, given), low, high)
+        # Halves up by floor(x + 0.5); np.rint would round them to even.
         scaled: np.ndarray = np.floor((inside - low) * 255.0 / (high - low) + 0.5).astype(np.uint8)
         return scaled
 
@@ -108,6 +110,7 @@ def read_scaling(text: str, *, where: str) -> Scaling:
     if match is None or (colon and not per_image):
         raise UserInputError(f"cannot read option range={text!r}", where=where, fix=FIX)
     low, high = float(match[1]) + 0.0, float(match[2]) + 0.0  # -0 is 0
+    # Beyond what floating-point images of 32 bits hold.
     if low >= high or high > 3.4e38 or low < -3.4e38:
         raise UserInputError(f"option range={text!r} does not rise", where=where, fix=FIX)
     if per_image and not 0 <= low < high <= 100:

@@ -81,10 +81,12 @@ class Views:
         on_cpu = images.device.type == "cpu"
         mean, std = self.mean.to(images.device), self.std.to(images.device)
         made = {name: torch.empty_like(images, dtype=torch.float32) for name in self.transforms}
+        # Results do not depend on the chunk: every sample has its own random numbers, and no operation mixes samples.
         chunk = max(1, CHUNK // images[0].numel()) if on_cpu and len(images) else max(1, len(images))
         with one_thread() if on_cpu else nullcontext():
             for start in range(0, len(images), chunk):
                 part = slice(start, start + chunk)
+                # Shared by views that need floats; not made where the compiled module takes the bytes as they are.
                 x = None
                 for name, out in made.items():
                     if on_cpu and self.transforms[name] == "weak" and self.policy == "standard":
@@ -99,6 +101,8 @@ class Views:
         transform = self.transforms[name]
         if transform == "none":
             return x
+        # Drawn on the CPU whatever the device, so that both see
+        # the same numbers; sixteen a draw, used by fixed columns.
         u = torch.from_numpy(uniforms(self.streams[name], draws, 16)).to(x.device, non_blocking=True)
         if isinstance(transform, CropAndColour):
             return crop_and_colour(x, u, transform)
@@ -211,11 +215,13 @@ def crop_and_colour(x: Tensor, u: Tensor, how: CropAndColour) -> Tensor:
     sides = torch.stack([torch.sqrt(area * ratio), torch.sqrt(area / ratio)], 1).clamp_max(1)
     flips = torch.stack([u[:, 4] < how.flip_chance, u[:, 5] < how.upside_down_chance], 1)
     x = augment.warp(x, augment.crop(sides, u[:, 2:4], flips), "border")
+    # Factor 1 and turn 0 leave an image as it is: the whole batch takes one path.
     done = (u[:, 6] < how.jitter_chance).to(u.dtype)
     factors = 1 + (u[:, 8:11] * 2 - 1) * torch.tensor(how.jitter[:3], device=u.device) * done[:, None]
     x = augment.colour_jitter(x, (u[:, 7] * 6).long(), factors)
     x = augment.turn_hue(x, (u[:, 11] * 2 - 1) * how.jitter[3] * done)
     x = augment.maybe_grey(x, u[:, 12] < how.grey_chance)
+    # Sigma is given for images of 112 pixels.
     sigma = (how.sigma[0] + (how.sigma[1] - how.sigma[0]) * u[:, 13]) * x.shape[-1] / 112
     return augment.maybe_blur(x, u[:, 14] < how.blur_chance, sigma)
 
