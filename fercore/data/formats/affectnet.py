@@ -51,6 +51,7 @@ def scan(spec: DomainSpec) -> Scan:
     rows, boxes, labels = Rows(), dict[int, Box](), labels_of(spec, "affectnet")
     if lists:
         _scan_csvs(rows, boxes, lists, root, spec, labels)
+    # Before the class folders: train_set/ is also a name that `part_of` knows.
     elif any(child.name.lower() in SETS for child in subfolders(root)):
         for part, split in part_folders(rows, root, lambda name: SETS.get(name.lower())):
             _scan_set(rows, part, split, labels)
@@ -64,13 +65,14 @@ def scan(spec: DomainSpec) -> Scan:
     kept = _at_most(rows, spec)
     keys = tuple(rows.keys)
     if lists and crop:
+        # By the place a row had before `per_class` took rows out.
         return Scan(rows, CropReader(keys, tuple(boxes.get(i) for i in kept)))
     return Scan(rows, FileReader(keys))
 
 
 def _csvs(root: Path) -> list[tuple[Path, str]]:
-    found = [(root / folder / name, split) for folder in CSV_FOLDERS for name, split in CSVS.items()]
-    return [(path, split) for path, split in found if path.is_file()]
+    candidates = [(root / folder / name, split) for folder in CSV_FOLDERS for name, split in CSVS.items()]
+    return [(path, split) for path, split in candidates if path.is_file()]
 
 
 def _scan_csvs(
@@ -93,6 +95,7 @@ def _scan_csvs(
                 continue
             file = safe_path(row["subdirectory_filepath"], images, trusted=None, where=where)
             box = _box(row, where)
+            # A box stands under its row's place: rows of missing files are not added, and have none.
             before = len(rows.keys)
             rows.add_file(file, label, split=split)
             if box is not None and len(rows.keys) > before:
@@ -130,10 +133,12 @@ def read_expression(path: Path) -> str:
         UserInputError: if the file is missing, or is not such an array.
     """
     try:
+        # No pickle: an object array from elsewhere could run code.
         value = np.load(io.BytesIO(file_bytes(str(path))), allow_pickle=False)
         if value.size != 1:
             raise ValueError(f"{value.size} values instead of one")
         text = str(value.reshape(-1)[0])
+        # The release stores codes as numbers or as text, some as "3.0".
         return str(int(float(text)))
     except Unusable as error:
         raise UserInputError(f"annotation {error}", where=str(path)) from None
@@ -154,6 +159,7 @@ def _at_most(rows: Rows, spec: DomainSpec) -> list[int]:
             members[label].append(i)
     dropped: set[int] = set()
     for label, at in members.items():
+        # A draw of its own for each class: leaving a class out does not change which images of the others stay.
         order = permutation(len(at), "per_class", spec.integer("seed", 0), label)
         dropped |= {at[k] for k in order[most:].tolist()}
     if dropped:

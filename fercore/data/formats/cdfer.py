@@ -48,6 +48,7 @@ class Faces:
             return
         if not self.rows.has_file(file):
             return
+        # Counted after the image: a missing image is the greater fault.
         if not landmarks.is_file():
             self.rows.skipped["no landmark file"] += 1
         else:
@@ -121,7 +122,9 @@ def _expw(faces: Faces) -> None:
         path = base / f"list/Landmarks_5/{part}_list_5landmarks.txt"
         for where, words in _lines(path, 7, more=True):
             file = safe_path(words[0], base / "data/image/origin", trusted=None, where=where)
+            # ExpW's landmarks stand in the list itself, so the list is the landmark file that is there.
             faces.add(file, words[6], part, _numbers(words[2:6], where), path)
+            # A photograph may hold several faces: the number of the face makes the key its own.
             if faces.files and faces.rows.keys[-1] == file:
                 faces.rows.keys[-1] = f"{file}#{words[1]}"
 
@@ -171,6 +174,7 @@ def read_box(path: Path) -> Box | None:
 
 def _numbers(words: list[str], where: str) -> Box:
     try:
+        # Boxes come as whole numbers or with decimals, by dataset.
         left, top, right, bottom = (int(float(word)) for word in words)
     except (ValueError, OverflowError):
         raise UserInputError(f"box {' '.join(words)[:40]!r} is not four numbers", where=where) from None
@@ -196,10 +200,10 @@ def _folder(root: Path, path: str) -> Path:
     Raises:
         UserInputError: if it is not there.
     """
-    found = root
+    folder = root
     for name in path.split("/"):
-        child = find_child(found, name)
+        child = find_child(folder, name)
         if child is None:
             raise UserInputError(f"no folder {path}", where=str(root), fix="see the layout in docs/data.md")
-        found = child
-    return found
+        folder = child
+    return folder

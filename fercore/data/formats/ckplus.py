@@ -36,6 +36,7 @@ def scan(spec: DomainSpec) -> Scan:
     root = existing(spec.path, folder=True, where=spec.where)
     contempt = spec.choice("contempt", ("keep", "drop"), "keep") == "keep"
     images, rows = find_child(root, *IMAGES), Rows()
+    # Class folders hold no sequences: what the frame options would say is settled, and reported so.
     layout = {} if images is not None else {"neutral": "none", "last_n": "3"}
     if images is None:
         _scan_classes(rows, root, contempt=contempt)
@@ -55,6 +56,7 @@ def _nested(folder: Path) -> Path:
 
 def _scan_sequences(rows: Rows, images: Path, labels: Path, spec: DomainSpec, *, contempt: bool) -> None:
     rule, seen = frame_rule(spec), set()
+    # Compared in lower case: the two archives need not agree on it.
     emotions = {f"{s.name}_{f.name}".lower(): f for s in subfolders(labels) for f in subfolders(s)}
     for subject in subfolders(_nested(images)):
         for folder in subfolders(subject):
@@ -66,7 +68,9 @@ def _scan_sequences(rows: Rows, images: Path, labels: Path, spec: DomainSpec, *,
             elif CANONICAL[label] == "contempt" and not contempt:
                 rows.skipped["sequence of contempt"] += 1
                 label = None
+            # Also without a label: the sequence may still give its subject's neutral frame.
             rule.add(rows, frames_of(folder, rows), label, subject=subject.name, sequence=sequence)
+    # Labels without images: part of the image archive is missing.
     for name, folder in emotions.items():
         if name not in seen and read_emotion(folder) is not None:
             rows.missing.append(str(images / folder.parent.name / folder.name))
@@ -91,6 +95,7 @@ def read_emotion(folder: Path | None) -> int | None:
         raise UserInputError(f"{len(files)} emotion files of one sequence", where=str(folder), fix="keep one")
     text = read_text(files[0]).strip()
     try:
+        # The files hold "   3.0000000e+00".
         code = float(text)
     except ValueError:
         code = -1.0

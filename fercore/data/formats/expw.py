@@ -58,11 +58,14 @@ def parse_line(line: str, where: str) -> tuple[str, str, Box, str]:
     Raises:
         UserInputError: if it has too few words, or a place is no number.
     """
+    # From the right, since the name on the left may hold blanks.
     words = line.rsplit(None, 7)
     if len(words) != 8:
         raise UserInputError(f"line with {len(line.split())} words instead of 8", where=where, fix=f"write {LINE}")
     try:
+        # ExpW's order, vertical first; `Box` begins with the left.
         top, left, right, bottom = (int(float(word)) for word in words[2:6])
+        # The detector's confidence is not used, but a line without one has its columns shifted.
         float(words[6])
     except (ValueError, OverflowError):
         fix = f"a line is {LINE}"
@@ -74,6 +77,7 @@ def stratified(labels: list[int], seed: int) -> list[str]:
     """Return the part of each face: every class divided in the proportions of SIZES, in all as exactly as it goes."""
     names, total = list(SIZES), sum(SIZES.values())
     known = np.asarray(labels)
+    # Shuffled, then sorted by class with the order kept: random inside every class.
     shuffled = permutation(len(known), "expw", seed)
     order = shuffled[np.argsort(known[shuffled], kind="stable")]
     # Classes laid end to end, walked in steps that visit every place once and any stretch evenly.

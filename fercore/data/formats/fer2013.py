@@ -68,7 +68,9 @@ def native_rows(path: Path) -> Iterator[tuple[int, int, bytes, str]]:
         UserInputError: for a missing column or a bad row; names the line.
     """
     try:
+        # Bytes, split by hand: of some 300 MB of digits nothing becomes text.
         with open_limited(path) as file:
+            # Spreadsheets write a byte order mark.
             first = file.readline().removeprefix(b"\xef\xbb\xbf")
             if b"\0" in first:
                 raise UserInputError("not UTF-8 text: it holds NUL characters", where=str(path), fix="save it as UTF-8")
@@ -89,10 +91,12 @@ def parse_pixels(text: bytes, where: str) -> np.ndarray:
     Raises:
         UserInputError: if there are more or fewer, or one is no grey value.
     """
+    # A blank on both sides: every number then lies between two blanks, whose distance is its length.
     data = np.frombuffer(b" " + text + b" ", dtype=np.uint8)
     blanks = np.flatnonzero(data == BLANK)
     size = np.diff(blanks) - 1
     if size.size and size.min() < 1:
+        # Slower, for the rare file with double blanks or other white space.
         data = np.frombuffer(b" " + b" ".join(text.split()) + b" ", dtype=np.uint8)
         blanks = np.flatnonzero(data == BLANK)
         size = np.diff(blanks) - 1
@@ -100,7 +104,9 @@ def parse_pixels(text: bytes, where: str) -> np.ndarray:
         raise UserInputError(f"{size.size} pixels instead of {SIDE * SIDE}", where=where)
     wrong = (data != BLANK) & ((data < ZERO) | (data > NINE))
     end = blanks[1:]
+    # int16: three digits reach 999 before the check refuses them.
     digits = data.astype(np.int16) - ZERO
+    # Ones, tens and hundreds at fixed places before each blank; a shorter number multiplies what stands there by zero.
     value = digits[end - 1] + 10 * (size > 1) * digits[end - 2] + 100 * (size > 2) * digits[np.maximum(end - 3, 0)]
     if wrong.any() or size.max() > 3 or value.max() > 255:
         raise UserInputError("pixels are not numbers from 0 to 255", where=where)

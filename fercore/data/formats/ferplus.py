@@ -26,6 +26,7 @@ from fercore.errors import UserInputError
 
 VOTES = (*CODES["ferplus"].values(), "unknown", "nf")
 FOLDERS: dict[str, str] = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
+# As FER+ names them: PublicTest validates, PrivateTest tests.
 SPLITS: dict[str, str] = {"training": "train", "publictest": "val", "privatetest": "test"}
 
 
@@ -45,6 +46,7 @@ def vote(counts: list[int], rule: str) -> int | None:
     """Return the canonical label ten vote counts stand for, or None if they stand for no expression."""
     votes = np.array(counts)
     if rule == "majority":
+        # The rule of the FER+ authors' code: single votes count as noise.
         votes[votes <= 1] = 0
         if votes.max() <= 0.5 * votes.sum():
             return None
@@ -58,6 +60,7 @@ def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
     path = csv_file(spec.path, "fer2013new.csv", spec.where)
     pixels = csv_file(spec.options.get("images", str(path.parent)), "fer2013.csv", spec.where)
     rows, images = Rows(), bytearray()
+    # The two files share no key but the order of their rows, so both are read side by side and compared.
     for voted, native in zip_longest(csv_rows(path, ["usage", "image name", *VOTES]), native_rows(pixels)):
         if voted is None or native is None:
             what = f"{path.name} and {pixels.name} have different numbers of rows"
@@ -69,6 +72,7 @@ def _scan_csv(spec: DomainSpec, rule: str) -> Scan:
             raise UserInputError(what, where=where, fix="the two files must have one order")
         counts = _counts([row[name] for name in VOTES], where)
         label = vote(counts, rule)
+        # FER+ leaves the name empty where fer2013.csv shows no face.
         if not row["image name"] or label is None:
             rows.skipped["no majority" if row["image name"] else "no face"] += 1
         else:

@@ -72,6 +72,7 @@ def scan(spec: DomainSpec) -> Scan:
     labels.refuse_guess(rows, str(root))
     fix = FIX
     if rows.unknown:
+        # Archives often wrap the dataset in a folder of its own.
         inner = next((child for child in subfolders(root) if not parts and _is_dataset(child)), None)
         fix = f"did you mean 'folder:{spec_text(str(inner))}'?" if inner is not None else FIX
     not_empty(rows, str(root), fix)
@@ -81,6 +82,7 @@ def scan(spec: DomainSpec) -> Scan:
 def part_of(name: str) -> str | None:
     """Return the part, train, val or test, that the name of a folder or a split says in any case; else None."""
     key = re.sub(r"[\s._-]+", "", name.lower())
+    # FER2013Train and the like name the dataset before the part.
     key = key.removeprefix("fer2013")
     return PARTS.get(key) or PARTS.get(OF_WHAT.sub("", key))
 
@@ -94,6 +96,7 @@ def part_folders(rows: Rows, root: Path, known: Callable[[str], str | None] = pa
     named = [(child, known(child.name)) for child in subfolders(root)]
     parts = [(child, part) for child, part in named if part is not None]
     for child, part in named:
+        # Without parts the same folders are classes.
         if parts and part is None and (images := images_below(child)):
             rows.skipped[BESIDE.format(child.name)] += len(images)
     return parts
@@ -131,17 +134,18 @@ def images_below(folder: Path, rows: Rows | None = None) -> list[str]:
     Raises:
         UserInputError: if a folder cannot be listed.
     """
-    found: list[str] = []
+    image_paths: list[str] = []
     waiting = [str(folder)]
     while waiting:
         entries = _entries(waiting.pop())
-        found += _images(entries, rows)
+        image_paths += _images(entries, rows)
         inner = [entry for entry in entries if _is_folder(entry) and _is_own(entry.name)]
+        # Reversed: the stack then gives folders in the order of their names. Links could lead in a circle.
         waiting += [entry.path for entry in reversed(inner) if not entry.is_symlink()]
         for entry in inner:
             if entry.is_symlink() and rows is not None:
                 rows.leave_file(entry.path, "a link to a folder")
-    return found
+    return image_paths
 
 
 def loose_images(folder: Path, rows: Rows | None = None) -> list[str]:
@@ -160,16 +164,16 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _images(entries: list[os.DirEntry[str]], rows: Rows | None) -> list[str]:
-    found = []
+    image_paths = []
     for entry in entries:
         if _is_folder(entry):
             continue
         fault = _no_image(entry)
         if not fault:
-            found.append(entry.path)
+            image_paths.append(entry.path)
         elif rows is not None:
             rows.leave_file(entry.path, fault)
-    return found
+    return image_paths
 
 
 def _no_image(entry: os.DirEntry[str]) -> str:
@@ -184,6 +188,7 @@ def _no_image(entry: os.DirEntry[str]) -> str:
     if named:
         return ""
     try:
+        # A file without an image's suffix may still be an image; its first bytes decide.
         with files.open_regular(entry.path) as file:
             head = file.read(HEAD)
     except OSError as error:
@@ -205,6 +210,7 @@ def add_part(rows: Rows, part: Path, split: str, labels: Labels) -> None:
 
 def _add_images(rows: Rows, root: Path, split: str, labels: Labels) -> None:
     labelled = _add_classes(rows, root, split, labels)
+    # Beside class folders only images count as left out, not every other file.
     loose = loose_images(root, None if labelled else rows)
     if labelled and loose:
         rows.skipped[LOOSE] += len(loose)
@@ -235,6 +241,7 @@ def _add_classes(rows: Rows, root: Path, split: str, labels: Labels) -> bool:
 
 def _images_of_class(rows: Rows, folder: Path, split: str) -> list[tuple[str, str]]:
     """Return the images of a class folder with their part: the one it stands in, or those that stand in it."""
+    # Inside a part "train" is no part again: CLASS/train below test/ would contradict it.
     parts = [] if split else part_folders(rows, folder)
     if not parts:
         return [(image, split) for image in images_below(folder, rows)]

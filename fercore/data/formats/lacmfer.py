@@ -45,11 +45,13 @@ def scan(spec: DomainSpec) -> Scan:
         base = existing(spec.options["root"], folder=True, where=spec.where)
     train, test = _lists(folder, name)
     rows, labels = Rows(), labels_of(spec, "lacmfer")
-    listed, tested = (list(read_lines(path, spec, labels, rows)) if path is not None else [] for path in (train, test))
-    known = {line.path for line in tested} if spec.choice("overlap", ("drop", "keep"), "drop") == "drop" else set()
+    train_lines, test_lines = (
+        list(read_lines(path, spec, labels, rows)) if path is not None else [] for path in (train, test)
+    )
+    known = {line.path for line in test_lines} if spec.choice("overlap", ("drop", "keep"), "drop") == "drop" else set()
     keep_copies = spec.choice("duplicates", ("drop", "keep"), "drop") == "keep"
     split = "train" if test is not None else ""
-    for lines, part, beside in ((listed, split, known), (tested, "test", set())):
+    for lines, part, beside in ((train_lines, split, known), (test_lines, "test", set())):
         _add(rows, lines, labels, part, beside, base, SUBJECTS.get(name.lower()), copies=keep_copies)
     labels.refuse_guess(rows, str(train))
     not_empty(rows, str(train), "give ?root=FOLDER that holds datasets/")
@@ -66,6 +68,7 @@ def read_lines(path: Path, spec: DomainSpec, labels: Labels, rows: Rows) -> Iter
         if not line.native:
             raise UserInputError(f"line {line.path[:40]!r} without a label", where=line.where, fix='write "path label"')
         clean = line.path.strip().replace("\\", "/")
+        # The release's lists start from its code folder; the images are looked for beside the lists.
         while clean.startswith(("../", "./")):
             clean = clean.partition("/")[2]
         yield replace(line, path=clean)
@@ -97,6 +100,7 @@ def _add(
         else:
             seen.add(line.path)
             match = subject.search(line.path) if subject else None
+            # `root=` may be datasets/ itself, which the listed paths begin with.
             path = line.path.partition("/")[2] if inner and line.path.startswith("datasets/") else line.path
             file = safe_path(path, base, trusted=None, where=line.where)
             rows.add_file(file, label, split=split, subject=match[1] if match else "")

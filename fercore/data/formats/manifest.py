@@ -56,6 +56,7 @@ def add_row(rows: Rows, row: dict[str, str], files: Listing, labels: Labels, *, 
     part = part_of(split)
     if split and part is None:
         raise UserInputError(f"unknown split {split!r}", where=where, fix=did_you_mean(split.lower(), PARTS))
+    # Before the label: a path that leads out of the folder is refused even in a row that is not used.
     path = files.file(row["path"], where)
     label = labels.find(row.get("label", ""), rows)
     if label is None:

@@ -49,9 +49,10 @@ def scan(spec: DomainSpec) -> Scan:
     wanted = spec.choice("spectrum", ("visible", "thermal", "all"), "visible")
     rows, labels = Rows(), labels_of(spec)
     lines = csv_rows(path, ["path", "label", "domain"], (*MANIFEST, "time"), rows)
-    found = [_frame(row, f"{path}, line {number}") for number, row in lines]
-    partners = {i for pair in pairs(found, labels) for i in pair} if spec.flag("paired") else set(range(len(found)))
-    for i, frame in enumerate(found):
+    frames = [_frame(row, f"{path}, line {number}") for number, row in lines]
+    # Paired before the spectrum is chosen: a frame's partner is of the other one.
+    partners = {i for pair in pairs(frames, labels) for i in pair} if spec.flag("paired") else set(range(len(frames)))
+    for i, frame in enumerate(frames):
         if wanted not in ("all", frame.spectrum):
             rows.skipped[f"spectrum {frame.spectrum}"] += 1
         elif i not in partners:
@@ -68,6 +69,7 @@ def pairs(frames: list[Frame], labels: Labels) -> list[tuple[int, int]]:
     """Return (visible, thermal) positions of frames of one sequence that belong together, each used once."""
     sequences: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for i, frame in enumerate(frames):
+        # Counted into rows that nobody keeps: `add_row` counts the same labels again.
         label = labels.find(frame.row["label"], Rows())
         if frame.sequence and label is not None and label >= 0:
             sequences[frame.sequence][frame.spectrum].append(i)
@@ -80,6 +82,7 @@ def _match(frames: list[Frame], visible: list[int], thermal: list[int]) -> list[
     every = [(abs(float(frames[v].time or 0) - float(frames[t].time or 0)), v, t) for v in visible for t in thermal]
     used: set[int] = set()
     result = []
+    # Greedy by distance in time; equal distances go by place, so that the result does not depend on the run.
     for _, v, t in sorted(every):
         if v not in used and t not in used:
             used |= {v, t}

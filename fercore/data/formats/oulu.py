@@ -53,9 +53,9 @@ def _condition(root: Path, spec: DomainSpec) -> Path:
     bases = [root, *(base for wrapper in WRAPPERS if (base := find_child(root, wrapper)) is not None)]
     for base in bases:
         top = find_child(base, name)
-        found = find_child(top, light) if top is not None else None
-        if found is not None:
-            return found
+        folder = find_child(top, light) if top is not None else None
+        if folder is not None:
+            return folder
     layout = f"{name.upper()}/{light.capitalize()}"
     fix = f"give the folder that holds {layout}/P001/, or choose ?spectrum= and ?light="
     raise UserInputError(f"no folder {layout}", where=str(root), fix=fix)

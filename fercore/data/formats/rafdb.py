@@ -17,6 +17,7 @@ from fercore.data.images.readers import FileReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
+# The release misspells it; copies have it corrected.
 LISTS = ("list_patition_label.txt", "list_partition_label.txt")
 
 
@@ -55,6 +56,7 @@ def _add(rows: Rows, line: Line, folder: Path, labels: Labels, *, aligned: bool)
     if label is None:
         return
     stem, _, suffix = line.path.rpartition(".")
+    # The list names the original images, whichever are read.
     name = f"{stem}_aligned.{suffix}" if aligned else line.path
     rows.add_file(safe_path(name, folder, trusted=None, where=line.where), label, split=split)
 

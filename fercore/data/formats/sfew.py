@@ -30,14 +30,14 @@ def scan(spec: DomainSpec) -> Scan:
     """
     root = existing(spec.path, folder=True, where=spec.where)
     test = spec.choice("test", ("none", "unlabelled"), "none")
-    rows, found = Rows(), set()
+    rows, parts_read = Rows(), set()
     for part, folder in _parts(rows, root, spec):
         if part == "test":
             _add_test(rows, folder, take=test == "unlabelled")
         else:
             _add_classes(rows, folder, part)
-            found.add(part)
-    if missing := sorted({"train", "val"} - found):
+            parts_read.add(part)
+    if missing := sorted({"train", "val"} - parts_read):
         raise UserInputError(f"no folder {missing[0].capitalize()}/", where=str(root), fix=FIX)
     not_empty(rows, str(root), FIX)
     return Scan(rows, FileReader(tuple(rows.keys)))
@@ -59,6 +59,7 @@ def _parts(rows: Rows, root: Path, spec: DomainSpec) -> Iterator[tuple[str, Path
 
 def _add_classes(rows: Rows, part: Path, split: str) -> None:
     folders = subfolders(part)
+    # Archives wrap the classes in further folders.
     while len(folders) == 1 and find_label(folders[0].name) is None:
         folders = subfolders(folders[0])
     for folder in folders:
@@ -67,6 +68,7 @@ def _add_classes(rows: Rows, part: Path, split: str) -> None:
             what = "folder that is no expression"
             raise UserInputError(what, where=str(folder), fix="classes: Angry Disgust Fear Happy Neutral Sad Surprise")
         for image in images_below(folder, rows):
+            # Names are MOVIE_TIME_FRAME: what stands before the last number is one shot of one film.
             rows.add(image, label, split=split, sequence=Path(image).stem.rpartition("_")[0])
 
 

@@ -70,6 +70,7 @@ class Labels:
         """
         number = whole_number(text)
         named = self.names.get(name_key(text))
+        # `names=` first: it may give a name of ours another meaning in this dataset.
         if named is not None:
             if named != SET_ASIDE:
                 return named
@@ -78,6 +79,7 @@ class Labels:
         if text.strip().lower() in NO_LABEL or number == -1:
             return -1
         if number is not None:
+            # Counted even where the coding has it: `refuse_guess` looks at all numbers together.
             rows.numbers[number] += n
         label = find_code(text, self.coding)
         if label is None:
@@ -117,9 +119,10 @@ def labels_of(spec: DomainSpec, native: str = "") -> Labels:
 
 def fits(numbers: Mapping[int, int]) -> list[str]:
     """Return the usual codings that have all of some numbers, with their classes, nearest first; none for no number."""
-    found = [name for name in USUAL if numbers and numbers.keys() <= CODES[name].keys()]
-    found.sort(key=lambda name: len(CODES[name]))
-    return [f"{name} (from {min(CODES[name])}: {' '.join(CODES[name].values())})" for name in found]
+    codings = [name for name in USUAL if numbers and numbers.keys() <= CODES[name].keys()]
+    # The coding with the fewest classes beside those seen comes first.
+    codings.sort(key=lambda name: len(CODES[name]))
+    return [f"{name} (from {min(CODES[name])}: {' '.join(CODES[name].values())})" for name in codings]
 
 
 def counted(numbers: Mapping[int, int]) -> str:

@@ -37,6 +37,7 @@ def meaning(name: str, known: Sequence[str] = MANIFEST) -> str:
     said = {
         word: column for column in known for word in (column, *OTHER_NAMES.get(column, ())) if column in OTHER_NAMES
     }
+    # The last word is the noun: "image_label" is a label, "label_image" an image.
     for word in reversed(WORD.findall(name)):
         key = word.lower()
         if column := said.get(key) or said.get(key.removesuffix("s")):
@@ -67,14 +68,15 @@ def refuse_nearly_known(
     if "label" in missing and len(expressions) > 1:
         what = f"columns named like expressions, {listed(expressions, len(expressions))}, and no column 'label'"
         raise UserInputError(what, where=where, fix="write the expression of each row in a column 'label'")
-    found: dict[str, str] = {}
+    lookalikes: dict[str, str] = {}
     for k, name in enumerate(header):
         if lower[k] not in known:
             like = meaning(name, known)
+            # By name first, then by contents: a name may say nothing ("0", "col2").
             column = like if like in missing else _held({row[k] for row in rows}, missing)
-            found |= {name: column} if column else {}
-    if found:
-        what = "; ".join(f"no column {column!r}, and {name!r} looks like it" for name, column in found.items())
+            lookalikes |= {name: column} if column else {}
+    if lookalikes:
+        what = "; ".join(f"no column {column!r}, and {name!r} looks like it" for name, column in lookalikes.items())
         raise UserInputError(what, where=where, fix="give it that name, or remove what is meant otherwise")
 
 

@@ -41,18 +41,21 @@ class FrameRule:
         """
         if not frames:
             return
+        # A neutral sequence has no apex and gives no separate first frame.
         if label == NEUTRAL:
             self._append(rows, frames[-self.last_n :], NEUTRAL, subject, sequence)
             return
         if self._takes_first(subject, labelled=label is not None):
             self._append(rows, frames[:1], NEUTRAL, subject, sequence)
         if label is not None:
+            # The first frame is taken as neutral, so a short sequence must not show it as the expression too.
             apex = frames if self.neutral == "none" else frames[1:]
             self._append(rows, apex[-self.last_n :], label, subject, sequence)
 
     def _takes_first(self, subject: str, *, labelled: bool) -> bool:
         if self.neutral == "per_subject":
             new = subject not in self._served
+            # Whether or not this sequence has a label: any first frame of the subject is neutral.
             self._served.add(subject)
             return new
         return self.neutral == "per_sequence" and labelled
@@ -76,6 +79,7 @@ def frames_of(folder: Path, rows: Rows) -> list[str]:
     """Return the frames of a sequence by the last number in their names, then by name; `rows` counts other files."""
 
     def order(path: str) -> tuple[int, str]:
+        # As numbers: frame 10 comes after frame 9, whatever zeros stand before.
         numbers = re.findall(r"[0-9]+", Path(path).stem)
         return int(numbers[-1]) if numbers else -1, path
 
@@ -86,7 +90,8 @@ def find_child(folder: Path, *names: str) -> Path | None:
     """Return the folder in a folder that has one of some names, in any case, or None."""
     wanted = {name.lower() for name in names}
     try:
-        found = [child for child in folder.iterdir() if child.name.lower() in wanted and child.is_dir()]
+        children = [child for child in folder.iterdir() if child.name.lower() in wanted and child.is_dir()]
     except OSError:
         return None
-    return min(found, key=lambda child: child.name) if found else None
+    # Two that differ in case alone can stand side by side on some file systems: always the same one is taken.
+    return min(children, key=lambda child: child.name) if children else None

@@ -62,9 +62,11 @@ def list_lines(path: Path, spec: DomainSpec, labels: Labels, rows: Rows) -> list
 def _columns(text: str) -> list[str]:
     """Return the path of a line and the words behind it."""
     match = QUOTED.fullmatch(text) or ENDING.fullmatch(text)
+    # No suffix of an image: the last blank is all there is to go by.
     if match is None:
         return text.rsplit(None, 1)
     path, gap, rest = match.groups(default="")
+    # A comma, semicolon or tab keeps empty cells apart; blanks do not.
     mark = next((mark for mark in DELIMITERS if mark in gap), None)
     return [path, *(word.strip(' "') for word in rest.rstrip(" ,;\t").split(mark))] if rest else [path]
 
@@ -77,6 +79,7 @@ def _header(text: str, where: str) -> list[str]:
     """
     names = re.split(r'[\s,;"]+', text.strip('"'))
     known = [meaning(name) for name in names]
+    # A first line with an image in it is data, whatever its words resemble.
     if any(map(ENDING.fullmatch, names)) or not {"path", "label"} <= {*known}:
         return []
     if known[0] != "path" or {*known} - {"path", "label", ""}:
@@ -89,6 +92,7 @@ def _label_column(
     lines: Sequence[tuple[int, list[str]]], header: Sequence[str], asked: int, labels: Labels, path: Path
 ) -> int:
     """Return which column is the label, from 0: as asked (from 1; 0 = nothing was), or as header or contents say."""
+    # The widest line: where cells at the end are left out, the others are shorter.
     number, longest = max(lines, key=lambda line: len(line[1]), default=(1, [""]))
     where = f"{path}, line {number}"
     if asked > len(longest):
@@ -99,11 +103,13 @@ def _label_column(
         for k, cell in enumerate(cells[1:], start=1):
             words.setdefault(k, set()).add(cell)
     if len(named) != 1:
-        named = [k for k, found in words.items() if found != {""} and all(map(labels.knows, found - {""}))]
+        named = [
+            k for k, cells_seen in words.items() if cells_seen != {""} and all(map(labels.knows, cells_seen - {""}))
+        ]
     if len(named) == 1 or len(longest) < 3:
         return named[0] if named else 1
     what = f"{len(longest)} columns, and nothing says which of them is the label"
-    shown = [f"{k + 1} ({_some(found)})" for k, found in list(words.items())[:8]]
+    shown = [f"{k + 1} ({_some(cells_seen)})" for k, cells_seen in list(words.items())[:8]]
     raise UserInputError(what, where=where, fix=f"add ?column= with its number: {' or '.join(shown)}")
 
 

@@ -20,12 +20,12 @@ class Listing:
         base: the folder.
         trusted: whether the user named it (`root=`): paths may then lead anywhere, and one that leads to no file is
             looked for below the folder by its end, the longest one first.
-        found: file -> path as listed, and whether it was found by the end of that.
+        listed_paths: file -> path as listed, and whether it was found by the end of that.
     """
 
     base: Path
     trusted: bool = False
-    found: dict[str, tuple[str, bool]] = field(default_factory=dict)
+    listed_paths: dict[str, tuple[str, bool]] = field(default_factory=dict)
 
     def file(self, text: str, where: str) -> str:
         """Return the file that a listed path means; it may be missing.
@@ -39,7 +39,8 @@ class Listing:
         file = next((path for path in (named, *self._below(text)) if os.path.isfile(path)), "")
         if not file:
             return named
-        path, by_end = self.found.setdefault(file, (text, file != named))
+        path, by_end = self.listed_paths.setdefault(file, (text, file != named))
+        # Two paths that end alike must not become one file: labels of different images would meet on it.
         if path != text and (by_end or file != named):
             what = f"{path!r} and {text!r} are both found as {file}"
             raise UserInputError(what, where=where, fix="give a ?root= that tells them apart")
@@ -47,7 +48,7 @@ class Listing:
 
     def by_end(self) -> list[str]:
         """Return "PATH as FILE" for every file that was found by the end of a listed path."""
-        return [f"{path!r} as {file}" for file, (path, by_end) in self.found.items() if by_end]
+        return [f"{path!r} as {file}" for file, (path, by_end) in self.listed_paths.items() if by_end]
 
     def _below(self, text: str) -> Iterator[str]:
         """Yield files below the folder by the ends of a path, the longest first."""

@@ -43,12 +43,12 @@ def names_of(spec: DomainSpec) -> dict[str, int]:
         raise UserInputError(f"not valid TOML: {str(error)[:80]}", where=str(path), fix=FIX) from None
     if not table:
         raise UserInputError("no name in the file", where=str(path), fix=FIX)
-    found: dict[str, int] = {}
+    labels: dict[str, int] = {}
     for name, meaning in table.items():
-        if name_key(name) in found:
+        if name_key(name) in labels:
             raise UserInputError(f"name {name!r} stands there twice", where=str(path), fix="keep one")
-        found[name_key(name)] = _label(name, meaning, path)
-    return found
+        labels[name_key(name)] = _label(name, meaning, path)
+    return labels
 
 
 def _label(name: str, meaning: Any, path: Path) -> int:

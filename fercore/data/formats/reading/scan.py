@@ -79,6 +79,7 @@ class Rows:
 
     def leave_file(self, path: str, why: str) -> None:
         """Count a file that stands among images and is none; the first of a kind is named."""
+        # One line a kind of file, however many there are: the name of the first stays in the text.
         self.skipped[f"{NO_IMAGE}{why}, first {self._first.setdefault(why, path)}"] += 1
 
     def keep(self, at: Sequence[int]) -> None:
@@ -118,15 +119,16 @@ def present(path: str, *, where: str) -> Path:
     Raises:
         UserInputError: if it does not.
     """
-    found = user_path(path)
+    location = user_path(path)
     try:
-        exists = found.exists()
+        exists = location.exists()
+    # exists() raises for a path that is too long.
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot open {path!r}: {error}", where=where) from None
     if not exists:
         decoded = "; in it % before two hex digits is decoded: write %25 for %" if ENCODED.search(where) else ""
         raise UserInputError(f"path not found: {path}", where=where, fix=f"check the spec{decoded}")
-    return found
+    return location
 
 
 def existing(path: str, *, folder: bool, where: str) -> Path:
@@ -135,14 +137,14 @@ def existing(path: str, *, folder: bool, where: str) -> Path:
     Raises:
         UserInputError: if it does not exist or is the other kind.
     """
-    found = present(path, where=where)
-    if found.is_dir() != folder:
+    location = present(path, where=where)
+    if location.is_dir() != folder:
         kind = "folder" if folder else "file"
         fix = f"give the path of a {kind}" + (" (unpack the archive first)" if _is_archive(path) else "")
         raise UserInputError(f"not a {kind}: {path}", where=where, fix=fix)
-    if not folder and (kind := files.irregular(found)):
+    if not folder and (kind := files.irregular(location)):
         raise UserInputError(f"{kind}, not a file: {path}", where=where, fix="give the path of a file")
-    return found
+    return location
 
 
 def _is_archive(path: str) -> bool:
@@ -179,6 +181,7 @@ def read_text(path: Path) -> str:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         raise _undecoded(raw, error, path) from None
+    # UTF-16 without its mark decodes as UTF-8 where letters are ASCII: every second byte is NUL.
     if "\0" in text:
         fix = "if it is UTF-16, save it with its byte order mark, or as UTF-8"
         raise UserInputError("not a text file: it holds NUL characters", where=str(path), fix=fix)
@@ -189,6 +192,7 @@ def _undecoded(raw: bytes, error: UnicodeDecodeError, path: Path) -> UserInputEr
     before = raw[: error.start].decode(error.encoding, "ignore")
     what, fix = f"not {error.encoding.upper()} text: byte 0x{raw[error.start]:02x}", "save it as UTF-8"
     if error.encoding == "utf-8" and not BINARY.search(raw):
+        # The whole line as Windows-1252 has it: the user sees whether that guess reads right.
         line = raw[raw.rfind(b"\n", 0, error.start) + 1 :].splitlines()[0]
         what += f", where Windows-1252 reads {line.decode('cp1252', 'replace')[:60]!r}"
         fix += ", as `iconv -f CP1252 -t UTF-8` does if that is right"
@@ -211,7 +215,9 @@ def safe_path(text: str, base: Path, *, trusted: bool | None, where: str) -> str
     path = text.strip().replace("\\", "/")
     if not path or "\0" in path:
         raise UserInputError("empty path", where=where)
+    # "C:/x" is absolute on Windows, and joins like a relative path elsewhere.
     drive = len(path) > 1 and path[1] == ":" and path[0].isalpha()
+    # As text, before the file system is asked: the file need not exist, and links are checked with the images.
     if (drive or path.startswith("/") or ".." in path.split("/")) and not trusted:
         fix = "add ?root=FOLDER with the images' folder, which says that you trust the list"
         if trusted is None:

@@ -36,6 +36,7 @@ def csv_rows(
         UserInputError: as `csv_table` and `refuse_nearly_known`, or if a needed column is missing.
     """
     header, lines = csv_table(path)
+    # Enough rows to see what a column holds; a table of millions is not read twice.
     head, where = list(islice(lines, 1000)), f"{path}, line 1"
     refuse_nearly_known(header, [cells for _, cells in head], [*needed, *optional], where=where)
     lower = [name.lower() for name in header]
@@ -73,6 +74,7 @@ def csv_lines(path: Path) -> Iterator[Line]:
 
 def delimiter_of(line: str) -> str:
     """Return what sets the columns apart, by the first line of a table."""
+    # The csv module raises for longer cells, and one such may stand in the first line of a file that is no table.
     first = line[: csv.field_size_limit()].splitlines()[:1]
     return max(DELIMITERS, key=lambda mark: len(next(csv.reader(first, delimiter=mark, skipinitialspace=True), [])))
 
@@ -80,6 +82,7 @@ def delimiter_of(line: str) -> str:
 def _open(path: Path) -> Any:
     text = read_text(path)
     first = next((line for line in text.split("\n") if line.strip()), "")
+    # strict: an unclosed quote would otherwise take the rest of the file for one cell.
     return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter_of(first), skipinitialspace=True, strict=True)
 
 
