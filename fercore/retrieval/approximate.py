@@ -51,6 +51,7 @@ class ApproximateIndex:
         threads = faiss.omp_get_max_threads()
         if kind == "ivf":
             most = max(1, len(rows) // 39)
+            # 4 sqrt N is FAISS's own rule of thumb for up to a million rows.
             lists = min(settings.lists or max(1, round(4 * len(rows) ** 0.5)), most)
             quantiser = faiss.IndexFlat(width, number)
             index: Any = faiss.IndexIVFFlat(quantiser, width, lists, number)
@@ -62,6 +63,7 @@ class ApproximateIndex:
             faiss.omp_set_num_threads(1)  # links depend on the order of insertion
         try:
             self._index: Any = self._filled(index, rows)
+        # Set for the whole process: others' searches must not stay on one thread.
         finally:
             faiss.omp_set_num_threads(threads)
 
@@ -70,6 +72,7 @@ class ApproximateIndex:
             index.train(rows.numpy())
             index.add(rows.numpy())
             return index
+        # Moved empty: the cells are then found, and the rows kept, on the GPU.
         moved: Any = faiss.index_cpu_to_gpu(gpu_resources(self._gpu), self._gpu, index)
         moved.cp.min_points_per_centroid = index.cp.min_points_per_centroid  # the copy has its own
         moved.train(rows)

@@ -58,6 +58,7 @@ class AUIndex:
         self.bits = 8 * self.codes.shape[1]
         if index not in get_args(Kind):
             raise ValueError(f"index must be one of {', '.join(get_args(Kind))}, got {index!r}")
+        # As many buckets as codes, so that a bucket holds about one.
         default = min(self.bits, max(4, len(self.codes).bit_length() - 1))
         chosen = default if hash_bits is None else hash_bits
         if not 1 <= chosen <= min(64, self.bits):
@@ -78,10 +79,12 @@ class AUIndex:
         Args:
             queries: uint8 [Q,bytes].
         """
-        found = self._check(queries)
-        own, asked = code_keys(self.codes, found)
+        checked = self._check(queries)
+        # In one call: keys of codes wider than 64 bits compare only within it.
+        own, asked = code_keys(self.codes, checked)
         join = join_codes(own, asked)
         offsets = np.append(0, np.cumsum(join.counts))
+        # Ranges start[i]..stop[i] laid end to end without a loop: each shifted to where its own output begins.
         places = np.repeat(join.start - offsets[:-1], join.counts) + np.arange(offsets[-1])
         return Matches(offsets, join.source_order[places], np.zeros(len(places), np.int64))
 
@@ -95,19 +98,21 @@ class AUIndex:
         Raises:
             ValueError: a distance that is no integer, or negative.
         """
-        found = self._check(queries)
+        checked = self._check(queries)
         distance = min(check_distance(distance), self.bits)
-        if not len(self) or not len(found):
-            return Matches(np.zeros(len(found) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        if not len(self) or not len(checked):
+            return Matches(np.zeros(len(checked) + 1, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
         searched = self._faiss
         if self.index == "hash" and distance <= _FLIPS:
             searched.nflip = distance  # codes this near have at most so many other bits in the address
         elif self.index == "hash":
+            # Built for this call and dropped: a wide radius is rare, and a second copy of the codes would stay.
             searched = faiss.IndexBinaryFlat(self.bits)
             searched.add(self.codes)
-        limits, distances, rows = searched.range_search(found, distance + 1)
+        limits, distances, rows = searched.range_search(checked, distance + 1)
         offsets, spans = limits.astype(np.int64), np.asarray(distances, np.int64)
-        order = np.lexsort((rows, spans, np.repeat(np.arange(len(found)), np.diff(offsets))))
+        # FAISS returns each query's rows in an order of its own, by buckets or by threads.
+        order = np.lexsort((rows, spans, np.repeat(np.arange(len(checked)), np.diff(offsets))))
         return Matches(offsets, np.asarray(rows, np.int64)[order], spans[order])
 
     def nearest(self, queries: npt.ArrayLike, k: int = 1) -> tuple[Ints, Ints]:
@@ -124,15 +129,15 @@ class AUIndex:
         Raises:
             ValueError: k below 1.
         """
-        found = self._check(queries)
+        checked = self._check(queries)
         if k < 1:
             raise ValueError(f"k must be 1 or more, got {k}")
         kept = min(k, len(self))
-        distances = np.full((len(found), k), self.bits + 1, np.int64)
-        rows = np.full((len(found), k), -1, np.int64)
-        if kept and len(found):
+        distances = np.full((len(checked), k), self.bits + 1, np.int64)
+        rows = np.full((len(checked), k), -1, np.int64)
+        if kept and len(checked):
             search = self._by_hash if self.index == "hash" else self._faiss.search
-            distances[:, :kept], rows[:, :kept] = search(found, kept)
+            distances[:, :kept], rows[:, :kept] = search(checked, kept)
         return distances, rows
 
     def _by_hash(self, queries: Bytes, k: int) -> tuple[Ints, Ints]:
@@ -143,6 +148,7 @@ class AUIndex:
         for flips in range(_FLIPS):
             self._faiss.nflip = flips
             distances[left], rows[left] = self._faiss.search(queries[left], k)
+            # All codes within `flips` bits have been seen: a k-th neighbour no farther than that is final.
             left = left[(rows[left, -1] < 0) | (distances[left, -1] > flips)]
             if not len(left):
                 return distances, rows
@@ -150,7 +156,7 @@ class AUIndex:
         return distances, rows
 
     def _check(self, queries: npt.ArrayLike) -> Bytes:
-        found = check_codes(queries)
-        if found.shape[1] != self.codes.shape[1]:
-            raise ValueError(f"queries have {found.shape[1]} bytes, the indexed codes {self.codes.shape[1]}")
-        return found
+        checked = check_codes(queries)
+        if checked.shape[1] != self.codes.shape[1]:
+            raise ValueError(f"queries have {checked.shape[1]} bytes, the indexed codes {self.codes.shape[1]}")
+        return checked

@@ -59,6 +59,7 @@ class FeatureBank(nn.Module):
             if value not in known:
                 raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.metric, self.index, self.settings = metric, index, settings or Settings()
+        # A plain attribute, in none of the module's registries: it neither moves with the module nor is saved.
         self._approximate: ApproximateIndex | None = None
         self.register_buffer("features", torch.zeros(capacity, dim))
         self.register_buffer("labels", torch.full((capacity,), -1))
@@ -110,6 +111,8 @@ class FeatureBank(nn.Module):
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
             raise ValueError(f"rows must lie in 0..{len(self) - 1}, got {int(rows.min())}..{int(rows.max())}")
         features, labels, probs = self._stored(len(rows), features, labels, probs)
+        # Reversed, the first of equals is the last one written;
+        # assigning with repeated indices leaves undefined which counts.
         unique, place = np.unique(rows.cpu().numpy()[::-1], return_index=True)
         last = torch.as_tensor(len(rows) - 1 - place, device=features.device)
         at = torch.as_tensor(unique, device=self.features.device)
@@ -148,6 +151,7 @@ class FeatureBank(nn.Module):
         indices = torch.full((len(asked), k), -1, device=asked.device)
         if kept and len(asked):
             scores[:, :kept], indices[:, :kept] = self._search(asked, rows, kept)
+            # FAISS fills up with -FLT_MAX or FLT_MAX, not with an infinity.
             scores[indices < 0] = worst
         return scores, indices
 
@@ -170,10 +174,11 @@ class FeatureBank(nn.Module):
         if self.index == "flat" or len(rows) < 2:
             return 1.0
         own = torch.arange(0, len(rows), max(1, len(rows) // sample), device=rows.device)
+        # One more than k: the row itself comes along, and is taken out again.
         queries, asked = rows[own], min(k + 1, len(rows))
         exact = _without(exact_search(queries, rows, asked, self.metric)[1], own)
-        found = _without(self._search(queries, rows, asked)[1], own)
-        return float((exact[:, :, None] == found[:, None]).any(dim=2).float().mean())
+        approximate = _without(self._search(queries, rows, asked)[1], own)
+        return float((exact[:, :, None] == approximate[:, None]).any(dim=2).float().mean())
 
     @torch.no_grad()
     def top_per_class(self, n: int, *, by: Literal["label", "probability"] = "label") -> Tensor:
@@ -196,6 +201,7 @@ class FeatureBank(nn.Module):
         if by == "label":
             own = labels[:, None] == torch.arange(classes, device=labels.device)
             probs = torch.where(own, probs, float("-inf"))
+        # Stable, not topk: equal probabilities come in the order of rows on every device.
         values, rows = torch.sort(probs.T, dim=1, descending=True, stable=True)
         top = torch.full((classes, n), -1, device=labels.device)
         kept = min(n, len(labels))
@@ -222,14 +228,17 @@ class FeatureBank(nn.Module):
             chosen = self.labels[: len(self)] == torch.arange(classes, device=features.device)[:, None]
         else:
             self._check_top(rows, len(features))
+            # One column more than rows: -1 points there, and it is cut off after the scatter.
             chosen = torch.zeros(classes, len(features) + 1, dtype=torch.bool, device=features.device)
             chosen = chosen.scatter(1, torch.where(rows < 0, len(features), rows.long()), True)[:, :-1]
         counts = chosen.sum(dim=1)
+        # Sums of each class as one product with a 0/1 matrix: unlike index_add its order of addition is fixed on a GPU.
         return chosen.float() @ features / counts.clamp(min=1)[:, None], counts == 0
 
     def _search(self, queries: Tensor, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if self.index == "flat":
             return exact_search(queries, rows, k, self.metric)
+        # torch counts in-place changes of a tensor in `_version`; a tensor put in its place has another address.
         state = (self.features.data_ptr(), self.features._version, len(rows), self.features.device)
         if self._approximate is None or self._approximate.state != state:
             self._approximate = ApproximateIndex(rows, self.index, self.metric, self.settings, state)
@@ -262,10 +271,11 @@ class FeatureBank(nn.Module):
             raise ValueError(f"rows must lie in -1..{filled - 1}, got {int(rows.min())}..{int(rows.max())}")
 
 
-def _without(found: Tensor, own: Tensor) -> Tensor:
+def _without(indices: Tensor, own: Tensor) -> Tensor:
     """Leave each query's own row out of what it found, the last one where its own is not there."""
-    place = torch.argsort((found == own[:, None]).byte(), dim=1, stable=True)
-    return found.gather(1, place)[:, :-1]
+    # Stable, on equal-to-own: the others keep their order and the own row goes last.
+    place = torch.argsort((indices == own[:, None]).byte(), dim=1, stable=True)
+    return indices.gather(1, place)[:, :-1]
 
 
 def _is_integer(tensor: Tensor) -> bool:

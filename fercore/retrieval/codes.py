@@ -108,6 +108,7 @@ def check_numbers(values: npt.NDArray[Any], name: str) -> None:
 
 
 def _narrow(codes: Bytes) -> Keys:
+    # Little endian: AU 0 is the lowest bit of the key too, on any machine.
     wide = np.zeros((len(codes), 8), np.uint8)
     wide[:, : codes.shape[1]] = codes
     return wide.view("<u8")[:, 0].astype(np.uint64, copy=False)
@@ -115,6 +116,7 @@ def _narrow(codes: Bytes) -> Keys:
 
 def _numbered(arrays: list[Bytes]) -> tuple[Keys, ...]:
     rows = np.concatenate(arrays)
+    # A row as one opaque value: np.unique compares bytes, in one sort for all arrays.
     whole = rows.view(np.dtype((np.void, rows.shape[1])))[:, 0]
     numbers = np.unique(whole, return_inverse=True)[1].astype(np.uint64)
     ends = np.cumsum([len(array) for array in arrays])[:-1]

@@ -47,6 +47,8 @@ def _most(measure: int, anchors: Floats, i: int, low: Floats, high: Floats, node
             gap = max(low[node, k] - a, a - high[node, k], np.float32(0))
             outside += gap * gap
             product += a * high[node, k]
+        # Two bounds for unit rows, a.r = 1 - |a - r|^2 / 2: the first by the box's
+        # upper corner (scores are not negative), the second by the distance to the box.
         return min(product, np.float32(1) - np.float32(0.5) * outside)
     for k in range(anchors.shape[1]):
         a = anchors[i, k]
@@ -60,6 +62,7 @@ def _least(measure: int, anchors: Floats, i: int, low: Floats, high: Floats, nod
     total = np.float32(0)
     if measure == COSINE:
         for k in range(anchors.shape[1]):
+            # Scores are not negative, so the lower corner gives the smallest product.
             total += anchors[i, k] * low[node, k]
         return total
     for k in range(anchors.shape[1]):
@@ -111,6 +114,7 @@ def draw(
             continue
         equal = measure == COSINE and _is_zero(anchors, i)
         for _ in range(tries):
+            # Rows of the anchor's own code are one range: drawing beside it needs no retry.
             random, place = below(random, len(rows) - own)
             row = place if place < begin[i] else place + own
             if labels[row] == anchor_labels[i]:
@@ -147,6 +151,8 @@ def _take(best: Best, tau: np.float32, value: np.float32, first: int, count: int
     random, passing, ties, most, chosen = best
     if value > tau:
         passing += count
+        # Reservoir sampling of blocks: the newcomers hold `count`
+        # of `passing` places, so each row ends up equally likely.
         random, place = below(random, passing)
         chosen = first + place if place < count else chosen
     elif passing == 0 and value >= most:
@@ -187,18 +193,23 @@ def _search(
     while depth > 0:
         depth -= 1
         node = stack[depth]
+        # With a row that passes in hand only others above tau count; until then also those near the best so far.
         if bounds[depth] < (tau if best[1] > 0 else min(tau, best[3])) - _SLACK:
             continue
         first, last, label = first_row[node], last_row[node], labels_of[node]
+        # No row of this node may be a negative: all have the anchor's code, or its label.
         if (first >= begin and last <= end) or label == a_label:
             continue
+        # A node that touches the anchor's code, or mixes labels, has rows that must be looked at one by one.
         free = (last <= begin or first >= end) and (label != MIXED or a_label < 0)
+        # Every row passes: the node is weighed as a whole, unseen.
         if free and _least(measure, anchors, i, low, high, node) > tau + _SLACK:
             best = _take(best, tau, np.float32(np.inf), first, last - first)
         elif right[node] >= 0:
             one, two = node + 1, right[node]
             near = _most(measure, anchors, i, low, high, one)
             far = _most(measure, anchors, i, low, high, two)
+            # The nearer child on top of the stack: a good row early prunes more of what follows.
             if near < far:
                 one, two, near, far = two, one, far, near
             stack[depth], bounds[depth], stack[depth + 1], bounds[depth + 1] = two, far, one, near
@@ -217,6 +228,7 @@ def search(
     """Find what rejection left out, for the anchors `pending`; columns is [A,M], the others are those of `draw`."""
     for at in prange(len(pending)):
         i = pending[at]
+        # Stream 1: `draw` has used stream 0 of the same rows.
         random = start(seed, np.uint64(1), np.uint64(i))
         negative[i], state[i] = _search(
             random, measure, tau, anchors, i, anchor_labels[i], begin[i], end[i], columns, labels, tree

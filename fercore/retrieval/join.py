@@ -124,6 +124,7 @@ def join_codes(source_keys: npt.ArrayLike, target_keys: npt.ArrayLike) -> CodeJo
 
 def join_reference(source: Keys, target: Keys) -> Parts:
     """Return order [N], start [M], stop [M] by sorting with NumPy; where nothing matches, start equals stop."""
+    # Stable: rows of one code stay ascending, which the compiled join promises too.
     order = np.argsort(source, kind="stable").astype(np.int64, copy=False)
     ordered = source[order]
     start = np.searchsorted(ordered, target, side="left").astype(np.int64, copy=False)
@@ -132,11 +133,13 @@ def join_reference(source: Keys, target: Keys) -> Parts:
 
 
 def _distinct(keys: Keys, order: Rows) -> Keys:
+    # Keys are sorted already: comparing neighbours spares np.unique's sort.
     ordered = keys[order]
     return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
 
 
 def _offsets(codes: Keys, keys: Keys, order: Rows) -> Rows:
+    # A code that this side lacks begins where the next one does: an empty range.
     return np.append(np.searchsorted(keys[order], codes), len(keys)).astype(np.int64)
 
 

@@ -61,12 +61,12 @@ def neighbour_codes(
     in_target = np.flatnonzero(np.diff(join.target_offsets))
     index = AUIndex(source[join.source_order[join.source_offsets[in_source]]])
     queries = target[join.target_order[join.target_offsets[in_target]]]
-    found = index.radius(queries, radius) if check_distance(radius) else index.exact(queries)
+    matches = index.radius(queries, radius) if check_distance(radius) else index.exact(queries)
     if nearest and len(in_source):
-        found = _or_nearest(index, queries, found)
+        matches = _or_nearest(index, queries, matches)
     counts = np.zeros(len(join.codes), np.int64)
-    counts[in_target] = np.diff(found.offsets)
-    return Neighbours(np.append(0, np.cumsum(counts)), in_source[found.rows])
+    counts[in_target] = np.diff(matches.offsets)
+    return Neighbours(np.append(0, np.cumsum(counts)), in_source[matches.rows])
 
 
 def code_histogram(
@@ -87,9 +87,11 @@ def code_histogram(
         ValueError: labels of another length or outside the classes.
     """
     labels = _check_labels(source_labels, len(join.source_keys), num_classes)
+    # Group and class in one number: a two-dimensional histogram by one count.
     flat = np.bincount(join.source_groups * num_classes + labels, minlength=len(join.codes) * num_classes)
     counts = flat.reshape(len(join.codes), num_classes)
     if neighbours is not None:
+        # Differences of running sums, in integers and so exact: every range of neighbours is added without a loop.
         sums = np.vstack([np.zeros((1, num_classes), np.int64), np.cumsum(counts[neighbours.codes], axis=0)])
         counts = sums[neighbours.offsets[1:]] - sums[neighbours.offsets[:-1]]
     totals = counts.sum(axis=1)
@@ -108,19 +110,21 @@ def random_match(join: CodeJoin, seed: int, *, neighbours: Neighbours | None = N
     """Return for each target row one of its source rows [M], each as likely as the others, -1 where there is none."""
     if neighbours is None:
         drawn = draw_below(seed, join.counts)
-        found = drawn >= 0
+        some = drawn >= 0
         rows = np.full(len(drawn), -1, np.int64)
-        rows[found] = join.source_order[(join.start + drawn)[found]]
+        rows[some] = join.source_order[(join.start + drawn)[some]]
         return rows
+    # Matches of one target lie in several codes: a place among all
+    # of them is drawn, and then looked up in which code it falls.
     ends = np.cumsum(np.diff(join.source_offsets)[neighbours.codes])
     ends = np.append(0, ends)
     first, last = (ends[bound][join.target_groups] for bound in (neighbours.offsets[:-1], neighbours.offsets[1:]))
     drawn = draw_below(seed, last - first)
-    found = drawn >= 0
-    place = (first + drawn)[found]
+    some = drawn >= 0
+    place = (first + drawn)[some]
     edge = np.searchsorted(ends, place, side="right") - 1
     rows = np.full(len(drawn), -1, np.int64)
-    rows[found] = join.source_order[join.source_offsets[neighbours.codes[edge]] + place - ends[edge]]
+    rows[some] = join.source_order[join.source_offsets[neighbours.codes[edge]] + place - ends[edge]]
     return rows
 
 
@@ -132,26 +136,28 @@ def last_match(join: CodeJoin, *, neighbours: Neighbours | None = None) -> Ints:
     if neighbours is None:
         return in_code[join.target_groups]
     best = np.full(len(join.codes), -1, np.int64)
+    # Unbuffered: several codes may raise the same entry.
     np.maximum.at(best, np.repeat(np.arange(len(best)), np.diff(neighbours.offsets)), in_code[neighbours.codes])
     return best[join.target_groups]
 
 
-def _or_nearest(index: AUIndex, queries: npt.NDArray[np.uint8], found: Matches) -> Matches:
-    counts = np.diff(found.offsets)
+def _or_nearest(index: AUIndex, queries: npt.NDArray[np.uint8], matches: Matches) -> Matches:
+    counts = np.diff(matches.offsets)
     alone = np.flatnonzero(counts == 0)
     if not len(alone):
-        return found
+        return matches
     distance = index.nearest(queries[alone], 1)[0][:, 0]
     rows: dict[int, Matches] = {}
     for d in np.unique(distance):  # few: a distance is at most the number of bits
         rows[int(d)] = index.radius(queries[alone[distance == d]], int(d))
-    owner, far = [np.repeat(np.arange(len(queries)), counts)], [found.rows]
-    spans = [found.distances]
+    owner, far = [np.repeat(np.arange(len(queries)), counts)], [matches.rows]
+    spans = [matches.distances]
     for d, match in rows.items():
         owner.append(np.repeat(alone[distance == d], np.diff(match.offsets)))
         far.append(match.rows)
         spans.append(match.distances)
     owners = np.concatenate(owner)
+    # Stable: matches of one query stay nearest first.
     order = np.argsort(owners, kind="stable")
     offsets = np.append(0, np.cumsum(np.bincount(owners, minlength=len(queries))))
     return Matches(offsets, np.concatenate(far)[order], np.concatenate(spans)[order])

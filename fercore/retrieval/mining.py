@@ -115,10 +115,12 @@ def mine_triplets(
     _check_sizes(anchors, a_keys, others, o_keys)
     if not np.isfinite(tau_n):
         raise ValueError(f"tau_n must be finite, got {tau_n}")
+    # The other domain is the join's source: each anchor gets its range of rows with the same code.
     join = join_codes(o_keys, a_keys)
     order, a_labels, o_labels, allowed = _labels(join, exclude)
     if measure == compiled.COSINE:
         anchors, others = _unit(anchors), _unit(others)
+    # A copy sorted by code: an anchor's positives are one range, and the search below may move rows within it.
     rows, tau = np.ascontiguousarray(others[order]), np.float32(tau_n)
     positive, negative, state = (np.empty(len(anchors), np.int64) for _ in range(3))
     where = (anchors, a_labels, join.start, join.stop)
@@ -126,6 +128,7 @@ def mine_triplets(
     compiled.draw(
         bits, measure, tau, compiled.TRIES, *where, allowed, rows, o_labels, positive, negative, state
     )  # fmt: skip
+    # Back to the caller's rows before the tree is built, which reorders `rows` and `order` together.
     positive = np.where(positive >= 0, order[positive], -1) if len(order) else positive
     pending = np.flatnonzero((positive >= 0) & (allowed > 0) & (state == compiled.NOT_FOUND))
     drawn = np.flatnonzero(state != compiled.NOT_FOUND)
@@ -133,18 +136,19 @@ def mine_triplets(
     if len(pending):
         pending = pending[np.argsort(join.start[pending], kind="stable")]  # neighbours take the same way in the tree
         tree = score_tree.build(rows, order, o_keys[order], o_labels)
+        # After `build`, which has moved rows.
         columns = np.ascontiguousarray(rows.T)
         compiled.search(bits, measure, tau, pending, *where, columns, o_labels, tree, negative, state)
         negative[pending] = order[negative[pending]]
-    found = np.flatnonzero(state != compiled.NOT_FOUND)
+    matched = np.flatnonzero(state != compiled.NOT_FOUND)
     lonely = int((join.counts == 0).sum())
     return Triplets(
-        anchor=found,
-        positive=positive[found],
-        negative=negative[found],
-        fell_back=state[found] == compiled.FELL_BACK,
+        anchor=matched,
+        positive=positive[matched],
+        negative=negative[matched],
+        fell_back=state[matched] == compiled.FELL_BACK,
         without_positive=lonely,
-        without_negative=len(anchors) - lonely - len(found),
+        without_negative=len(anchors) - lonely - len(matched),
     )
 
 
@@ -161,14 +165,17 @@ def _labels(join: CodeJoin, exclude: Exclude | None) -> tuple[Ints, Ints, Ints, 
     names = np.unique(np.concatenate([a_labels, o_labels]))
     a_labels = np.where(a_labels < 0, _NO_LABEL, np.searchsorted(names, a_labels))
     o_labels = np.where(o_labels < 0, _ANY_LABEL, np.searchsorted(names, o_labels))
+    # By label within a code: the tree then splits codes into ranges of one label.
     order = join.source_order[np.lexsort((o_labels[join.source_order], join.source_keys[join.source_order]))]
     begin = np.where(join.matched, join.start, -1)
     first = np.empty(others, np.int64)  # where the code of a row begins, which names the code
     ordered = join.source_keys[join.source_order]
     first[join.source_order] = np.searchsorted(ordered, ordered)
+    # Labels lie in -2..len(names)-1 and codes from -1: with the offsets no pair collides or goes below zero.
     width = len(names) + 3
     both = join_codes(_pair(first, o_labels, width), _pair(begin, a_labels, width)).counts
     of_label = np.bincount(o_labels[o_labels >= 0], minlength=len(names) + 1)
+    # Rows with the anchor's label, less those that its code has excluded already.
     taken = np.where(a_labels >= 0, of_label[a_labels] - both, 0)
     return order, a_labels, o_labels[order], free - taken
 
@@ -211,5 +218,7 @@ def _check_sizes(anchors: Floats, anchor_keys: Keys, others: Floats, other_keys:
 
 
 def _unit(rows: Floats) -> Floats:
+    # float64: the squares of small float32 scores would underflow.
     norms = np.sqrt(np.einsum("na,na->n", rows, rows, dtype=np.float64))[:, None]
+    # An all-zero row stays zero, and its cosine with every row is 0.
     return np.asarray(rows / np.maximum(norms, 1e-12), np.float32)

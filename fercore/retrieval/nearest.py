@@ -62,6 +62,7 @@ def _blocks(wanted: bool) -> Iterator[None]:
 @cache
 def gpu_resources(device: int) -> Any:
     """Return FAISS's scratch memory and streams on a GPU, one a device and process."""
+    # Imported for what it does: it lets FAISS take torch tensors, and only GPU searches need that.
     import faiss.contrib.torch_utils
 
     with torch.cuda.device(device):

@@ -27,6 +27,7 @@ def _mix(z: np.uint64) -> np.uint64:
 @njit("uint64(uint64, uint64, uint64)", cache=True)
 def start(seed: np.uint64, stream: np.uint64, row: np.uint64) -> np.uint64:
     """Return the state at which a row's sequence begins."""
+    # Mixed at every level: neighbouring seeds, streams and rows start far apart.
     return _mix(_mix(_mix(seed) + _GOLDEN * (stream + _ONE)) + _GOLDEN * (row + _ONE))
 
 
@@ -36,6 +37,7 @@ def below(state: np.uint64, n: int) -> tuple[np.uint64, int]:
     size = np.uint64(n)
     state += _GOLDEN
     product = (_mix(state) >> _32) * size
+    # Lemire's test: a division is needed only in this rare case, and a retry in fewer still.
     if (product & _LOW) < size:
         least = ((_LOW + _ONE) - size) % size
         while (product & _LOW) < least:

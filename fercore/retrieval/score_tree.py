@@ -62,6 +62,7 @@ def _select(rows: Floats, order: Ints, first: int, last: int, middle: int, a: in
     """Move rows so that none before `middle` exceeds one from there on in dimension a (Hoare's quickselect)."""
     low, high = first, last - 1
     while low < high:
+        # The middle row: scores that come sorted are no worst case.
         pivot = rows[(low + high) // 2, a]
         i, j = low, high
         while i <= j:
@@ -101,12 +102,14 @@ def _split(
         return first
     differing = keys[first] ^ keys[last - 1]
     if differing != 0:
+        # The highest bit in which first and last key differ; keys are sorted, so all rows from its first 1 on have it.
         bit = np.uint64(1)
         while differing > bit and (differing >> np.uint64(1)) >= bit:
             bit <<= np.uint64(1)
         return _first_with(keys, first, last, keys[last - 1] & ~(bit - np.uint64(1)))
     if labels[first] != labels[last - 1]:
         middle = (first + last) // 2
+        # At the border of labels nearest below the middle, or else the first above it.
         while middle > first and labels[middle - 1] == labels[middle]:
             middle -= 1
         while middle == first or labels[middle - 1] == labels[middle]:
@@ -117,6 +120,7 @@ def _split(
     for a in range(1, rows.shape[1]):
         if box[1, a] - box[0, a] > box[1, widest] - box[0, widest]:
             widest = a
+    # All rows are equal: no dimension splits them, and a leaf may be larger than LEAF_ROWS.
     if box[1, widest] == box[0, widest]:
         return first
     middle = (first + last) // 2
@@ -149,6 +153,7 @@ def _structure(rows: Floats, order: Ints, keys: npt.NDArray[np.uint64], labels: 
             right[parent] = nodes
         middle = _split(rows, order, keys, labels, low, high, box)
         if middle > low:
+            # The right part knows its parent, to be noted there; the left one is pushed last, and so numbered next.
             stack[depth, 0], stack[depth, 1], stack[depth, 2] = middle, high, nodes
             stack[depth + 1, 0], stack[depth + 1, 1], stack[depth + 1, 2] = low, middle, -1
             depth += 2
