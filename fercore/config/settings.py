@@ -75,6 +75,9 @@ class DataSettings(Settings):
         "step", description="step = source_batch counts all source domains together; source = each by itself"
     )
     target_batch: int = Field(64, ge=1)
+    source_validation: float = Field(
+        0.0, ge=0, le=0.5, description="share of each source that is held out from training, for scores that need it"
+    )
     small_domains: Literal["refuse", "repeat"] = Field(
         "refuse", description="a domain with fewer images than its share of a batch: an error, or its images come again"
     )
@@ -230,7 +233,22 @@ class TrainSettings(Settings):
 class SelectSettings(Settings):
     """Which checkpoint is reported."""
 
-    rule: Literal["last"] = "last"
+    rule: str = Field("last", description="last, or the score without target labels whose best checkpoint is reported")
+    scores: tuple[str, ...] = Field(
+        (
+            "source_balanced_accuracy",
+            "entropy",
+            "information_maximisation",
+            "nuclear_norm",
+            "snd",
+            "class_ami",
+            "neighbour_agreement",
+            "prior_distance",
+            "average_confidence",
+            "atc",
+        ),
+        description="scores without target labels that every evaluation of train.eval_every logs",
+    )
     oracle: bool = Field(False, description="also report the best evaluation on target test labels, flagged as such")
 
 

@@ -20,6 +20,7 @@ from fercore.config import RunConfig
 from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
+from fercore.engine.selection import Chosen
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.evaluate import score, score_labels
@@ -45,6 +46,7 @@ class Trained:
     Attributes:
         steps: of all stages. seconds: of wall time in them. images: that passed through them.
         skipped: "<stage>/<phase>" -> steps without a gradient.
+        chosen: the checkpoint that is reported, where it is not the last one.
         oracle: scores at the step that labels of the target would choose, where that is asked for.
     """
 
@@ -52,6 +54,7 @@ class Trained:
     seconds: float
     images: int
     skipped: Mapping[str, int]
+    chosen: Chosen | None
     oracle: dict[str, Any] | None
 
 
@@ -78,7 +81,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "kernels": ops.kernels(context.fabric.device),
         "target": target,
         "sources": [{"spec": spec, "n": len(table), **_scaling(found)} for spec, table, found in sources],
-        "selection": {"rule": config.select.rule, "oracle_best": trained.oracle},
+        "selection": {"rule": config.select.rule, "oracle_best": trained.oracle, **_chosen(trained.chosen)},
         "primary_metric": config.report.primary_metric,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
         "label_split": domains.report["label_split"],
@@ -106,6 +109,10 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "versions": {**versions(), **context.resolved.versions},
     }
     return Result.model_validate(values)
+
+
+def _chosen(chosen: Chosen | None) -> dict[str, Any]:
+    return {} if chosen is None else {"step": chosen.step, "candidates": chosen.candidates}
 
 
 def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fercore.engine.setup import RunContext
+from fercore.engine.setup import LAST, RunContext
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import ResolvedRun
 from fercore.runs import checkpoint
@@ -117,6 +117,8 @@ def _bound(context: RunContext, state: Mapping[str, Any]) -> Iterator[str]:
     before, now, at = state["stages"], stages_of(context), state["stage_index"]
     if before == now:
         yield "its length is not set by train.steps"
+    if context.config.select.rule != LAST:
+        yield f"select.rule={context.config.select.rule} chose among checkpoints that are gone"
     stage = context.stages[at]
     for old, new in zip(before[: at + 1], now, strict=False):
         free = {"steps": 0} if old is before[at] and new["steps"] >= old["steps"] else {}

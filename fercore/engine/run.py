@@ -20,7 +20,8 @@ from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
 from fercore.engine.phases import PhaseRunner, optimisers_of, runners_of
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
-from fercore.engine.setup import RunContext
+from fercore.engine.selection import Candidates, Chosen, gather, scores_of
+from fercore.engine.setup import LAST, RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.hooks.checks import no_exit
@@ -60,6 +61,7 @@ class Trainer:
 
     def __init__(self, context: RunContext, folder: RunFolder, observer: Observer, stop: StopRequest) -> None:
         self.context, self.folder, self.observer, self.stop = context, folder, observer, stop
+        self.candidates = Candidates(folder.candidates, context.config.select.rule)
         self.loader = context.loader()
         self.stage_index = 0
         self.step = 0
@@ -202,6 +204,8 @@ class Trainer:
     def evaluate(self, clock: Progress, *, oracle: bool) -> dict[str, Any]:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
         context = self.context
+        if context.config.train.eval_every:
+            self._score_without_labels(clock)
         scores = results.evaluate_target(context, clock)
         primary_metric = context.config.report.primary_metric
         self.observer.evaluated({**scores, "primary_metric": primary_metric}, self.done)
@@ -213,6 +217,21 @@ class Trainer:
         if oracle and (self.oracle is None or scores[primary_metric] > self.oracle[primary_metric]):
             self.oracle = {**summary, "epoch": clock.epoch, "step": self.done, "uses_target_labels": True}
         return scores
+
+    def _score_without_labels(self, clock: Progress) -> None:
+        """Log the scores that need no label of the target, and keep the candidate where one of them will choose."""
+        context, rule = self.context, self.context.config.select.rule
+        wanted = context.config.select.scores
+        found = gather(context, clock, wanted if rule == LAST else (*wanted, rule))
+        scores = scores_of(context, found)
+        self.folder.log({"kind": "selection", "done": self.done, **scores, "uses_target_labels": False})
+        self.board.scalars("selection", scores, self.done)
+        if rule != LAST:
+            self.candidates.keep(context, clock, found, self.done)
+
+    def choose(self) -> Chosen | None:
+        """Give the network the weights of the candidate that `select.rule` takes, if it is not to be the last one."""
+        return None if self.candidates.rule == LAST else self.candidates.choose(self.context)
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides how training goes on."""
@@ -362,6 +381,8 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         folder.rewind_log(0)
     else:
         old_end = take_up(trainer, latest)
+    trainer.candidates.forget_after(trainer.done)
+    if latest is not None:
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
     trainer.train(old_end)
     for name, times in trainer.skipped.items():
@@ -370,11 +391,15 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
     clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
     scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
-    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.skipped, trainer.oracle)
+    if chosen := trainer.choose():
+        clock = chosen.clock
+        scores = results.evaluate_target(context, clock)
+    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle)
     record = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
     write_model(context, folder.model, clock)
     folder.finish(record)
+    trainer.candidates.forget()
     values = record.to_json()
     context.plugins.after_run(RunResult(str(folder.path), values))
     return values

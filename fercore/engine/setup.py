@@ -23,6 +23,7 @@ from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator
+from fercore.evaluation.selection import needs, needs_source
 from fercore.hooks.assemble import ResolvedRun
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
@@ -34,6 +35,10 @@ from fercore.records.step import SIDES
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+LAST = "last"
+"""The rule that reports the last checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     look_for_data(config.data)
     look_for_weights(config.model)
     domains = load_domains(config.data, seed=config.seed, label_file=label_file)
+    _check_selection(config, has_units=bool(domains.au_names))
     seed_everything(config.seed)
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)
     counts = [table.counts(domains.classes) for table in domains.sources]
@@ -130,6 +136,31 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, wrap)
     context = RunContext(resolved, plugins, domains, fabric, model, stages, views, evaluator, average)
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
+
+
+def _check_selection(config: RunConfig, *, has_units: bool) -> None:
+    """Make sure that what is to be chosen by can be worked out, before anything is trained.
+
+    Args:
+        config: settings. has_units: whether the data has action units.
+
+    Raises:
+        UserInputError: for an unknown score, or one whose evidence the run will not have.
+    """
+    for name in config.select.scores:
+        needs(name)
+    rule = config.select.rule
+    if rule == LAST:
+        return
+    asked, where = needs(rule), f"select.rule={rule}"
+    if not config.train.eval_every:
+        fix = "give train.eval_every, steps between candidates"
+        raise UserInputError("nothing to choose from", where=where, fix=fix)
+    if needs_source(rule) and not config.data.source_validation:
+        fix = "hold some out: data.source_validation=0.1"
+        raise UserInputError("that score needs source samples that are not trained on", where=where, fix=fix)
+    if "target_au" in asked and not has_units:
+        raise UserInputError("that score needs action units", where=where, fix="give data.au")
 
 
 def _with_classes(config: RunConfig, classes: tuple[str, ...]) -> RunConfig:

@@ -75,11 +75,20 @@ class OracleBest(Shape):
     uses_target_labels: bool
 
 
+class Candidate(Shape):
+    """A checkpoint that might have been reported; its score by the rule, None where that is not defined."""
+
+    step: int
+    score: float | None
+
+
 class Selection(Shape):
-    """Which checkpoint is reported."""
+    """Which checkpoint is reported; where a score chose it, at which step, and among which."""
 
     rule: str
     oracle_best: OracleBest | None
+    step: int | None = None
+    candidates: list[Candidate] | None = None
 
 
 class Average(Shape):

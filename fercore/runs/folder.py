@@ -56,7 +56,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints, self.model = path / "checkpoints", path / MODEL
+        self.checkpoints, self.candidates, self.model = path / "checkpoints", path / "candidates", path / MODEL
         self._lock: FileLock | None = None
 
     def refuse_if_taken(self) -> None:
@@ -134,7 +134,7 @@ class RunFolder:
         Raises:
             UserInputError: if something in it is a link.
         """
-        for path in [*self.path.iterdir(), *self.checkpoints.glob("*")]:
+        for path in [*self.path.iterdir(), *self.checkpoints.glob("*"), *self.candidates.glob("*")]:
             if path.is_symlink():
                 fix = "a run is written through no link: move what it leads to into its place"
                 raise UserInputError(f"{path.name} is a link", where=str(path), fix=fix)

@@ -14,8 +14,9 @@ from fercore.config import DataSettings
 from fercore.data.domains.label_space import choose_classes, divided_target, images_of_test, labelled_part
 from fercore.data.domains.labelled import LabelSplit, divide_labels, divided_source
 from fercore.data.domains.load import UNLABELLED, LoadedDomain, load_domain, read_chosen, read_domain, spec_seed
+from fercore.data.domains.split import divide
 from fercore.data.spec import asks_for_few, parse_spec
-from fercore.data.table import Table
+from fercore.data.table import Table, join
 from fercore.errors import UserInputError
 
 __all__ = ["UNLABELLED", "DomainSet", "load_domains", "read_chosen", "read_domain"]
@@ -38,6 +39,7 @@ class DomainSet:
             or "unused".
         au_names: action units in the extras "au" and "au_code" of every part; empty without a provider.
         fingerprints: part -> its fingerprint; see `fingerprint`.
+        validation: samples of the sources that training never sees, where `data.source_validation` holds some out.
         label_split: which samples are labelled, where one dataset was divided so; what the run folder keeps.
     """
 
@@ -53,6 +55,7 @@ class DomainSet:
     au_names: tuple[str, ...] = ()
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     label_split: Mapping[str, Any] | None = None
+    validation: Table | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this data from any other, as JSON values.
@@ -99,10 +102,14 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
     classes = choose_classes(settings, sources, target)
     adaptation, test = divided_target(target, classes, spec_seed(target_spec, seed))
     label_split = None
-    tables = []
+    tables, validation = [], dict[int, Table]()
     for loaded in sources:
         if loaded.spec is not divided:
-            tables.append(labelled_part(loaded, classes))
+            training, held_out = _held_out(loaded, labelled_part(loaded, classes), settings.source_validation, seed)
+            tables.append(training)
+            if held_out is not None:
+                validation[len(tables) - 1] = held_out
+                loaded.report |= {"n_validation": len(held_out)}
             continue
         pool = adaptation if same else labelled_part(loaded, classes)
         watched = test if same else None
@@ -112,8 +119,8 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         if same:
             adaptation = pool.subset(label_split.unlabelled())
             target.report["n_adaptation"] = len(adaptation)
-    parts = (tables, adaptation, test)
-    tables, adaptation, test, au_names, au_report = _with_units(settings, classes, sources, target, *parts)
+    parts = (tables, validation, adaptation, test)
+    tables, validation, adaptation, test, au_names, au_report = _with_units(settings, classes, sources, target, *parts)
     own = tables[specs.index(divided)] if same and divided is not None else adaptation.subset([])
     target.report["labelled"] = {"n": len(own), "per_class": own.counts(classes)}
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
@@ -132,6 +139,8 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         "test": target.fingerprint(test),
         **({"au": list(au_names)} if au_names else {}),
     }
+    if validation:
+        fingerprints["validation"] = [sources[number].fingerprint(table) for number, table in validation.items()]
     whole = target.table.subset(target.preflight.usable)
     return DomainSet(
         classes,
@@ -146,7 +155,31 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         au_names=au_names,
         fingerprints=fingerprints,
         label_split=None if label_split is None else label_split.record,
+        validation=join(list(validation.values())) if validation else None,
     )
+
+
+def _held_out(loaded: LoadedDomain, table: Table, share: float, seed: int) -> tuple[Table, Table | None]:
+    """Return what of a source is trained on, and what is not: persons where all are known, else class by class.
+
+    Copies of a training image are not held out. None for a share of 0.
+
+    Raises:
+        UserInputError: as `divide`, or if nothing is left of one of the two.
+    """
+    if not share:
+        return table, None
+    by = "subject" if all(table.subjects) else "class"
+    parts = divide(table, {"train": 1 - share, "val": share}, by=by, seed=spec_seed(loaded.spec, seed))
+    training = table.subset([i for i, part in enumerate(parts) if part == "train"])
+    seen = {loaded.content[row] for row in training.rows.tolist()}
+    apart = [i for i, part in enumerate(parts) if part == "val" and loaded.content[int(table.rows[i])] not in seen]
+    if not (len(training) and apart):
+        fix = "raise or lower data.source_validation"
+        raise UserInputError(
+            "nothing is left of a source to hold out, or to train on", where=loaded.spec.where, fix=fix
+        )
+    return training, table.subset(apart)
 
 
 def _target_parts(whole: Table, test: Table, labelled: Table, adaptation: Table) -> tuple[str, ...]:
@@ -172,17 +205,22 @@ def _with_units(
     sources: Sequence[LoadedDomain],
     target: LoadedDomain,
     tables: Sequence[Table],
+    validation: Mapping[int, Table],
     adaptation: Table,
     test: Table,
-) -> tuple[list[Table], Table, Table, tuple[str, ...], dict[str, Any] | None]:
+) -> tuple[list[Table], dict[int, Table], Table, Table, tuple[str, ...], dict[str, Any] | None]:
     """Return the parts with action units beside their samples, where the settings ask for them."""
     from fercore.au.attach import Domain, add_units
 
-    taught = [Domain(o.spec, o.table.name, {"train": t}) for o, t in zip(sources, tables, strict=True)]
+    held_out = [{"validation": validation[n]} if n in validation else {} for n in range(len(tables))]
+    taught = [
+        Domain(o.spec, o.table.name, {"train": t, **v}) for o, t, v in zip(sources, tables, held_out, strict=True)
+    ]
     adapted = Domain(target.spec, target.table.name, {"adaptation": adaptation, "test": test}, fixed=("test",))
     names, report = add_units([*taught, adapted], settings)
     found = [domain.parts["train"] for domain in taught]
     for loaded, table in zip(sources, found, strict=True):
         loaded.report |= {"classes": table.counts(classes), "n": len(table)}
     target.report["n_adaptation"] = len(adapted.parts["adaptation"])
-    return found, adapted.parts["adaptation"], adapted.parts["test"], names, report
+    held = {number: taught[number].parts["validation"] for number in validation}
+    return found, held, adapted.parts["adaptation"], adapted.parts["test"], names, report

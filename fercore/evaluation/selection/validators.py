@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.selection import accuracy, certainty, mixing, pool, shift, structure
+from fercore.evaluation.selection.arrays import shares_of
+from fercore.records.outputs import Outputs
 from fercore.registry import Registry
 
 
@@ -38,6 +40,41 @@ class Evidence:
     source_labels: np.ndarray | None = None
     train_features: np.ndarray | None = None
     source_prior: np.ndarray | None = None
+
+
+def evidence_of(target: Outputs, source: Outputs | None) -> Evidence:
+    """Return what the outputs of a network say.
+
+    Logits are the logarithms of the reported probabilities, whatever branches they come from: all that is worked out
+    from logits is the same for logits that differ by a constant in each row. Features of branches stand side by side.
+
+    Args:
+        target: of the adaptation part; its labels are not looked at. source: of labelled source that was held out.
+    """
+    found = Evidence(target.probs, _logits(target), _features(target))
+    if source is None:
+        return found
+    return replace(
+        found,
+        source_probs=source.probs,
+        source_logits=_logits(source),
+        source_features=_features(source),
+        source_labels=source.labels,
+    )
+
+
+def class_prior(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return f[K], the share of each class."""
+    return shares_of(labels, classes)
+
+
+def _logits(outputs: Outputs) -> np.ndarray:
+    found: np.ndarray = np.log(np.maximum(outputs.probs.astype(np.float64), np.finfo(np.float32).tiny))
+    return found
+
+
+def _features(outputs: Outputs) -> np.ndarray:
+    return np.concatenate([outputs.features[name] for name in sorted(outputs.features)], axis=1)
 
 
 POOLED = {"pool_probs": "target_probs", "pool_source_probs": "source_probs"}
