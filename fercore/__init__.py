@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         load,
         open_run,
         plugins,
+        predict,
         train,
     )
 
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "open_run",
     "plugins",
+    "predict",
     "train",
 ]
 

@@ -25,6 +25,8 @@ from fercore.records.result import Result
 if TYPE_CHECKING:
     from fercore.engine.setup import RunContext
     from fercore.prediction.predictor import Predictions, Predictor
+    from fercore.prediction.summary import Summary
+    from fercore.prediction.tables import Row
 
 __all__ = [
     "Comparison",
@@ -38,6 +40,7 @@ __all__ = [
     "load",
     "open_run",
     "plugins",
+    "predict",
     "train",
 ]
 
@@ -198,6 +201,55 @@ def load(path: PathLike, *, device: Device = "auto") -> Predictor:
     from fercore.prediction.predictor import load_predictor
 
     return load_predictor(path, device=device)
+
+
+def predict(
+    model: PathLike,
+    inputs: str | Sequence[str],
+    *,
+    out: PathLike | None = None,
+    columns: str = "fercore",
+    faces: str | None = None,
+    detector: str = "mtcnn",
+    weights: PathLike | None = None,
+    every: int = 1,
+    fps: float | None = None,
+    tta: str | None = None,
+    resume: bool = False,
+    device: Device = "auto",
+    workers: int = 0,
+    tell: Callable[[str], None] = lambda line: None,
+    each: Callable[[Row], None] = lambda row: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Summary:
+    """Predict on images, folders, patterns, datasets and videos, in constant memory; `fercore predict` calls it.
+
+    Args:
+        model: a run folder, or a `model/`. inputs: paths, patterns, FORMAT:PATH, or "-" for paths on standard input.
+        out: a new .csv, .jsonl or .parquet in `columns` ("fercore", "pyfeat" or "openface3"); None = `each` alone.
+        faces: "whole", "detect", or a table of faces by py-feat or OpenFace; None = whole, and a line if that looks
+            wrong. detector, weights: which finds them.
+        every, fps: which frames of videos are taken. tta: "flip" asks mirror images, too.
+        resume: goes on with `out`. device: as for `load`. workers: threads that decode; 0 = one a core.
+        tell: hears lines for people. each: gets every row. progress: told pictures done and in all.
+
+    Raises:
+        UserInputError: for wrong input; what was written by then stays.
+        Interrupted: for a signal; says how to go on.
+    """
+    from fercore.datasets.prepare.one import PrepareSettings
+    from fercore.prediction.predict import PredictSettings
+    from fercore.prediction.predict import predict as run_predict
+    from fercore.prediction.video import Stride
+
+    if tta not in (None, "flip"):
+        raise UserInputError(f"unknown value {tta!r}", where="--tta", fix="known: flip")
+    prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
+    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), tta == "flip", workers)
+    return run_predict(
+        load(model, device=device), _listed(inputs), out=_path(out), settings=settings, resume=resume, tell=tell,
+        each=each, progress=progress,
+    )  # fmt: skip
 
 
 def compare(

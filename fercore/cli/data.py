@@ -45,7 +45,7 @@ def check(
     """Count a dataset against what is published, and find what is wrong with its images, labels and parts."""
     from fercore.datasets.check import check as run_check
 
-    with _progress("looking at images", show=not json_) as progress:
+    with progress_bar("looking at images", show=not json_) as progress:
         report = run_check(spec, similar=similar, progress=progress)
     if json_:
         import json
@@ -168,7 +168,7 @@ def prepare(
         image_format=image_format,
     )  # fmt: skip
     begun = time.perf_counter()
-    with _progress("finding faces") as progress:
+    with progress_bar("finding faces") as progress:
         count = workers or os.cpu_count() or 1
         report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
@@ -182,7 +182,7 @@ def prepare(
 
 
 @contextmanager
-def _progress(what: str, *, show: bool = True) -> Iterator[Progress | None]:
+def progress_bar(what: str, *, show: bool = True) -> Iterator[Progress | None]:
     """Tell on standard error how far it is: a bar on a terminal, a line a minute elsewhere."""
     if not show:
         yield None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -92,6 +92,9 @@ class Predictor:
 
     Args:
         record: contents of model.json. resolved: settings and plugins. plugins: their hooks. model: the network.
+
+    Attributes:
+        device: where the network is. scaling: how images of one channel become 8 bits; None = no rule.
     """
 
     def __init__(self, record: ModelRecord, resolved: ResolvedRun, plugins: Plugins, model: Model) -> None:
@@ -108,7 +111,7 @@ class Predictor:
         self._needed = sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()})
         self._views = plain_views(model.mean, model.std)
         given = record.images.range
-        self._scaling = None if given is None else read_scaling(given, where=RECORD)
+        self.scaling = None if given is None else read_scaling(given, where=RECORD)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -123,8 +126,40 @@ class Predictor:
         """
         if isinstance(image, Tensor) and image.is_floating_point():
             return self._ready(image)
-        pixels = fitted(pixels_of(image, self._scaling), self.record.images.size, self.record.images.resize)
-        return self._views.make(np.ascontiguousarray(pixels)[None], np.zeros(1, dtype=np.int64))["none"][0]
+        return self._normalised(self.fit(pixels_of(image, self.scaling))[None])[0]
+
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """Return an image uint8[H,W,3] in the network's size, uint8[3,S,S]."""
+        return np.ascontiguousarray(fitted(pixels, self.record.images.size, self.record.images.resize))
+
+    def answer(self, pixels: np.ndarray, *, flip: bool = False) -> Outputs:
+        """Return what the network says of one batch of images.
+
+        Args:
+            pixels: uint8[B,3,S,S], B at least 1, as `fit` makes them.
+            flip: whether probabilities are the mean over each image and its mirror image.
+        """
+        order = evaluation_order(len(pixels))
+        batch = _batch(self._normalised(pixels[order]), 0, {})
+        found = self._evaluator.predict_batches(self._model, [batch], self.record.evaluation.clock)
+        if not flip:
+            return found
+        mirrored = self.answer(np.ascontiguousarray(pixels[..., ::-1]))
+        return replace(found, probs=(found.probs + mirrored.probs) / 2)
+
+    def refuse_extras(self) -> None:
+        """Make sure that the model needs nothing but images.
+
+        Raises:
+            UserInputError: if it does.
+        """
+        if self._needed:
+            what = f"the model predicts from {', '.join(self._needed)} beside the image"
+            fix = "in Python: fercore.load(MODEL).predict(images, extras={...})"
+            raise UserInputError(what, where="predict", fix=fix)
+
+    def _normalised(self, pixels: np.ndarray) -> Tensor:
+        return self._views.make(pixels, np.zeros(len(pixels), dtype=np.int64))["none"]
 
     def predict(
         self, images: Item | Iterable[Item], *, extras: Mapping[str, np.ndarray | Tensor] | None = None
@@ -173,15 +208,7 @@ class Predictor:
         for start in range(0, len(items), size):
             part = slice(start, start + size)
             images = torch.stack([self.transform(item) for item in items[part]])
-            n = len(images)
-            yield DomainBatch(
-                images={"none": images},
-                labels=torch.full((n,), UNKNOWN_LABEL),
-                domain=torch.zeros(n, dtype=torch.int64),
-                index=torch.arange(start, start + n),
-                extras={name: values[part] for name, values in extras.items()},
-                per_domain=(n,),
-            )
+            yield _batch(images, start, {name: values[part] for name, values in extras.items()})
 
     def _ready(self, image: Tensor) -> Tensor:
         size = self.record.images.size
@@ -189,6 +216,19 @@ class Predictor:
             fix = f"give what transform returns, float[3,{size},{size}], or pixels as uint8"
             raise UserInputError(f"float tensor of shape {list(image.shape)}", where="predict", fix=fix)
         return image.detach().to("cpu", torch.float32)
+
+
+def _batch(images: Tensor, start: int, extras: Mapping[str, Tensor]) -> DomainBatch:
+    """Return normalised images float32[B,3,S,S] as a batch without labels, numbered from `start`."""
+    n = len(images)
+    return DomainBatch(
+        images={"none": images},
+        labels=torch.full((n,), UNKNOWN_LABEL),
+        domain=torch.zeros(n, dtype=torch.int64),
+        index=torch.arange(start, start + n),
+        extras=extras,
+        per_domain=(n,),
+    )
 
 
 def _several(images: Any) -> Iterable[Any]:

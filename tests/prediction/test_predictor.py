@@ -14,34 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import fercore
-from fercore.data.domains.domain_set import read_domain
-from fercore.data.labels import CANONICAL
-from fercore.data.spec import parse_spec
-from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import PluginInfo, installed_plugins
-
-
-def as_folder(spec: str, folder: Path) -> str:
-    table, _ = read_domain(parse_spec(spec))
-    for i, label in enumerate(table.labels):
-        path = folder / CANONICAL[label] / f"{i:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(table.read(i)).save(path)
-    return f"folder:{folder}"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, make_context, listener):
-    """Return a finished run on image folders that have moved, and where they are now."""
-    home = tmp_path_factory.mktemp("trained")
-    sources = [as_folder("synthfer:studio?n=42", home / "data/studio")]
-    target = as_folder("synthfer:wild?n=84", home / "data/wild")
-    data = {"sources": sources, "target": target, "eval_batch": 16}
-    layer = {"data": data, "train": {"steps": 2, "ema": 0.5}, "report": {"features": True}}
-    run(make_context("source_only", layers=(layer,)), home / "run", listener())
-    (home / "data").rename(home / "gone")
-    return home
 
 
 @pytest.fixture

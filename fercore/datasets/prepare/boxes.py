@@ -36,12 +36,7 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
     Raises:
         UserInputError: if it is neither, a number cannot be read (by line), or no row fits any sample.
     """
-    if path.is_dir():
-        by_image = _openface_folder(path)
-    elif path.is_file():
-        by_image = _pyfeat(path)
-    else:
-        raise no_file(path, "boxes", fix=FIX)
+    by_image = read_faces(path)
     of_frames = {name.frame for name in by_image}
     if len(of_frames) > 1:
         what = "faces of images and of frames of a video"
@@ -53,6 +48,19 @@ def read_boxes(path: Path, keys: Sequence[str]) -> list[list[Face]]:
     if not any(faces):
         raise UserInputError("no row fits an image of the dataset", where=str(path), fix="compare the names")
     return faces
+
+
+def read_faces(path: Path) -> dict[Name, list[Face]]:
+    """Return the faces of each image or frame that a table names.
+
+    Raises:
+        UserInputError: as `read_boxes`.
+    """
+    if path.is_dir():
+        return _openface_folder(path)
+    if path.is_file():
+        return _pyfeat(path)
+    raise no_file(path, "boxes", fix=FIX)
 
 
 @dataclass(frozen=True)

@@ -120,14 +120,25 @@ def judged(faces: list[Face], settings: PrepareSettings, image: np.ndarray) -> F
     if not sure:
         raise Refused(f"no face surer than {max(face.score for face in faces):.2f}")
     face = choose(sure, settings.choose, image.shape[1], image.shape[0])
+    if fault := unfit(face, settings, image):
+        raise Refused(fault)
+    return face
+
+
+def unfit(face: Face, settings: PrepareSettings, image: np.ndarray) -> str:
+    """Say why a face that is sure enough cannot be taken: too small, outside the image, no face's points; "" if it can.
+
+    Raises:
+        ValueError: if its landmarks coincide.
+    """
     if face.size < settings.min_size:
-        raise Refused(f"face of {face.size:.0f} pixels")
+        return f"face of {face.size:.0f} pixels"
     left, top, right, bottom = face.box
     if left >= image.shape[1] or top >= image.shape[0] or right <= 0 or bottom <= 0:
-        raise Refused("face box outside the image")
+        return "face box outside the image"
     if settings.align == "five" and face.landmarks is not None and misfit(face.landmarks) > FURTHEST:
-        raise Refused("landmarks that fit no face")
-    return face
+        return "landmarks that fit no face"
+    return ""
 
 
 def write_image(pixels: np.ndarray, path: Path, image_format: str) -> None:

@@ -1,0 +1,71 @@
+"""`fercore predict`: a model's answers on new images. Parse and print, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fercore.terminal import say
+
+if TYPE_CHECKING:
+    from fercore.prediction.tables import Row
+
+Model = Annotated[Path, typer.Argument(help="A run folder, or a model/ folder.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")]
+
+
+def predict(
+    model: Model,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Images, folders, patterns, videos, FORMAT:PATH, - for paths on stdin."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="New .csv, .jsonl or .parquet; without it lines are printed.")
+    ] = None,
+    columns: Annotated[str, typer.Option(help="fercore, pyfeat or openface3.")] = "fercore",
+    faces: Annotated[
+        str | None, typer.Option(help="whole = a picture is a face; detect; or a py-feat CSV or OpenFace folder.")
+    ] = None,
+    detector: Annotated[str, typer.Option(help="mtcnn, facenet, yunet, retinaface, or an installed one.")] = "mtcnn",
+    weights: Annotated[Path | None, typer.Option(help="Weights of a detector that brings none.")] = None,
+    every: Annotated[int, typer.Option(help="Of videos, every so many frames one.")] = 1,
+    fps: Annotated[float | None, typer.Option(help="Of videos, so many frames a second.")] = None,
+    tta: Annotated[str | None, typer.Option(help="flip = the mean over a face and its mirror image.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Threads that decode; 0 = one a core.")] = 0,
+) -> None:
+    """Say which expression images and videos show, with probabilities, as a table."""
+    import time
+
+    from fercore import api
+    from fercore.cli.data import progress_bar
+    from fercore.console import print_lines
+
+    begun = time.perf_counter()
+    with progress_bar("predicting", show=out is not None) as progress:
+        summary = api.predict(
+            model, inputs, out=out, columns=columns, faces=faces, detector=detector, weights=weights, every=every,
+            fps=fps, tta=tta, resume=resume, device=device, workers=workers, tell=lambda line: say(line, error=True),
+            each=_print_row if out is None else _silent, progress=progress,
+        )  # fmt: skip
+    seconds = time.perf_counter() - begun
+    if out is not None:
+        print_lines([*summary.lines(), f"written to {out} in {seconds:.1f} s, and to {out}.json what it was made of"])
+    else:
+        for line in summary.lines():
+            say(line, error=True)
+
+
+def _silent(row: Row) -> None:
+    pass
+
+
+def _print_row(row: Row) -> None:
+    frame = "" if row.number is None else f" frame {row.number}"
+    face = f" face {row.face}" if row.face else ""
+    said = row.refused or f"{row.prediction} {max(row.probs):.3f}"
+    say(f"{row.input}{frame}{face}: {said}")

@@ -1,0 +1,183 @@
+"""What is predicted on: image files, folders, patterns, SPECs, lists on standard input and videos, as one stream."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fercore.data.domains.domain_set import read_chosen
+from fercore.data.formats import FORMATS
+from fercore.data.images.codecs import HEAD, IMAGE_SUFFIXES, Unusable, is_picture
+from fercore.data.images.readers import decode, file_bytes
+from fercore.data.images.scaling import Scaling
+from fercore.data.spec import parse_spec
+from fercore.data.table import Table
+from fercore.errors import UserInputError
+from fercore.files import file_kind, open_regular
+from fercore.prediction.video import Stride, Video, is_video
+
+WHERE = "INPUT"
+FIX = "give images, folders, patterns, videos, FORMAT:PATH, or - for paths on standard input"
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture: an image, or a frame of a video or camera.
+
+    Attributes:
+        input: name of the file, or key of a dataset's sample. part: of a dataset, "" = none.
+        number, time: of a frame, counted from 0, and its seconds; None for images.
+        read: returns uint8[H,W,3], RGB; raises Unusable or UserInputError. Any thread may call it.
+    """
+
+    input: str
+    read: Callable[[], np.ndarray]
+    part: str = ""
+    number: int | None = None
+    time: float | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything to predict on, in order.
+
+    Attributes:
+        sources: an image's path, a video, or a dataset. scaling: how images of one channel become 8 bits.
+        ignored: files of folders that are neither image nor video.
+    """
+
+    sources: tuple[str | Video | Table, ...]
+    scaling: Scaling | None = None
+    ignored: int = 0
+
+    @property
+    def total(self) -> int:
+        """How many frames there are; of videos as many as they say."""
+        return sum(len(one) if isinstance(one, Video | Table) else 1 for one in self.sources)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the images and videos."""
+        found: list[str] = []
+        for one in self.sources:
+            found.extend(one.keys if isinstance(one, Table) else [one.path if isinstance(one, Video) else one])
+        return found
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self.frames({}, "")
+
+    def frames(self, done: dict[str, int], whole: str) -> Iterator[Frame]:
+        """Yield the frames that are not done.
+
+        Args:
+            done: number of the last frame that is done of each input, -1 for an image.
+            whole: the input of which frames after that may be missing; all others in `done` have none to come.
+        """
+        for one in self.sources:
+            if isinstance(one, Table):
+                for i, key in enumerate(one.keys):
+                    if key not in done:
+                        yield Frame(key, _reading(one, i), part=one.split[i])
+            elif isinstance(one, str):
+                if one not in done:
+                    yield Frame(one, _decoding(one, self.scaling))
+            elif one.path not in done or one.path == whole:
+                for number, time, read in one.frames(after=done.get(one.path, -1)):
+                    yield Frame(one.path, read, number=number, time=time)
+
+
+def _reading(table: Table, i: int) -> Callable[[], np.ndarray]:
+    return lambda: table.read(i)
+
+
+def _decoding(path: str, scaling: Scaling | None) -> Callable[[], np.ndarray]:
+    return lambda: decode(file_bytes(path), scaling)
+
+
+def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None) -> Inputs:
+    """Return what INPUT arguments mean; every file is taken once.
+
+    Args:
+        texts: as the command line has them. stride: which frames of videos are taken.
+
+    Raises:
+        UserInputError: for one that is nothing of all that, or a folder or pattern that nothing is found by.
+    """
+    found: list[str | Table] = []
+    ignored = 0
+    for text in texts:
+        if text == "-":
+            listed = [line.rstrip("\r\n") for line in sys.stdin]
+            found += [path for path in listed if path.strip()]
+        elif os.path.isdir(text):
+            inside, others = _folder(text)
+            found.extend(inside)
+            ignored += others
+        elif os.path.exists(text):
+            found.append(_file(text))
+        elif text.partition(":")[0].lower() in FORMATS:
+            found.append(read_chosen(parse_spec(text))[0])
+        elif glob.has_magic(text):
+            found += _pattern(text)
+        else:
+            raise UserInputError("input not found", where=text, fix=FIX)
+    if not found:
+        raise UserInputError("no input", where=WHERE, fix=FIX)
+    once = list({one if isinstance(one, str) else id(one): one for one in found}.values())
+    return Inputs(
+        tuple(Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once), scaling, ignored
+    )
+
+
+def _folder(path: str) -> tuple[list[str], int]:
+    """Return the images and videos below a folder, sorted, and how many other files there are."""
+    found, others = [], 0
+    for folder, inner, files in os.walk(path):
+        inner.sort()
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or is_video(name):
+                found.append(os.path.join(folder, name))
+            else:
+                others += 1
+    if not found:
+        raise UserInputError("no image and no video in the folder", where=path, fix=FIX)
+    return found, others
+
+
+def _pattern(text: str) -> list[str]:
+    found = sorted(path for path in glob.glob(text, recursive=True) if not os.path.isdir(path))
+    if not found:
+        raise UserInputError("no file fits the pattern", where=text, fix=FIX)
+    return found
+
+
+def _file(path: str) -> str:
+    """Return a file that its name or its first bytes say to be an image or a video."""
+    if os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES or is_video(path):
+        return path
+    try:
+        with open_regular(path) as file:
+            if is_picture(file.read(HEAD)):
+                return path
+            what = "neither image, video nor SPEC"
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or file_kind(Path(path).stat().st_mode)}"
+    raise UserInputError(what, where=path, fix=FIX)
+
+
+def read_frame(frame: Frame) -> np.ndarray:
+    """Return the pixels of a frame, uint8[H,W,3].
+
+    Raises:
+        Unusable: if it cannot be read; says why in a few words.
+    """
+    try:
+        return frame.read()
+    except UserInputError as error:
+        raise Unusable(error.what.removeprefix("unusable image: ")) from None

@@ -1,0 +1,274 @@
+"""`fercore predict`: inputs in, a table of answers and a summary out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from fercore.data.images.codecs import Unusable
+from fercore.datasets.prepare.one import PrepareSettings
+from fercore.documents import parse_json
+from fercore.errors import UserInputError, reason_of
+from fercore.files import read_text
+from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
+from fercore.prediction.inputs import Inputs, find_inputs, read_frame
+from fercore.prediction.predictor import Predictor
+from fercore.prediction.stream import Answer, answers
+from fercore.prediction.summary import Summary
+from fercore.prediction.tables import AGAIN, Layout, Row, TableWriter, check_out, layout_of
+from fercore.prediction.video import Stride
+from fercore.runs.folder import versions
+from fercore.stopping import Interrupted
+from fercore.writing import write_json
+
+LOOKED_AT = 8
+"""Inputs that a detector looks at before pictures are taken for faces."""
+
+Progress: TypeAlias = Callable[[int, int], None]
+Tell: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class PredictSettings:
+    """How a model is let predict.
+
+    Attributes:
+        columns: of the table: "fercore", "pyfeat" or "openface3".
+        faces: "whole", "detect", or the path of a table of faces; None = whole, and a line if that looks wrong.
+        prepare: how faces are found and cut out. stride: which frames of videos are taken.
+        flip: whether mirror images are asked, too. workers: threads that decode; 0 = one a core.
+    """
+
+    columns: str = "fercore"
+    faces: str | None = None
+    prepare: PrepareSettings = field(default_factory=PrepareSettings)
+    stride: Stride = field(default_factory=Stride)
+    flip: bool = False
+    workers: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """Return what decides the answers, as JSON values."""
+        return {**asdict(self), "prepare": self.prepare.record(), "workers": None, "faces": self.faces or "whole"}
+
+
+def predict(
+    predictor: Predictor,
+    inputs: Sequence[str],
+    *,
+    out: Path | None = None,
+    settings: PredictSettings | None = None,
+    resume: bool = False,
+    tell: Tell = lambda line: None,
+    each: Callable[[Row], None] = lambda row: None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Predict on inputs, and write a row for every face and for every picture without one.
+
+    Args:
+        predictor: the model. inputs: see `find_inputs`.
+        out: a new .csv, .jsonl or .parquet; beside it OUT.json says what it was made of. None = nothing is written.
+        resume: go on with a table that was interrupted. tell: hears lines for people. each: gets every new row.
+        progress: told pictures done and in all.
+
+    Raises:
+        UserInputError: for inputs, settings, the model or the table. What was written by then stays, and is readable.
+        Interrupted: for a signal; says how to go on.
+    """
+    how = settings or PredictSettings()
+    predictor.refuse_extras()
+    layout = layout_of(how.columns, predictor.classes)
+    if out is not None:
+        check_out(out, resume=resume)
+    elif resume:
+        raise UserInputError("nothing to go on with", where="--resume", fix="give the --out of the first time")
+    found = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
+    if found.ignored:
+        tell(f"{found.ignored} other files in the folders are left alone")
+    finder = _finder(how, found)
+    if how.faces is None and (line := no_crops(found, how.prepare)):
+        tell(line)
+    work = _Work(predictor, found, finder, how, Summary(predictor.classes))
+    if out is None:
+        for row in work.rows(progress):
+            each(row)
+        return work.summary
+    _written(work, out, layout, resume=resume, each=each, progress=progress)
+    return work.summary
+
+
+def _written(
+    work: _Work,
+    out: Path,
+    layout: Layout,
+    *,
+    resume: bool,
+    each: Callable[[Row], None],
+    progress: Progress | None,
+) -> None:
+    """Write the table, and what it was made of beside it."""
+    beside = out.with_name(f"{out.name}.json")
+    record = {"schema": 1, **work.record()}
+    if resume:
+        _refuse_other(beside, record)
+    table = TableWriter(out, layout, resume=resume)
+    try:
+        if resume:
+            work.replay(table.rows())
+        write_json(beside, {**record, "finished": False})
+        for rows in work.frames(progress):
+            table.write(rows)
+            for row in rows:
+                each(row)
+    except KeyboardInterrupt as stop:
+        table.close()
+        number = {"number": stop.number} if isinstance(stop, Interrupted) else {}
+        text = f"interrupted: {work.summary.frames} pictures are in {out}; the same command with --resume goes on"
+        raise Interrupted(**number, text=text) from None
+    except BaseException:
+        table.close()
+        raise
+    table.close()
+    write_json(beside, {**record, "finished": True, **work.summary.to_json()})
+    table.drop_lines()
+
+
+@dataclass
+class _Work:
+    """Predicting, from inputs to rows; goes on behind rows that are there."""
+
+    predictor: Predictor
+    inputs: Inputs
+    finder: Finder
+    how: PredictSettings
+    summary: Summary
+    done: dict[str, int] = field(default_factory=dict)
+    last: str = ""
+    trackers: dict[str, Tracker] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the answers come from, as JSON values."""
+        model = self.predictor.record
+        return {
+            "model": {
+                "plugins": [plugin.name for plugin in model.plugins],
+                "settings_sha256": model.provenance.settings_sha256,
+                "seed": model.provenance.seed,
+                "classes": list(model.classes),
+                "device": str(self.predictor.device.type),
+            },
+            "settings": self.how.record(),
+            "versions": versions(),
+        }
+
+    def replay(self, rows: Iterable[Row]) -> None:
+        """Take rows that are there for done."""
+        for row in rows:
+            self.summary.add(row)
+            self.done[row.input] = -1 if row.number is None else row.number
+            if row.input != self.last:
+                self.last, self.trackers = row.input, {}
+            if row.face is not None and row.box is not None and row.time is not None:
+                self._tracker(row.input).remember({row.face: row.box}, row.time)
+
+    def rows(self, progress: Progress | None) -> Iterator[Row]:
+        """Yield rows one by one."""
+        for rows in self.frames(progress):
+            yield from rows
+
+    def frames(self, progress: Progress | None) -> Iterator[list[Row]]:
+        """Yield the rows of each frame that is not done."""
+        workers = self.how.workers or os.cpu_count() or 1
+        frames = self.inputs.frames(self.done, self.last)
+        for answer in answers(self.predictor, frames, self.finder, workers=workers, flip=self.how.flip):
+            rows = self._rows_of(answer)
+            for row in rows:
+                self.summary.add(row)
+            if progress is not None:
+                progress(self.summary.frames, max(self.summary.frames, self.inputs.total))
+            yield rows
+
+    def _rows_of(self, answer: Answer) -> list[Row]:
+        looked, frame = answer.looked, answer.looked.frame
+        if looked.refused:
+            return [Row(frame.input, frame.part, frame.number, frame.time, refused=looked.refused)]
+        picture = 0.0, 0.0, float(looked.width), float(looked.height)
+        boxes = [picture if face is None else face.box for face in looked.faces]
+        if frame.number is None:
+            numbers = list(range(len(boxes)))
+        else:
+            numbers = self._tracker(frame.input).number(boxes, frame.time or 0.0)
+        classes = self.predictor.classes
+        parts = zip(numbers, boxes, looked.faces, answer.probs.tolist(), strict=True)
+        return [
+            Row(frame.input, frame.part, frame.number, frame.time, number, box,
+                None if face is None else face.score, tuple(probs), classes[probs.index(max(probs))])
+            for number, box, face, probs in parts
+        ]  # fmt: skip
+
+    def _tracker(self, name: str) -> Tracker:
+        """Return who is who in a video; of the ones before nothing is kept."""
+        if name not in self.trackers:
+            self.trackers = {name: Tracker()}
+        return self.trackers[name]
+
+
+def _finder(how: PredictSettings, inputs: Inputs) -> Finder:
+    if how.faces in (None, "whole"):
+        return Whole()
+    if how.faces == "detect":
+        return Detected(how.prepare)
+    return Listed(how.prepare, Path(str(how.faces)), tuple(inputs.names))
+
+
+def no_crops(inputs: Inputs, prepare: PrepareSettings) -> str:
+    """Return a line if most pictures, as far as a detector looks at them, are no crops of a face; "" if not.
+
+    Where the detector is not installed, nothing is looked at.
+    """
+    try:
+        finder = Detected(prepare)
+    except UserInputError:
+        return ""
+    seen = small = 0
+    for frame in islice(inputs, LOOKED_AT):
+        try:
+            pixels = read_frame(frame)
+            faces = finder.find(frame, pixels)
+        except Unusable:
+            continue
+        side = min(pixels.shape[:2])
+        seen += 1
+        small += max(face.size for face, _ in faces if face is not None) < CROP * side
+    if not seen or small * 2 <= seen:
+        return ""
+    what = f"in {small} of {seen} pictures looked at the face fills less than half of the side"
+    return (
+        f"{what}, and each is taken for a face as a whole: --faces detect finds them (--faces whole: not asked again)"
+    )
+
+
+def _refuse_other(beside: Path, record: dict[str, Any]) -> None:
+    """Make sure that a table that goes on was begun with this model and these settings.
+
+    Raises:
+        UserInputError: if not, or if what says so cannot be read.
+    """
+    try:
+        found = parse_json(read_text(beside), where=str(beside))
+    except FileNotFoundError:
+        raise UserInputError("no table to go on with", where=str(beside), fix="leave --resume out") from None
+    except UserInputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot be read: {reason_of(error)}", where=str(beside), fix=AGAIN) from None
+    for part, wanted in record.items():
+        given = found.get(part) if isinstance(found, dict) else None
+        if given != wanted:
+            differing = [name for name in wanted if not isinstance(given, dict) or given.get(name) != wanted[name]] \
+                if isinstance(wanted, dict) else [part]  # fmt: skip
+            what = f"the table was begun with other {part}: {', '.join(differing)}"
+            raise UserInputError(what, where=str(beside), fix=AGAIN)

@@ -1,0 +1,129 @@
+"""From frames to answers in constant memory: threads decode and look for faces, batches go through the network.
+
+Frame by frame in the order they come; what waits between the stages is bounded.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from fercore.data.images.codecs import Unusable
+from fercore.datasets.prepare.faces import Face
+from fercore.prediction.faces import Finder
+from fercore.prediction.inputs import Frame, read_frame
+from fercore.prediction.predictor import Predictor
+
+AHEAD = 4
+"""Frames a worker that are decoded before their turn."""
+HELD = 2**28
+"""Bytes of whole pictures that one batch holds on to, where they are drawn on afterwards."""
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A frame that was read.
+
+    Attributes:
+        crops: uint8[F,3,S,S] for the network. faces: where each is, None = the picture itself.
+        width, height: of the picture, pixels. refused: why there is no face. pixels: uint8[H,W,3], where wanted.
+    """
+
+    frame: Frame
+    faces: tuple[Face | None, ...] = ()
+    crops: np.ndarray | None = None
+    width: int = 0
+    height: int = 0
+    refused: str = ""
+    pixels: np.ndarray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the network says of the faces of a frame: probs float[F,K], features branch -> float[F,D]."""
+
+    looked: Looked
+    probs: np.ndarray
+    features: dict[str, np.ndarray]
+
+
+def ordered(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
+    """Yield function(item) of every item, in order, worked out by threads `AHEAD` items a thread in advance."""
+    waiting: deque[Future[B]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fercore-decode")
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= AHEAD * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def answers(
+    predictor: Predictor,
+    frames: Iterable[Frame],
+    finder: Finder,
+    *,
+    workers: int,
+    flip: bool = False,
+    keep_pixels: bool = False,
+    batch: int | None = None,
+) -> Iterator[Answer]:
+    """Yield what a model says of frames, in order.
+
+    Args:
+        finder: finds faces. workers: threads that decode. flip: see `Predictor.answer`.
+        keep_pixels: whether `Looked.pixels` is wanted. batch: faces of a batch; None = as the run's evaluation had.
+    """
+
+    def look(frame: Frame) -> Looked:
+        try:
+            pixels = read_frame(frame)
+            height, width = pixels.shape[:2]
+            kept = pixels if keep_pixels else None
+            try:
+                found = finder.find(frame, pixels)
+            except Unusable as error:
+                return Looked(frame, width=width, height=height, refused=str(error), pixels=kept)
+            crops = np.stack([predictor.fit(cut) for _, cut in found])
+            return Looked(frame, tuple(face for face, _ in found), crops, width, height, pixels=kept)
+        except Unusable as error:
+            return Looked(frame, refused=str(error))
+
+    size = batch or predictor.record.evaluation.batch
+    held: list[Looked] = []
+    faces = pixels = 0
+    for looked in ordered(look, frames, workers):
+        held.append(looked)
+        faces += len(looked.faces)
+        pixels += 0 if looked.pixels is None else looked.pixels.nbytes
+        if faces >= size or len(held) >= 4 * size or pixels >= HELD:
+            yield from _answered(predictor, held, flip, size)
+            held, faces, pixels = [], 0, 0
+    yield from _answered(predictor, held, flip, size)
+
+
+def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -> Iterator[Answer]:
+    """Run the faces of some frames through the network, at most `size` at a time."""
+    crops = [looked.crops for looked in held if looked.crops is not None]
+    every = np.concatenate(crops) if crops else np.zeros((0, 3, 1, 1), dtype=np.uint8)
+    parts = [predictor.answer(every[start : start + size], flip=flip) for start in range(0, len(every), size)]
+    probs = np.concatenate([part.probs for part in parts]) if parts else np.zeros((0, len(predictor.classes)))
+    names = parts[0].features if parts else {}
+    features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
+    start = 0
+    for looked in held:
+        part = slice(start, start + len(looked.faces))
+        start = part.stop
+        yield Answer(looked, probs[part], {name: values[part] for name, values in features.items()})
