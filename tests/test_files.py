@@ -187,7 +187,7 @@ def _opens_for_reading(call: ast.Call) -> bool:
         modes = call.args[1:2]
     elif isinstance(call.func, ast.Attribute) and call.func.attr == "open":
         owner = call.func.value
-        if isinstance(owner, ast.Name) and owner.id in ("os", "Image", "archive", "webbrowser"):
+        if isinstance(owner, ast.Name) and owner.id in ("os", "Image", "archive", "av", "webbrowser"):
             return False
         modes = call.args[:1]
     else:

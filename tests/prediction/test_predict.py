@@ -265,3 +265,12 @@ def test_work_is_handed_out_in_order_and_never_far_ahead():
         assert found == k
         with lock:
             assert len(taken) <= k + AHEAD * 3
+
+
+def test_pyfeat_reads_its_columns_with_its_own_reader(trained, pictures, tmp_path):
+    io_of_feat = pytest.importorskip("feat.utils.io", exc_type=ImportError)
+    fercore.predict(trained / "run", str(pictures), out=tmp_path / "a.csv", columns="pyfeat", device="cpu")
+    found = io_of_feat.read_feat(str(tmp_path / "a.csv"))
+    want = fercore.load(trained / "run", device="cpu").predict([pictures / f"{k}.png" for k in range(8)])
+    assert list(found.emotions.iloc[:8][list(want.classes)].idxmax(axis=1)) == list(want.labels)
+    assert found.faceboxes.iloc[0].tolist()[:4] == [0, 0, 64, 64]
