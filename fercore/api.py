@@ -24,6 +24,7 @@ from fercore.records.result import Result
 
 if TYPE_CHECKING:
     from fercore.engine.setup import RunContext
+    from fercore.prediction.evaluation import Evaluation
     from fercore.prediction.predictor import Predictions, Predictor
     from fercore.prediction.summary import Summary
     from fercore.prediction.tables import Row
@@ -37,6 +38,7 @@ __all__ = [
     "UserInputError",
     "compare",
     "describe",
+    "evaluate",
     "load",
     "open_run",
     "plugins",
@@ -242,14 +244,42 @@ def predict(
     from fercore.prediction.predict import predict as run_predict
     from fercore.prediction.video import Stride
 
-    if tta not in (None, "flip"):
-        raise UserInputError(f"unknown value {tta!r}", where="--tta", fix="known: flip")
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
-    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), tta == "flip", workers)
+    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers)
     return run_predict(
         load(model, device=device), _listed(inputs), out=_path(out), settings=settings, resume=resume, tell=tell,
         each=each, progress=progress,
     )  # fmt: skip
+
+
+def evaluate(
+    models: PathLike | Sequence[PathLike],
+    spec: str,
+    *,
+    tta: str | None = None,
+    device: Device = "auto",
+    workers: int = 0,
+    seed: int = 0,
+    replicates: int = 2000,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Score models on a labelled dataset, with bootstrap intervals, by subject where all subjects are known.
+
+    Args:
+        models: run folders, or `model/` folders; differences are taken to the first. spec: the dataset.
+        tta: "flip" asks mirror images, too. device: as for `load`. workers: threads that decode; 0 = one a core.
+        seed, replicates: of the bootstrap. progress: told images done and in all.
+
+    Raises:
+        UserInputError: for a model or spec that cannot be used, or no label that the models know.
+    """
+    from fercore.prediction.evaluation import evaluate as run_evaluate
+
+    paths = [models] if isinstance(models, str | os.PathLike) else list(models)
+    loaded = {os.fspath(path): load(path, device=device) for path in paths}
+    return run_evaluate(
+        loaded, spec, flip=_flip(tta), workers=workers, seed=seed, replicates=replicates, progress=progress
+    )
 
 
 def compare(
@@ -342,6 +372,12 @@ def _prepare(
         RunFolder(folder).refuse_if_taken()
     context = build_context(resolved, label_file=RunFolder(folder).label_file if resume is not None else None)
     return _Prepared(context, folder, observer)
+
+
+def _flip(tta: str | None) -> bool:
+    if tta not in (None, "flip"):
+        raise UserInputError(f"unknown value {tta!r}", where="--tta", fix="known: flip")
+    return tta == "flip"
 
 
 def _listed(texts: str | Sequence[str]) -> Sequence[str]:

@@ -13,7 +13,7 @@ from fercore.arguments import names_of, new_folder, only_longer
 from fercore.cli.au import au_app
 from fercore.cli.data import data_app
 from fercore.cli.installed import WithPackages
-from fercore.cli.predict import predict
+from fercore.cli.predict import evaluate, predict
 from fercore.errors import UserInputError
 from fercore.files import name_fault
 from fercore.stopping import Interrupted, handling, interrupt, number_of
@@ -49,6 +49,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(au_app, name="au")
 app.command()(predict)
+app.command()(evaluate)
 
 Plugin = Annotated[
     list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")

@@ -1,4 +1,4 @@
-"""`fercore predict`: a model's answers on new images. Parse and print, nothing else."""
+"""`fercore predict` and `evaluate`: a model's answers on new images. Parse and print, nothing else."""
 
 from __future__ import annotations
 
@@ -58,6 +58,41 @@ def predict(
     else:
         for line in summary.lines():
             say(line, error=True)
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="Run folders, or model/ folders; one or more.")],
+    spec: Annotated[str, typer.Argument(metavar="SPEC", help="FORMAT:PATH[?option=value&...], labelled.")],
+    out: Annotated[Path | None, typer.Option(help="New .json file for all of it.")] = None,
+    tta: Annotated[str | None, typer.Option(help="flip = the mean over a face and its mirror image.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Threads that decode; 0 = one a core.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    replicates: Annotated[int, typer.Option(help="Replicates of the bootstrap.")] = 2000,
+) -> None:
+    """Score models on a labelled dataset, with 95 % intervals; several side by side with paired differences."""
+    from fercore import api
+    from fercore.cli.data import progress_bar
+    from fercore.console import print_lines, print_table
+    from fercore.writing import refuse_taken, write_json
+
+    if out is not None:
+        refuse_taken(out, ".json")
+    with progress_bar("predicting") as progress:
+        found = api.evaluate(
+            models, spec, tta=tta, device=device, workers=workers, seed=seed, replicates=replicates, progress=progress
+        )
+    drawn = f"bootstrap by {found.unit}, {found.units} of them, seed {found.seed}"
+    print_table(f"{found.spec}: {found.n} images, points with 95 % intervals ({drawn})", *found.table())
+    if found.differences:
+        print_table(f"differences to {models[0]}, paired", *found.difference_table())
+    for name in found.models:
+        print_table(f"{name}: classes, and what each was taken for", *found.class_table(name))
+    print_lines([f"left out {n}: {reason}" for reason, n in found.left_out.items()])
+    print_lines(found.notes)
+    if out is not None:
+        write_json(out, found.to_json())
+        print_lines([f"written to {out}"])
 
 
 def _silent(row: Row) -> None:

@@ -12,6 +12,7 @@ import torch
 from fercore.config import DataSettings
 from fercore.data import Table, eval_batches
 from fercore.data.noise import permutation
+from fercore.evaluation.metrics import class_scores
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.random_state import random_state, restore_random_state
@@ -109,16 +110,15 @@ def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
     np.add.at(confusion, (truth, guess), 1)
     support = confusion.sum(axis=1)
     present = [k for k in names if support[k]]
-    recall = {classes[k]: float(confusion[k, k] / support[k]) if support[k] else None for k in names}
+    of_class = class_scores(confusion)
+    recall, f1 = ({classes[k]: float(one[k]) if support[k] else None for k in names} for one in of_class)
     some = bool(present)
-    scores = 2 * confusion.diagonal() / np.maximum(support + confusion.sum(axis=0), 1)
-    f1 = {classes[k]: float(scores[k]) if support[k] else None for k in names}
     return {
         "n": len(truth),
         "classes": list(classes),
         "accuracy": float((truth == guess).mean()) if some else None,
-        "balanced_accuracy": float(np.mean([recall[classes[k]] for k in present])) if some else None,
-        "macro_f1": float(np.mean([scores[k] for k in present])) if some else None,
+        "balanced_accuracy": float(np.mean(of_class[0][present])) if some else None,
+        "macro_f1": float(np.mean(of_class[1][present])) if some else None,
         "per_class_recall": recall,
         "per_class_f1": f1,
         "confusion": confusion.tolist() if some else None,

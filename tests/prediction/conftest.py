@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def trained(tmp_path_factory, make_context, listener):
     run(make_context("source_only", layers=(layer,)), home / "run", listener())
     (home / "data").rename(home / "gone")
     return home
+
+
+@pytest.fixture(scope="session")
+def scored_images(trained) -> list[Path]:
+    """Return the images that the run was scored on, in its order."""
+    with (trained / "run/predictions.csv").open(encoding="utf-8") as file:
+        rows = [row["image"] for row in csv.DictReader(file) if row["part"] == "test"]
+    return [trained / "gone" / Path(row).relative_to(trained / "data") for row in rows]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -26,23 +25,17 @@ def copied(trained, tmp_path):
     return tmp_path / "model"
 
 
-def scored_images(home: Path) -> list[Path]:
-    with (home / "run/predictions.csv").open(encoding="utf-8") as file:
-        rows = [row["image"] for row in csv.DictReader(file) if row["part"] == "test"]
-    return [home / "gone" / Path(row).relative_to(home / "data") for row in rows]
-
-
-def test_probabilities_and_features_are_those_of_the_evaluation_to_the_bit(trained):
+def test_probabilities_and_features_are_those_of_the_evaluation_to_the_bit(trained, scored_images):
     state = torch.get_rng_state()
     model = fercore.load(trained / "run", device="cpu")
-    found = model.predict(scored_images(trained))
+    found = model.predict(scored_images)
     assert torch.equal(torch.get_rng_state(), state)
     want = np.load(trained / "run/features.npz")
     assert len(found) == len(want["probs"]) > 16
     assert np.array_equal(found.probs, want["probs"])
-    (features,) = model.features(scored_images(trained)).values()
+    (features,) = model.features(scored_images).values()
     assert np.array_equal(features, want["features/main"])
-    assert found.images == tuple(map(str, scored_images(trained)))
+    assert found.images == tuple(map(str, scored_images))
     assert (
         found.classes
         == model.classes
@@ -55,8 +48,8 @@ def test_probabilities_and_features_are_those_of_the_evaluation_to_the_bit(train
     assert json.loads(json.dumps(first)) == first
 
 
-def test_one_image_is_the_same_however_it_is_given(trained):
-    model, path = fercore.load(trained / "run/model"), scored_images(trained)[0]
+def test_one_image_is_the_same_however_it_is_given(trained, scored_images):
+    model, path = fercore.load(trained / "run/model"), scored_images[0]
     image = Image.open(path)
     pixels = np.asarray(image.convert("RGB"))
     forms = [path, str(path), image, pixels, [pixels], pixels[None], torch.from_numpy(pixels.copy()).permute(2, 0, 1)]
