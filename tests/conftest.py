@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fercore.cli import main
 from fercore.config import DataSettings
 from fercore.data import DomainSet, load_domains
 from fercore.engine.observer import Observer
@@ -192,3 +194,18 @@ def loaded(tree: Callable[..., Path]) -> Callable[..., tuple[DomainSet, DataSett
         return load_domains(data, seed=0), data
 
     return make
+
+
+@pytest.fixture
+def fercore(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command: fercore(*arguments) -> exit code, what it printed, what it printed as errors."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            raise SystemExit(0)
+        out = capsys.readouterr()
+        return int(stop.value.code or 0), out.out, out.err
+
+    return call

@@ -77,6 +77,7 @@ def test_answers_come_in_order_and_folder_and_environment_are_the_callers(tmp_pa
     assert next(apart([("look", look)]))[3] == "by the caller"
 
 
+@pytest.mark.slow
 def test_errors_come_as_they_were_and_what_runs_beside_ends_first(tmp_path):
     with pytest.raises(UserInputError, match=r"^wrong \(here\); mend$"):
         list(apart([("a", functools.partial(fail, "own"))]))
@@ -125,6 +126,7 @@ def alive(pid):
     return state != "Z"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks in /proc")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_is_left_when_the_caller_is_gone(tmp_path, number):
@@ -195,6 +197,7 @@ def test_a_signal_ends_workers_in_the_middle_of_their_calls(tmp_path, number, ev
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_workers_of_a_killed_process_end(tmp_path):
     process = pooled(tmp_path, 5000)

@@ -83,6 +83,7 @@ class Black(Plugin):
         return []
 
 
+@pytest.mark.slow
 def test_a_run_uses_what_packages_add(added, monkeypatch, make_context, tmp_path, listener):
     from fercore.hooks import assemble, discovery
 

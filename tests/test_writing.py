@@ -217,6 +217,7 @@ def _opens_for_writing(call: ast.Call) -> bool:
     return name == "open" and any(set(mode) <= set("wxabt+") and set(mode) & set("wxa") for mode in modes)
 
 
+@pytest.mark.slow
 def test_files_are_opened_for_writing_in_one_place():
     found = {
         file.relative_to(ROOT).as_posix()

@@ -14,6 +14,7 @@ from fercore.cli.au import au_app
 from fercore.cli.data import data_app
 from fercore.cli.installed import WithPackages
 from fercore.cli.predict import evaluate, predict
+from fercore.cli.weights import weights_app
 from fercore.errors import UserInputError
 from fercore.files import name_fault
 from fercore.stopping import Interrupted, handling, interrupt, number_of
@@ -50,6 +51,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(au_app, name="au")
 app.command()(predict)
 app.command()(evaluate)
+app.add_typer(weights_app, name="weights")
 
 Plugin = Annotated[
     list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")

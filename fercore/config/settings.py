@@ -160,7 +160,9 @@ class ModelSettings(Settings):
         default_factory=dict, description="backbone name -> keyword arguments for timm.create_model"
     )
     weights: str = Field(
-        "none", description="'none', 'timm' (hub download), a .safetensors/.pth file or a run's state.safetensors"
+        "none",
+        description="'none', 'timm' (hub download), 'package:NAME' (`fercore weights list`), a .safetensors/.pth file or a "
+        "run's state.safetensors",
     )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -168,7 +170,7 @@ class ModelSettings(Settings):
     @field_validator("weights")
     @classmethod
     def _from_everywhere(cls, value: str) -> str:
-        return value if value in ("", "none", "timm") else absolute(value)
+        return value if value in ("", "none", "timm") or value.startswith("package:") else absolute(value)
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ def label_quality(context: RunContext) -> dict[str, Any]:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin to measure the largest memory again, so that an earlier run in this process does not count."""
+    """Begin to measure the largest memory from here, so that an earlier run in this process does not count."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):

@@ -18,6 +18,7 @@ from fercore.config import ModelSettings
 from fercore.errors import UserInputError, did_you_mean
 from fercore.models.foreign import weights_file
 from fercore.models.hub import quick_hub
+from fercore.models.packaged import PREFIX, packaged, packaged_file
 from fercore.models.weights import EXISTING, fit_weights, read_weights, same_shapes
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,23 @@ def look_for_weights(settings: ModelSettings) -> None:
     if settings.weights == "timm":
         _create(settings)
     elif settings.weights != "none":
-        weights_file(Path(os.path.expanduser(settings.weights)), fix=EXISTING)
+        weights_file(_file_of(settings), fix=EXISTING)
+
+
+def _file_of(settings: ModelSettings) -> Path:
+    """Return the file that `model.weights` names, its own or a package's.
+
+    Raises:
+        UserInputError: if a package's weights cannot be had, or are of another backbone.
+    """
+    if not settings.weights.startswith(PREFIX):
+        return Path(os.path.expanduser(settings.weights))
+    name = settings.weights.removeprefix(PREFIX)
+    wanted = packaged(name).backbone
+    if settings.backbone != wanted:
+        what = f"weights {name!r} are of backbone {wanted}, not {settings.backbone}"
+        raise UserInputError(what, where="model.weights", fix=f"--set model.backbone={wanted}")
+    return packaged_file(name)
 
 
 def build_backbone(settings: ModelSettings) -> Backbone:
@@ -168,7 +185,7 @@ def _create(settings: ModelSettings) -> Any:
             fix = f"--set model.backbone_args.{name}={{}} takes timm's defaults" if settings.arguments else TAKE_ANOTHER
         raise UserInputError(what, where=where, fix=fix) from error
     if settings.weights not in ("none", "timm"):
-        path = Path(os.path.expanduser(settings.weights))
+        path = _file_of(settings)
         found = read_weights(path)
         hint = partial(_hint_of_own_shapes, settings, found)
         network.load_state_dict(fit_weights(found, network.state_dict(), where=str(path), hint=hint))

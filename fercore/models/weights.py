@@ -126,7 +126,7 @@ def fit_weights(
     if unused:
         shapes = _listed(f"{name} {tuple(found[name].shape)}" for name in unused)
         log.warning(
-            "weights of %s: %d tensors used; not used: %s (a classifier is trained again)", where, len(names), shapes
+            "weights of %s: %d tensors used; not used: %s (a new classifier is trained)", where, len(names), shapes
         )
     return {key: found[name] for key, name in names.items()}
 

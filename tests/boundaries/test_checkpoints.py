@@ -90,6 +90,7 @@ def any_state(content: bytes, dice: random.Random) -> bytes:
     return any_json()(content, dice) if content.startswith(b'{"$dict"') else any_tensors(content, dice)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", seeds())
 def test_any_shape(started, number):
     last, go_on = started
@@ -139,6 +140,7 @@ def remembered(path: Path) -> str:
     return known["key"] if known.get("key") in FORMATS else "contiguous"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", seeds())
 def test_a_model_of_any_shape(make_context, tmp_path, number, monkeypatch):
     run(make_context("source_only", layers=(SMALL,)), tmp_path / "run", Observer())

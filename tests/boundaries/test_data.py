@@ -236,6 +236,7 @@ BOUNDARIES: dict[str, Boundary | Callable[[Path], Boundary]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", seeds())
 @pytest.mark.parametrize("name", BOUNDARIES)
 def test_any_shape(tmp_path, name, number):

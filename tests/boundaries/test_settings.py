@@ -108,6 +108,7 @@ def _known_installation(monkeypatch):
     monkeypatch.setattr(record, "versions", lambda: found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", seeds())
 @pytest.mark.parametrize("name", BOUNDARIES)
 def test_any_shape(tmp_path, name, number):

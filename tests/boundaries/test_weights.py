@@ -71,6 +71,7 @@ BOUNDARIES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", seeds())
 @pytest.mark.parametrize("name", BOUNDARIES)
 @pytest.mark.filterwarnings("ignore")
@@ -106,6 +107,7 @@ def plain(path: Path, call: bytes) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_no_file_takes_far_more_memory_than_it_is_long(tmp_path):
     packed = archive(tmp_path / "w.pth", TENSOR)
     files = {

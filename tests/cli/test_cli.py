@@ -16,7 +16,6 @@ import tomli_w
 import torch
 from PIL import Image
 
-from fercore.cli import main
 from fercore.config import ModelSettings
 from fercore.models import build_backbone
 from fercore.runs import checkpoint
@@ -43,19 +42,6 @@ HERE = ["--source", "folder:.", "--target", "folder:."]
 OWN = ["--source", "folder:/no/source", "--target", "folder:/no/target"]
 
 
-@pytest.fixture
-def fercore(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return stop.value.code or 0, out.out, out.err
-
-    return call
-
-
 def test_a_run_writes_its_folder_and_prints_its_scores(fercore, tmp_path):
     out = tmp_path / "run"
     code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--set", "train.steps=3", "--out", out)
@@ -75,6 +61,7 @@ def test_a_run_writes_its_folder_and_prints_its_scores(fercore, tmp_path):
     assert "that run is finished" in error
 
 
+@pytest.mark.slow
 def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_path):
     out = tmp_path / "run"
     settings = ["--set", "optim.schedule=constant", "--set", "train.steps=2"]
@@ -100,6 +87,7 @@ def test_a_finished_run_becomes_longer_where_its_schedule_allows(fercore, tmp_pa
     assert tomllib.loads((out / "config.toml").read_text())["train"]["steps"] == 3
 
 
+@pytest.mark.slow
 def test_a_run_folder_has_nothing_written_outside_it_unasked(fercore, tmp_path):
     out, away = tmp_path / "run", tmp_path / "a way"
     longer = ["--set", "optim.schedule=constant", "--set", "train.steps=2"]
@@ -119,6 +107,7 @@ def test_a_run_folder_has_nothing_written_outside_it_unasked(fercore, tmp_path):
     assert fercore("run", "--resume", out, "--set", f"data.cache_dir={away}")[0] == 0
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_every_folder(fercore, tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for domain in ("lab", "street"):

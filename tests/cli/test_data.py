@@ -3,25 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
-
-from fercore.cli import main
-
-
-@pytest.fixture
-def fercore(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return stop.value.code or 0, out.out, out.err
-
-    return call
-
 
 FACES = "synthfer:wild?n=70&seed=4"
 

@@ -252,6 +252,7 @@ ADDONS = [("source_only", name) for name, info in installed_plugins().items() if
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [("source_only",), ("la_cmfer",)]
@@ -331,6 +332,7 @@ def test_a_spy_knows_labels_in_any_order(planted, tiny):
     assert spy.leaks == []
 
 
+@pytest.mark.slow
 def test_the_order_of_test_images_says_nothing_about_their_class(planted, tiny, tmp_path, listener):
     context, spy = spied(["source_only"], tiny, planted, tmp_path, listener)
     assert (np.diff(context.domains.test.labels) >= 0).all()  # as files are listed

@@ -33,6 +33,7 @@ def parts_of(tree, prefix=""):
             yield from parts_of(value, f"{prefix}/{number}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", TRAINED)
 def test_a_plugin_trains_resumes_to_the_bit_and_stays_itself(names, tmp_path, make_context, listener, weights_of):
     context = make_context(*names)
@@ -64,6 +65,7 @@ def test_every_preset_resolves(names, preset):
     assert set(resolved.config.plugins) == set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", TRAINED)
 def test_a_plugin_that_says_it_does_not_go_by_the_length_does_not(names, tmp_path, make_context, listener, weights_of):
     def context(number):

@@ -17,6 +17,7 @@ class Finder:
         self.found = [item.name for item in session.items]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("selection", "found"),
     [([], "test_short"), (["-m", "not slow"], "test_short"), (["-m", "soak"], "test_long")],

@@ -87,6 +87,7 @@ names = st.text(st.characters(blacklist_characters="/\0", blacklist_categories=(
 anything = st.one_of(st.binary(max_size=60), pieces("anger", "a.png").map(lambda t: t.encode("utf-8", "surrogatepass")))
 
 
+@pytest.mark.slow
 @fuzz(
     st.one_of(
         st.text(max_size=40),
@@ -201,6 +202,7 @@ def test_lacmfer_lists(text: str, domain: str, copies: bool):
         reads(f"lacmfer:{folder}/data?domain={domain}" + ("&duplicates=keep&overlap=keep" if copies else ""))
 
 
+@pytest.mark.slow
 @fuzz(
     pieces("train_00001.jpg 4\n", "m/train.jpg 2 2 20 20 9\n", "train.jpg", " 1 2 3 4"),
     st.sampled_from(["raf", "afe", "fer2013", "expw", "jaffe"]),
@@ -246,6 +248,7 @@ def test_ckplus_emotions(content: bytes):
         survives(lambda: read_emotion(Path(folder)))
 
 
+@pytest.mark.slow
 @fuzz(
     st.lists(
         st.one_of(

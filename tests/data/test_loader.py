@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import multiprocessing
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -297,3 +299,17 @@ def test_extras_travel_with_their_samples():
     scores = batch.source.extras["au_scores"].numpy()
     assert (scores == table.extras["au_scores"][batch.source.index.numpy()]).all()
     assert set(batch.target.extras) == {"au_scores"}
+
+
+def test_workers_end_with_their_loader(loaded: LoadedDomain):
+    """No cycle of references: one that only the garbage collector breaks leaves each worker waiting for 5 s."""
+    loader = make(*loaded(workers=2))
+    next(loader)
+    workers = {child.pid for child in multiprocessing.active_children()}
+    assert len(workers) >= 2
+    gc.disable()
+    try:
+        del loader
+        assert not workers & {child.pid for child in multiprocessing.active_children()}
+    finally:
+        gc.enable()

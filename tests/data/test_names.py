@@ -43,6 +43,7 @@ def test_predictions_of_a_run(folder: Path, tmp_path: Path):
     assert sum("J\\udce4ger.png,test,anger,0.500000" in line for line in lines) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_a_report_in_print(folder: Path, options: list[str]):
     code = "from fercore.cli import main; main()"

@@ -76,6 +76,7 @@ def test_batches_are_the_same_wherever_views_are_made(tree):
                 assert torch.equal(left.labels, right.labels)
 
 
+@pytest.mark.slow
 def test_a_run_ends_at_the_same_weights(make_context, tmp_path: Path, listener, weights_of):
     from fercore.engine.run import run
 

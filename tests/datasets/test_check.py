@@ -64,6 +64,7 @@ def huge_png(path: Path, side: int = 40_000) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b""))
 
 
+@pytest.mark.slow
 def test_unusable_images(clean: Path):
     (clean / "train/anger/zero.jpg").write_bytes(b"")
     (clean / "train/anger/text.jpg").write_text("no image")

@@ -195,18 +195,9 @@ def test_missing_datasets_are_all_named(tmp_path: Path):
         protocol_layer(load_protocol("adafer/rafdb_to_jaffe"), tmp_path / "none")
 
 
-def test_the_command_line_runs_a_protocol(root: Path, tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_the_command_line_runs_a_protocol(root: Path, tmp_path: Path, fercore):
     import json
-
-    from fercore.cli import main
-
-    def fercore(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fercore", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return int(stop.value.code or 0), out.out, out.err
 
     small = ["--set", "data.size=32", "--set", "data.source_batch=20", "--set", "data.target_batch=4", "--set",
              "model.backbone_args.resnet18.channels=[8,8,8,8]", "--set", "train.steps=1", "--set",

@@ -36,6 +36,7 @@ def fabric():
     return Fabric(accelerator="cpu", devices=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("buffers", ["copy", "average"])
 def test_the_average_is_the_literal_one(fabric, buffers):
     model = small_model()

@@ -74,6 +74,7 @@ def test_a_resumed_run_has_the_same_bits(probe, tmp_path, listener, weights_of, 
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_holds_what_is_trained_and_what_the_rest_is(probe, tmp_path, listener):
     context = probe()
     record = run(context, tmp_path / "run", listener())

@@ -38,6 +38,7 @@ def full(monkeypatch):
     return fill
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kept"),
     [
@@ -64,6 +65,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(make_context, tmp_pat
     assert (tmp_path / "run" / name).exists() or checkpoint.newest(tmp_path / "run/checkpoints")
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_the_second_checkpoint(make_context, tmp_path, listener, weights_of):
     """A write that fails half-way, as the system itself does it: the first checkpoint is smaller than the second."""
     adam = ({"optim": {"name": "sgd", "momentum": 0.9}, "train": {"checkpoint_every": 2}},)

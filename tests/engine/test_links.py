@@ -43,6 +43,7 @@ def test_a_link_in_a_run_folder_is_refused(cut, tmp_path, name):
     assert {path: path.stat().st_mtime_ns for path in [away, *away.rglob("*")]} == before
 
 
+@pytest.mark.slow
 def test_a_link_put_there_while_the_run_goes_on(make_context, tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("mine\n")

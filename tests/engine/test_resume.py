@@ -44,6 +44,7 @@ def same_bits(left, right):
     return all(torch.equal(left["model"][key], right["model"][key]) for key in left["model"])
 
 
+@pytest.mark.slow
 def test_settings_that_were_edited_are_named_and_refused(tmp_path, tiny, make_context, listener):
     with pytest.raises(KeyboardInterrupt):
         run(make_context("source_only"), tmp_path / "run", listener(stop_after=4))
@@ -65,6 +66,7 @@ def test_the_order_of_plugins_is_a_setting(tmp_path, tiny, make_context, listene
         check_resume(RunFolder(tmp_path / "run"), assemble(["leaf_eaf", "source_only"], [tiny]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [None, 3])
 def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_context, listener, weights_of, stop):
     watch = {"select": {"oracle": True}}
@@ -156,6 +158,7 @@ class Silent(SourceOnly):
     goes_by_length = Plugin.goes_by_length
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "layer", "told"),
     [

@@ -73,6 +73,7 @@ def test_a_plugin_knows_the_classes_by_name(tiny):
     assert context.config.data.classes is None
 
 
+@pytest.mark.slow
 def test_the_oracle_is_flagged_and_decides_nothing(make_context, tmp_path, listener, weights_of):
     watched = run(
         make_context("source_only", layers=({"select": {"oracle": True}, "train": {"eval_every": 2}},)),
@@ -90,6 +91,7 @@ def test_the_oracle_is_flagged_and_decides_nothing(make_context, tmp_path, liste
     assert [line["done"] for line in lines if line["kind"] == "evaluation"] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_the_log_has_every_step_once_after_a_resume(make_context, tmp_path, listener):
     with pytest.raises(KeyboardInterrupt):
         run(make_context("source_only"), tmp_path / "run", listener(stop_after=5))
@@ -100,6 +102,7 @@ def test_the_log_has_every_step_once_after_a_resume(make_context, tmp_path, list
     assert [line["done"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_repeat(make_context, tmp_path, listener, weights_of):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         run(make_context("source_only", layers=({"seed": seed},)), tmp_path / name, listener())
@@ -108,6 +111,7 @@ def test_seeds_differ_and_repeat(make_context, tmp_path, listener, weights_of):
     assert not torch.equal(a, c)
 
 
+@pytest.mark.slow
 def test_reports_are_written_when_asked_for(make_context, tmp_path, listener):
     layers = ({"report": {"features": True, "distances": True, "tensorboard": True}},)
     record = run(make_context("source_only", layers=layers), tmp_path / "run", listener())
@@ -130,6 +134,7 @@ def test_a_report_that_no_package_brings_is_refused_before_the_run(make_context,
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_draws_nothing_from_the_run(make_context, tmp_path, listener, weights_of, monkeypatch):
     from fercore.builtin.defaults import Defaults
 
@@ -263,6 +268,7 @@ def whole(staged, listener, weights_of, tmp_path_factory):
     return weights_of(folder)["model"]
 
 
+@pytest.mark.slow
 def test_stages_phases_refresh_and_samplers(staged, tmp_path, listener):
     heard = listener()
     run(staged(), tmp_path / "run", heard)
@@ -303,6 +309,7 @@ def test_bf16_runs(make_context, tmp_path, listener):
     assert record["target"]["n"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema", [None, 0.5])
 def test_a_run_begins_with_the_backbone_of_another(make_context, tmp_path, listener, ema):
     context = make_context("source_only", layers=({"train": {"ema": ema}},))

@@ -44,6 +44,7 @@ def whole(make_context, listener, weights_of, tmp_path_factory):
     return run(make_context("source_only"), folder, listener())["target"], weights_of(folder)["model"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("after", [2, 4, 6])
 def test_a_signal_ends_a_run_between_two_batches_with_a_checkpoint(
@@ -78,6 +79,7 @@ def test_a_second_signal_ends_a_run_at_once(make_context, tmp_path):
     assert checkpoint.newest(tmp_path / "run/checkpoints") is None
 
 
+@pytest.mark.slow
 def test_a_signal_while_the_weights_are_scored_ends_the_run_at_once(make_context, tmp_path, listener):
     with pytest.raises(Interrupted, match="after 6 of 6 steps; resume with"):
         run(make_context("source_only"), tmp_path / "run", Signals(scored=signal.SIGTERM))

@@ -287,6 +287,7 @@ def test_a_backbone_that_yields_no_vector_is_refused(arguments, message):
         build_backbone(ModelSettings(backbone="resnet18", backbone_args={"resnet18": narrow}))
 
 
+@pytest.mark.slow
 def test_a_trunk_of_maps_with_channels_last_is_refused():
     with pytest.raises(UserInputError, match=r"yields \(28, 28, 192\) for an image, not a map of 192 channels"):
         build_trunk(ModelSettings(backbone="swin_tiny_patch4_window7_224"), reduction=8)

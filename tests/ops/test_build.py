@@ -48,6 +48,7 @@ def runs(folder: Path) -> int:
     return len((folder / "log").read_text().split())
 
 
+@pytest.mark.slow
 def test_processes_that_build_at_once_build_once(start, tmp_path):
     alone = start('echo made > "$2"')
     assert alone().wait() == 0

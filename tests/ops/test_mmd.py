@@ -71,6 +71,7 @@ def test_one_level_alone(name, sample_only):
     assert all(distance(a, e) <= 1e-12 for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_a_large_call_equals_the_reference_in_single_precision():
     x, y, arguments = Case(1, 1, 2048, 2048, 32, 0).tensors(torch.float32)
     rest = (*arguments[:2], *[None] * 6, 0, 5, 2.0)

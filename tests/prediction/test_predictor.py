@@ -25,6 +25,7 @@ def copied(trained, tmp_path):
     return tmp_path / "model"
 
 
+@pytest.mark.slow
 def test_probabilities_and_features_are_those_of_the_evaluation_to_the_bit(trained, scored_images):
     state = torch.get_rng_state()
     model = fercore.load(trained / "run", device="cpu")

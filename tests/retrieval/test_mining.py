@@ -37,6 +37,7 @@ def table(a, b, similarity):
     return (a @ b.T) / left[:, None] / right[None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [0, 64])
 @pytest.mark.parametrize("similarity", ["cosine", "one_minus_l1"])
 @pytest.mark.parametrize("tau", [0.0, 0.5, 0.9, 0.97, 0.9999, 1.0])

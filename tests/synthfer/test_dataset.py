@@ -67,6 +67,7 @@ def test_batches_longer_than_one_chunk_agree_with_single_images():
     assert data.landmarks([]).shape == (0, 68, 2)
 
 
+@pytest.mark.slow
 def test_another_process_draws_the_same_image():
     code = "import zlib; from fercore.synthfer import SynthFER; print(zlib.crc32(SynthFER('nir', 5, 1)[3].image))"
     here = __import__("zlib").crc32(SynthFER("nir", 5, 1)[3].image)

@@ -15,6 +15,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_folder_holds_what_the_dataset_says(tmp_path):
     data = SynthFER("wild", n=45, seed=1, size=24)
     write(data, tmp_path / "faces")
@@ -75,6 +76,7 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", [STYLES[2], STYLES[3]])
 def test_contact_sheet_is_a_small_picture(tmp_path, style):
     contact_sheet(style, tmp_path / "sheet.png")

@@ -232,20 +232,16 @@ class StepLoader:
     def _sizes(self) -> list[int]:
         return [size for side in SIDES for size in (len(self._tables[side]), self._built_in[side].batch)]
 
-    def _plans(self) -> Iterator[Plan]:
-        source, target = (self._given[side] or self._built_in[side] for side in SIDES)
-        step = self._step
-        while True:
-            yield step, source.take(step), target.take(step)
-            step += 1
-
     def _start(self) -> Iterator[Batch | str]:
+        # The plans do not refer to the loader: in a cycle that only the collector breaks, the queues of the workers are
+        # closed before the workers are told to end, and each is waited for in vain for 5 s.
+        plans = _plans(self._step, *(self._given[side] or self._built_in[side] for side in SIDES))
         if not self._settings.workers:
-            return map(self._dataset.__getitem__, self._plans())
+            return map(self._dataset.__getitem__, plans)
         forks = "fork" in multiprocessing.get_all_start_methods()
         loader: DataLoader[Batch | str] = DataLoader(
             self._dataset,
-            sampler=_Endless(self._plans()),
+            sampler=_Endless(plans),
             # A plan is a whole batch: the DataLoader collates nothing.
             batch_size=None,
             num_workers=self._settings.workers,
@@ -254,6 +250,12 @@ class StepLoader:
             generator=torch.Generator(),
         )
         return iter(loader)
+
+
+def _plans(step: int, source: SideOrder | GivenOrder, target: SideOrder | GivenOrder) -> Iterator[Plan]:
+    while True:
+        yield step, source.take(step), target.take(step)
+        step += 1
 
 
 @dataclass

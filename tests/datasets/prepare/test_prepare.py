@@ -43,6 +43,7 @@ def test_faces_come_out_aligned_with_a_manifest(photographs: Path, tmp_path: Pat
         assert float(row["score"]) == 0.9
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(photographs: Path, tmp_path: Path):
     prepare(spec(photographs), tmp_path / "one", TRUTH)
     prepare(spec(photographs), tmp_path / "two", TRUTH, workers=2)
@@ -124,24 +125,14 @@ def test_folders_and_settings_that_cannot_be(photographs: Path, tmp_path: Path):
         assert not (tmp_path / "new").exists()
 
 
-def test_the_command_line(photographs: Path, tmp_path: Path, monkeypatch, capsys):
-    from fercore.cli import main
-
-    def fercore(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fercore", "data", "prepare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-            raise SystemExit(0)
-        out = capsys.readouterr()
-        return int(stop.value.code or 0), out.out, out.err
-
+def test_the_command_line(photographs: Path, tmp_path: Path, fercore):
     call = [f"folder:{photographs}", "--out", tmp_path / "out", "--detector", "truth", "--workers", 1]
-    code, text, error = fercore(*call)
+    code, text, error = fercore("data", "prepare", *call)
     assert code == 0, error
     assert f"{N} of {N} images prepared (100.0%)" in text
-    code, text, _ = fercore(*call)
+    code, text, _ = fercore("data", "prepare", *call)
     assert "all done before" in text
-    code, _, error = fercore(*call, "--margin", 9)
+    code, _, error = fercore("data", "prepare", *call, "--margin", 9)
     assert (code, error.count("\n")) == (2, 1)
     assert json.loads((tmp_path / "out" / "journal.jsonl").read_text().splitlines()[0])["how"]["detector"] == "truth"
     assert preparing.COLUMNS[6] == "source"

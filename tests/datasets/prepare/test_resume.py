@@ -151,6 +151,7 @@ preparing.prepare(parse_spec(sys.argv[1]), Path(sys.argv[2]), PrepareSettings(),
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="workers are forked")
 def test_workers_of_a_killed_preparation_end(photographs: Path, tmp_path: Path):
     out = tmp_path / "out"

@@ -45,6 +45,7 @@ def test_t_soft_and_t_hard(world, epoch, aga, rule, seed):
         assert hard == (max(votes, key=lambda k: (votes[k], -k)) if own else -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("aga", "rule"), WAYS)
 def test_s_hard_by_every_rule(world, epoch, aga, rule):
     scene = world(units=7, seed=5)

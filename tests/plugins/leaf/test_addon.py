@@ -179,6 +179,7 @@ SWITCHES = [
 ]
 
 
+@pytest.mark.slow
 def test_every_switch_changes_the_term(around, tiny):
     context = around()
     clock, batch = Progress("all", "network", 0, 0, 6), next(context.loader())

@@ -47,6 +47,7 @@ def test_all_rows_are_there():
     assert [int(row.split()[0]) for row in found["Fig. 6"]] == list(range(1, 9))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("table", "row", "text"), ROWS, ids=lambda value: value)
 def test_a_row_of_the_sweeps_trains(table, row, text, make_context, tmp_path, listener):
     heard = listener()

