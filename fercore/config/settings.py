@@ -161,8 +161,8 @@ class ModelSettings(Settings):
     )
     weights: str = Field(
         "none",
-        description="'none', 'timm' (hub download), 'package:NAME' (see `fercore weights list`), a .safetensors/.pth file "
-        "or a run's state.safetensors",
+        description="'none', 'timm' (hub download), 'package:NAME' (`fercore weights list`), a .safetensors/.pth "
+        "file or a run's state.safetensors",
     )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1)
