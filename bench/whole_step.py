@@ -61,9 +61,12 @@ def ours(preset: str, size: int, batch: int, train: dict):
     views, batch_ = context.views_of(stage), next(context.loader())
     context.model.train()
     clock = Progress(stage.name, runner.name, 0, 0, 100)
-    return lambda: train_step(
-        context.fabric, context.plugins, context.model, runner, batch_, views, clock, joint=context.joint
-    )
+
+    def step():
+        train_step(context.fabric, context.module, runner, batch_, views, clock)
+        runner.scheduled.advance()
+
+    return step
 
 
 def by_hand(size: int, batch: int):

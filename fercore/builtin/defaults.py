@@ -9,12 +9,12 @@ from fercore.config import RunConfig
 from fercore.hooks import hookimpl
 from fercore.hooks.plans import single_stage
 from fercore.models import Model
-from fercore.records.plan import Stage
+from fercore.records.plan import Closure, Stage, StepLoss
 from fercore.records.step import DomainBatch, Encoded
 
 
 class Defaults:
-    """One stage, the model's own forward, and the mean of the branches' softmax."""
+    """One stage, the model's own forward, one backward, and the mean of the branches' softmax."""
 
     @hookimpl(trylast=True)
     def plan(self, config: RunConfig) -> list[Stage]:
@@ -26,6 +26,11 @@ class Defaults:
         """Run the model's forward."""
         encoded: Encoded = model(batch.images[view])
         return encoded
+
+    @hookimpl(trylast=True)
+    def backward(self, closure: Closure) -> StepLoss:
+        """Run one forward and its backward."""
+        return closure()
 
     @hookimpl(trylast=True)
     def predict(self, encoded: Encoded) -> Tensor:

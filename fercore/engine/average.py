@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fercore.models import Model
-from fercore.models.model import Wrap
 
 
 class WeightAverage:
@@ -23,16 +22,12 @@ class WeightAverage:
     Args:
         model: the network on its device. decay: in (0, 1).
         buffers: batch statistics of the network are the model's ("copy") or averaged as well ("average").
-        wrap: gives both networks device and precision, as `Model.run_through` takes it.
     """
 
-    def __init__(self, model: Model, decay: float, buffers: Literal["copy", "average"], wrap: Wrap) -> None:
+    def __init__(self, model: Model, decay: float, buffers: Literal["copy", "average"]) -> None:
         self.decay, self.buffers = decay, buffers
-        model.run_through(lambda network: network)  # wrappers of device and precision do not copy
         rule = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._averaged = AveragedModel(model, multi_avg_fn=rule)
-        for network in (model, self.model):
-            network.run_through(wrap)
         self.model.requires_grad_(False)
 
     @property

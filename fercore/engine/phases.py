@@ -166,22 +166,19 @@ class PhaseRunner:
         for parameter in self._all:
             parameter.requires_grad_(True)
 
-    def optimizer_step(self, fabric: Fabric, total: Tensor) -> bool:
-        """Take one optimiser step down the gradient of `total`.
-
-        Returns:
-            whether there was a gradient. Without one no weight changes, by momentum and decay either.
-        """
-        if not total.requires_grad:
-            return False
-        optimiser = self.scheduled.optimiser
+    def backward(self, fabric: Fabric, total: Tensor) -> None:
+        """Leave the gradient of `total` in the parameters; none where it depends on none of them."""
         # A parameter of another phase keeps no gradient, so that a shared optimiser passes it and its moments over.
-        optimiser.zero_grad(set_to_none=True)
-        fabric.backward(total)
+        self.scheduled.optimiser.zero_grad(set_to_none=True)
+        if total.requires_grad:
+            fabric.backward(total)
+
+    def optimizer_step(self, fabric: Fabric) -> None:
+        """Take one optimiser step down the gradient that is in the parameters."""
         if self._clip is not None:
+            optimiser = self.scheduled.optimiser
             fabric.clip_gradients(self._model, optimiser, max_norm=self._clip, error_if_nonfinite=False)
         self.scheduled.step(self._mine)
-        return True
 
     def learning_rates(self) -> list[float]:
         """Return the current learning rate of each parameter group of the optimiser."""

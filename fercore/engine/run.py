@@ -159,11 +159,10 @@ class Trainer:
         reports, views = [], context.views_of(stage)
         turn = clock.epoch % len(self.runners)
         moving = self.runners if stage.alternating == "step" else [self.runners[turn]]
-        parts = context.fabric, context.plugins, context.model
         for runner in moving:
             for repeat in range(runner.repeats):
                 now = replace(clock, phase=runner.name, repeat=repeat)
-                reports.append(train_step(*parts, runner, batch, views, now, joint=context.joint))
+                reports.append(train_step(context.fabric, context.module, runner, batch, views, now))
         for optimiser in optimisers_of(moving):
             optimiser.advance()
         if context.average is not None:

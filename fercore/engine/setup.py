@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
 
 from fercore.builtin.defaults import Defaults
 from fercore.config import Device, RunConfig
@@ -21,6 +19,7 @@ from fercore.data.spec.places import absolute_settings
 from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
+from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator
 from fercore.evaluation.selection import needs, needs_source
@@ -28,7 +27,6 @@ from fercore.hooks.assemble import ResolvedRun
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, look_for_weights
-from fercore.models.model import NamedTensors
 from fercore.random_state import random_state, restore_random_state, seed_everything
 from fercore.records.plan import Stage, ViewRequest
 from fercore.records.step import SIDES
@@ -47,7 +45,8 @@ class RunContext:
 
     Attributes:
         resolved: settings and plugins. plugins: their hooks. domains: the data. fabric: device and precision.
-        model: the network on its device. stages, views: what the method asked for. evaluator: sees target labels.
+        model: the network on its device. module: the step with the network in it, as Fabric wraps it. stages,
+        views: what the method asked for. evaluator: sees target labels.
         average: the moving average of the weights, where `train.ema` asks for it.
     """
 
@@ -56,6 +55,7 @@ class RunContext:
     domains: DomainSet
     fabric: Fabric
     model: Model
+    module: StepModule
     stages: tuple[Stage, ...]
     views: tuple[ViewRequest, ...]
     evaluator: Evaluator
@@ -73,9 +73,8 @@ class RunContext:
 
     @property
     def joint(self) -> bool:
-        """Whether both sides share a forward; a compiled network would be compiled again for every change of it."""
-        train = self.config.train
-        return train.joint_forward and not train.compile and all(p.joint_forward for p in self.resolved.plugins)
+        """Whether both sides share a forward."""
+        return _shares_forward(self.resolved)
 
     def views_of(self, stage: Stage) -> tuple[ViewRequest, ...]:
         """Return the views that a stage needs."""
@@ -90,6 +89,12 @@ class RunContext:
         mean, std = self.model.mean, self.model.std
         device = self.fabric.device
         return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device)
+
+
+def _shares_forward(resolved: ResolvedRun) -> bool:
+    """Say whether both sides share a forward; a compiled network would be compiled again for every change of it."""
+    train = resolved.config.train
+    return train.joint_forward and not train.compile and all(p.joint_forward for p in resolved.plugins)
 
 
 def build_plugins(resolved: ResolvedRun) -> Plugins:
@@ -127,14 +132,15 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
     _check_views(views, stages)
-    wrap = partial(wrap_network, fabric, config.train.compile)
-    model.run_through(wrap)
-    if config.train.compile:
-        _try_compiled(model, config, fabric)
+    module = cast("StepModule", fabric.setup_module(StepModule(model, plugins, joint=_shares_forward(resolved))))
     evaluator = Evaluator(fabric, plugins, config.data)
     train = config.train
-    average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers, wrap)
-    context = RunContext(resolved, plugins, domains, fabric, model, stages, views, evaluator, average)
+    average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers)
+    if train.compile:
+        for network in (model, *([] if average is None else [average.model])):
+            network.compile()
+        _try_compiled(model, config, fabric)
+    context = RunContext(resolved, plugins, domains, fabric, model, module, stages, views, evaluator, average)
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 
 
@@ -240,19 +246,14 @@ def _try_backbone(model: Model, config: RunConfig) -> None:
     model.train(training)
 
 
-def wrap_network(fabric: Fabric, compiled: bool, network: nn.Module) -> Callable[[Tensor], NamedTensors]:
-    """Give a network its device and precision, and compile it where that is asked for."""
-    forward: nn.Module = torch.compile(network) if compiled else network  # type: ignore[assignment]
-    return fabric.setup_module(forward)
-
-
 @torch.no_grad()
 def _try_compiled(model: Model, config: RunConfig, fabric: Fabric) -> None:
     """Compile the network for evaluation, so that a machine that cannot says so before anything is written."""
     size, training, random = config.data.size, model.training, random_state()
     model.eval()
     try:
-        model(torch.zeros(2, 3, size, size, device=fabric.device))
+        with fabric.autocast():
+            model(torch.zeros(2, 3, size, size, device=fabric.device))
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no reason given').strip().splitlines()[0]}"
         what = f"torch.compile does not work for this network on this machine: {reason}"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor, nn
 
 from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, normalised_apart
-from fercore.records.plan import StepReport, ViewRequest
-from fercore.records.step import Batch, Encoded, LossTerm, Progress, Side
+from fercore.records.plan import StepLoss, StepReport, ViewRequest
+from fercore.records.step import Batch, Encoded, KeepTerm, LossTerm, Progress, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -23,66 +25,99 @@ class NonFiniteLoss(UserInputError):
     """A loss term became NaN or infinite; the weights of the step before are untouched."""
 
 
+class StepInputs:
+    """What one forward of a step is of: batch, views, where training stands, and which terms count (None = all).
+
+    No dataclass: Fabric looks into those for tensors to convert, and refuses frozen ones.
+    """
+
+    def __init__(self, batch: Batch, views: Sequence[ViewRequest], clock: Progress, keep: KeepTerm | None) -> None:
+        self.batch, self.views, self.clock, self.keep = batch, views, clock, keep
+
+
+class StepModule(nn.Module):
+    """From a batch to its loss terms: the one module that Fabric wraps, for device, precision and processes.
+
+    Args:
+        model: the network. plugins: the run's hooks.
+        joint: images that both sides have under one view's name share a forward; the plugins must allow it.
+    """
+
+    def __init__(self, model: Model, plugins: Plugins, *, joint: bool = False) -> None:
+        super().__init__()
+        self.model, self.plugins, self.joint = model, plugins, joint
+
+    def forward(self, inputs: StepInputs) -> dict[str, Tensor]:
+        """Encode, pseudo-label and align; return the weighted terms float32[] by name, in the order of names."""
+        model, plugins, batch, clock = self.model, self.plugins, inputs.batch, inputs.clock
+        encoded = self._encode(batch, inputs.views, clock)
+        with torch.no_grad():
+            pseudo = plugins.pseudo_label(model, batch, encoded, clock)
+        terms = plugins.align(model, batch, encoded, pseudo, clock)
+        terms += plugins.loss(model, batch, encoded, pseudo, clock)
+        kept = [term for term in _in_order(terms) if inputs.keep is None or inputs.keep(term)]
+        return {term.name: term.weight * term.value.float() for term in kept}
+
+    def _encode(self, batch: Batch, views: Sequence[ViewRequest], clock: Progress) -> dict[tuple[Side, str], Encoded]:
+        """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
+        model, plugins = self.model, self.plugins
+        encoded: dict[tuple[Side, str], Encoded] = {}
+        for view, following in zip(views, [*views[1:], None], strict=True):
+            if (view.side, view.name) in encoded:
+                continue
+            one = batch.side(view.side)
+            if self.joint and following is not None and following.name == view.name:
+                other = batch.side(following.side)
+                if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
+                    sizes = [len(one), len(other)]
+                    with normalised_apart(model, sizes):
+                        both = plugins.encode(model, one.joined(other, view.name), view.name, clock)
+                    first, second = both.split(sizes)
+                    encoded |= {(view.side, view.name): first, (following.side, view.name): second}
+                    continue
+            encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock)
+        return encoded
+
+
 def train_step(
     fabric: Fabric,
-    plugins: Plugins,
-    model: Model,
+    module: StepModule,
     phase: PhaseRunner,
     batch: Batch,
     views: Sequence[ViewRequest],
     clock: Progress,
-    *,
-    joint: bool = False,
 ) -> StepReport:
-    """Encode, pseudo-label, align, add the losses up, and take one optimiser step, where a term has a gradient.
+    """Take one optimiser step down the sum of the terms, where a term has a gradient.
 
     Args:
-        joint: images that both sides have under one view's name share a forward; the plugins must allow it.
+        module: the step, as Fabric wraps it.
 
     Raises:
         NonFiniteLoss: naming the term, before any weight changes.
     """
     phase.activate()
-    with fabric.autocast():
-        encoded = _encode(plugins, model, batch, views, clock, joint)
-        with torch.no_grad():
-            pseudo = plugins.pseudo_label(model, batch, encoded, clock)
-        terms = plugins.align(model, batch, encoded, pseudo, clock)
-        terms += plugins.loss(model, batch, encoded, pseudo, clock)
-        terms = _in_order(terms)
-        weighted = torch.stack([term.weight * term.value.float() for term in terms]) if terms else torch.zeros(0)
-        total = weighted.sum()
-    values: dict[str, float] = dict(zip((term.name for term in terms), weighted.tolist(), strict=True))
-    _check_finite(values, clock)
-    lr = phase.learning_rates()
-    skipped = not phase.optimizer_step(fabric, total)
-    images, sum_ = len(batch.source) + len(batch.target), sum(values.values(), 0.0)
-    report = StepReport(clock.stage, clock.phase, clock.epoch, clock.step, values, sum_, lr, images, skipped)
+    lr, passes = phase.learning_rates(), 0
+
+    def closure(keep: KeepTerm | None = None) -> StepLoss:
+        """Run forward and backward; leaves the gradient of the terms in the parameters."""
+        nonlocal passes
+        weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep))
+        passes += 1
+        stacked = torch.stack([*weighted.values()]) if weighted else torch.zeros(0)
+        values = dict(zip(weighted, stacked.tolist(), strict=True))
+        _check_finite(values, clock)
+        phase.backward(fabric, stacked.sum())
+        return StepLoss(values, has_gradient=stacked.requires_grad)
+
+    loss = module.plugins.backward(module.model, closure, clock)
+    if loss.has_gradient:
+        phase.optimizer_step(fabric)
+    images, total = len(batch.source) + len(batch.target), sum(loss.terms.values(), 0.0)
+    where = clock.stage, clock.phase, clock.epoch, clock.step
+    report = StepReport(*where, loss.terms, total, lr, images, skipped=not loss.has_gradient)
     with torch.no_grad():
-        plugins.after_step(model, report, clock)
+        module.plugins.after_step(module.model, report, clock)
     return report
-
-
-def _encode(
-    plugins: Plugins, model: Model, batch: Batch, views: Sequence[ViewRequest], clock: Progress, joint: bool
-) -> dict[tuple[Side, str], Encoded]:
-    """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
-    encoded: dict[tuple[Side, str], Encoded] = {}
-    for view, following in zip(views, [*views[1:], None], strict=True):
-        if (view.side, view.name) in encoded:
-            continue
-        one = batch.side(view.side)
-        if joint and following is not None and following.name == view.name:
-            other = batch.side(following.side)
-            if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
-                sizes = [len(one), len(other)]
-                with normalised_apart(model, sizes):
-                    both = plugins.encode(model, one.joined(other, view.name), view.name, clock)
-                first, second = both.split(sizes)
-                encoded |= {(view.side, view.name): first, (following.side, view.name): second}
-                continue
-        encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock)
-    return encoded
 
 
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:

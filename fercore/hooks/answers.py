@@ -13,10 +13,10 @@ from torch.utils.data import Sampler
 from fercore.data.images.views import TRANSFORMS
 from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
-from fercore.records.plan import CropAndColour, ParamGroup, Phase, Stage, ViewRequest
+from fercore.records.plan import CropAndColour, ParamGroup, Phase, Stage, StepLoss, ViewRequest
 from fercore.records.step import Encoded, LossTerm, PseudoLabels, Role
 
-MUST_ANSWER = frozenset({"build_model", "plan", "encode", "predict"})
+MUST_ANSWER = frozenset({"build_model", "plan", "encode", "backward", "predict"})
 """First-result hooks that a run cannot do without."""
 
 
@@ -219,6 +219,10 @@ def _terms(value: Any, call: Call) -> None:
         _distinct("terms", [term.name for term in terms])
 
 
+def _step_loss(value: Any, call: Call) -> None:
+    _kind(value, StepLoss)
+
+
 def _is_scalar(weight: object) -> bool:
     if isinstance(weight, Tensor):
         return weight.ndim == 0 and weight.is_floating_point()
@@ -246,5 +250,6 @@ _CHECKS: Mapping[str, Callable[[Any, Call], None]] = {
     "pseudo_label": _pseudo,
     "align": _terms,
     "loss": _terms,
+    "backward": _step_loss,
     "predict": _probabilities,
 }

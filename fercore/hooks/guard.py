@@ -15,8 +15,8 @@ from fercore.config import RunConfig
 from fercore.data.spec import option_name, parse_spec, spec_text
 from fercore.data.table import opaque
 from fercore.hooks.checks import HookError
-from fercore.records.plan import RunResult
-from fercore.records.step import EncodedDataset, Side
+from fercore.records.plan import Closure, RunResult, StepLoss
+from fercore.records.step import EncodedDataset, KeepTerm, Side
 
 OPEN_OPTIONS = frozenset(
     "label_count shots fraction label_rule label_by include_labelled transductive domain dataset".split()
@@ -82,6 +82,35 @@ def encode_dataset(side: Side) -> EncodedDataset:
     if encoder is None:
         raise HookError("encode_dataset works inside `refresh` alone, and in the thread that called it")
     return encoder(side)
+
+
+_CLOSURE: ContextVar[Closure] = ContextVar("closure")
+
+
+def closure(keep: KeepTerm | None = None) -> StepLoss:
+    """Run a step's forward and backward; what `backward` hooks are handed. As `encode_dataset`, it refers to nothing.
+
+    Raises:
+        HookError: outside `backward`, or in another thread.
+    """
+    own = _CLOSURE.get(None)
+    if own is None:
+        raise HookError("closure works inside `backward` alone, and in the thread that called it")
+    try:
+        return own(keep)
+    except HookError as error:
+        error.named = True  # a fault of the step's terms, not of the hook that asked for them
+        raise
+
+
+@contextmanager
+def stepping(own: Closure) -> Iterator[None]:
+    """Let `closure` go to `own`."""
+    token = _CLOSURE.set(own)
+    try:
+        yield
+    finally:
+        _CLOSURE.reset(token)
 
 
 @contextmanager

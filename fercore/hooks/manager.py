@@ -22,7 +22,7 @@ from fercore.hooks.checks import BUILTIN, HOOKS, HookError, check_class, check_o
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
 from fercore.models.model import Model
-from fercore.records.plan import RunResult, Stage, StepReport, ViewRequest
+from fercore.records.plan import Closure, RunResult, Stage, StepLoss, StepReport, ViewRequest
 from fercore.records.step import (
     Batch,
     DomainBatch,
@@ -244,6 +244,12 @@ class Plugins:
 
     def _terms(self, hook: str, **arguments: Any) -> list[LossTerm]:
         return flatten(self._call(hook, **arguments), LossTerm, hook)
+
+    def backward(self, model: Model, closure: Closure, clock: Progress) -> StepLoss:
+        """Leave the step's gradient in the parameters; returns the terms that it is of."""
+        with guard.stepping(closure):
+            found = self._call("backward", model=model, closure=guard.closure, clock=clock)
+        return expect(found, StepLoss, "backward")
 
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Return class probabilities float[B,K]."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fercore.config import RunConfig
     from fercore.models.model import Model
-    from fercore.records.plan import RunResult, Stage, StepReport, ViewRequest
+    from fercore.records.plan import Closure, RunResult, Stage, StepLoss, StepReport, ViewRequest
     from fercore.records.step import (
         Batch,
         DomainBatch,
@@ -143,6 +143,24 @@ def loss(
 
     Returns:
         Loss terms named "<plugin>/<term>". The step minimises the sum of weight * value over all terms.
+    """
+
+
+@hookspec(firstresult=True)
+def backward(model: Model, closure: Closure, clock: Progress) -> StepLoss | None:
+    """Leave in the parameters the gradient that the optimiser is to step down. First result.
+
+    The default is `closure()`: one forward of the four core hooks, and its gradient. More than one, with other weights
+    or other terms, is what sharpness-aware optimisers and gradient surgery need; each is told its number by
+    `clock.forward`.
+
+    Args:
+        model: weights that the hook moves in between must be put back, to the bit, before it returns.
+        closure: `closure(keep=None)` zeroes the gradients, runs forward and backward, and returns a `StepLoss`; with
+            `keep`, of the terms alone that `keep(term)` is true of. In this hook alone.
+
+    Returns:
+        The `StepLoss` that is to be reported; where it has no gradient, the optimiser's step is skipped.
     """
 
 

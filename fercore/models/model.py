@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from fercore.records.step import Encoded
-
-NamedTensors: TypeAlias = tuple[dict[str, Tensor], dict[str, Tensor]]
-"""Features and logits by branch."""
-Wrap: TypeAlias = Callable[[nn.Module], Callable[[Tensor], NamedTensors]]
-"""What a network's forward goes through: device, precision, compiling."""
 
 
 class Model(nn.Module):
@@ -44,31 +39,16 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict(dict(heads))
         self.parts = nn.ModuleDict()
         self.mean, self.std = mean, std
-        self.run_through(lambda network: network)
 
     def forward(self, images: Tensor) -> Encoded:
         """Encode images float[B,3,H,W] into features float[B,D] and logits float[B,K] per branch."""
-        network: Callable[[Tensor], NamedTensors] = self.__dict__["_network"]
-        return Encoded(*network(images))
-
-    def run_through(self, wrap: Wrap) -> None:
-        """Send every forward through `wrap(network)`, e.g. Lightning Fabric's module for device, precision and DDP.
-
-        The wrapped module lies beside the module tree, so names of parameters and state stay as they are.
-        """
-        self.__dict__["_network"] = wrap(Network(self))
+        shared = self.backbone(images)
+        features = {name: branch(shared) for name, branch in self.branches.items()}
+        logits = {name: self.heads[name](feature) for name, feature in features.items()}
+        return Encoded(_widened(features), _widened(logits))
 
 
-class Network(nn.Module):
-    """A model's forward on plain dictionaries, which wrappers can look into."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> NamedTensors:
-        """Encode images f[B,3,H,W] into features and logits by branch."""
-        model = self.model
-        shared = model.backbone(images)
-        features = {name: branch(shared) for name, branch in model.branches.items()}
-        return features, {name: model.heads[name](feature) for name, feature in features.items()}
+def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 in place of the half precision that autocast runs a network in: losses need the digits."""
+    half = (torch.float16, torch.bfloat16)
+    return {name: tensor.float() if tensor.dtype in half else tensor for name, tensor in tensors.items()}

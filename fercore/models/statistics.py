@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fercore.models.model import Model, Network
+from fercore.models.model import Model
 from fercore.records.step import Encoded
 
 StatisticsOf: TypeAlias = Literal["weak", "all"]
@@ -40,21 +40,14 @@ def encode_view(model: Model, images: Tensor, view: str, of: StatisticsOf) -> En
     return encoded
 
 
-def forward_without_bn_update(
-    model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None, *, plain: bool = False
-) -> Encoded:
+def forward_without_bn_update(model: Model, images: Tensor, weights: Mapping[str, Tensor] | None = None) -> Encoded:
     """Run the network without leaving a trace in its batch statistics.
 
     Args:
         images: f[B,3,H,W]. weights: parameters by name, in place of the network's own.
-        plain: past the wrapper of device and precision, for a method that takes gradients itself: a wrapper of mixed
-            precision lets nobody but the engine do so.
     """
     copies = {name: buffer.clone() for name, buffer in _statistics(model).items()}
     values = {**copies, **(weights or {})}
-    if plain:
-        prefixed = {f"model.{name}": value for name, value in values.items()}
-        return Encoded(*functional_call(Network(model), prefixed, (images,)))
     encoded: Encoded = functional_call(model, values, (images,))
     return encoded
 

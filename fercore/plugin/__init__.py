@@ -30,12 +30,14 @@ from fercore.models import Model, PseudoLabelRecord, SizedByData, build_classifi
 from fercore.progress import watch
 from fercore.records.outputs import FinishedRun, Outputs, Samples
 from fercore.records.plan import (
+    Closure,
     CropAndColour,
     OptimiserSpec,
     ParamGroup,
     Phase,
     RunResult,
     Stage,
+    StepLoss,
     StepReport,
     Transform,
     ViewRequest,
@@ -64,6 +66,7 @@ __all__ = [
     "SIDES",
     "Batch",
     "BatchPolicy",
+    "Closure",
     "CropAndColour",
     "DatasetInfo",
     "DomainBatch",
@@ -96,6 +99,7 @@ __all__ = [
     "SideInfo",
     "SizedByData",
     "Stage",
+    "StepLoss",
     "StepReport",
     "TaskInfo",
     "Transform",

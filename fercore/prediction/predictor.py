@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +21,7 @@ from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
 from fercore.engine import memory_format
 from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_record, read_state
-from fercore.engine.setup import build_plugins, device_here, wrap_network
+from fercore.engine.setup import build_plugins, device_here
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator, evaluation_order
 from fercore.hooks.assemble import ResolvedRun, assemble
@@ -104,7 +103,7 @@ class Predictor:
         config = resolved.config
         fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
         self.device = fabric.device
-        model.run_through(partial(wrap_network, fabric, False))
+        model.to(fabric.device)
         memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")
         self._model = model.requires_grad_(False).eval()
         self._evaluator = Evaluator(fabric, plugins, config.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -200,6 +200,22 @@ class StepReport:
     lr: Sequence[float]
     images: int
     skipped: bool = False
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What one forward and backward of a step came to.
+
+    Attributes:
+        terms: term name -> weighted value. has_gradient: whether any of them depends on what the phase trains.
+    """
+
+    terms: Mapping[str, float]
+    has_gradient: bool
+
+
+Closure: TypeAlias = Callable[..., StepLoss]
+"""What a `backward` hook is handed: `closure(keep=None)`."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -155,6 +155,10 @@ class LossTerm:
     weight: float = 1.0
 
 
+KeepTerm: TypeAlias = Callable[[LossTerm], bool]
+"""Says of a loss term whether it counts."""
+
+
 @dataclass(frozen=True)
 class Progress:
     """Where training stands.
@@ -164,6 +168,7 @@ class Progress:
         epoch: 0-based epoch of the stage; step: optimiser steps done in the stage.
         total_steps: steps of the stage.
         repeat: 0-based number of the phase's run on this batch, where it has several.
+        forward: 0-based number of the forward of this run, where a `backward` hook asks for several.
     """
 
     stage: str
@@ -172,6 +177,7 @@ class Progress:
     step: int
     total_steps: int
     repeat: int = 0
+    forward: int = 0
 
     @property
     def progress(self) -> float:

@@ -203,6 +203,11 @@ class Spy(Plugin):
         return []
 
     @hookimpl(wrapper=True)
+    def backward(self, model, closure, clock):
+        self.look("backward", model=model, closure=closure, clock=clock)
+        return (yield)
+
+    @hookimpl(wrapper=True)
     def predict(self, model, encoded):
         self.look("predict", model=model, encoded=encoded)
         return (yield)

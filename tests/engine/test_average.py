@@ -40,7 +40,7 @@ def fabric():
 @pytest.mark.parametrize("buffers", ["copy", "average"])
 def test_the_average_is_the_literal_one(fabric, buffers):
     model = small_model()
-    average = WeightAverage(model, 0.9, buffers, fabric.setup_module)
+    average = WeightAverage(model, 0.9, buffers)
     expected = {}
     for step in range(4):
         with torch.no_grad():
@@ -66,7 +66,7 @@ def test_constants_of_the_network_are_not_averaged(fabric):
     frozen = nn.BatchNorm1d(2)
     frozen.register_buffer("mask", mask.clone(), persistent=False)
     model.backbone.add_module("frozen", External(frozen, {"seed": 0}))
-    average = WeightAverage(model, 0.9, "average", fabric.setup_module)
+    average = WeightAverage(model, 0.9, "average")
     for _ in range(3):
         average.update(model)
     assert torch.equal(average.model.backbone.mask, mask)
@@ -75,7 +75,7 @@ def test_constants_of_the_network_are_not_averaged(fabric):
 
 def test_the_average_has_the_plugins_buffers_whatever_their_shape(fabric):
     model = small_model()
-    average = WeightAverage(model, 0.9, "copy", fabric.setup_module)
+    average = WeightAverage(model, 0.9, "copy")
     model.parts["test/record"].put("kept", torch.arange(5.0))
     model.parts["test/record"].number.fill_(3)
     followed = average.follow(model).parts["test/record"]
@@ -87,7 +87,7 @@ def test_the_average_has_the_plugins_buffers_whatever_their_shape(fabric):
 
 def test_the_averages_forward_is_its_own(fabric):
     model = small_model()
-    average = WeightAverage(model, 0.5, "copy", fabric.setup_module)
+    average = WeightAverage(model, 0.5, "copy")
     images = torch.randn(2, 3, 8, 8)
     model.eval()
     average.model.eval()
@@ -163,7 +163,7 @@ def test_what_a_plugin_writes_as_an_epoch_begins_reaches_the_average_at_once(tin
 
 def test_only_parameters_that_differ_are_adopted(fabric):
     model = small_model()
-    average = WeightAverage(model, 0.9, "copy", fabric.setup_module)
+    average = WeightAverage(model, 0.9, "copy")
     with torch.no_grad():
         for p in model.parameters():
             p.add_(1)

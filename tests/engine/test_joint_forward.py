@@ -14,7 +14,7 @@ from fercore.builtin.defaults import Defaults
 from fercore.engine import setup
 from fercore.engine.phases import PhaseRunner
 from fercore.engine.run import run
-from fercore.engine.step import train_step
+from fercore.engine.step import StepModule, train_step
 from fercore.errors import UserInputError
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.manager import Plugins
@@ -63,10 +63,11 @@ def three_steps(joint, target_size=8):
     phase = Phase("main", optimiser=OptimiserSpec(lr=0.1, momentum=0.9, weight_decay=0.0, schedule="constant"))
     fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
     runner = PhaseRunner(fabric, phase, Stage("train", 3, (phase,)), model)
-    plugins, batch = Plugins([Defaults()], [method], {}), Batch(side([0, 1, 2]), side([-1] * 5, target_size))
+    module = fabric.setup_module(StepModule(model, Plugins([Defaults()], [method], {}), joint=joint))
+    batch = Batch(side([0, 1, 2]), side([-1] * 5, target_size))
     for step in range(3):
         clock = Progress("train", "main", 0, step, 3)
-        train_step(fabric, plugins, model, runner, batch, VIEWS, clock, joint=joint)
+        train_step(fabric, module, runner, batch, VIEWS, clock)
     return model, method.rows
 
 
@@ -124,12 +125,11 @@ def test_a_compiled_network_trains_the_same(make_context, tmp_path, listener, mo
 
 
 def test_a_machine_that_cannot_compile_says_so_first(make_context, monkeypatch):
-    def broken(network):
-        def forward(images):
+    def broken(call):
+        def compiled(images):
             raise RuntimeError("no C++ compiler found\nand a long text")
 
-        network.forward = forward
-        return network
+        return compiled
 
     monkeypatch.setattr(setup.torch, "compile", broken)
     with pytest.raises(UserInputError, match=r"RuntimeError: no C\+\+ compiler found") as caught:

@@ -14,7 +14,7 @@ from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
-from fercore.records.plan import ParamGroup, Phase, Stage, ViewRequest
+from fercore.records.plan import ParamGroup, Phase, Stage, StepLoss, ViewRequest
 from fercore.records.step import Batch, DomainBatch, Encoded, LossTerm, Progress, PseudoLabels, Role
 
 CLOCK = Progress("train", "main", 0, 0, 1)
@@ -56,6 +56,7 @@ CALLS = {
     "pseudo_label": lambda p: p.pseudo_label(MODEL, BATCH, {}, CLOCK),
     "align": lambda p: p.align(MODEL, BATCH, {}, None, CLOCK),
     "loss": lambda p: p.loss(MODEL, BATCH, {}, None, CLOCK),
+    "backward": lambda p: p.backward(MODEL, lambda keep=None: None, CLOCK),
     "predict": lambda p: p.predict(MODEL, ENCODED),
 }
 RIGHT = {
@@ -68,6 +69,7 @@ RIGHT = {
     "pseudo_label": PseudoLabels(LABELS, WEIGHT, PROBS),
     "align": [term()],
     "loss": [term(weight=torch.tensor(0.5))],
+    "backward": StepLoss({"offending/term": 0.5}, has_gradient=True),
     "predict": PROBS,
 }
 FAST = ParamGroup(("",), 10.0)
@@ -90,6 +92,7 @@ WRONG = [
     ("refresh", {"done": 3}, "'done' must be named '<plugin>/<metric>'"),
     ("refresh", {"offending/n": "many"}, "'offending/n' is no number but str"),
     ("refresh", {"offending/n": torch.ones(2)}, "'offending/n' is no number but Tensor"),
+    ("backward", {"offending/term": 0.5}, "must return StepLoss, got dict"),
     ("encode", {"a": 1}, "must return Encoded, got dict"),
     ("encode", Encoded({}, {}), "features must be tensors by branch"),
     ("encode", Encoded({"a": torch.ones(ROWS, 2)}, {"a": torch.ones(ROWS, K + 1)}), "one column for each of 3 classes"),

@@ -83,12 +83,3 @@ def test_what_plugins_keep_is_not_set_aside(model):
     restore_bn_stats(model, kept)
     assert not torch.equal(before, model.parts["some/state"].running_mean)
     assert all(not name.startswith("parts.") for name in kept)
-
-
-def test_a_plain_forward_goes_past_the_wrapper(model):
-    model.run_through(lambda network: lambda images: pytest.fail("the wrapper ran"))
-    before = statistics(model)
-    found = forward_without_bn_update(model, IMAGES, plain=True).logits["main"]
-    assert same(before, statistics(model))
-    model.run_through(lambda network: network)
-    assert torch.equal(found, model(IMAGES).logits["main"])

@@ -67,9 +67,7 @@ class VAT(SemiSupervised):
         found = _unit(torch.randn_like(images))
         for _ in range(self.settings.iterations):
             step = (self.settings.xi * found).requires_grad_(True)
-            gap = _divergence(
-                to_float32(forward_without_bn_update(model, images + step, plain=True).logits["main"]), clean
-            )
+            gap = _divergence(to_float32(forward_without_bn_update(model, images + step).logits["main"]), clean)
             (gradient,) = torch.autograd.grad(gap, step)
             found = _unit(gradient.detach())
         return found

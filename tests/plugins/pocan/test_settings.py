@@ -109,7 +109,8 @@ def test_weights_walk_as_the_released_optimisers_let_them(name):
     for step, slope in enumerate(slopes):
         if step % epoch == 0:
             run.scheduled.begin_epoch()
-        run.optimizer_step(fabric, slope * model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        run.backward(fabric, slope * model(torch.ones(1, 1, dtype=torch.float64)).sum())
+        run.optimizer_step(fabric)
         run.scheduled.advance()
         walked.append(model.weight.item())
 
