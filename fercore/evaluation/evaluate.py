@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -45,15 +46,13 @@ class Evaluator:
     @torch.no_grad()
     def encode_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Progress) -> EncodedDataset:
         """Return the features and logits of batches with the one view "none", at least one, on the model's device."""
-        training = model.training
-        model.eval()
         parts: list[Encoded] = []
         kept = []
-        for batch in batches:
-            with self._fabric.autocast():
-                parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
-            kept.append(batch)
-        model.train(training)
+        with _evaluating(model):
+            for batch in batches:
+                with self._fabric.autocast():
+                    parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
+                kept.append(batch)
         return EncodedDataset(
             features=_join([part.features for part in parts]),
             logits=_join([part.logits for part in parts]),
@@ -77,7 +76,8 @@ class Evaluator:
         """Return predictions for batches whose samples come in `evaluation_order`; no random generator is moved."""
         state = random_state()
         encoded = self.encode_batches(model, batches, clock)
-        probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
+        with _evaluating(model):
+            probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
         restore_random_state(state)
         back = np.argsort(evaluation_order(len(probs)))
         return Outputs(
@@ -86,6 +86,17 @@ class Evaluator:
             logits={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.logits.items()},
             labels=encoded.labels.cpu().numpy()[back],
         )
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Have the model in evaluation mode, and then as it was."""
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
 
 
 def evaluation_order(n: int) -> np.ndarray:

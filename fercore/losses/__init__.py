@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fercore.losses.adversarial import (
     domain_adversarial,
+    domain_cross_entropy,
     entropy_weights,
     feature_class_product,
     margin_disparity,
@@ -24,6 +25,13 @@ from fercore.losses.consistency import (
     weighted_cross_entropy,
 )
 from fercore.losses.contrastive import UnitLength, info_nce, supcon, unit
+from fercore.losses.disagreement import (
+    class_balance,
+    half_mass,
+    joint_entropy,
+    mean_difference,
+    sliced_wasserstein,
+)
 from fercore.losses.label_shift import class_shares
 from fercore.losses.mmd import (
     domain_mean,
@@ -44,6 +52,7 @@ from fercore.losses.moments import (
     coral,
     feature_norm_radius,
     feature_norm_step,
+    locality,
     mean_discrepancy,
     spectral_penalty,
 )
@@ -72,6 +81,7 @@ __all__ = [
     "align_distribution",
     "ambiguous_consistency",
     "central_moments",
+    "class_balance",
     "class_confusion",
     "class_shares",
     "class_weights",
@@ -81,22 +91,27 @@ __all__ = [
     "coral",
     "curriculum_thresholds",
     "domain_adversarial",
+    "domain_cross_entropy",
     "domain_mean",
     "entropy",
     "entropy_weights",
     "feature_class_product",
     "feature_norm_radius",
     "feature_norm_step",
+    "half_mass",
     "hardness_weights",
     "info_nce",
+    "joint_entropy",
     "joint_mmd",
     "labelled_thresholds",
     "linear_mmd",
     "local_mmd",
+    "locality",
     "logit_square",
     "margin_disparity",
     "masked_cross_entropy",
     "mean_absolute",
+    "mean_difference",
     "mean_discrepancy",
     "mean_entropy",
     "mean_squared",
@@ -119,6 +134,7 @@ __all__ = [
     "self_adaptive_thresholds",
     "sharpen",
     "shrinking_threshold",
+    "sliced_wasserstein",
     "soft_kl",
     "spectral_penalty",
     "supcon",

@@ -57,14 +57,20 @@ def domain_adversarial(
     Returns:
         Scalar.
     """
-    rows = torch.cat([source, target])
-    logits = discriminator(reverse_gradient(rows, strength))
+    logits = discriminator(reverse_gradient(torch.cat([source, target]), strength))
+    return domain_cross_entropy(logits, len(source), source_weights=source_weights, target_weights=target_weights)
+
+
+def domain_cross_entropy(
+    logits: Tensor, sources: int, *, source_weights: Tensor | None = None, target_weights: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of logits f[B+Bt,G] of being a source, as the first B are; weights as in `domain_adversarial`."""
     is_source = torch.zeros_like(logits)
-    is_source[: len(source)] = 1
+    is_source[:sources] = 1
     values = F.binary_cross_entropy_with_logits(logits, is_source, reduction="none").sum(1)
     weights = [
-        values.new_full((len(side),), 0.5 / len(side)) if given is None else given
-        for side, given in ((source, source_weights), (target, target_weights))
+        values.new_full((count,), 0.5 / count) if given is None else given
+        for count, given in ((sources, source_weights), (len(logits) - sources, target_weights))
     ]
     return torch.cat(weights) @ values
 

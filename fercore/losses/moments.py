@@ -92,3 +92,23 @@ def spectral_penalty(features: Tensor, largest: int = 1) -> Tensor:
     """Sum of the squares of the largest singular values of f[B,D] (BSP, Chen et al., ICML 2019, Eq 8); scalar."""
     values: Tensor = torch.linalg.svdvals(features)
     return values[:largest].square().sum()
+
+
+def locality(features: Tensor, labels: Tensor, nearest: int = 20) -> Tensor:
+    """Half the mean squared distance to the mean of a class's nearest features (LPL, Li et al., CVPR 2017, Eq 4).
+
+    Args:
+        features: f[B,D]. labels: int64[B]. nearest: k, at most what the class has besides; means are constants.
+
+    Returns:
+        Scalar over samples that have company; 0, still connected to the features, where none has.
+    """
+    rows = features.detach()
+    distance = torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist")
+    other = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    order = distance.masked_fill(~other, torch.inf).argsort(1)[:, :nearest]
+    taken = torch.zeros_like(distance).scatter(1, order, 1.0) * other
+    count = taken.sum(1)
+    means = taken @ rows / count.clamp_min(1)[:, None]
+    values = (features - means).square().sum(1) * (count > 0)
+    return values.sum() / 2 / (count > 0).sum().clamp_min(1)

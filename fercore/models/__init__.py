@@ -5,6 +5,7 @@ from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
 from fercore.models.domain_heads import DomainHead, GroupedDomainHeads
 from fercore.models.external import External
+from fercore.models.layers import RowNorm
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
 from fercore.models.model import Model
 from fercore.models.records import PseudoLabelRecord, SizedByData
@@ -29,6 +30,7 @@ __all__ = [
     "GroupedDomainHeads",
     "Model",
     "PseudoLabelRecord",
+    "RowNorm",
     "SizedByData",
     "StatisticsOf",
     "build_backbone",

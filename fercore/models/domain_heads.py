@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fercore.models.layers import RowNorm
+
 
 class DomainHead(nn.Sequential):
     """Two hidden layers with batch normalisation: float[n,D] -> float[n,1], the logit of being a source sample.
@@ -16,7 +18,7 @@ class DomainHead(nn.Sequential):
     def __init__(self, width: int, hidden: int) -> None:
         layers: list[nn.Module] = []
         for inputs in (width, hidden):
-            layers += [nn.Linear(inputs, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
+            layers += [nn.Linear(inputs, hidden), RowNorm(hidden), nn.ReLU()]
         super().__init__(*layers, nn.Linear(hidden, 1))
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from fercore.losses import (
     domain_adversarial,
+    domain_cross_entropy,
+    entropy,
     entropy_weights,
     feature_class_product,
     margin_disparity,
@@ -18,7 +20,7 @@ from fercore.losses import (
     reverse_gradient,
 )
 from fercore.models import DomainHead, GroupedDomainHeads, Model
-from fercore.plugin import Progress, Role, Settings
+from fercore.plugin import Progress, Role, Settings, TaskInfo
 from fercore_uda.base import Adaptation, Pair, UdaSettings
 from fercore_uda.presets import presets
 
@@ -66,9 +68,9 @@ class DANN(Adversarial):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dann")
     settings: Any
 
-    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the discriminator."""
-        return {"adversary": DomainHead(width, self.settings.hidden)}
+        return {**super().parts(width, task), "adversary": DomainHead(width, self.settings.hidden)}
 
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return the discriminator's cross-entropy on what it sees of either side, half a side."""
@@ -103,12 +105,14 @@ class CDAN(DANN):
     Settings: ClassVar[type[Settings]] = CdanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("cdan")
 
-    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the discriminator, and the projections where the product is too wide for it."""
-        if width * num_classes <= LARGEST_PRODUCT:
-            return {"adversary": DomainHead(width * num_classes, self.settings.hidden)}
-        project = RandomProduct(width, num_classes, self.settings.random_dim)
-        return {"adversary": DomainHead(self.settings.random_dim, self.settings.hidden), "adversary_map": project}
+        classes = len(task.classes)
+        product = width * classes
+        if product <= LARGEST_PRODUCT:
+            return super().parts(product, task)
+        project = RandomProduct(width, classes, self.settings.random_dim)
+        return {**super().parts(self.settings.random_dim, task), "adversary_map": project}
 
     def seen(self, model: Model, features: Tensor, logits: Tensor) -> Tensor:
         """Return the product of features and probabilities, these as constants."""
@@ -164,9 +168,10 @@ class MADA(DANN):
         "mada", paper={"optim": {"lr": 0.01, "gamma": 3.0}, "train": {"steps": 10000, "steps_per_epoch": 500}}
     )
 
-    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the discriminators."""
-        return {"adversary": GroupedDomainHeads(num_classes, width, self.settings.hidden)}
+        grouped = GroupedDomainHeads(len(task.classes), width, self.settings.hidden)
+        return {**super().parts(width, task), "adversary": grouped}
 
     def seen(self, model: Model, features: Tensor, logits: Tensor) -> Tensor:
         """Return p_k f for every class, with p as constants."""
@@ -204,9 +209,9 @@ class MDD(Adversarial):
         layers = nn.Linear(width, self.settings.hidden), nn.ReLU(), nn.Dropout(self.settings.dropout)
         return nn.Sequential(*layers, nn.Linear(self.settings.hidden, num_classes))
 
-    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the adversarial head."""
-        return {"adversary": self.head(width, num_classes, 0.0)}
+        return {**super().parts(width, task), "adversary": self.head(width, len(task.classes), 0.0)}
 
     def strength(self, clock: Progress) -> float:
         """Return the factor of the reversed gradient."""
@@ -217,3 +222,57 @@ class MDD(Adversarial):
         adversary, strength = self.part(model, name="adversary"), self.strength(clock)
         x, y = (adversary(reverse_gradient(f, strength)) for f in (pair.x, pair.y))
         return margin_disparity(pair.zx, x, pair.zy, y, self.settings.margin, pair.weights)
+
+
+class GvbSettings(DannSettings):
+    """Settings of gvb."""
+
+    generator: float = Field(1.0, ge=0, description="weight of the classifier's bridge")
+    discriminator: float = Field(1.0, ge=0, description="weight of the discriminator's bridge")
+
+
+class GVB(Adversarial):
+    """Bridges take what is of one domain out of the classifier's and the discriminator's answers, and shrink."""
+
+    paper = "Cui et al., CVPR 2020"
+    Settings: ClassVar[type[Settings]] = GvbSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
+        "gvb", paper={"data": {"source_batch": 36, "target_batch": 36}, "optim": {"weight_decay": 5e-4}}
+    )
+
+    def head(self, width: int, num_classes: int, dropout: float) -> nn.Module:
+        """Return the classifier less its bridge."""
+        return Bridged(super().head(width, num_classes, dropout), nn.Linear(width, num_classes))
+
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
+        """Return the discriminator of predictions and its bridge, two outputs of one network."""
+        size = self.settings.hidden
+        layers = nn.Linear(len(task.classes), size), nn.ReLU(), nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 2)
+        return {**super().parts(width, task), "adversary": nn.Sequential(*layers)}
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the discriminator's cross-entropy on predictions, samples by e^-H, and the sizes of both bridges."""
+        strength = self.strength(clock)
+        probs = torch.cat([pair.zx, pair.zy]).softmax(-1)
+        answer, bridge = self.part(model, nn.Module, "adversary")(reverse_gradient(probs, strength)).chunk(2, 1)
+        # The authors' code reverses the gradient of these weights too: the features do not gain by being unsure.
+        sure = (-reverse_gradient(entropy(probs), strength)).exp()
+        x, y = sure[: len(pair.x)] * pair.weights, sure[len(pair.x) :]
+        halves = {"source_weights": x / x.detach().sum() / 2, "target_weights": y / y.detach().sum() / 2}
+        value = domain_cross_entropy(answer - bridge, len(pair.x), **halves)
+        own: Tensor = model.heads["main"].get_submodule("bridge")(torch.cat([pair.x, pair.y]))
+        sizes = self.settings.generator * own.abs().mean() + self.settings.discriminator * bridge.abs().mean()
+        return value + sizes
+
+
+class Bridged(nn.Module):
+    """A classifier's logits less those of a bridge."""
+
+    def __init__(self, classifier: nn.Module, bridge: nn.Module) -> None:
+        super().__init__()
+        self.classifier, self.bridge = classifier, bridge
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the logits f[B,K] of features f[B,D]."""
+        difference: Tensor = self.classifier(features) - self.bridge(features)
+        return difference

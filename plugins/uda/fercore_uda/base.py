@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import ramp, to_float32
-from fercore.models import Model, build_backbone
+from fercore.models import Model, RowNorm, build_backbone
 from fercore.plugin import (
     Batch,
     EncodedDataset,
@@ -35,8 +35,14 @@ SOURCE: tuple[Side, str] = ("source", VIEW)
 TARGET: tuple[Side, str] = ("target", VIEW)
 
 
-class UdaSettings(Settings):
+class NetworkSettings(Settings):
     """Settings of every method."""
+
+    bottleneck: int = Field(256, ge=0, description="width of the layer between backbone and head; 0 = none")
+
+
+class UdaSettings(NetworkSettings):
+    """Settings of methods with a term between the domains."""
 
     weight: float = Field(1.0, ge=0, description="weight of the method's term")
     ramp: bool = Field(False, description="let it rise as 2 / (1 + e^(-10 progress)) - 1")
@@ -46,7 +52,6 @@ class UdaSettings(Settings):
     class_weights: Literal["none", "estimated"] = Field(
         "none", description="weigh source samples in the alignment by the target's estimated class shares"
     )
-    bottleneck: int = Field(256, ge=0, description="width of the layer between backbone and head; 0 = none")
 
 
 @dataclass(frozen=True)
@@ -74,25 +79,17 @@ class Pair:
         return self.y.new_full((len(self.y),), 1 / len(self.y))
 
 
-class Adaptation(Plugin):
-    """Cross-entropy on the source, and one term that brings source and target together or sharpens the target.
-
-    Attributes:
-        role, term_name: of that term.
-        uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
-    """
+class SourceTrained(Plugin):
+    """A network with a bottleneck, one view of each side, and cross-entropy on the source."""
 
     joint_forward = True
     training_parts = ("prior", "adversary")
-    Settings: ClassVar[type[Settings]] = UdaSettings
-    role: ClassVar[Role] = Role.ALIGNMENT
-    term_name: ClassVar[str] = "alignment"
-    uses_prior: ClassVar[bool] = False
+    Settings: ClassVar[type[Settings]] = NetworkSettings
     settings: Any
 
     def goes_by_length(self) -> str:
-        """A weight that rises does."""
-        return "ramp" if self.settings.ramp else ""
+        """Nothing does."""
+        return ""
 
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
@@ -102,9 +99,7 @@ class Adaptation(Plugin):
         branch = self.branch(trunk.channels) if self.settings.bottleneck else nn.Identity()
         heads = {"main": self.head(width, num_classes, config.model.dropout)}
         model = Model(trunk.module, {"main": branch}, heads, trunk.mean, trunk.std)
-        if self._weighs:
-            self.attach(model, ClassPrior(task), "prior")
-        for name, module in self.parts(width, num_classes).items():
+        for name, module in self.parts(width, task).items():
             self.attach(model, module, name)
         return model
 
@@ -112,6 +107,51 @@ class Adaptation(Plugin):
     def request_views(self) -> Sequence[ViewRequest]:
         """Ask for one weakly augmented view of each side."""
         return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", VIEW, "weak")]
+
+    @hookimpl
+    def loss(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
+        """Return the cross-entropy of the source samples."""
+        value = F.cross_entropy(to_float32(encoded[SOURCE].logits["main"]), batch.source.labels)
+        return [LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value)]
+
+    def branch(self, channels: int) -> nn.Module:
+        """Return what stands between pooled features f[B,C] and the head."""
+        width = self.settings.bottleneck
+        return nn.Sequential(nn.Linear(channels, width), RowNorm(width), nn.ReLU())
+
+    def head(self, width: int, num_classes: int, dropout: float) -> nn.Module:
+        """Return the classifier f[B,D] -> f[B,K]."""
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes))
+
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
+        """Return the modules that the method has beside the network, by name.
+
+        Args:
+            width: D, of the features. task: the classes.
+        """
+        return {}
+
+
+class Adaptation(SourceTrained):
+    """One term beside the cross-entropy, that brings source and target together or sharpens the target.
+
+    Attributes:
+        role, term_name: of that term.
+        uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
+    """
+
+    Settings: ClassVar[type[Settings]] = UdaSettings
+    role: ClassVar[Role] = Role.ALIGNMENT
+    term_name: ClassVar[str] = "alignment"
+    uses_prior: ClassVar[bool] = False
+
+    def goes_by_length(self) -> str:
+        """A weight that rises does."""
+        return "ramp" if self.settings.ramp else ""
+
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
+        """Return the class shares, where they are used."""
+        return {"prior": ClassPrior(task)} if self._weighs else {}
 
     @hookimpl
     def refresh(
@@ -133,28 +173,9 @@ class Adaptation(Plugin):
                 return []
             return [LossTerm(f"{self.name}/{self.term_name}", self.role, torch.stack(values).mean(), weight)]
 
-    @hookimpl
-    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
-        """Return the cross-entropy of the source samples."""
-        value = F.cross_entropy(to_float32(encoded[SOURCE].logits["main"]), batch.source.labels)
-        return [LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value)]
-
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return the method's term for one pair of domains, a scalar."""
         raise NotImplementedError
-
-    def branch(self, channels: int) -> nn.Module:
-        """Return what stands between pooled features f[B,C] and the head."""
-        width = self.settings.bottleneck
-        return nn.Sequential(nn.Linear(channels, width), nn.BatchNorm1d(width), nn.ReLU())
-
-    def head(self, width: int, num_classes: int, dropout: float) -> nn.Module:
-        """Return the classifier f[B,D] -> f[B,K]."""
-        return nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes))
-
-    def parts(self, width: int, num_classes: int) -> Mapping[str, nn.Module]:
-        """Return the modules that the method has beside the network, by name."""
-        return {}
 
     @property
     def _weighs(self) -> bool:

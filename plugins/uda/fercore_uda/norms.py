@@ -1,4 +1,4 @@
-"""Methods about how long features are: adaptive feature norm, and spectral penalisation around any method."""
+"""Methods about features alone: adaptive norms, locality, and spectral penalisation around any method."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.losses import feature_norm_radius, feature_norm_step, mean_entropy, spectral_penalty, to_float32
+from fercore.losses import feature_norm_radius, feature_norm_step, locality, mean_entropy, spectral_penalty, to_float32
 from fercore.models import Model
 from fercore.plugin import Batch, Forward, LossTerm, Plugin, Progress, Role, Settings, ViewRequest, hookimpl
 from fercore_uda.base import SOURCE, TARGET, VIEW, Adaptation, Pair, UdaSettings
@@ -51,9 +51,9 @@ class AdaptiveFeatureNorm(Adaptation):
         return sum((feature_norm_step(f, self.settings.step) for f in (pair.x, pair.y)), pair.x.new_zeros(()))
 
     @hookimpl
-    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
+    def loss(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
         """Return the cross-entropy, and the entropy of the target where it is asked for."""
-        terms = list(super().loss(batch, encoded))
+        terms = list(super().loss(model, batch, encoded, clock))
         if self.settings.entropy:
             value = mean_entropy(to_float32(encoded[TARGET].logits["main"]))
             terms.append(LossTerm(f"{self.name}/entropy", Role.REGULARISER, value, self.settings.entropy))
@@ -109,3 +109,24 @@ class BatchSpectralPenalisation(Plugin):
             ]
             value = torch.stack(values).sum()
         return [LossTerm(f"{self.name}/spectrum", Role.REGULARISER, value, self.settings.weight)]
+
+
+class LplSettings(UdaSettings):
+    """Settings of lpl."""
+
+    weight: float = Field(0.003, ge=0)
+    nearest: int = Field(20, ge=1, description="neighbours of the same class in the batch")
+
+
+class LocalityPreserving(Adaptation):
+    """Source features lie near the mean of their nearest ones of the same class; the target is not looked at."""
+
+    paper = "Li et al., CVPR 2017"
+    role = Role.REGULARISER
+    term_name = "locality"
+    Settings: ClassVar[type[Settings]] = LplSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("lpl")
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return the locality of the source's features."""
+        return locality(pair.x, pair.labels, self.settings.nearest)

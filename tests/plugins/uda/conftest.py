@@ -36,7 +36,7 @@ def task(counts=(5, 5, 5, 5)):
 class Step:
     """A step in float64 whose images are the features: a plugin, its network without a backbone, and both sides."""
 
-    def __init__(self, name, settings=None, source=6, target=7, seed=0, domains=1):
+    def __init__(self, name, settings=None, source=6, target=7, seed=0, domains=1, phase="main"):
         cls = load_class(installed_plugins()[name])
         self.plugin = cls(name, cls.Settings.model_validate(settings or {}))
         torch.manual_seed(seed)
@@ -45,20 +45,16 @@ class Step:
         self.y = (2 * torch.randn(target, WIDTH, dtype=torch.float64) + 1).requires_grad_()
         self.labels = torch.arange(source) % CLASSES
         self.domain = torch.arange(source) % domains
-        self.clock = Progress("train", "main", 0, 300, 1000)
+        self.clock = Progress("train", phase, 0, 300, 1000)
 
     def _network(self):
         plugin = self.plugin
         head = plugin.head(WIDTH, CLASSES, 0.0) if plugin.kind == "method" else nn.Linear(WIDTH, CLASSES)
         model = Model(nn.Identity(), {"main": nn.Identity()}, {"main": head}, (0.0,) * 3, (1.0,) * 3)
-        for part, module in (plugin.parts(WIDTH, CLASSES) if plugin.kind == "method" else {}).items():
+        for part, module in (plugin.parts(WIDTH, task()) if plugin.kind == "method" else {}).items():
             plugin.attach(model, module, part)
-        if plugin.kind == "method" and plugin._weighs:
-            from fercore_uda.prior import ClassPrior
-
-            prior = ClassPrior(task())
-            prior.target.copy_(torch.tensor(RATIO) / 5 * 1.25)
-            plugin.attach(model, prior, "prior")
+        if (prior := f"{plugin.name}/prior") in model.parts:
+            model.parts[prior].target.copy_(torch.tensor(RATIO) / 4)
         return model
 
     def terms(self):
@@ -88,10 +84,12 @@ class Step:
     def data(self):
         """Return what the literal equations read; the same leaves."""
         head = self.model.heads["main"]
-        adversary = self.model.parts[key] if (key := f"{self.plugin.name}/adversary") in self.model.parts else None
+        parts = {name.partition("/")[2]: part for name, part in self.model.parts.items()}
         return SimpleNamespace(
             x=self.x, y=self.y, zx=head(self.x), zy=head(self.y), labels=self.labels.tolist(), head=head,
-            adversary=adversary, classes=CLASSES, ratio=RATIO, share=self.clock.progress, step=self.clock.step,
+            classes=CLASSES, adversary=parts.get("adversary"), second=parts.get("second"), ratio=RATIO,
+            share=self.clock.progress,
+            step=self.clock.step,
         )  # fmt: skip
 
     def groups(self):
@@ -103,3 +101,8 @@ class Step:
 @pytest.fixture
 def step():
     return Step
+
+
+@pytest.fixture(name="task")
+def _task():
+    return task

@@ -255,3 +255,92 @@ def daln(d):
     value = nuclear(x) / len(x) - nuclear(y) / len(y)
     factor = 2 / (1 + math.exp(-d.step / 1000)) - 1
     return {"features": factor * value, "head": -value, "value": -value}
+
+
+def gvb(d):
+    """Cui et al. 2020, Eqs 5-10; weights e^-H per side, whose gradient is reversed; D answers and bridges."""
+    c = strength(d.share)
+
+    def game(probs, sign):
+        """What the answers descend, with the predictions' slopes times sign."""
+        rows = torch.stack([*probs[0], *probs[1]])
+        rows = sign * rows + (1 - sign) * rows.detach()
+        entropies = [entropy_of(p) for p in (*probs[0], *probs[1])]
+        sure = [torch.exp(-(sign * h + (1 - sign) * h.detach())) for h in entropies]
+        out, n = d.adversary(rows), len(probs[0])
+        value = 0.0
+        for side, is_source in ((range(n), True), (range(n, len(rows)), False)):
+            whole = sum(float(sure[i].detach()) for i in side)
+            value = value + sum(sure[i] / whole * log_loss(out[i][0] - out[i][1], is_source) for i in side) / 2
+        return value + sum(row[1].abs() for row in out) / len(out)
+
+    probs = softmax(d.zx), softmax(d.zy)
+    own = sum(d.head.bridge(f).abs().mean() for f in (*d.x, *d.y)) / (len(d.x) + len(d.y))
+    network = game(probs, -c) + own
+    return {"features": network, "head": network, "parts": game(probs, 1.0), "value": game(probs, 1.0) + own}
+
+
+def lpl(d, k=20):
+    """Li et al. 2017, Eq 4."""
+    total, counted = 0.0, 0
+    for i, f in enumerate(d.x):
+        others = [j for j in range(len(d.x)) if j != i and d.labels[j] == d.labels[i]]
+        near = sorted(others, key=lambda j: square(d.x[i], d.x[j]).item())[:k]
+        if near:
+            total = total + square(f, mean([d.x[j].detach() for j in near])) / 2
+            counted += 1
+    return total / counted
+
+
+def heads_learn(d):
+    return cross_entropy(d.zx, d.labels) + cross_entropy(d.second(d.x), d.labels)
+
+
+def mcd(d, phase):
+    """Saito et al. 2018, Eqs 3-6, with the distance of Eq 2."""
+    return in_turns(d, phase, lambda p, q: sum((p[i] - q[i]).abs().sum() for i in range(len(p))) / p.numel())
+
+
+def swd(d, phase):
+    """Lee et al. 2019, Eq 4: sorted projections on 128 directions."""
+
+    def distance(p, q):
+        torch.manual_seed(5)
+        directions = torch.randn(d.classes, 128, dtype=torch.float64)
+        total = 0.0
+        for r in range(128):
+            one = directions[:, r] / directions[:, r].norm()
+            left, right = (sorted((row @ one for row in side), key=lambda v: v.item()) for side in (p, q))
+            total = total + sum((a - b) ** 2 for a, b in zip(left, right, strict=True))
+        return total / (128 * len(p))
+
+    return in_turns(d, phase, distance)
+
+
+def in_turns(d, phase, distance):
+    value = distance(softmax(d.zy), softmax(d.second(d.y)))
+    if phase == "fit":
+        return {"supervised": heads_learn(d), "value": 0.0}
+    if phase == "one_step":
+        return {"supervised": heads_learn(d), "features": value, "head": -value, "parts": -value, "value": -value}
+    sign = {"part": -1, "meet": 1}[phase]
+    supervised = heads_learn(d) if phase == "part" else 0.0
+    return {"supervised": supervised, **dict.fromkeys(("features", "head", "parts", "value"), sign * value)}
+
+
+def symnets(d, rise):
+    """Zhang et al. 2019, Eqs 3-12: heads descend one sum, features another; both are of one softmax."""
+
+    def halves(rows):
+        z = torch.stack([torch.cat([d.adversary(row[None])[0], d.head(row[None])[0]]) for row in rows])
+        return z, softmax(z)
+
+    n = d.classes
+    (zx, ux), (_, uy) = halves(d.x), halves(d.y)
+    heads = cross_entropy(zx[:, :n], d.labels) + cross_entropy(zx[:, n:], d.labels)
+    heads = heads - sum(u[:n].sum().log() for u in ux) / len(ux) - sum(u[n:].sum().log() for u in uy) / len(uy)
+    features = (cross_entropy(zx, d.labels) + cross_entropy(zx, [y + n for y in d.labels])) / 2
+    target = -sum(u[:n].sum().log() + u[n:].sum().log() for u in uy) / (2 * len(uy))
+    target = target + sum(entropy_of(u[:n] + u[n:]) for u in uy) / len(uy)
+    both = features + rise * target
+    return {"supervised": 0.0, "features": both, "head": heads, "parts": heads, "value": heads + both}

@@ -17,6 +17,10 @@ NAMES = sorted(name for name, info in installed_plugins().items() if info.distri
 METHODS = [name for name in NAMES if load_class(installed_plugins()[name]).kind == "method"]
 
 
+FIXED = {"mdd": {"dropout": 0.0}, "mcd": {"dropout": 0.0}, "swd": {"dropout": 0.0}}
+"""Settings that leave out what is drawn."""
+
+
 def slopes(one):
     leaves = [leaf for members in one.groups().values() for leaf in members]
     total = sum(term.weight * term.value for term in one.terms().values())
@@ -35,7 +39,7 @@ def test_few_samples_and_absent_classes(name, source, target, step):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_batch_of_one_side_has_no_alignment(name, step):
-    assert set(step(name, target=0).terms()) == {"cross_entropy"}
+    assert {term.role.value for term in step(name, target=0).terms().values()} == {"supervised"}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,10 +62,13 @@ def test_at_the_first_step_no_gradient_is_reversed(name, step):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_apart_is_the_mean_over_sources(name, step):
-    settings = {"sources": "apart"} | ({"dropout": 0.0} if name == "mdd" else {})
+    settings = {"sources": "apart"} | FIXED.get(name, {})
     one = step(name, settings, source=10, domains=2)
+    one.model.eval()
+    torch.manual_seed(4)
     together = term_of(one)
     x, labels, domain = one.x, one.labels, one.domain
+    torch.manual_seed(4)
     alone = []
     for number in range(2):
         rows = domain == number
@@ -135,10 +142,10 @@ def test_grouped_heads_are_heads_side_by_side():
         torch.testing.assert_close(heads(rows)[:, k], hidden[:, 0], rtol=1e-5, atol=1e-6)
 
 
-def test_wide_products_are_projected(step):
+def test_wide_products_are_projected(step, task):
     from fercore_uda.adversaries import CDAN, CdanSettings
 
-    parts = CDAN("cdan", CdanSettings(random_dim=8, hidden=4)).parts(1025, 4)
+    parts = CDAN("cdan", CdanSettings(random_dim=8, hidden=4)).parts(1025, task())
     assert {name: sum(p.numel() for p in part.parameters()) > 0 for name, part in parts.items()} == {
         "adversary": True,
         "adversary_map": False,
