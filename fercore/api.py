@@ -217,6 +217,8 @@ def predict(
     every: int = 1,
     fps: float | None = None,
     tta: str | None = None,
+    smooth: float | None = None,
+    annotate: PathLike | None = None,
     resume: bool = False,
     device: Device = "auto",
     workers: int = 0,
@@ -232,6 +234,8 @@ def predict(
         faces: "whole", "detect", or a table of faces by py-feat or OpenFace; None = whole, and a line if that looks
             wrong. detector, weights: which finds them.
         every, fps: which frames of videos are taken. tta: "flip" asks mirror images, too.
+        smooth: seconds that answers through a video are averaged over.
+        annotate: a new .mp4 or folder for what was looked at, with boxes and classes drawn on it.
         resume: goes on with `out`. device: as for `load`. workers: threads that decode; 0 = one a core.
         tell: hears lines for people. each: gets every row. progress: told pictures done and in all.
 
@@ -245,10 +249,10 @@ def predict(
     from fercore.prediction.video import Stride
 
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
-    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers)
+    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth)
     return run_predict(
-        load(model, device=device), _listed(inputs), out=_path(out), settings=settings, resume=resume, tell=tell,
-        each=each, progress=progress,
+        load(model, device=device), _listed(inputs), out=_path(out), settings=settings, resume=resume,
+        annotate=_path(annotate), tell=tell, each=each, progress=progress,
     )  # fmt: skip
 
 

@@ -210,6 +210,8 @@ OWN = {
 def _opens_for_writing(call: ast.Call) -> bool:
     method = isinstance(call.func, ast.Attribute)
     name = call.func.attr if method else getattr(call.func, "id", "")
+    if method and getattr(call.func.value, "id", "") == "av":  # writes into a file that is open already
+        return False
     if name in FUNCTIONS or (method and name in METHODS):
         return True
     words = [*call.args[:2], *(word.value for word in call.keywords if word.arg == "mode")]

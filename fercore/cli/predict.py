@@ -34,6 +34,10 @@ def predict(
     every: Annotated[int, typer.Option(help="Of videos, every so many frames one.")] = 1,
     fps: Annotated[float | None, typer.Option(help="Of videos, so many frames a second.")] = None,
     tta: Annotated[str | None, typer.Option(help="flip = the mean over a face and its mirror image.")] = None,
+    smooth: Annotated[float | None, typer.Option(help="Of videos, seconds that answers are averaged over.")] = None,
+    annotate: Annotated[
+        Path | None, typer.Option(help="New .mp4 for one video, or folder: pictures with boxes and classes.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted --out.")] = False,
     device: Device = "auto",
     workers: Annotated[int, typer.Option(min=0, max=256, help="Threads that decode; 0 = one a core.")] = 0,
@@ -49,7 +53,8 @@ def predict(
     with progress_bar("predicting", show=out is not None) as progress:
         summary = api.predict(
             model, inputs, out=out, columns=columns, faces=faces, detector=detector, weights=weights, every=every,
-            fps=fps, tta=tta, resume=resume, device=device, workers=workers, tell=lambda line: say(line, error=True),
+            fps=fps, tta=tta, smooth=smooth, annotate=annotate, resume=resume, device=device, workers=workers,
+            tell=lambda line: say(line, error=True),
             each=_print_row if out is None else _silent, progress=progress,
         )  # fmt: skip
     seconds = time.perf_counter() - begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,9 +15,11 @@ from fercore.datasets.prepare.one import PrepareSettings
 from fercore.documents import parse_json
 from fercore.errors import UserInputError, reason_of
 from fercore.files import read_text
+from fercore.prediction.annotate import Annotator
 from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
 from fercore.prediction.inputs import Inputs, find_inputs, read_frame
 from fercore.prediction.predictor import Predictor
+from fercore.prediction.smooth import Smoother
 from fercore.prediction.stream import Answer, answers
 from fercore.prediction.summary import Summary
 from fercore.prediction.tables import AGAIN, Layout, Row, TableWriter, check_out, layout_of
@@ -41,6 +44,10 @@ class PredictSettings:
         faces: "whole", "detect", or the path of a table of faces; None = whole, and a line if that looks wrong.
         prepare: how faces are found and cut out. stride: which frames of videos are taken.
         flip: whether mirror images are asked, too. workers: threads that decode; 0 = one a core.
+        smooth: seconds that answers through a video are averaged over; None = they are not. See `Smoother`.
+
+    Raises:
+        UserInputError: if `smooth` is no time.
     """
 
     columns: str = "fercore"
@@ -49,6 +56,11 @@ class PredictSettings:
     stride: Stride = field(default_factory=Stride)
     flip: bool = False
     workers: int = 0
+    smooth: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.smooth is not None and not (math.isfinite(self.smooth) and self.smooth > 0):
+            raise UserInputError(f"{self.smooth} seconds", where="--smooth", fix="give a number above 0")
 
     def record(self) -> dict[str, Any]:
         """Return what decides the answers, as JSON values."""
@@ -62,6 +74,7 @@ def predict(
     out: Path | None = None,
     settings: PredictSettings | None = None,
     resume: bool = False,
+    annotate: Path | None = None,
     tell: Tell = lambda line: None,
     each: Callable[[Row], None] = lambda row: None,
     progress: Progress | None = None,
@@ -71,7 +84,9 @@ def predict(
     Args:
         predictor: the model. inputs: see `find_inputs`.
         out: a new .csv, .jsonl or .parquet; beside it OUT.json says what it was made of. None = nothing is written.
-        resume: go on with a table that was interrupted. tell: hears lines for people. each: gets every new row.
+        resume: go on with a table that was interrupted.
+        annotate: a new .mp4 or folder for what was looked at, with the answers drawn on it.
+        tell: hears lines for people. each: gets every new row.
         progress: told pictures done and in all.
 
     Raises:
@@ -88,15 +103,22 @@ def predict(
     found = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
     if found.ignored:
         tell(f"{found.ignored} other files in the folders are left alone")
+    if annotate is not None and resume:
+        raise UserInputError("--annotate draws from the start", where="--resume", fix="leave one of them out")
     finder = _finder(how, found)
+    artist = None if annotate is None else Annotator(annotate, found)
     if how.faces is None and (line := no_crops(found, how.prepare)):
         tell(line)
-    work = _Work(predictor, found, finder, how, Summary(predictor.classes))
-    if out is None:
-        for row in work.rows(progress):
-            each(row)
-        return work.summary
-    _written(work, out, layout, resume=resume, each=each, progress=progress)
+    work = _Work(predictor, found, finder, how, Summary(predictor.classes), artist)
+    try:
+        if out is None:
+            for row in work.rows(progress):
+                each(row)
+        else:
+            _written(work, out, layout, resume=resume, each=each, progress=progress)
+    finally:
+        if artist is not None:
+            artist.close()
     return work.summary
 
 
@@ -145,9 +167,10 @@ class _Work:
     finder: Finder
     how: PredictSettings
     summary: Summary
+    artist: Annotator | None = None
     done: dict[str, int] = field(default_factory=dict)
     last: str = ""
-    trackers: dict[str, Tracker] = field(default_factory=dict)
+    clip: _Clip | None = None
 
     def record(self) -> dict[str, Any]:
         """Return what the answers come from, as JSON values."""
@@ -170,9 +193,12 @@ class _Work:
             self.summary.add(row)
             self.done[row.input] = -1 if row.number is None else row.number
             if row.input != self.last:
-                self.last, self.trackers = row.input, {}
+                self.last = row.input
             if row.face is not None and row.box is not None and row.time is not None:
-                self._tracker(row.input).remember({row.face: row.box}, row.time)
+                clip = self._clip(row.input)
+                clip.tracker.remember({row.face: row.box}, row.time)
+                if clip.smoother is not None:
+                    clip.smoother.remember(row.face, row.probs, row.time)
 
     def rows(self, progress: Progress | None) -> Iterator[Row]:
         """Yield rows one by one."""
@@ -183,8 +209,12 @@ class _Work:
         """Yield the rows of each frame that is not done."""
         workers = self.how.workers or os.cpu_count() or 1
         frames = self.inputs.frames(self.done, self.last)
-        for answer in answers(self.predictor, frames, self.finder, workers=workers, flip=self.how.flip):
+        kept = self.artist is not None
+        stream = answers(self.predictor, frames, self.finder, workers=workers, flip=self.how.flip, keep_pixels=kept)
+        for answer in stream:
             rows = self._rows_of(answer)
+            if self.artist is not None:
+                self.artist.draw(answer.looked.frame, answer.looked.pixels, rows)
             for row in rows:
                 self.summary.add(row)
             if progress is not None:
@@ -197,23 +227,35 @@ class _Work:
             return [Row(frame.input, frame.part, frame.number, frame.time, refused=looked.refused)]
         picture = 0.0, 0.0, float(looked.width), float(looked.height)
         boxes = [picture if face is None else face.box for face in looked.faces]
-        if frame.number is None:
-            numbers = list(range(len(boxes)))
-        else:
-            numbers = self._tracker(frame.input).number(boxes, frame.time or 0.0)
+        numbers, shares = list(range(len(boxes))), answer.probs.tolist()
+        if frame.number is not None:
+            clip, time = self._clip(frame.input), frame.time or 0.0
+            numbers = clip.tracker.number(boxes, time)
+            if clip.smoother is not None:
+                shares = [clip.smoother.smooth(face, p, time) for face, p in zip(numbers, shares, strict=True)]
         classes = self.predictor.classes
-        parts = zip(numbers, boxes, looked.faces, answer.probs.tolist(), strict=True)
+        parts = zip(numbers, boxes, looked.faces, shares, strict=True)
         return [
             Row(frame.input, frame.part, frame.number, frame.time, number, box,
                 None if face is None else face.score, tuple(probs), classes[probs.index(max(probs))])
             for number, box, face, probs in parts
         ]  # fmt: skip
 
-    def _tracker(self, name: str) -> Tracker:
-        """Return who is who in a video; of the ones before nothing is kept."""
-        if name not in self.trackers:
-            self.trackers = {name: Tracker()}
-        return self.trackers[name]
+    def _clip(self, name: str) -> _Clip:
+        """Return what is known of a video; of the ones before nothing is kept."""
+        if self.clip is None or self.clip.name != name:
+            smooth = self.how.smooth
+            self.clip = _Clip(name, Tracker(), None if smooth is None else Smoother(smooth))
+        return self.clip
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Who is who in a video, and what was said of them."""
+
+    name: str
+    tracker: Tracker
+    smoother: Smoother | None
 
 
 def _finder(how: PredictSettings, inputs: Inputs) -> Finder:

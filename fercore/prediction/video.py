@@ -104,8 +104,8 @@ class Video:
             yield number + 1, None, _failing(f"damaged from frame {number + 1} on: {_words(error)}")
         else:
             if number + 1 < (1 - MISSING) * promised:
-                what = "no frame can be decoded" if number < 0 else f"cut short: it ends after frame {number}"
-                yield number + 1, None, _failing(f"{what} of {promised}")
+                what = f"damaged or cut short: {number + 1} of {promised} frames can be decoded"
+                yield number + 1, None, _failing(what)
 
     def _taken(self, container: Any, stream: Any) -> Iterator[tuple[int, float, Any]]:
         """Yield (number, seconds, decoded frame, None for one that is passed over) of every frame."""
