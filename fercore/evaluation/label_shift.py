@@ -1,0 +1,121 @@
+"""The target's class shares from predictions, where p(image | class) is that of the source: label shift.
+
+Under covariate shift, or other annotators, every estimate is confident nonsense; none is used by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fercore.errors import UserInputError
+from fercore.evaluation.selection.arrays import shares_of
+
+WELL_POSED, FEWEST = 1e-3, 5
+
+
+def em(
+    target_probs: np.ndarray, source_probs: np.ndarray, *, rounds: int = 1000, tolerance: float = 1e-9
+) -> np.ndarray:
+    """Return the class shares f[K] by expectation maximisation (Saerens et al., Neural Computation 2002).
+
+    Args:
+        target_probs, source_probs: calibrated f[N,K] of the target and of held-out source, whose mean is the prior of
+            the classifier, so that no shift is found on the source itself.
+    """
+    before = np.maximum(source_probs.mean(axis=0, dtype=np.float64), 1e-12)
+    p: np.ndarray = target_probs.astype(np.float64)
+    shares: np.ndarray = before
+    for _ in range(rounds):
+        joint = p * (shares / before)
+        now: np.ndarray = (joint / joint.sum(axis=1, keepdims=True)).mean(axis=0)
+        if np.abs(now - shares).max() < tolerance:
+            return now
+        shares = now
+    return shares
+
+
+def bbse(target_probs: np.ndarray, source_probs: np.ndarray, source_labels: np.ndarray) -> np.ndarray:
+    """Return the class shares by black-box shift estimation with hard predictions (Lipton et al., ICML 2018).
+
+    Raises:
+        UserInputError: if the confusion matrix has no stable inverse, or a class fewer than 5 held-out samples.
+    """
+    confusion, target = _confusion(target_probs, source_probs, source_labels)
+    smallest = float(np.linalg.svd(confusion, compute_uv=False)[-1])
+    fewest = int(np.bincount(source_labels, minlength=confusion.shape[1]).min())
+    if smallest < WELL_POSED or fewest < FEWEST:
+        what = f"class shares cannot be told: smallest singular value {smallest:.1e}, {fewest} samples of a class"
+        raise UserInputError(what, where="bbse", fix="hold out more source, or take rlls, which is regularised")
+    return _shares(np.linalg.solve(confusion, target), confusion)
+
+
+def rlls(
+    target_probs: np.ndarray, source_probs: np.ndarray, source_labels: np.ndarray, *, alpha: float = 0.01
+) -> np.ndarray:
+    """Return the class shares by regularised learning under label shift (Azizzadenesheli et al., ICLR 2019).
+
+    w = 1 + theta, theta = argmin |C theta - (mu_t - mu_s)| + rho |theta|, theta >= -1; rho falls with the held-out
+    samples, at confidence 0.95.
+    """
+    from scipy.optimize import minimize
+
+    confusion, target = _confusion(target_probs, source_probs, source_labels)
+    gap, k = target - confusion.sum(axis=1), len(confusion)
+    spread = np.log(2 * k / 0.05) / len(source_labels)
+    rho = alpha * 3 * (2 * spread / 3 + np.sqrt(2 * spread))
+
+    def loss(theta: np.ndarray) -> float:
+        return float(np.linalg.norm(confusion @ theta - gap) + rho * np.sqrt(theta @ theta + 1e-18))
+
+    start = np.maximum(np.linalg.lstsq(confusion, gap, rcond=1e-6)[0], -1)
+    tries = [minimize(loss, first, bounds=[(-1, None)] * k, method="Powell") for first in (start, np.zeros(k))]
+    found = min(tries, key=lambda each: each.fun)
+    return _shares(1 + found.x, confusion)
+
+
+def interval(
+    estimate: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray],
+    target_probs: np.ndarray,
+    source_probs: np.ndarray,
+    source_labels: np.ndarray,
+    *,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lower and upper ends f[K] of the bootstrap's percentiles.
+
+    Target samples are drawn freely, those of the source within their class.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(source_labels == k) for k in np.unique(source_labels)]
+    found = []
+    for _ in range(draws):
+        rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
+        target = target_probs[rng.integers(0, len(target_probs), len(target_probs))]
+        found.append(estimate(target, source_probs[rows], source_labels[rows]))
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return low, high
+
+
+def corrected(probs: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Return f[N,K] for other class shares: p_k after_k / before_k, rows summing to 1."""
+    moved = probs * (after / np.maximum(before, 1e-12))
+    found: np.ndarray = moved / np.maximum(moved.sum(axis=1, keepdims=True), 1e-30)
+    return found
+
+
+def _confusion(target: np.ndarray, source: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return C[i,j] = P(predicted i, true j) on the source, and the shares of predictions on the target."""
+    k = source.shape[1]
+    counts = np.zeros((k, k))
+    np.add.at(counts, (source.argmax(axis=1), labels), 1)
+    return counts / len(labels), shares_of(target.argmax(axis=1), k)
+
+
+def _shares(weights: np.ndarray, confusion: np.ndarray) -> np.ndarray:
+    found = np.maximum(weights, 0) * confusion.sum(axis=0)
+    shares: np.ndarray = found / found.sum()
+    return shares

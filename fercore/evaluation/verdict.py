@@ -1,0 +1,219 @@
+"""Whether adapting helped, without labels: what images say on which two models disagree.
+
+The difference of accuracies is |D|/n (P(adapted right | D) - P(reference right | D)), D = images with two answers.
+Witnesses estimate both shares; how far their mean may be off was fitted on generated pairs (`bench/verdict`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from fercore.errors import UserInputError
+from fercore.evaluation.selection.arrays import unit_rows
+
+Word: TypeAlias = Literal["helped", "hurt", "unclear"]
+
+SCHEMA = 1
+FEWEST, NEIGHBOURS = 20, 10
+SLOPE, SPREAD = 1.0, 1.0
+"""Difference on D = SLOPE * mean of the witnesses +- SPREAD, which held in 90 % of the fitting pairs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the adapted model is better than the reference.
+
+    Attributes:
+        verdict: one word. difference: of accuracies, adapted - reference, in [-1,1]. interval: of it, at 90 %
+            without labels and 95 % with them. n: images. disagreements: images with two answers.
+        witnesses: name -> the difference that each would give. labels_used: labels of disagreements.
+        evidence: what labels say: "better", "worse" (images that one model alone has right), "p", "e_value".
+        labels_wanted: labels of disagreements that would settle it; None where it is settled.
+    """
+
+    verdict: Word
+    difference: float
+    interval: tuple[float, float]
+    n: int
+    disagreements: int
+    witnesses: dict[str, float]
+    labels_used: int = 0
+    evidence: dict[str, float] | None = None
+    labels_wanted: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the values that `fercore verdict --json` prints."""
+        return {"schema": SCHEMA, **vars(self), "interval": list(self.interval)}
+
+
+def disagreements(reference: np.ndarray, adapted: np.ndarray) -> np.ndarray:
+    """Return int[d], the images to which f[n,K] and f[n,K] give two answers.
+
+    Raises:
+        UserInputError: for fewer than 20 images, or without any.
+    """
+    if len(reference) < FEWEST:
+        what = f"{len(reference)} images: too few to say anything"
+        raise UserInputError(what, where="verdict", fix=f"give {FEWEST} or more")
+    apart = np.flatnonzero(reference.argmax(axis=1) != adapted.argmax(axis=1))
+    if not len(apart):
+        what = f"no disagreement: on these {len(reference)} images the two are the same model"
+        raise UserInputError(what, where="verdict", fix="there is nothing to choose; ship either")
+    return apart
+
+
+def without_labels(
+    reference: np.ndarray,
+    adapted: np.ndarray,
+    *,
+    others: Sequence[np.ndarray] = (),
+    features: Sequence[np.ndarray] = (),
+) -> Verdict:
+    """Return the verdict that no label has gone into.
+
+    Args:
+        reference, adapted: probabilities f[n,K]. others: of further candidates, such as seeds and methods at hand.
+        features: f[n,D] of the two models, or none.
+
+    Raises:
+        UserInputError: as `disagreements`.
+    """
+    apart = disagreements(reference, adapted)
+    found = witnesses(reference, adapted, apart, others=others, features=features)
+    share = len(apart) / len(reference)
+    middle = SLOPE * float(np.mean([gains.mean() for gains in found.values()]))
+    noise = 1.645 * float(np.std(np.mean(list(found.values()), axis=0))) / math.sqrt(len(apart))
+    reach = math.hypot(SPREAD, noise)
+    low, high = (share * float(np.clip(middle + sign * reach, -1, 1)) for sign in (-1, 1))
+    word = _word(low, high)
+    return Verdict(
+        verdict=word,
+        difference=share * float(np.clip(middle, -1, 1)),
+        interval=(low, high),
+        n=len(reference),
+        disagreements=len(apart),
+        witnesses={name: share * float(gains.mean()) for name, gains in found.items()},
+        labels_wanted=None if word == "helped" else labels_wanted(middle, len(apart)),
+    )
+
+
+def witnesses(
+    reference: np.ndarray,
+    adapted: np.ndarray,
+    apart: np.ndarray,
+    *,
+    others: Sequence[np.ndarray] = (),
+    features: Sequence[np.ndarray] = (),
+) -> dict[str, np.ndarray]:
+    """Return name -> f[d], how much likelier the adapted model's answer is than the reference's, image by image.
+
+    `models` is the mean probability of the two, `ensemble` that of all candidates, and `neighbours` how many of the 10
+    nearest images with one answer have it, in the features of either model.
+    """
+    old, new = reference[apart].argmax(axis=1), adapted[apart].argmax(axis=1)
+
+    def gain(shares: np.ndarray) -> np.ndarray:
+        rows = np.arange(len(apart))
+        found: np.ndarray = (shares[rows, new] - shares[rows, old]).astype(np.float64)
+        return found
+
+    found = {"models": gain((reference[apart] + adapted[apart]) / 2)}
+    if others:
+        found["ensemble"] = gain(np.mean([reference[apart], adapted[apart], *(o[apart] for o in others)], axis=0))
+    agreed = np.setdiff1d(np.arange(len(reference)), apart)
+    if features and len(agreed) >= NEIGHBOURS:
+        votes = np.eye(reference.shape[1])[reference[agreed].argmax(axis=1)]
+        shares = [_near(unit_rows(f), apart, agreed, votes) for f in features]
+        found["neighbours"] = gain(np.mean(shares, axis=0))
+    return found
+
+
+def _near(points: np.ndarray, apart: np.ndarray, agreed: np.ndarray, votes: np.ndarray) -> np.ndarray:
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(points[agreed])
+    shares: np.ndarray = votes[search.kneighbors(points[apart], return_distance=False)].mean(axis=1)
+    return shares
+
+
+def with_labels(
+    reference: np.ndarray, adapted: np.ndarray, labelled: np.ndarray, labels: np.ndarray, *, planned: int
+) -> Verdict:
+    """Return the verdict of labels of disagreements that were drawn with equal chances.
+
+    The exact test of McNemar decides where all that were asked for are labelled. Where fewer are, it would be wrong to
+    look at it again and again: an e-value decides, which may be looked at after every label.
+
+    Args:
+        reference, adapted: probabilities f[n,K]. labelled: int[m], images among the disagreements, in the order they
+            were asked for. labels: int[m], their classes. planned: how many were asked for.
+
+    Raises:
+        UserInputError: as `disagreements`.
+    """
+    apart = disagreements(reference, adapted)
+    better = int((adapted[labelled].argmax(axis=1) == labels).sum())
+    worse = int((reference[labelled].argmax(axis=1) == labels).sum())
+    share, m = len(apart) / len(reference), len(labels)
+    p, e = mcnemar(better, worse), e_value(better, worse)
+    settled = p < 0.05 if m >= planned else e >= 20
+    low, high = (share * (better + worse) / m * (2 * edge - 1) for edge in clopper_pearson(better, better + worse))
+    word: Word = "unclear" if not settled else "helped" if better > worse else "hurt"
+    middle = (better - worse) / m
+    return Verdict(
+        verdict=word,
+        difference=share * middle,
+        interval=(low, high),
+        n=len(reference),
+        disagreements=len(apart),
+        witnesses={},
+        labels_used=m,
+        evidence={"better": better, "worse": worse, "p": p, "e_value": e},
+        labels_wanted=labels_wanted(middle, len(apart)) if word == "unclear" else None,
+    )
+
+
+def mcnemar(better: int, worse: int) -> float:
+    """Return the two-sided p-value of McNemar's exact test: images that one model alone has right, against a coin."""
+    from scipy.stats import binomtest
+
+    return float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def clopper_pearson(right: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return the exact interval of a binomial share; (0, 1) for n = 0."""
+    from scipy.stats import binomtest
+
+    if not n:
+        return 0.0, 1.0
+    found = binomtest(right, n).proportion_ci(level, method="exact")
+    return float(found.low), float(found.high)
+
+
+def e_value(better: int, worse: int) -> float:
+    """Return 2^n b! c! / (n+1)!, the evidence against a coin that a gambler with a uniform prior has, at any time.
+
+    The chance that it ever reaches 20 is 1/20 at most where neither model is better (Ville's inequality).
+    """
+    n = better + worse
+    logarithm = n * math.log(2) + math.lgamma(better + 1) + math.lgamma(worse + 1) - math.lgamma(n + 2)
+    return math.exp(min(logarithm, 700.0))
+
+
+def labels_wanted(middle: float, most: int) -> int:
+    """Return how many labels of disagreements would show such a difference on them in four of five draws.
+
+    Args:
+        middle: P(adapted right | D) - P(reference right | D), which cannot be told from 0.1 if it is less. most: of D.
+    """
+    edge = max(abs(middle), 0.1)
+    return min(most, max(6, math.ceil((1.96 + 0.84) ** 2 * 0.7 / edge**2)))
+
+
+def _word(low: float, high: float) -> Word:
+    return "helped" if low > 0 else "hurt" if high < 0 else "unclear"
