@@ -13,6 +13,7 @@ import torch
 from fercore.builtin.defaults import Defaults
 from fercore.config import Device, RunConfig
 from fercore.data import DomainSet, StepLoader, load_domains
+from fercore.data.batches.sampling import Share
 from fercore.data.domains.dataset_info import side_info, task_info
 from fercore.data.domains.load import look_for_data
 from fercore.data.spec.places import absolute_settings
@@ -87,8 +88,10 @@ class RunContext:
         given = {"source_batch": stage.source_batch, "target_batch": stage.target_batch}
         data = config.data.model_copy(update={name: size for name, size in given.items() if size is not None})
         mean, std = self.model.mean, self.model.std
-        device = self.fabric.device
-        return StepLoader(self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device)
+        share, device = Share(self.fabric.global_rank, self.fabric.world_size), self.fabric.device
+        return StepLoader(
+            self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device, share=share
+        )
 
 
 def _shares_forward(resolved: ResolvedRun) -> bool:

@@ -13,6 +13,7 @@ from torch.utils.data import RandomSampler
 
 from fercore.config import DataSettings
 from fercore.data import DomainSet, StepLoader, eval_batches, load_domains, side_table
+from fercore.data.batches.sampling import Share
 from fercore.data.cache.stores import fetch, fitted
 from fercore.errors import UserInputError
 from fercore.records.plan import ViewRequest
@@ -150,6 +151,52 @@ def test_a_side_without_views_does_not_make_epochs_longer(loaded: LoadedDomain):
     requests = [ViewRequest("source", "weak", "weak")]
     loader = StepLoader(domains, requests, data, seed=0, mean=HALF, std=HALF)
     assert loader.steps_per_epoch == 3
+
+
+def in_parts(
+    domains: DomainSet, data: DataSettings, world: int, order: Sequence[int] | None = None
+) -> list[list[Batch]]:
+    """Return four batches of every process of `world`."""
+    found = []
+    for rank in range(world):
+        loader = StepLoader(domains, VIEWS, data, seed=0, mean=HALF, std=HALF, share=Share(rank, world))
+        if order is not None:
+            loader.set_sampler("source", order)
+        found.append(take(loader, 4))
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_processes_divide_the_batch_of_one(loaded: LoadedDomain, workers: int, ordered: bool):
+    """Rows of both ranks, augmented images with them, are those of a single process; a sampler's groups stay whole."""
+    domains, data = loaded(target_batch=7, workers=workers)
+    order = list(range(36)) if ordered else None
+    (whole,) = in_parts(domains, data, 1, order)
+    for step, parts in enumerate(zip(*in_parts(domains, data, 2, order), strict=True)):
+        for side in ("source", "target"):
+            one, (a, b) = whole[step].side(side), (part.side(side) for part in parts)
+            rows = {int(index): row for row, index in enumerate(one.index)}
+            assert len(rows) == len(a) + len(b) == len({*a.index.tolist(), *b.index.tolist()})
+            for part in (a, b):
+                at = torch.tensor([rows[int(index)] for index in part.index])
+                assert torch.equal(part.labels, one.labels[at])
+                for name, images in part.images.items():
+                    assert torch.equal(images, one.images[name][at])
+        source = [part.source for part in parts]
+        if ordered:
+            first = 12 * (step % 3)
+            assert [part.index.tolist() for part in source] == [[*range(k, k + 6)] for k in (first, first + 6)]
+        else:
+            assert [part.per_domain for part in source] == [(3, 3), (3, 3)]
+            assert all(part.domain.tolist() == sorted(part.domain.tolist()) for part in source)
+
+
+def test_every_process_needs_two_samples(loaded: LoadedDomain):
+    domains, data = loaded(target_batch=7)
+    with pytest.raises(UserInputError, match="7 samples a step for 4 processes") as caught:
+        in_parts(domains, data, 4)
+    assert (caught.value.where, caught.value.fix) == ("data.target_batch", "set it to 8 or more")
 
 
 def test_a_loader_may_start_later(loaded: LoadedDomain):

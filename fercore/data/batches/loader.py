@@ -13,7 +13,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fercore.config import DataSettings
-from fercore.data.batches.sampling import ClassOrder, GivenOrder, PoolOrder, SideOrder, drawn_from
+from fercore.data.batches.sampling import (
+    ALONE,
+    ClassOrder,
+    GivenOrder,
+    Part,
+    PoolOrder,
+    Share,
+    SideOrder,
+    drawn_from,
+)
 from fercore.data.cache.stores import fetch, reserve
 from fercore.data.domains.domain_set import DomainSet
 from fercore.data.images.views import Views, plain_views
@@ -69,8 +78,10 @@ def _make(
     )
 
 
-Plan = tuple[int, np.ndarray, np.ndarray]
-"""A step's number and the samples of its source and target sides."""
+Drawn = tuple[np.ndarray, np.ndarray]
+"""Samples of one side of a step, and the numbers of their draws, from which their augmentation follows."""
+Plan = tuple[Drawn, Drawn]
+"""The source and target sides of a step."""
 
 
 @dataclass
@@ -84,13 +95,10 @@ class StepDataset(Dataset[Batch | str]):
     """Whether batches hold the pixels as they are, under RAW, for views to be made of them later."""
 
     def __getitem__(self, plan: Plan) -> Batch | str:
-        step, *drawn = plan
         try:
             sides = [
-                # Numbers of the draws grow with the step and the place in
-                # the batch: no two draws of a side share random numbers.
-                _make(table, at, step * len(at) + np.arange(len(at)), views, self.settings, raw=self.raw)
-                for table, at, views in zip(self.tables, drawn, self.views, strict=True)
+                _make(table, *drawn, views, self.settings, raw=self.raw)
+                for table, drawn, views in zip(self.tables, plan, self.views, strict=True)
             ]
         except UserInputError as error:
             # As a value: a DataLoader raises a worker's exception anew with its traceback as the message.
@@ -112,9 +120,11 @@ class StepLoader:
         mean, std: per channel.
         start: number of the first step; a later stage goes on where the one before it stopped.
         device: where views are made under data.augment_on="device"; None = on the CPU, with the batch.
+        share: the part of every batch that this process takes; batch sizes are those of all processes together.
 
     Raises:
-        UserInputError: if a side that has views has a batch larger than a domain, or of less than two samples for one.
+        UserInputError: if a side that has views has a batch larger than a domain, of less than two samples for one, or
+            of less than two for each process.
     """
 
     def __init__(
@@ -128,6 +138,7 @@ class StepLoader:
         std: Sequence[float],
         start: int = 0,
         device: torch.device | None = None,
+        share: Share = ALONE,
     ) -> None:
         # Target labels end here: no batch of training can hold them.
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
@@ -141,6 +152,9 @@ class StepLoader:
             "target": target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
         }
         self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
+        for side in self._trained:
+            _refuse_few(self._built_in[side].batch, share, f"data.{side}_batch")
+        self._share = share
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
         self._device = device if settings.augment_on == "device" else None
         self._dataset = StepDataset(tables, (made[0], made[1]), settings, raw=self._device is not None)
@@ -175,8 +189,7 @@ class StepLoader:
         if device.type == "cuda":
             pixels = pixels.pin_memory().to(device, non_blocking=True)
         # The same numbers as in StepDataset, which makes the views where the device does not.
-        draws = self._step * len(batch) + np.arange(len(batch))
-        views = self._dataset.views[number].make(pixels, draws)
+        views = self._dataset.views[number].make(pixels, self._part(SIDES[number]).draws(self._step))
         return replace(replace(batch, images={}).to(device), images=views)
 
     def set_sampler(self, side: Side, sampler: Iterable[int] | None) -> None:
@@ -232,10 +245,14 @@ class StepLoader:
     def _sizes(self) -> list[int]:
         return [size for side in SIDES for size in (len(self._tables[side]), self._built_in[side].batch)]
 
+    def _part(self, side: Side) -> Part:
+        """Return what this process draws of a side."""
+        return self._share.of(self._given[side] or self._built_in[side])
+
     def _start(self) -> Iterator[Batch | str]:
         # The plans do not refer to the loader: in a cycle that only the collector breaks, the queues of the workers are
         # closed before the workers are told to end, and each is waited for in vain for 5 s.
-        plans = _plans(self._step, *(self._given[side] or self._built_in[side] for side in SIDES))
+        plans = _plans(self._step, self._part("source"), self._part("target"))
         if not self._settings.workers:
             return map(self._dataset.__getitem__, plans)
         forks = "fork" in multiprocessing.get_all_start_methods()
@@ -252,9 +269,9 @@ class StepLoader:
         return iter(loader)
 
 
-def _plans(step: int, source: SideOrder | GivenOrder, target: SideOrder | GivenOrder) -> Iterator[Plan]:
+def _plans(step: int, source: Part, target: Part) -> Iterator[Plan]:
     while True:
-        yield step, source.take(step), target.take(step)
+        yield (source.take(step), source.draws(step)), (target.take(step), target.draws(step))
         step += 1
 
 
@@ -315,6 +332,12 @@ def target_order(table: Table, settings: DataSettings, seed: int, *, trains: boo
     batch = _fitting(n, settings.target_batch, name, "data.target_batch", least=2, trains=trains, repeat=repeat)
     order = PoolOrder(np.arange(n), batch, (seed, "target", 0))
     return SideOrder([order], table.domain)
+
+
+def _refuse_few(batch: int, share: Share, setting: str) -> None:
+    if batch < 2 * share.world:
+        what = f"batch too small: {batch} samples a step for {share.world} processes, and batch normalisation needs two"
+        raise UserInputError(what, where=setting, fix=f"set it to {2 * share.world} or more")
 
 
 def _fitting(n: int, batch: int, name: str, setting: str, *, least: int, trains: bool, repeat: bool) -> int:

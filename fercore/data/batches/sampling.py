@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sized
+from dataclasses import dataclass
 from itertools import islice
 from operator import index
 
@@ -139,3 +140,50 @@ def drawn_from(sampler: Iterable[int], n: int, batch: int, start: int, most: int
         wrong = indices[(indices < 0) | (indices >= n)][0]
         raise ValueError(f"sampler gave index {wrong} for a side of {n} samples")
     return GivenOrder(indices, batch, start)
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which of several processes this is. Every process draws the whole batch, and alike, and takes its part of it.
+
+    Attributes:
+        rank: 0-based number of the process. world: processes.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, order: SideOrder | GivenOrder) -> Part:
+        """Return this process's part of an order.
+
+        A built-in batch is sorted by domain: every world-th place has samples of all. What a sampler put together stays
+        together: its batches are cut into blocks.
+        """
+        places = np.arange(order.batch)
+        if isinstance(order, GivenOrder):
+            return Part(order, np.array_split(places, self.world)[self.rank])
+        return Part(order, places[self.rank :: self.world])
+
+
+ALONE = Share()
+
+
+@dataclass(frozen=True)
+class Part:
+    """The same places of every batch of an order.
+
+    Attributes:
+        order: of the whole batch. places: int64[b] in 0..batch-1, rising.
+    """
+
+    order: SideOrder | GivenOrder
+    places: np.ndarray
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[b] positions for a step."""
+        drawn: np.ndarray = self.order.take(step)[self.places]
+        return drawn
+
+    def draws(self, step: int) -> np.ndarray:
+        """Return int64[b], numbers of the draws: they grow with step and place, so that no two share random numbers."""
+        return step * self.order.batch + self.places
