@@ -145,6 +145,16 @@ def read_text(path: Path, encoding: str = "utf-8", *, follow: bool = True) -> st
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal digits.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def check_sum(path: Path) -> bool:
     """Compare a file's bytes with the checksum that SHA256SUMS beside it lists.
 
@@ -163,9 +173,7 @@ def check_sum(path: Path) -> bool:
     listed = {name.lstrip(" *"): wanted for wanted, _, name in (line.partition(" ") for line in lines)}
     if path.name not in listed:
         return False
-    with open_regular(path) as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != listed[path.name].lower():  # some programs write them in capitals
+    if sha256_of(path) != listed[path.name].lower():  # some programs write them in capitals
         raise ChecksumError(f"{path.name} has other bytes than {SUMS} beside it says")
     return True
 

@@ -8,7 +8,6 @@ the mode that the umask gives them.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import shutil
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Literal
 
 from fercore.errors import UserInputError
-from fercore.files import SUMS, NotRegularError, open_regular
+from fercore.files import SUMS, NotRegularError, sha256_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -186,8 +185,8 @@ def write_sums(folder: Path, names: Iterable[str]) -> None:
     """
     lines = []
     for name in names:
-        with writing(folder / name), open_regular(folder / name) as file:
-            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+        with writing(folder / name):
+            lines.append(f"{sha256_of(folder / name)}  {name}\n")
     write_text(folder / SUMS, "".join(lines))
 
 

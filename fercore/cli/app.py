@@ -12,6 +12,7 @@ from fercore import __version__, api
 from fercore.arguments import names_of, new_folder, only_longer
 from fercore.cli.au import au_app
 from fercore.cli.data import data_app
+from fercore.cli.export import export
 from fercore.cli.installed import WithPackages
 from fercore.cli.predict import evaluate, predict
 from fercore.cli.weights import weights_app
@@ -52,6 +53,7 @@ app.add_typer(au_app, name="au")
 app.command()(predict)
 app.command()(evaluate)
 app.add_typer(weights_app, name="weights")
+app.command()(export)
 
 Plugin = Annotated[
     list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")

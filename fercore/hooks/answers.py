@@ -162,7 +162,7 @@ def _tensor(
 
 def _encoded(value: Any, call: Call) -> None:
     _kind(value, Encoded)
-    rows = len(call.arguments["batch"])
+    rows = call.arguments["batch"].labels.shape[0]  # a symbol where a graph is traced, which len() would fix
     for part, tensors in (("features", value.features), ("logits", value.logits)):
         if not isinstance(tensors, Mapping) or not tensors:
             raise HookError(f"{part} must be tensors by branch, got {type(tensors).__name__} of nothing")
@@ -231,8 +231,10 @@ def _is_scalar(weight: object) -> bool:
 
 def _probabilities(value: Any, call: Call) -> None:
     _kind(value, Tensor)
-    rows = next((len(logits) for logits in call.arguments["encoded"].logits.values()), None)
+    rows = next((logits.shape[0] for logits in call.arguments["encoded"].logits.values()), None)
     _tensor("probabilities", value, rows=rows, columns=call.classes, ndim=2)
+    if torch.compiler.is_exporting():  # a traced tensor has a shape and no values
+        return
     wrong = ~_simplex(value)
     if wrong.any():
         row = int(wrong.nonzero()[0])

@@ -105,12 +105,17 @@ class Predictor:
         self.device = fabric.device
         model.to(fabric.device)
         memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")
-        self._model = model.requires_grad_(False).eval()
+        self._model, self._plugins = model.requires_grad_(False).eval(), plugins
         self._evaluator = Evaluator(fabric, plugins, config.data)
         self._needed = sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()})
         self._views = plain_views(model.mean, model.std)
         given = record.images.range
         self.scaling = None if given is None else read_scaling(given, where=RECORD)
+
+    @property
+    def statistics(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and standard deviation of each channel that images in [0, 1] are normalised with."""
+        return self._model.mean, self._model.std
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -145,6 +150,11 @@ class Predictor:
             return found
         mirrored = self.answer(np.ascontiguousarray(pixels[..., ::-1]))
         return replace(found, probs=(found.probs + mirrored.probs) / 2)
+
+    def probabilities(self, images: Tensor) -> Tensor:
+        """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""
+        encoded = self._plugins.encode(self._model, _batch(images, 0, {}), "none", self.record.evaluation.clock)
+        return self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
 
     def refuse_extras(self) -> None:
         """Make sure that the model needs nothing but images.
@@ -219,7 +229,7 @@ class Predictor:
 
 def _batch(images: Tensor, start: int, extras: Mapping[str, Tensor]) -> DomainBatch:
     """Return normalised images float32[B,3,S,S] as a batch without labels, numbered from `start`."""
-    n = len(images)
+    n = images.shape[0]
     return DomainBatch(
         images={"none": images},
         labels=torch.full((n,), UNKNOWN_LABEL),
@@ -283,11 +293,12 @@ def _rgb(array: np.ndarray, scaling: Scaling | None) -> np.ndarray:
 
 
 @no_exit()
-def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> Predictor:
+def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", full_precision: bool = False) -> Predictor:
     """Load the model of a finished run; no dataset is loaded, and no random generator is moved.
 
     Args:
         path: a run folder, or the `model/` in it. device: "auto" takes CUDA where it is usable.
+        full_precision: compute in float32, even where the run was evaluated in less.
 
     Raises:
         UserInputError: if there is no model, it is damaged or of a newer fercore, a plugin of it is missing or has
@@ -297,6 +308,8 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto") -> 
     record = read_record(folder)
     _refuse_other_plugins(record, folder)
     layer = {**record.layer(), "device": device_here(device)}
+    if full_precision:
+        layer["train"] = {**layer.get("train", {}), "precision": "32-true"}
     state = random_state()
     try:
         resolved = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))

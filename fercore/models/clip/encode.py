@@ -142,7 +142,7 @@ class _Beside:
         """Return [class, patches, prompts] or [class, prompts, patches] float[N,1+M+k,D], older prompts dropped."""
         x = self.strip(x)
         self.tokens = len(prompts)
-        fresh = prompts.expand(len(x), -1, -1)
+        fresh = prompts.expand(x.shape[0], -1, -1)
         if self.position == "after_patches":
             return torch.cat([x, fresh], 1)
         return torch.cat([x[:, :1], fresh, x[:, 1:]], 1)
@@ -157,7 +157,7 @@ class _Beside:
 
 
 def _replace(x: Tensor, prompts: Tensor) -> Tensor:
-    fresh = prompts.expand(len(x), -1, -1)
+    fresh = prompts.expand(x.shape[0], -1, -1)
     return torch.cat([x[:, :1], fresh, x[:, 1 + len(prompts) :]], 1)
 
 

@@ -1,0 +1,27 @@
+"""`fercore export`: a trained model for elsewhere. Parse and print, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fercore.terminal import say
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in it.")],
+    to: Annotated[str, typer.Option(help="onnx.")],
+    out: Annotated[Path, typer.Option(help="New file: .onnx.")],
+    pixels: Annotated[str, typer.Option("--input", help="RGB it takes: float (0..1) or uint8 (0..255).")] = "float",
+    data: Annotated[
+        str | None, typer.Option(help="SPEC of images that it is compared on; generated faces if not given.")
+    ] = None,
+) -> None:
+    """Write a model for elsewhere, with normalisation and probabilities inside, once it says what the model says."""
+    from fercore.export.targets import export_model
+
+    found = export_model(model, out, to=to, pixels=pixels, data=data)
+    for line in (*found.lines(), "", *found.usage):
+        say(line)

@@ -1,0 +1,80 @@
+"""What leaves the machine as one graph: pixels in, class probabilities out, by the method's own hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import Dim, ExportedProgram
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import _disable_current_modes
+
+from fercore.prediction.predictor import Predictor
+
+INPUT, OUTPUT = "input", "output"
+Pixels: TypeAlias = Literal["float", "uint8"]
+PIXELS: Final[tuple[Pixels, ...]] = get_args(Pixels)
+"""RGB pixels that a graph takes: float32 in 0..1, or uint8 in 0..255."""
+TRACED = (FakeTensor, torch.SymInt, torch.SymFloat, torch.SymBool)
+_SAMPLES: Final = 3  # of one, or none, the tracer would make a constant
+
+
+class Graph(nn.Module):
+    """The way of an image through a model: normalised, encoded and judged by the hooks of its plugins.
+
+    The network is no submodule: hooks find its tensors as they are, numbers included, where the tracer would put
+    placeholders in the place of registered ones. So they become constants of the graph.
+
+    Args:
+        predictor: the model. pixels: what comes in.
+    """
+
+    def __init__(self, predictor: Predictor, pixels: Pixels) -> None:
+        super().__init__()
+        self._answer: Callable[[Tensor], Tensor] = predictor.probabilities
+        self._scale = 255.0 if pixels == "uint8" else 1.0
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in predictor.statistics)
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class probabilities float32[B,K] of RGB images [B,3,S,S]."""
+        pixels = images.to(torch.float32) / self._scale
+        with _Folding():
+            return self._answer((pixels - self.get_buffer("mean")) / self.get_buffer("std")).to(torch.float32)
+
+
+class _Folding(TorchFunctionMode):
+    """Computes at once what does not depend on the images, such as the features of CLIP's class sentences.
+
+    So a hook may ask a buffer for its value, and nothing that is always the same stands in the graph.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(isinstance(leaf, TRACED) for leaf in pytree.tree_leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        with _disable_current_modes():
+            return func(*args, **kwargs)
+
+
+@torch.no_grad()
+def trace(predictor: Predictor, pixels: Pixels) -> ExportedProgram:
+    """Trace a model whose network is on the CPU; any number of images may come in.
+
+    Raises:
+        UserInputError: if it predicts from more than images.
+    """
+    predictor.refuse_extras()
+    size, kind = predictor.record.images.size, torch.uint8 if pixels == "uint8" else torch.float32
+    example = torch.zeros(_SAMPLES, 3, size, size, dtype=kind)
+    shapes = {"images": {0: Dim("batch")}}
+    program = torch.export.export(Graph(predictor, pixels), (example,), dynamic_shapes=shapes, strict=False)
+    for node in program.graph.nodes:  # they name files of this machine
+        for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
+            node.meta.pop(key, None)
+    return program

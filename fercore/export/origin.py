@@ -1,0 +1,49 @@
+"""What an export says of itself: its classes, what it takes, where it comes from, and whose terms it stands under."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fercore.data.spec import parse_spec
+from fercore.datasets.facts import FACTS
+from fercore.engine.model_folder import WEIGHTS, ModelRecord
+from fercore.export.graph import Pixels
+from fercore.files import sha256_of
+
+SCALES: dict[Pixels, str] = {"float": "float32 RGB in 0..1", "uint8": "uint8 RGB in 0..255"}
+
+
+def licence_notes(record: ModelRecord) -> list[str]:
+    """Return a line for each dataset of the run on where its terms stand, and one on weights from elsewhere."""
+    notes = []
+    for domain in (*record.provenance.sources, record.provenance.target):
+        name = parse_spec(domain.spec).format
+        if name in FACTS:
+            notes.append(f"{FACTS[name].title}: terms of use at {FACTS[name].page}")
+        elif name != "synthfer":
+            notes.append(f"dataset read as {name!r}: ask whoever it is from for its terms of use")
+    network = record.settings.model
+    if network.get("weights", "none") != "none":
+        notes.append(f"backbone {network.get('backbone')} began from weights {network['weights']!r}: see their licence")
+    return list(dict.fromkeys(notes)) or ["trained on generated faces alone"]
+
+
+def describe(record: ModelRecord, folder: Path) -> dict[str, Any]:
+    """Return what stands in every export: classes, images, plugins, digest of the weights, licences, versions."""
+    return {
+        "classes": record.classes,
+        "size": record.images.size,
+        "resize": record.images.resize,
+        "plugins": [f"{plugin.name} ({plugin.distribution} {plugin.version})" for plugin in record.plugins],
+        "weights_sha256": sha256_of(folder / WEIGHTS),
+        "settings_sha256": record.provenance.settings_sha256,
+        "licences": licence_notes(record),
+        "versions": record.versions,
+    }
+
+
+def as_strings(values: dict[str, Any]) -> dict[str, str]:
+    """Return values for metadata that hold text alone: all but text as JSON."""
+    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}

@@ -1,0 +1,141 @@
+"""Exported models say what the model says, in plain onnxruntime, and a refused export leaves nothing behind."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnxruntime
+import pytest
+from PIL import Image
+
+import fercore
+from fercore.engine.run import run
+from fercore.errors import UserInputError
+from fercore.export import onnx as onnx_export
+from fercore.export.check import Bound, read_images
+from fercore.export.targets import export_model
+from fercore.files import sha256_of
+from fercore.hooks.discovery import installed_plugins, load_class
+
+FAMILIES = ["source_only", "la_cmfer", "pocan", "leaf", "fixmatch+leaf_eaf", "adafer", "pca", "maple", "adacm"]
+
+
+@pytest.mark.slow
+def test_the_printed_lines_run_in_plain_onnxruntime(small_run, tmp_path):
+    out = tmp_path / "model.onnx"
+    found = export_model(small_run, out, to="onnx")
+    assert found.check.difference < 1e-5
+    assert len(found.usage) == 10
+    face = tmp_path / "face.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(face)
+    said = subprocess.run(
+        [sys.executable, "-c", "\n".join(found.usage), face], check=True, capture_output=True, text=True, cwd=tmp_path
+    ).stdout
+    want = fercore.load(small_run, device="cpu").predict(face)
+    printed = ast.literal_eval(said)
+    assert tuple(printed) == want.classes
+    assert np.abs(np.array(list(printed.values())) - want.probs[0]).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_any_number_of_bytes_images_comes_in_and_metadata_tells_of_the_model(small_run, tmp_path):
+    out = tmp_path / "model.onnx"
+    export_model(small_run, out, to="onnx", pixels="uint8", data="synthfer:studio?n=5")
+    model = fercore.load(small_run, device="cpu")
+    session = onnxruntime.InferenceSession(out)
+    pixels = np.random.default_rng(1).integers(0, 256, (7, 3, 32, 32), dtype=np.uint8)
+    want = model.predict(list(pixels.transpose(0, 2, 3, 1))).probs
+    for n in (1, 7):
+        (got,) = session.run(["output"], {"input": pixels[:n]})
+        assert np.abs(got - want[:n]).max() < 1e-5
+    about = session.get_modelmeta().custom_metadata_map
+    assert tuple(json.loads(about["classes"])) == model.classes
+    assert about["weights_sha256"] == sha256_of(small_run / "model/model.safetensors")
+    assert json.loads(about["licences"]) == ["trained on generated faces alone"]
+    assert (about["size"], about["input"], about["compared"]) == ("32", "uint8 RGB in 0..255", "5")
+    assert str(small_run.parent).encode() not in out.read_bytes()
+    assert b"stack_trace" not in out.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"to": "onyx"}, "unknown value 'onyx' (--to); did you mean 'onnx'?"),
+        ({"pixels": "double"}, "unknown value 'double' (--input)"),
+        ({"data": "synthfer:nowhere"}, "nowhere"),
+        ({"name": "model.bin"}, "not a new .onnx file"),
+        ({"name": "taken.onnx"}, "output file exists"),
+        ({"name": "missing/model"}, "model not found"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(small_run, tmp_path, given, message):
+    (tmp_path / "taken.onnx").touch()
+    name = given.pop("name", "model.onnx")
+    model = tmp_path / "none" if name == "missing/model" else small_run
+    out = tmp_path / ("model.onnx" if name == "missing/model" else name)
+    with pytest.raises(UserInputError) as caught:
+        export_model(model, out, **{"to": "onnx", **given})
+    assert message in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.onnx"]
+
+
+@pytest.mark.slow
+def test_what_says_something_else_is_refused_and_not_written(small_run, tmp_path, monkeypatch):
+    run_it = onnx_export.session
+    monkeypatch.setattr(onnx_export, "session", lambda content: lambda x: np.roll(run_it(content)(x), 1, axis=1))
+    with pytest.raises(UserInputError, match=r"the float32 export differs from the model by .* of 64 images"):
+        export_model(small_run, tmp_path / "model.onnx", to="onnx")
+    assert list(tmp_path.iterdir()) == []
+    assert onnx_export.BOUND == Bound(difference=1e-4, agreement=0.98)
+
+
+def test_a_missing_package_is_named_with_what_installs_it(small_run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(UserInputError, match=r"needs the package onnxscript .*pip install 'fercore\[onnx\]'"):
+        export_model(small_run, tmp_path / "model.onnx", to="onnx")
+
+
+def agree(names, folder, make_context, listener):
+    context = make_context(*names.split("+"), layers=({"train": {"steps": 2}},))
+    run(context, folder / "run", listener())
+    with (folder / "run/predictions.csv").open(encoding="utf-8") as file:
+        rows = {row["image"]: row for row in csv.DictReader(file) if row["part"] == "test"}
+    model, test = fercore.load(folder / "run", device="cpu"), context.domains.test
+    images = list(test.read_many(range(len(test))))
+    written = np.array([[float(rows[key][name]) for name in model.classes] for key in test.keys])
+    found = export_model(folder / "run", folder / "model.onnx", to="onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    (said,) = session.run(
+        ["output"], {"input": np.stack([model.fit(image) for image in images]).astype(np.float32) / 255}
+    )
+    predicted = model.predict(images).probs
+    print(f"{names:22} {np.abs(said - predicted).max():.1e} {found.seconds:5.1f} s {found.bytes:9,} bytes", end=" ")
+    print(", ".join(f"{name} {speed:,.0f}" for name, speed in found.check.speed.items()))
+    assert np.abs(predicted - written).max() < 1e-5
+    assert np.abs(said - predicted).max() < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", FAMILIES)
+def test_predict_predictions_and_onnxruntime_agree(names, tmp_path, make_context, listener):
+    agree(names, tmp_path, make_context, listener)
+
+
+@pytest.mark.soak
+def test_every_method_agrees(tmp_path, make_context, listener):
+    for name, info in installed_plugins().items():
+        if load_class(info).kind == "method" and name not in FAMILIES:
+            agree(name, tmp_path / name, make_context, listener)
+
+
+def test_images_to_compare_are_those_of_the_dataset(small_run):
+    model = fercore.load(small_run, device="cpu")
+    images = read_images(model, "synthfer:studio?n=9", n=4)
+    again = read_images(model, "synthfer:studio?n=9", n=4)
+    assert images.shape == (4, 3, 32, 32)
+    assert np.array_equal(images, again)
