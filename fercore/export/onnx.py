@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-import json
 import logging
 import time
 import warnings
@@ -22,7 +21,7 @@ from fercore.engine.model_folder import find_model
 from fercore.errors import UserInputError
 from fercore.export.check import FACES, Answer, Bound, Check, check, read_images, refuse_worse
 from fercore.export.graph import INPUT, OUTPUT, Pixels, trace
-from fercore.export.origin import SCALES, as_strings, describe
+from fercore.export.origin import SCALES, as_strings, describe, render
 from fercore.prediction.predictor import load_predictor
 from fercore.runs.folder import installed_version
 from fercore.writing import refuse_taken, whole
@@ -87,8 +86,9 @@ def export_onnx(model: Path, out: Path, *, pixels: Pixels = "float", data: str =
     content = graph.SerializeToString()
     with whole(out) as file:
         file.write(content)
+    lines = tuple(render("onnx.py", path=str(out), resize=record.images.resize, pixels=pixels).splitlines())
     what = f"float32 ONNX, opset {OPSET}, takes {SCALES[pixels]}"
-    return Exported(out, what, len(content), seconds, found, usage(out, record.images.resize, pixels))
+    return Exported(out, what, len(content), seconds, found, lines)
 
 
 def build(program: ExportedProgram) -> Any:
@@ -119,27 +119,6 @@ def session(content: bytes) -> Answer:
         return np.asarray(found)
 
     return run
-
-
-def usage(path: Path, resize: str, pixels: Pixels) -> tuple[str, ...]:
-    """Return ten lines of Python that run an exported file in plain onnxruntime."""
-    kind = "uint8" if pixels == "uint8" else "float32"
-    scale = "" if pixels == "uint8" else " / 255"
-    fit = "ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)"
-    if resize == "stretch":
-        fit = "image.resize((size, size), Image.Resampling.BILINEAR)"
-    return (
-        "import json, sys",
-        "import numpy as np, onnxruntime",
-        f"from PIL import Image{', ImageOps' * (resize != 'stretch')}",
-        f"session = onnxruntime.InferenceSession({json.dumps(str(path))})",
-        "about = session.get_modelmeta().custom_metadata_map",
-        'size, classes = int(about["size"]), json.loads(about["classes"])',
-        'image = Image.open(sys.argv[1]).convert("RGB")',
-        f"pixels = np.asarray({fit}, np.{kind}).transpose(2, 0, 1)[None]{scale}",
-        f'(probabilities,) = session.run(["{OUTPUT}"], {{"{INPUT}": pixels}})',
-        "print(dict(zip(classes, probabilities[0].tolist())))",
-    )
 
 
 def needed(*modules: str) -> None:

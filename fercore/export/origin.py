@@ -47,3 +47,14 @@ def describe(record: ModelRecord, folder: Path) -> dict[str, Any]:
 def as_strings(values: dict[str, Any]) -> dict[str, str]:
     """Return values for metadata that hold text alone: all but text as JSON."""
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a template of `templates/`, filled."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("fercore.export")
+    places = Environment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
+    )
+    return places.get_template(f"{template}.jinja").render(values)
