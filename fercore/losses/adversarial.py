@@ -108,4 +108,5 @@ def margin_disparity(
     agree = F.cross_entropy(source_adversary, source.argmax(-1), reduction="none")
     other = target_adversary.softmax(-1).gather(1, target.argmax(-1, keepdim=True))
     left = agree.mean() if source_weights is None else source_weights @ agree
+    # A floor under 1 - p: where the adversary agrees for certain the logarithm has no gradient to give.
     return margin * left - torch.log((1 - other).clamp_min(1e-6)).mean()

@@ -57,6 +57,7 @@ def ambiguous_consistency(scores: Tensor, positive: Tensor, margin: float = 0.0)
     least = (-scores).masked_fill(~positive & both, -torch.inf).logsumexp(-1)
     largest = scores.masked_fill(positive & both, -torch.inf).logsumexp(-1)
     gap = torch.where(both.squeeze(-1), least + largest + margin, torch.zeros_like(least))
+    # softplus(gap); F.softplus is linear above 20, which is inexact in float64.
     return torch.where(both.squeeze(-1), -F.logsigmoid(-gap), torch.zeros_like(gap))
 
 
@@ -76,10 +77,12 @@ def concave_weights(probs: Tensor, positive: Tensor, slope: float = 50.0) -> Ten
     """
     probs = probs.detach()
     count = positive.sum(-1)
+    # Below every probability: a candidate is never the largest rejected class.
     rejected = probs.masked_fill(positive, -1.0).amax(-1)
     some = count < positive.shape[-1]
     mean = ((probs * positive).sum(-1) + rejected) / (count + 1)
     mean = torch.where(some, mean, torch.ones_like(mean))
+    # Ones where nothing is rejected: log1p(slope) / log1p(slope) = 1.
     gap = torch.where(some, (mean - rejected).clamp_min(0), torch.ones_like(mean))
     return (torch.log1p(slope * gap) / torch.log1p(slope * mean)).clamp_max(1)
 
@@ -87,6 +90,7 @@ def concave_weights(probs: Tensor, positive: Tensor, slope: float = 50.0) -> Ten
 def _reach(probs: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Return the classes by falling probability int64[B,K], and how many of them reach the threshold int64[B]."""
     ranked, order = probs.detach().sort(dim=-1, descending=True, stable=True)
+    # float64: rounding of the running sum must not decide whether a threshold near 1 is reached.
     below = (ranked.double().cumsum(-1) < threshold).sum(-1)
     return order, (below + 1).clamp_max(probs.shape[-1])
 

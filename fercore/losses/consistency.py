@@ -84,6 +84,7 @@ def mean_entropy(logits: Tensor) -> Tensor:
 
 def entropy(probs: Tensor) -> Tensor:
     """Entropy f[B] of probabilities f[B,K], in nats."""
+    # xlogy is 0 at 0, its gradient is not: the floor keeps that finite.
     return -torch.xlogy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny)).sum(-1)
 
 
@@ -107,6 +108,7 @@ def self_adaptive_fairness(logits: Tensor, selected: Tensor, class_means: Tensor
     predicted = F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
     goal = _by_share(class_means.to(logits.dtype), histogram.to(logits.dtype))
     now = _by_share(mean, (share[:, None] * predicted).sum(0) / total)
+    # A class predicted by no selected sample has a share of 0.
     value = (goal.detach() * (now + 1e-12).log()).sum()
     return value * (share.sum() > 0)
 

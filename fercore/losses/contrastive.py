@@ -19,6 +19,7 @@ def unit(x: Tensor) -> Tensor:
     """
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     short = norm <= EPS
+    # The inner `where` keeps 0/0 out of the branch not taken, whose gradient would be NaN all the same.
     return torch.where(short, x.detach() / EPS, x / torch.where(short, torch.ones_like(norm), norm))
 
 
@@ -45,6 +46,7 @@ def info_nce(z1: Tensor, z2: Tensor, tau: float) -> Tensor:
     """
     if z1.shape != z2.shape:
         raise ValueError(f"two views of the same samples have shapes {tuple(z1.shape)} and {tuple(z2.shape)}")
+    # Labels of their own for every sample: its other view is the only positive, and SupCon becomes NT-Xent.
     return supcon(torch.stack([z1, z2], 1), torch.arange(len(z1), device=z1.device), tau)
 
 

@@ -20,9 +20,11 @@ def class_shares(probs: Tensor, source: Tensor, rounds: int = 50) -> Tensor:
         f[K] that sums to 1; 0 for a class that the source does not have.
     """
     present = source > 0
+    # Up to a factor of each sample, which the scaling of a row takes out.
     likelihood = torch.where(present, probs / torch.where(present, source, torch.ones_like(source)), 0.0)
     shares = source / source.sum()
     for _ in range(rounds):
+        # E step: posterior of each sample under the present shares; M step: their mean.
         joint = likelihood * shares
         shares = (joint / joint.sum(1, keepdim=True).clamp_min(torch.finfo(probs.dtype).tiny)).mean(0)
     return shares / shares.sum()

@@ -106,6 +106,7 @@ def sample_mmd(
     Returns:
         f[G] or a scalar, always connected to x and y.
     """
+    # With the weights of one side all 0 the formula leaves the other's self-similarity, which is no distance.
     value = weighted_mmd(x, y, wx, wy, num_kernels=num_kernels, multiplier=multiplier)
     return value * ((wx.sum(-1) > 0) & (wy.sum(-1) > 0)).to(value.dtype)
 
@@ -125,8 +126,10 @@ def linear_mmd(x: Tensor, y: Tensor, *, num_kernels: int = 5, multiplier: float 
     n = min(len(x), len(y))
     x, y = x[:n], y[:n]
     if n < 2:
+        # Connected, not a new zero: the term can be differentiated like any other.
         return 0 * (x.sum() + y.sum())
     rows = torch.cat([x, y]).detach()
+    # The mean squared distance over pairs, as the ops have it; the floor is for equal rows.
     bandwidth = torch.pdist(rows).square().mean().clamp_min(1e-12)
     scales = bandwidth * multiplier ** (torch.arange(num_kernels, device=x.device) - num_kernels // 2).to(x.dtype)
 
@@ -161,6 +164,7 @@ def joint_mmd(
     """
     bandwidth = torch.pdist(torch.cat([x[0], y[0]]).detach()).square().mean().clamp_min(1e-12)
     steps = torch.arange(num_kernels, device=wx.device) - num_kernels // 2
+    # Rows divided by the root of a bandwidth have squared distances in its unit: the op then runs at bandwidth 1.
     roots = (bandwidth * multiplier ** steps.to(bandwidth.dtype)).rsqrt()
     left, right = (
         torch.cat([roots[:, None, None] * f, (p / (2**0.5 * sigma)).expand(num_kernels, -1, -1)], 2) for f, p in (x, y)
@@ -196,6 +200,7 @@ def local_mmd(
     member = F.one_hot(labels, num_classes).to(probs.dtype).T
     left = normalise_weights(member if wx is None else member * wx)
     right = normalise_weights(probs.T)
+    # By predicted classes, not by probabilities, of which every class has some.
     shared = (left.sum(1) > 0) & (torch.bincount(probs.argmax(1), minlength=num_classes) > 0)
     every = x.expand(num_classes, -1, -1)
     value = weighted_mmd(every, y[None], left, right, num_kernels=num_kernels, multiplier=multiplier)
@@ -271,9 +276,11 @@ def _wide(rows: Tensor) -> torch.dtype:
 
 def _bandwidth(rows: Tensor, member: Tensor) -> Tensor:
     """Mean squared distance [G,K] over ordered pairs i != j of the rows [G,n,D] that member [G,K,n] picks."""
+    # Distances do not change, but the Gram form below loses fewer digits with rows near the origin.
     rows = rows - rows.mean(1, keepdim=True)
     squares = rows.square().sum(-1)
     distances = (squares.unsqueeze(-1) + squares.unsqueeze(-2) - 2 * rows @ rows.mT).clamp_min(0)
+    # Rounding leaves the diagonal near 0, not at it.
     distances.diagonal(dim1=-2, dim2=-1).zero_()
     count = member.sum(-1)
     return torch.einsum("gki,gij,gkj->gk", member, distances, member) / (count * (count - 1)).clamp_min(1)
@@ -289,5 +296,6 @@ def domain_mean(values: Tensor, domain: Tensor) -> Tensor:
         Scalar.
     """
     counts = torch.bincount(domain)
+    # Every domain present counts alike, whatever its share of the batch: 1 / (n_d * domains).
     weight = 1.0 / (counts[domain] * (counts > 0).sum()).to(values.dtype)
     return (values * weight).sum()

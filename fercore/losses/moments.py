@@ -76,6 +76,7 @@ def feature_norm_step(features: Tensor, step: float) -> Tensor:
         Scalar.
     """
     norms = _row_norms(features)
+    # The constant is the value itself: only the direction of growth remains.
     return (norms - norms.detach() - step).square().mean()
 
 

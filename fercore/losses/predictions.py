@@ -25,6 +25,7 @@ def nuclear_norm(probs: Tensor, scale: NormScale = "batch") -> Tensor:
 
 def column_norms(probs: Tensor, scale: NormScale = "batch") -> Tensor:
     """Sum of the min(M,K) largest column norms of f[M,K], which bounds the nuclear norm (FBNM, Cui et al. 2021)."""
+    # A root has an infinite gradient at 0, where no sample has the class.
     norms = (probs.square().sum(0) + torch.finfo(probs.dtype).tiny).sqrt()
     return norms.topk(min(probs.shape)).values.sum() * _scale(probs, scale)
 
@@ -47,6 +48,7 @@ def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
         Scalar in [0, 1 - 1/K]; 0 for one class.
     """
     probs = (logits / temperature).softmax(-1)
+    # Sure samples weigh more; weights have mean 1 over the batch.
     weight = 1 + (-entropy(probs)).exp().detach()
     weight = weight * len(probs) / weight.sum()
     confusion = (probs.T * weight) @ probs

@@ -31,10 +31,12 @@ def prototype_ce(
         0, still connected, where there is none.
     """
     taking = torch.ones_like(labels, dtype=torch.bool) if mask is None else mask.to(torch.bool)
+    # cross_entropy looks up every label, also those that are masked out below.
     known = torch.where(taking, labels, torch.zeros_like(labels))
     values = F.cross_entropy(z @ prototypes.mT, known, reduction="none")
     if weights is not None:
         values = values * weights.to(values.dtype)[known]
+    # `where`, not a product: a masked value may be infinite, and 0 * inf is NaN.
     return torch.where(taking, values, torch.zeros_like(values)).sum() / taking.sum().clamp_min(1)
 
 
@@ -48,6 +50,7 @@ def prototype_domain_scores(z: Tensor, source_protos: Tensor, target_protos: Ten
         log alpha_s f[B] and log alpha_t f[B], exact where alpha itself would be 0.
     """
     source, target = (torch.logsumexp(z @ protos.mT, -1) for protos in (source_protos, target_protos))
+    # log alpha_s = log(sum_k e^{z.p_k} / sum over both sets), in logarithms throughout.
     both = torch.logaddexp(source, target)
     return source - both, target - both
 

@@ -70,10 +70,12 @@ def adaptive_thresholds(confidence: Tensor, predicted: Tensor, num_classes: int,
         f[K], avg + (max - avg) (1 - avg^beta), never above the class's largest confidence, so that `>=` trusts that
         sample at least; +inf for a class that is never predicted; detached.
     """
+    # float64, and clamped to the largest: a mean of equal confidences must not round above them, or nothing is trusted.
     exact = confidence.detach().double()
     member = predicted[:, None] == torch.arange(num_classes, device=predicted.device)
     count = member.sum(0)
     none = exact.new_zeros(1, num_classes)
+    # A row of zeros below: amax has no value for an empty batch.
     largest = torch.cat([torch.where(member, exact[:, None], none), none]).amax(0)
     mean = torch.minimum((exact[:, None] * member).sum(0) / count.clamp_min(1), largest)
     level = torch.minimum(mean + (largest - mean) * (1 - mean.pow(beta)), largest)
@@ -96,6 +98,7 @@ def curriculum_thresholds(learnt: Tensor, num_classes: int, threshold: float, *,
     if warmup:
         largest = torch.maximum(largest, (learnt < 0).sum().float())
     share = counts / largest.clamp_min(1)
+    # FlexMatch's convex mapping (Eq 11): slow at first, steep near the class learnt best.
     return threshold * share / (2 - share)
 
 

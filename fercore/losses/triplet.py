@@ -28,4 +28,5 @@ def triplet(anchor: Tensor, positive: Tensor, negative: Tensor, margin: float | 
     """
     a, p, n = unit(anchor), unit(positive), unit(negative)
     violation = torch.relu(margin - (distance(a, n) - distance(a, p)))
+    # `mean` of an empty batch would be NaN.
     return violation.sum() / max(1, len(violation))

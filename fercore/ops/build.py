@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 Kind = Literal["cpu", "cuda"]
 HERE = Path(__file__).resolve().parent
 AHEAD = HERE / "_lib"
+# The target version limits what of torch's headers is used to its stable ABI as of 2.10.
 COMMON = ["-std=c++20", "-O3", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 CXX_FLAGS = [
     "-fPIC",
@@ -101,6 +102,7 @@ def key(kind: Kind, *, native: bool | None = None) -> str:
     folder = source_dir()
     digest = hashlib.sha256()
     if folder is not None:
+        # Shared headers lie at the top: they count for both libraries.
         files = [*folder.glob("*"), *folder.joinpath(kind).glob("*")]
         files += folder.joinpath("native").glob("*") if kind == "cpu" else []
         for path in sorted(p for p in files if p.suffix in {".cpp", ".h", ".inl", ".cu", ".cuh"}):
@@ -113,6 +115,7 @@ def key(kind: Kind, *, native: bool | None = None) -> str:
         os.environ.get("FERCORE_CXXFLAGS", ""),
         platform.machine(),
     ]
+    # The Python module depends on the interpreter, the CUDA library on none.
     facts.append(sys.implementation.cache_tag if kind == "cpu" else NVCC_FLAGS)
     digest.update(repr(facts).encode())
     native = bool(_python_includes()) if native is None else native
@@ -142,10 +145,10 @@ def find(kind: Kind) -> Path | None:
     unless FERCORE_CUDA_ARCHS asks for some.
     """
     forms = (True, False) if kind == "cpu" else (None,)
-    found = [path(kind, native=native) for native in forms for path in (ahead_path, cache_path)]
+    candidates = [path(kind, native=native) for native in forms for path in (ahead_path, cache_path)]
     if kind == "cuda" and not os.environ.get("FERCORE_CUDA_ARCHS"):
-        found += sorted(AHEAD.glob(f"fercore_cuda-{key(kind).split('-')[0]}-sm*.so"))
-    return next((path for path in found if path.is_file()), None)
+        candidates += sorted(AHEAD.glob(f"fercore_cuda-{key(kind).split('-')[0]}-sm*.so"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def build(kind: Kind, target: Path | None = None) -> Path:
@@ -167,6 +170,7 @@ def build(kind: Kind, target: Path | None = None) -> Path:
         if not path.is_file():
             with tempfile.TemporaryDirectory(dir=path.parent) as folder:
                 fresh = _compile(kind, Path(folder))
+                # In one rename, from a folder on the same disk: nobody ever loads half a library.
                 os.replace(fresh, path)
     return path
 
@@ -175,6 +179,7 @@ def load(kind: Kind, path: Path) -> ModuleType | None:
     """Load a library into torch; return its Python module if it has one."""
     import torch
 
+    # One file is both: importing it as a Python module runs torch's registrations too.
     if kind == "cpu" and "-native" in f"{path.parent.name}/{path.name}":
         loader = importlib.machinery.ExtensionFileLoader("_native", str(path))
         spec = importlib.util.spec_from_file_location("_native", str(path), loader=loader)
@@ -224,6 +229,7 @@ def _compile(kind: Kind, folder: Path) -> Path:
         [compiler, *_flags(kind, source, include), *extra, "-c", str(source), "-o", str(folder / f"{source.stem}.o")]
         for source in files
     ]
+    # Threads: each waits for a compiler process.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(_run, commands))
     target = folder / f"fercore_{kind}.so"
@@ -237,6 +243,7 @@ def _compile(kind: Kind, folder: Path) -> Path:
 def _flags(kind: Kind, source: Path, include: Path) -> list[str]:
     if kind == "cuda":
         return [*COMMON, *NVCC_FLAGS, *_arch_flags(), "-isystem", str(include)]
+    # The same kernels are compiled for several instruction sets, and the machine chooses when it loads them.
     machine = MACHINE_FLAGS.get(source.stem, []) if platform.machine() in {"x86_64", "AMD64"} else []
     python = [flag for path in _python_includes() for flag in ("-isystem", path)] if source.stem == "native" else []
     return [*COMMON, *CXX_FLAGS, *machine, "-isystem", str(include), *python]
@@ -245,6 +252,7 @@ def _flags(kind: Kind, source: Path, include: Path) -> list[str]:
 def _arch_flags() -> list[str]:
     archs = cuda_archs()
     flags = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in archs]
+    # PTX of the newest one as well: later GPUs compile it when they load it.
     return [*flags, f"-gencode=arch=compute_{archs[-1]},code=compute_{archs[-1]}"] if archs else []
 
 

@@ -28,6 +28,7 @@ def compute_type(*tensors: Tensor) -> torch.dtype:
             raise OpArgumentError(f"features must be floating point, got {tensor.dtype}")
         if tensor.dtype != common:
             common = torch.promote_types(common, tensor.dtype)
+    # Squared distances lose all digits in half precision where rows are close.
     return torch.float32 if common in HALF else common
 
 
@@ -51,6 +52,7 @@ def check_rows(name: str, tensor: Tensor | None, like: Tensor, groups: int, *, s
     fits = tensor.dim() == 2 and tensor.shape[0] in leading and tensor.shape[1] == like.shape[1]
     expect(fits, f"{name} must be {[groups, like.shape[1]]}, got {list(tensor.shape)}")
     expect(tensor.device == like.device, f"{name} must be on {like.device}, got {tensor.device}")
+    # Weights are constants of the ops: a gradient through them would be silently wrong, not refused.
     return tensor.detach()
 
 

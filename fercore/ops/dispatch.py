@@ -82,6 +82,7 @@ def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
         module = build.load(kind, path)
         if kind == "cpu":
             global _extension  # noqa: PLW0603  # a process has one library
+            # After the library, whose schemas it extends.
             _extension = importlib.import_module("fercore.ops.extension")
         state.module = module
         state.info = dict(module.build_info()) if module is not None else None
@@ -94,6 +95,7 @@ def _load_alone(kind: build.Kind, *, compile_missing: bool) -> None:
 
 def _load_now(device: str) -> None:
     _load("cpu", compile_missing=True)
+    # The CPU library holds the schemas that the CUDA one only implements.
     if device == "cuda" and _states["cpu"].loaded:
         _load("cuda", compile_missing=True)
 
@@ -136,6 +138,7 @@ def alignment(x: Tensor, y: Tensor, *rest: Any) -> reference.Alignment:
     """Sample- and class-level MMD; the arguments are those of `reference.alignment`."""
     if not compiled(x.device.type):
         return reference.alignment(x, y, *rest)
+    # Whether the forward stores what the backward needs: that is memory of n^2 numbers a group.
     keep = torch.is_grad_enabled() and (x.requires_grad or y.requires_grad)
     sample, value, valid, _, _ = _extension.mmd(x, y, *rest, keep)
     return reference.Alignment(sample, value, valid)
@@ -161,6 +164,7 @@ def kernels(device: str | torch.device | None = None) -> dict[str, str]:
     return {"mmd": form, "mpc": form}
 
 
+# On import only what is there already: compiling takes long, and may never be needed.
 _load("cpu", compile_missing=False)
 if _states["cpu"].loaded and torch.cuda.is_available():
     _load("cuda", compile_missing=False)

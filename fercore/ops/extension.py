@@ -37,8 +37,10 @@ def memo_size(x: Tensor, y: Tensor, by_class: bool) -> int:
     rows = n + y.shape[1]
     if groups == 0:
         return 0
+    # Dense: all distances, each row padded to whole vectors, and zeros behind the last for vectors that reach beyond.
     if rows <= DENSE_ROWS:
         return groups * rows * (-(-rows // ROW_PADDING) * ROW_PADDING) + ROW_PADDING
+    # Beyond, distances are computed again; without classes the CPU keeps the gradient for a unit output instead.
     return 0 if by_class or x.device.type == "cuda" else groups * rows * width
 
 
@@ -90,6 +92,7 @@ def _mmd_backward(
     if grad_value is None:
         grad_value = x.new_zeros(x.shape[0], classes, classes)
     grads = _straight(_MMD_BACKWARD, grad_sample, grad_value, *inputs, bands, memo, *ctx.options)
+    # One gradient for each of the op's fourteen arguments: x and y, and none for constants.
     return (*grads, *[None] * 12)
 
 
@@ -115,6 +118,7 @@ def _mmd_double_backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor | None, 
 
 def _differentiate(function: Any, inputs: tuple[Tensor, ...], cotangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     with torch.enable_grad():
+        # Fresh leaves: the reference is differentiated by itself, apart from the caller's graph.
         leaves = tuple(t.detach().requires_grad_() for t in inputs)
         outputs = function(*leaves)
         return torch.autograd.grad(outputs, leaves, cotangents, materialize_grads=True)
@@ -155,6 +159,7 @@ class _Mmd(torch.autograd.Function):
         """Run the op and save what its registered form saves."""
         output = _straight(_MMD, *inputs)
         _save_mmd(ctx, inputs, output)
+        # Else autograd makes zeros for every output, as large as the memo.
         ctx.set_materialize_grads(False)
         return tuple(output)
 
@@ -177,6 +182,7 @@ class _Mpc(torch.autograd.Function):
 
 def mmd(*inputs: Any) -> tuple[Tensor, ...]:
     """Call fercore::mmd by the cheapest way that the caller can differentiate."""
+    # torch.compile traces the registered formulas; without `keep` there is nothing to differentiate.
     if torch.compiler.is_compiling() or not inputs[-1]:
         return tuple(_MMD(*inputs))
     return cast("tuple[Tensor, ...]", _Mmd.apply(*inputs))

@@ -31,13 +31,16 @@ def squared_distances(rows: Tensor) -> Tensor:
     squares = gram.diagonal(dim1=-2, dim2=-1)
     bound = squares.unsqueeze(-1) + squares.unsqueeze(-2)
     distances = bound - 2 * gram
+    # |u|^2 + |v|^2 - 2 u.v cancels where rows are close: what is left below some ulps of the terms is rounding.
     noise = SNAP * torch.finfo(rows.dtype).eps * bound.detach()
+    # Written so that NaN takes the other branch and stays visible.
     return torch.where(distances - noise <= 0, torch.zeros_like(distances), distances)
 
 
 def multi_kernel(distances: Tensor, bandwidth: Tensor, num_kernels: int, multiplier: float) -> Tensor:
     """Return sum over q of exp(-d / (bandwidth * multiplier^(q - num_kernels//2))); bandwidth broadcasts against d."""
     if multiplier == 2.0:
+        # The widest Gaussian once; each next one, of half the bandwidth, is its square.
         power = torch.exp(-distances / (bandwidth * 2.0 ** (num_kernels - 1 - num_kernels // 2)))
         total = power
         for _ in range(num_kernels - 1):
@@ -93,6 +96,7 @@ def _class_level(
     if bandwidth is None:
         bandwidth = _pair_bandwidth(distances.detach(), member_x, member_y)
     scale = bandwidth.to(distances.dtype).clamp_min(MIN_BANDWIDTH)
+    # Bandwidths by row; a row of no class gets 1, so that nothing divides by 0, and has weight 0 below.
     of_x = member_x @ scale + (1 - member_x.sum(-1, keepdim=True))  # [G,N,K]: row i's class against each y class
     of_y = member_y @ scale.mT + (1 - member_y.sum(-1, keepdim=True))  # [G,M,K]
     of_pair = of_x @ member_y.mT + (1 - member_y.sum(-1)).unsqueeze(-2)  # [G,N,M]
@@ -129,10 +133,13 @@ def alignment(
     groups = x.shape[0]
     y = y.repeat(groups // max(y.shape[0], 1), 1, 1)
     wy, cy, y_labels = (_repeat(t, groups) for t in (wy, cy, y_labels))
+    # Any common shift leaves distances as they are; centred rows lose fewer digits in the Gram matrix.
     centre = (y if y.shape[1] else x).detach().sum(1, keepdim=True) / max(y.shape[1] or x.shape[1], 1)
     distances = squared_distances(torch.cat([x - centre, y - centre], 1))
+    # Zero, yet connected to x and y.
     sample = distances.sum((-2, -1)) * 0
     if wx is not None and wy is not None:
+        # With signs, all three terms of the MMD are one quadratic form w' K w.
         weights = torch.cat([wx, -wy], 1).to(x.dtype).detach()
         sample = _sample_level(distances, weights, bandwidth, num_kernels, multiplier)
     if x_labels is None or y_labels is None:
@@ -159,6 +166,7 @@ def mpc(p: Tensor, q: Tensor, offdiag: bool) -> Tensor:
 
 def _deviation(matrix: Tensor, offdiag: bool) -> Tensor:
     rows = matrix.sum(-1, keepdim=True)
+    # With the row's sign: logits may give negative sums, and a flip near 0 would turn the ratio.
     tiny = torch.where(rows < 0, -MIN_BANDWIDTH, MIN_BANDWIDTH).to(rows.dtype)
     ratio = matrix / torch.where(rows.abs() < MIN_BANDWIDTH, tiny, rows)
     trace = ratio.diagonal(dim1=-2, dim2=-1).sum(-1)
