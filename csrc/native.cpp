@@ -20,6 +20,7 @@ using Rows = pybind11::array_t<T, pybind11::array::c_style>;
 pybind11::tuple join_codes(const Keys& source, const Keys& target) {
   if (source.ndim() != 1 || target.ndim() != 1) throw pybind11::value_error("keys must be one-dimensional");
   pybind11::array_t<int64_t> order(source.size()), start(target.size()), stop(target.size());
+  // Pointers first: without the GIL no object of Python may be touched.
   const uint64_t *s = source.data(), *t = target.data();
   int64_t *to_order = order.mutable_data(), *to_start = start.mutable_data(), *to_stop = stop.mutable_data();
   {

@@ -129,6 +129,7 @@ struct Group {
   }
 
   // Add row i's coefficients over columns [from, to) to out: the gradient is coef u - rowsum(coef) u.
+  // The factor 4: a pair counts twice, and |u - v|^2 has the gradient 2 (u - v); across the sides it counts -2 times.
   void slope_row(const Kernels<T>& vec, const Mixture& mixture, int64_t i, int64_t from, int64_t to, const T* d,
                  T grad_sample, const T* grad_value, T* out) const {
     if (sample && grad_sample != 0)
@@ -143,6 +144,7 @@ struct Group {
 
   // Sums -> the sample value, and the values and validity of the class pairs.
   void finish(const Sums& sums, int64_t num_kernels, T* sample_out, T* value, bool* valid_out) const {
+    // Pairs of a row with itself: at distance 0 each of the kernels is 1.
     double own = 0;
     for (int64_t i = 0; i < rows(); ++i) own += static_cast<double>(omega[i]) * omega[i];
     *sample_out = static_cast<T>(sample ? sums.sample + num_kernels * own : 0.0);
@@ -185,6 +187,7 @@ T* scratch(int slot, int64_t count) {
 template <class F>
 void run_items(int64_t count, const F& f) {
   std::atomic<int64_t> next{0};
+  // One item at a time: items take unequal time, and a fixed division would wait for the longest.
   const int64_t threads = std::min<int64_t>(count, torch::stable::get_num_threads());
   torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t worker = begin; worker < end; ++worker)

@@ -100,6 +100,7 @@ void forward_group(const Step<T>& s, const Forward<T>& out, const T* target_prod
   s.targets.gather(in.rows_of_x(g), order, g, x);
   s.vec.gram(x, s.n, x, s.n, s.depth, s.ld, matrix, s.stride, true);
   s.vec.gram(x, s.n, s.targets.rows_of(g), s.m, s.depth, s.ld, matrix + s.n, s.stride, false);
+  // The y-y products were computed once for all groups of the target.
   for (int64_t r = 0; r < s.m; ++r)
     std::copy_n(target_products + r * s.m + r, s.m - r, matrix + (s.n + r) * s.stride + s.n + r);
   to_distances(s.vec, matrix, s.rows, s.stride);

@@ -63,6 +63,7 @@ struct Moments {
     }
   }
 
+  // In double: the two terms nearly cancel where rows lie close together.
   double mean_with(const Moments& other) const {
     const double total = count + other.count, pairs = total * (total - 1);
     double length = 0;
@@ -138,6 +139,7 @@ struct Stream {
     vec.gram(left, height, right, breadth, ld - vec.width, ld, matrix, stride, a == b);
     std::fill_n(slopes, kTile * stride, T(0));
     for (int64_t r = 0; r < height; ++r) {
+      // Inside one tile only pairs above the diagonal, so that each counts once.
       const int64_t i = rows.first(a) + r, skip = a == b ? r + 1 : 0, from = rows.first(b) + skip;
       T* d = matrix + r * stride + skip;
       if (skip < breadth) {
@@ -203,6 +205,7 @@ template <class T>
 void stream_backward(const Inputs<T>& in, const Backward<T>& out) {
   const Mixture mixture = mixture_of(in.num_kernels, in.multiplier);
   const int64_t pairs = in.p.classes * in.p.classes, size_x = in.p.n * in.p.width, size_y = in.p.m * in.p.width;
+  // One group after the other: several may add to the gradient of one target. Within a group tiles are parallel.
   for (int64_t g = 0; g < in.p.groups; ++g) {
     T* grad_x = out.grad_x + g * size_x;
     T* grad_y = out.grad_y + g % in.p.targets * size_y;

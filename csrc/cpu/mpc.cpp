@@ -90,6 +90,7 @@ template <class T>
 void backward_group(T grad, const T* p, const T* q, const T* joint, int64_t batch, int64_t classes, bool offdiag, T* grad_p,
                     T* grad_q) {
   Room room(classes);
+  // From what the forward kept, not from p and q: a pass over the batch less.
   std::copy_n(joint, classes * classes, room.joint());
   room.sum_up();
   for (int64_t k = 0; k < classes; ++k) {

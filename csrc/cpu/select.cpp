@@ -28,6 +28,7 @@ Choice choose() {
   const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  // FERCORE_VECTOR only narrows: a level the processor lacks is never entered.
   if (has_avx512 && allowed("avx512")) return {&avx512::f32, &avx512::f64};
   if (has_avx2 && allowed("avx2")) return {&avx2::f32, &avx2::f64};
 #endif

@@ -57,6 +57,7 @@ __device__ inline double* dynamic_shared() {
 
 // The sum over a warp's lanes, in one fixed order, in every lane.
 __device__ inline double warp_sum(double value) {
+  // Pairwise, and every lane adds the same pairs: all end with the same bits.
   for (int step = kWarp / 2; step > 0; step /= 2) value += __shfl_xor_sync(0xffffffffu, value, step);
   return value;
 }

@@ -30,6 +30,7 @@ __device__ inline void triangle(int index, int count, int& a, int& b) {
 
 template <class T>
 struct Tiles {
+  // One column more than the tile: threads that write down a column meet different banks of shared memory.
   T left[kDepth][kTile + 1], right[kDepth][kTile + 1];
 };
 

@@ -41,6 +41,7 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
   sums_of(joint, classes, row, column);
+  // One warp adds the entries up, in one order.
   if (threadIdx.x >= kWarp) return;
   double total = 0;
   for (int entry = lane; entry < classes * classes; entry += kWarp) {

@@ -204,6 +204,7 @@ __global__ void __launch_bounds__(kThreads)
   double total = 0;
   for (int j = lane; j < rows; j += kWarp) {
     T coefficient = 0;
+    // Not d > 0: a NaN must reach the gradient. At distance 0 the gradient is 0.
     if (!(d[j] <= 0)) {
       coefficient = sample_slope(call, g, j, outer, scale, d[j]);
       if (own >= 0) coefficient += class_slope(call, g, i, j, own, grad_value + static_cast<int64_t>(g) * pairs, bands, mass, d[j]);

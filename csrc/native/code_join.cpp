@@ -29,6 +29,7 @@ Span span_of(const uint64_t* source, int64_t n, const uint64_t* target, int64_t 
   Span span;
   if (n + m == 0) return span;
   const uint64_t first = n > 0 ? source[0] : target[0];
+  // Bits that all keys share tell nothing apart: codes of a few action units need a few bits, wherever these stand.
   const uint64_t varying = varying_bits(source, n, first) | varying_bits(target, m, first);
   if (varying == 0) return span;
   span.shift = std::countr_zero(varying);
@@ -83,6 +84,7 @@ void by_sorting(const uint64_t* source, int64_t n, const uint64_t* target, int64
   for (int64_t i = 0; i < n; ++i) order[i] = a[i].index;
   int64_t first = 0, last = 0;
   for (const Row& row : b) {
+    // Equal target codes follow one another: their range is looked for once.
     if (last == 0 || first == last || a[first].key != row.key) {
       first = last;
       while (first < n && a[first].key < row.key) ++first;
@@ -99,6 +101,7 @@ void by_sorting(const uint64_t* source, int64_t n, const uint64_t* target, int64
 void join_codes(const uint64_t* source, int64_t n, const uint64_t* target, int64_t m, int64_t* order, int64_t* start,
                 int64_t* stop) {
   const Span span = span_of(source, n, target, m);
+  // A table far larger than the rows costs more to clear than they cost to sort; its counts are 32 bits.
   const bool narrow = span.width <= kTableBits && (int64_t{1} << span.width) <= 8 * (n + m) + 4096;
   const auto join = narrow && n < int64_t{UINT32_MAX} ? by_table : by_sorting;
   join(source, n, target, m, span, order, start, stop);
