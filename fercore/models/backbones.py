@@ -110,12 +110,15 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
     Raises:
         UserInputError: for an unknown model, a stride it does not have, or weights that do not fit.
     """
+    # The whole network first: weights files name its layers, and its statistics stand in its configuration alone.
     whole = _create(settings)
     mean, std = _statistics(whole)
+    # Built without indices to learn which strides there are; it is dropped.
     stages = _extractor(settings, None).feature_info.reduction()
     if reduction not in stages:
         fix = f"its stages have strides {sorted(set(stages))}"
         raise UserInputError(f"backbone {settings.backbone!r} has no stage of stride {reduction}", fix=fix)
+    # The last of the stages with this stride: several may share one.
     extractor = _extractor(settings, (len(stages) - 1 - stages[::-1].index(reduction),))
     _prune(extractor)
     _copy_weights(whole.state_dict(), extractor)
@@ -145,6 +148,7 @@ def _shape_of_output(module: nn.Module, settings: ModelSettings, config: Mapping
     training = module.training
     module.eval()
     try:
+        # Some networks draw in evaluation mode too; a draw here would shift all later ones of the run.
         with torch.random.fork_rng(devices=[]):
             output = module(torch.zeros(1, 3, height, width))
         return tuple(output.shape[1:])
@@ -173,6 +177,7 @@ def _create(settings: ModelSettings) -> Any:
         raise UserInputError(f"there are no published weights of {name!r}", where="model.weights=timm", fix=fix)
     try:
         with quick_hub() if hub else nullcontext():
+            # No classifier unless the user's arguments ask for one.
             network = timm.create_model(name, pretrained=hub, **{"num_classes": 0, **settings.arguments})
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
@@ -186,21 +191,22 @@ def _create(settings: ModelSettings) -> Any:
         raise UserInputError(what, where=where, fix=fix) from error
     if settings.weights not in ("none", "timm"):
         path = _file_of(settings)
-        found = read_weights(path)
-        hint = partial(_hint_of_own_shapes, settings, found)
-        network.load_state_dict(fit_weights(found, network.state_dict(), where=str(path), hint=hint))
+        tensors = read_weights(path)
+        hint = partial(_hint_of_own_shapes, settings, tensors)
+        network.load_state_dict(fit_weights(tensors, network.state_dict(), where=str(path), hint=hint))
     return network
 
 
-def _hint_of_own_shapes(settings: ModelSettings, found: Mapping[str, Tensor]) -> str:
+def _hint_of_own_shapes(settings: ModelSettings, tensors: Mapping[str, Tensor]) -> str:
     """Advise to leave the arguments out, where that is all that keeps the weights from fitting."""
     if not settings.arguments:
         return ""
     import timm
 
+    # Shapes alone: no memory, no random numbers.
     with torch.device("meta"):
         own = timm.create_model(settings.backbone, num_classes=0).state_dict()
-    if not same_shapes(found, own):
+    if not same_shapes(tensors, own):
         return ""
     return f"; or --set model.backbone_args.{settings.backbone}={{}} for timm's own shapes, which they fit"
 
@@ -225,6 +231,7 @@ def _prune(extractor: Any) -> None:
 
 
 def _copy_weights(whole: Mapping[str, Tensor], part: nn.Module) -> None:
+    # timm's extractors write dots in module names as underscores: layer1.0 and layer1_0 are one.
     by_name = {key.replace(".", "_"): tensor for key, tensor in whole.items()}
     part.load_state_dict({key: by_name[key.replace(".", "_")] for key in part.state_dict()})
 

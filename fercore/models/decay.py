@@ -16,4 +16,5 @@ def shrink(model: nn.Module, rate: float, *, buffers: bool) -> None:
     if buffers:
         named = model.named_buffers()
         tensors += [b for name, b in named if b.is_floating_point() and not name.startswith("parts.")]
+    # All tensors in a few kernels instead of one each.
     torch._foreach_mul_(tensors, 1 - rate)

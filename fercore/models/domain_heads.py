@@ -32,6 +32,7 @@ class GroupedDomainHeads(nn.Module):
     def __init__(self, groups: int, width: int, hidden: int) -> None:
         super().__init__()
         sizes = [(width, hidden), (hidden, hidden), (hidden, 1)]
+        # Drawn as Linear draws: the stacked weights have the initialisation of separate heads.
         drawn = [[nn.Linear(*size) for _ in range(groups)] for size in sizes]
         stacked = [torch.stack([layer.weight.detach().T for layer in layers]) for layers in drawn]
         self.weights = nn.ParameterList([nn.Parameter(each) for each in stacked])

@@ -66,4 +66,6 @@ class External(nn.Module):
         """Load the identity, and the network's tensors from where they are."""
         super()._load_from_state_dict(state_dict, prefix, *args)
         for key, tensor in self.module.state_dict().items():
+            # For the modules inside, which torch loads next: each gets
+            # the tensor it has, and the strict check misses none.
             state_dict[f"{prefix}module.{key}"] = tensor

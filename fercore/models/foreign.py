@@ -65,6 +65,7 @@ def is_safetensors(path: Path) -> bool:
     """Say whether a file begins as safetensors does: the length of a JSON header that fits into it, and its brace."""
     with open_regular(path) as file:
         head = file.read(9)
+    # Eight bytes of length, then a JSON header of that length.
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
 
 
@@ -85,6 +86,7 @@ def is_swollen(path: Path) -> bool:
     """
     with open_regular(path) as file:
         head = file.read(MOST_PICKLE)
+    # torch's older format is a bare pickle, the newer one a zip archive.
     if not head.startswith(b"PK"):
         return MAKES_ROOM in head
     inside = members(path)
@@ -126,6 +128,7 @@ def _by_beginning(head: bytes) -> tuple[str, str] | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "is an HTML page, as failed downloads leave", "download the weights again; the page may ask to sign in"
+    # The magic of tar stands inside its first block.
     if head[257:262] == b"ustar":
         return "is a tar archive", "unpack it first"
     if _begins_as_onnx(head):
@@ -175,10 +178,12 @@ def pickled_names(data: bytes) -> list[str]:
     texts: list[str] = []
     stream = io.BytesIO(data)
     with contextlib.suppress(Exception):  # it has no error of its own, and raw numbers may follow the last pickle
+        # torch's older format has several pickles, one after the other.
         while stream.tell() < len(data):
             for opcode, argument, _ in pickletools.genops(stream):
                 if opcode.name in ("GLOBAL", "INST"):
                     names[str(argument).replace(" ", ".")] = None
+                # Protocol 4 takes module and name from the stack: the last two texts before it.
                 elif opcode.name == "STACK_GLOBAL":
                     names[".".join(texts[-2:])] = None
                 elif isinstance(argument, str):

@@ -21,6 +21,7 @@ def quick_hub() -> Iterator[None]:
     logger, offline = logging.getLogger("huggingface_hub"), constants.HF_HUB_OFFLINE
     level = logger.level
     logger.setLevel(logging.ERROR)
+    # Read at each request by the client; its own trials of an unreachable host take about a minute.
     constants.HF_HUB_OFFLINE = offline or _out_of_reach(constants.ENDPOINT)
     try:
         yield

@@ -65,8 +65,10 @@ class Gate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map f[B,d] to the logarithms of the weights f[B,n], -inf outside the top K; ties go to the lower index."""
         scores = self.scores(x)
+        # A stable sort: topk leaves undefined which of equals it takes.
         order = scores.detach().sort(dim=-1, descending=True, stable=True).indices[:, : self.k]
         chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)
+        # In logarithms: exactly 0 outside the top K, and "log" needs them so.
         return scores.masked_fill(~chosen, -torch.inf).log_softmax(-1)
 
     def scores(self, x: Tensor) -> Tensor:
@@ -122,6 +124,7 @@ class ExpertMixture(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map f[B,d] to f[B,d]."""
         log_gates: Tensor = self.gate(x)
+        # Shared weights: one answer stands for all n experts.
         answers: Tensor = self.experts(x).expand(log_gates.shape[-1], -1, -1)
         if self.balance and self.training and torch.is_grad_enabled():
             # The input is a constant here: a method may free the graph behind it before anyone asks for the imbalance.
@@ -148,5 +151,6 @@ class ExpertMixture(nn.Module):
 
 
 def _uniform(shape: tuple[int, ...], inputs: int) -> nn.Parameter:
+    # As nn.Linear initialises weights and biases.
     bound = 1 / math.sqrt(inputs)
     return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))

@@ -26,13 +26,15 @@ class SizedByData(nn.Module):
     def put(self, name: str, value: Tensor) -> None:
         """Replace what a buffer holds; its type and device stay."""
         old = self.get_buffer(name)
+        # A new tensor: a write into the old one would break the backward pass of a forward that has used it.
         self.register_buffer(name, value.detach().to(old.device, old.dtype).clone())
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         for name, old in list(self.named_buffers(recurse=False)):
-            found = state_dict.get(prefix + name)
-            if isinstance(found, Tensor) and found.shape != old.shape:
-                self.register_buffer(name, old.new_empty(found.shape))
+            saved = state_dict.get(prefix + name)
+            if isinstance(saved, Tensor) and saved.shape != old.shape:
+                # Before torch compares shapes; it then copies the values in.
+                self.register_buffer(name, old.new_empty(saved.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

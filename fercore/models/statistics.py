@@ -80,6 +80,7 @@ def normalised_apart(model: nn.Module, sizes: Sequence[int]) -> Iterator[None]:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     kept = {norm: norm.__dict__["forward"] for norm in norms if "forward" in norm.__dict__}
     for norm in norms:
+        # In the instance's dictionary, over the class's method; one that was put there before is kept and comes back.
         norm.forward = partial(_in_runs, norm.forward, list(sizes))  # type: ignore[method-assign]
     try:
         yield

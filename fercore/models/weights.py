@@ -24,6 +24,7 @@ EXISTING = "give an existing file in model.weights"
 ANOTHER = "choose the backbone these weights were trained for"
 PREFIXES = ("module.", "backbone.", "_orig_mod.")
 KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
+# The averaged one first: it is what such a run reports.
 RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -67,13 +68,13 @@ def _state_dict_in(loaded: Any, path: Path) -> dict[str, Tensor]:
         return {str(key): tensor for key, tensor in loaded.items()}
     wrapped = {key: loaded[key] for key in (*AVERAGED, *WRAPPERS) if isinstance(loaded, Mapping) and key in loaded}
     inner = {key: _unwrap(value) for key, value in wrapped.items()}
-    found = [key for key, value in inner.items() if _is_state(value)]
-    if not found:
+    keys = [key for key, value in inner.items() if _is_state(value)]
+    if not keys:
         fix = "save it as torch.save(model.state_dict(), FILE)"
         raise UserInputError(f"weights file holds no plain state dict but {_outline(loaded)}", where=str(path), fix=fix)
-    if len(found) > 1:
-        log.warning("weights of %s: %r is read, %s beside it not", path, found[0], _listed(map(repr, found[1:])))
-    return {str(key): tensor for key, tensor in inner[found[0]].items()}
+    if len(keys) > 1:
+        log.warning("weights of %s: %r is read, %s beside it not", path, keys[0], _listed(map(repr, keys[1:])))
+    return {str(key): tensor for key, tensor in inner[keys[0]].items()}
 
 
 def _is_state(value: Any) -> bool:
@@ -99,7 +100,7 @@ def _listed(words: Iterable[str], most: int = 4) -> str:
 
 
 def fit_weights(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str, hint: Hint = str
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, where: str, hint: Hint = str
 ) -> dict[str, Tensor]:
     """Match a checkpoint's tensors to a network's, by name, or by position where all shapes agree in order.
 
@@ -107,28 +108,30 @@ def fit_weights(
     left over.
 
     Args:
-        found: the file's tensors. wanted: the network's state. where: the file, for messages.
+        tensors: the file's tensors. wanted: the network's state. where: the file, for messages.
         hint: what else to do where they do not fit.
 
     Raises:
         UserInputError: naming the first tensor that does not fit, or holds values that are not finite.
     """
-    found = _stripped(found, where)
-    body = {key: tensor for key, tensor in found.items() if key in wanted or not _is_head(key)}
+    tensors = _stripped(tensors, where)
+    # A classifier's tensors may be left over; a tensor of the body may not.
+    body = {key: tensor for key, tensor in tensors.items() if key in wanted or not _is_head(key)}
     if set(body) != set(wanted):
-        names = _names_by_position(list(found), wanted, where, hint)
-        _check(found, wanted, names, where, hint)
+        # Same network, other names: another library's checkpoint. `_check` below compares every shape.
+        names = _names_by_position(list(tensors), wanted, where, hint)
+        _check(tensors, wanted, names, where, hint)
         log.warning("weights of %s matched by position, every shape equal (%d tensors)", where, len(names))
     else:
         names = {key: key for key in wanted}
-        _check(found, wanted, names, where, hint)
-    unused = [name for name in found if name not in set(names.values())]
+        _check(tensors, wanted, names, where, hint)
+    unused = [name for name in tensors if name not in set(names.values())]
     if unused:
-        shapes = _listed(f"{name} {tuple(found[name].shape)}" for name in unused)
+        shapes = _listed(f"{name} {tuple(tensors[name].shape)}" for name in unused)
         log.warning(
             "weights of %s: %d tensors used; not used: %s (a new classifier is trained)", where, len(names), shapes
         )
-    return {key: found[name] for key, name in names.items()}
+    return {key: tensors[name] for key, name in names.items()}
 
 
 def fault_of(key: str, tensor: Tensor, target: Tensor) -> str | None:
@@ -144,30 +147,32 @@ def fault_of(key: str, tensor: Tensor, target: Tensor) -> str | None:
     return None
 
 
-def same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
+def same_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> bool:
     """Say whether a checkpoint, but for its classifier, has a network's tensors, by name and shape."""
-    body = {_strip(key): tensor.shape for key, tensor in found.items() if not _is_head(_strip(key))}
+    body = {_strip(key): tensor.shape for key, tensor in tensors.items() if not _is_head(_strip(key))}
     return body == {key: tensor.shape for key, tensor in wanted.items()}
 
 
 def _check(
-    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, str], where: str, hint: Hint
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], names: Mapping[str, str], where: str, hint: Hint
 ) -> None:
     for key, target in wanted.items():
-        fault = fault_of(key if names[key] == key else f"{names[key]} for {key}", found[names[key]], target)
+        fault = fault_of(key if names[key] == key else f"{names[key]} for {key}", tensors[names[key]], target)
         if fault is not None:
             fix = "take a checkpoint saved before training went wrong" if "not finite" in fault else ANOTHER + hint()
             raise UserInputError(f"weights do not fit: {fault}", where=where, fix=fix)
 
 
-def _names_by_position(found: Sequence[str], wanted: Mapping[str, Tensor], where: str, hint: Hint) -> dict[str, str]:
-    """Return wanted name -> found name in order; two tensors more, a classifier's, may stand behind."""
-    if not len(wanted) <= len(found) <= len(wanted) + 2:
-        what = f"weights do not fit: {len(found)} tensors in the file, {len(wanted)} in the network"
-        missing = next((key for key in wanted if key not in found), None)
+def _names_by_position(
+    file_names: Sequence[str], wanted: Mapping[str, Tensor], where: str, hint: Hint
+) -> dict[str, str]:
+    """Return wanted name -> name in the file in order; two tensors more, a classifier's, may stand behind."""
+    if not len(wanted) <= len(file_names) <= len(wanted) + 2:
+        what = f"weights do not fit: {len(file_names)} tensors in the file, {len(wanted)} in the network"
+        missing = next((key for key in wanted if key not in file_names), None)
         what += f", {missing} is missing" if missing else ""
         raise UserInputError(what, where=where, fix=ANOTHER + hint())
-    names = dict(zip(wanted, found, strict=False))
+    names = dict(zip(wanted, file_names, strict=False))
     for key, name in names.items():
         kinds = {key.rpartition(".")[2], name.rpartition(".")[2]}
         if len(kinds) == 2 and kinds <= KINDS:  # in another order, such as that of the names, shapes may agree as well
@@ -177,16 +182,16 @@ def _names_by_position(found: Sequence[str], wanted: Mapping[str, Tensor], where
 
 def _backbone_of_run(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     for prefix, kind in RUN_BACKBONES.items():
-        found = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        if found:
+        backbone = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        if backbone:
             log.warning("weights of %s: the %sbackbone of a run is read; its heads and parts are not", path, kind)
-            return found
+            return backbone
     return tensors
 
 
-def _stripped(found: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    bare = {_strip(key): tensor for key, tensor in found.items()}
-    if len(bare) < len(found):
+def _stripped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    bare = {_strip(key): tensor for key, tensor in tensors.items()}
+    if len(bare) < len(tensors):
         what = f"weights do not fit: several tensors have one name without {_listed(PREFIXES)}"
         raise UserInputError(what, where=where, fix="save one network's state dict")
     return bare

@@ -29,6 +29,7 @@ def read_script_archive(path: Path) -> dict[str, Tensor]:
     """
     tensors: dict[str, Tensor] = {}
     try:
+        # Before anything is read: a packed archive may unfold to any size.
         if is_swollen(path):
             raise ValueError("it is packed, or makes room of its own")
         with zipfile.ZipFile(path) as archive:
@@ -55,6 +56,7 @@ class _Reader(pickle.Unpickler):
         self._read = read
 
     def find_class(self, module: str, name: str) -> Any:
+        # The program's own classes: only what they hold is wanted, not what they do.
         if module.startswith("__torch__"):
             return _Module
         known = {
@@ -76,6 +78,7 @@ class _Reader(pickle.Unpickler):
                  "BFloat16Storage": torch.bfloat16}.get(kind)  # fmt: skip
         if dtype is None:
             raise ValueError(f"it holds numbers of an unknown kind, {kind}")
+        # frombuffer wants memory that may be written, and refuses an empty one.
         raw = bytearray(self._read(key))
         return torch.frombuffer(raw, dtype=dtype) if raw else torch.empty(0, dtype=dtype)
 

@@ -72,6 +72,7 @@ def write_caption(label: str, units: Sequence[str], draws: np.ndarray, *, most: 
     if kind >= 0.5 and told:
         size = 1 + int(count * min(most, len(told)))
         start = int(first * len(told))
+        # Round the end, so that every unit is as likely to be told.
         chosen = (told + told)[start : start + size]
         texts, named = (NAMED_UNITS, True) if kind < 0.6 else (UNNAMED, False)
     adjective = ADJECTIVES.get(label, label)

@@ -35,6 +35,7 @@ def context_tokens(
     if template.count("{}") != 1:
         raise UserInputError(f"template {template!r} needs {{}} once, for the class name", where="template")
     names = [name.replace("_", " ") for name in class_names]
+    # Two for start and end.
     most = clip.context_length - 2 - max((len(clip.tokenizer.encode(f"{name}.")) for name in names), default=1)
     if k > most > 0:
         what = f"{k} prompts a layer do not fit into the {clip.context_length} tokens of CLIP model {clip.model!r}"
@@ -44,5 +45,6 @@ def context_tokens(
     missing = k - len(clip.tokenizer.encode(words))
     lead = " ".join([words] * bool(words) + [PLACEHOLDER] * missing)
     tokens = clip.tokenize([f"{lead} {name}." for name in names])
+    # Position 0 is the start token. What stands here is replaced by prompts, but each must be one token.
     tokens[:, 1 : 1 + k] = clip.tokenizer.encode(PLACEHOLDER)[0]
     return tokens

@@ -58,6 +58,7 @@ def encode_images(
         raise ValueError(f"unknown position {position!r} of visual prompts")
     transformer = visual.transformer
     blocks = _PromptedBlocks(transformer, prompts, _Beside(position))
+    # open_clip applies it before the blocks that are replaced here, so the prompts would pass it by.
     blocks.norm_first(visual.ln_pre)
     with _running(transformer, blocks):
         return _first(visual(images))
@@ -80,11 +81,13 @@ def encode_text(network: nn.Module, tokens: Tensor, prompts: Tensor | None = Non
     Raises:
         ValueError: for prompts of a wrong shape, more layers than there are, or more prompts than positions.
     """
+    # CLIP holds the text tower itself, CustomTextCLIP under `text`.
     tower: Any = network if hasattr(network, "transformer") else network.text
     transformer, codes = tower.transformer, tower.positional_embedding
     if prompts is not None and prompts.ndim == 3 and prompts.shape[1] > tokens.shape[1] - 2:
         raise ValueError(f"{prompts.shape[1]} prompts do not fit into {tokens.shape[1]} tokens")
     if prompts is not None and prompts.ndim == 3 and len(prompts):
+        # At position 1: codes of the words that they stand for. Later layers have them inside already.
         placed = prompts[0] + codes[1 : 1 + prompts.shape[1]].to(prompts.dtype)
         prompts = torch.cat([placed.unsqueeze(0), prompts[1:]])
     with _running(transformer, _PromptedBlocks(transformer, prompts, _replace)):
@@ -123,6 +126,7 @@ class _PromptedBlocks:
         return self.place.strip(x) if isinstance(self.place, _Beside) else x
 
     def _run(self, block: nn.Module, x: Tensor, attn_mask: Tensor | None, recompute: bool) -> Tensor:
+        # Older models' blocks take [L,N,D].
         if not self.transformer.batch_first:
             x = x.transpose(0, 1).contiguous()
         if recompute:
@@ -179,6 +183,7 @@ class _PromptedPool:
         if self.prompts is not None:
             x = torch.cat([x, self.prompts.to(x.dtype)[:, None].expand(-1, x.shape[1], -1)])
         pooled, _ = F.multi_head_attention_forward(
+            # One query, the mean token: the other outputs would be thrown away.
             x[:1], x, x, x.shape[-1], pool.num_heads, None,
             torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]), None, None, False, 0.0,
             pool.c_proj.weight, pool.c_proj.bias, training=False, need_weights=False, use_separate_proj_weight=True,
@@ -190,6 +195,7 @@ class _PromptedPool:
 @contextmanager
 def _running(module: nn.Module, forward: Callable[..., Tensor]) -> Iterator[None]:
     """Let a module's calls run another function, and its own again afterwards."""
+    # In the instance, which goes before the class: open_clip's own code around the call stays in use.
     module.__dict__["forward"] = forward
     try:
         yield

@@ -36,6 +36,7 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         except ValueError as error:
             fix = "where it can be run: torch.save(torch.jit.load(FILE).state_dict(), OUT), and give OUT"
             raise UserInputError(f"cannot read TorchScript archive: {error}", where=str(path), fix=fix) from None
+    # What DataParallel puts before each name.
     return {str(key).removeprefix("module."): tensor for key, tensor in read_weights(path).items()}, {}
 
 
@@ -54,29 +55,30 @@ def fit_state(state: Mapping[str, Tensor], network: nn.Module, *, where: str) ->
         UserInputError: naming the first tensors that are missing, left over, of another shape, or not finite.
     """
     wanted = network.state_dict()
-    found = {key: tensor for key, tensor in state.items() if key not in OPENAI_ONLY and not key.endswith("attn_mask")}
+    tensors = {key: tensor for key, tensor in state.items() if key not in OPENAI_ONLY and not key.endswith("attn_mask")}
     if any(key.startswith("text.") for key in wanted):
-        found = convert_to_custom_text_state_dict(found)
+        tensors = convert_to_custom_text_state_dict(tensors)
     else:
-        found = {key.removeprefix("text."): tensor for key, tensor in found.items()}
+        tensors = {key.removeprefix("text."): tensor for key, tensor in tensors.items()}
+    # A scalar in some files, one number in a list in others.
     for key in ("logit_scale", "logit_bias"):
-        if key in found and key in wanted and found[key].numel() == 1:
-            found[key] = found[key].reshape(wanted[key].shape)
-    faults = _faults(found, wanted)
+        if key in tensors and key in wanted and tensors[key].numel() == 1:
+            tensors[key] = tensors[key].reshape(wanted[key].shape)
+    faults = _faults(tensors, wanted)
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         fix = "choose the model these weights were made for"
         raise UserInputError(f"weights do not fit: {'; '.join(faults[:3])}{more}", where=where, fix=fix)
-    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in found.items()}
+    return {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in tensors.items()}
 
 
-def _faults(found: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> list[str]:
+def _faults(tensors: Mapping[str, Tensor], wanted: Mapping[str, Any]) -> list[str]:
     faults = []
     for key, target in wanted.items():
-        if key not in found:
+        if key not in tensors:
             faults.append(f"{key} is missing")
             continue
-        fault = fault_of(key, found[key], target)
+        fault = fault_of(key, tensors[key], target)
         if fault is not None:
             faults.append(fault)
-    return faults + [f"{key} is unknown to the network" for key in found if key not in wanted]
+    return faults + [f"{key} is unknown to the network" for key in tensors if key not in wanted]

@@ -80,6 +80,7 @@ def load_clip(settings: ClipSettings, *, seed: int, where: str = "clip") -> Clip
     config = clip_config(settings.model, where=f"{where}.model")
     file = file_of(settings.pretrained)
     with torch.random.fork_rng(devices=[]):
+        # Inside fork_rng: weights drawn by the seed alone, and the run's generators stay where they are.
         torch.manual_seed(seed)
         if settings.pretrained == "none":
             network, statistics = _build(config), (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -113,6 +114,7 @@ def _from_file(model: str, config: Mapping[str, Any], path: Path, setting: str) 
     if made_for != model:
         fix = f"--set {setting}={made_for}"
         raise UserInputError(f"weights are of CLIP model {made_for!r}, not of {model!r}", where=str(path), fix=fix)
+    # The activation stands in no tensor; with the wrong one the network runs and is worse.
     quick = is_openai(state)
     if quick and not config.get("quick_gelu"):
         log.warning("%s holds OpenAI's weights: built with the activation they were trained with (QuickGELU)", path)

@@ -65,9 +65,11 @@ def _byte_pairs(vocabulary: int) -> Any:
     whole = SimpleTokenizer()  # open_clip.get_tokenizer, which makes it, sets up logging for the whole program
     if vocabulary == whole.vocab_size:
         return whole
+    # 256 bytes, each also as the end of a word, and the two tokens of start and end.
     smallest = 2 * 256 + 2
     if not smallest <= vocabulary < whole.vocab_size:
         raise UserInputError(f"a vocabulary of {vocabulary} is not within {smallest} to {whole.vocab_size}")
     with gzip.open(default_bpe()) as merges:
+        # One line of header, then merges by falling frequency.
         lines = merges.read().split(b"\n")[: 1 + vocabulary - smallest]
     return SimpleTokenizer(bpe_path=io.BytesIO(gzip.compress(b"\n".join(lines))))
