@@ -73,13 +73,13 @@ def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[
     for domain, provider in zip(domains, providers, strict=True):
         if not provider:
             raise UserInputError("a domain without action units", where=domain.spec.where, fix=WAYS)
-    found = [_read(domain, str(provider), settings) for domain, provider in zip(domains, providers, strict=True)]
-    names = _shared(domains, [next(iter(units.values())).names for units, _ in found])
+    answers = [_read(domain, str(provider), settings) for domain, provider in zip(domains, providers, strict=True)]
+    names = _shared(domains, [next(iter(units.values())).names for units, _ in answers])
     rows = []
-    for domain, provider, (units, report) in zip(domains, providers, found, strict=True):
+    for domain, provider, (units, report) in zip(domains, providers, answers, strict=True):
         skipped = {part: _attach(domain, part, units[part], names) for part in domain.parts}
         rows.append({"name": domain.name, "provider": provider, **report, "skipped": skipped})
-    every = sorted({name for units, _ in found for name in next(iter(units.values())).names})
+    every = sorted({name for units, _ in answers for name in next(iter(units.values())).names})
     unshared = [name for name in every if name not in names]
     return names, {"names": list(names), "unshared": unshared, "threshold": settings.au_threshold, "domains": rows}
 
@@ -87,20 +87,22 @@ def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[
 def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[str, AUTable], dict[str, Any]]:
     """Return part -> its units, and counts; each image is looked at once, whatever parts it is in."""
     whole = _whole(list(domain.parts.values()))
-    found = units_of(provider, whole, settings, domain.spec.where)
-    units = found.table
+    units_read = units_of(provider, whole, settings, domain.spec.where)
+    units = units_read.table
     place = f"{provider} for {domain.spec.where}"
     missing = np.flatnonzero(~units.known)
+    # A file of another dataset would otherwise leave a run on the few names that fit by chance.
     if len(missing) > settings.max_bad_share * len(whole) or len(missing) == len(whole):
         what = f"{len(missing)} of {len(whole)} images have no row of action units, first {whole.keys[missing[0]]}"
         fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share), and never all"
         raise UserInputError(what, where=place, fix=fix)
+    # `_whole` is sorted by row, so that each part's rows are found in it.
     parts = {part: units.take(units.names, np.searchsorted(whole.rows, t.rows)) for part, t in domain.parts.items()}
     counts = {
         "units": len(units.names),
         "without_row": len(missing),
-        "rows_of_no_image": found.unused,
-        "cells_without_number": found.blanks,
+        "rows_of_no_image": units_read.unused,
+        "cells_without_number": units_read.blanks,
         "codes": len(np.unique(units.codes[units.known], axis=0)),
     }
     return parts, counts
@@ -138,6 +140,7 @@ def _shared(domains: Sequence[Domain], names: Sequence[Sequence[str]]) -> tuple[
         raise UserInputError("no action unit in common", where="; ".join(lists), fix=fix)
     if len(shared) > MOST:
         raise UserInputError(f"{len(shared)} action units, a code holds {MOST}", where="data.au")
+    # By name, which is by number: codes of all domains have their bits in one order.
     return tuple(sorted(shared))
 
 
@@ -147,6 +150,7 @@ def _attach(domain: Domain, part: str, units: AUTable, names: Sequence[str]) -> 
     kept = units.take(names, np.arange(len(units)))
     extras: Mapping[str, np.ndarray] = {**table.extras, SCORES: kept.scores, CODES: kept.codes}
     table = replace(table, extras=extras)
+    # A fixed part keeps its samples, without units: with other test images it would be another test.
     missing = 0 if part in domain.fixed else int((~kept.known).sum())
     domain.parts[part] = table.subset(np.flatnonzero(kept.known)) if missing else table
     return missing

@@ -148,6 +148,7 @@ def _read_table(path: Path, stem: str) -> tuple[list[str], list[_Row], Naming]:
     """Return header, rows and naming of one table; `stem` names its image where it has no column for that."""
     header, lines = csv_table(path)
     rows = [_Row(f"{path}, line {number}", cells) for number, cells in lines]
+    # Before anything else is asked of the table: with no units in it, it is another kind of file.
     if header and not _unit_columns(header, str(path)):
         fix = f"its columns are {listed(header)}; it should be {FORMATS_THAT_DO}"
         raise UserInputError("no action unit in the file", where=str(path), fix=fix)
@@ -191,6 +192,7 @@ def _unit_columns(header: Sequence[str], where: str) -> dict[str, _Column]:
     code: dict[str, int] = {}
     for k, text in enumerate(header):
         lower = text.lower()
+        # Longer endings first: the empty one fits every column.
         for suffix, kind in (("_r", intensity), ("_intensity", intensity), ("_c", code), ("", bare)):
             name = canonical_name(lower.removesuffix(suffix)) if lower.endswith(suffix) else None
             if name is not None:
@@ -202,6 +204,8 @@ def _unit_columns(header: Sequence[str], where: str) -> dict[str, _Column]:
             if NEARLY.match(lower):
                 fix = "call it AU12 (0 to 1), AU12_r (0 to 5) or AU12_c (0 or 1), with its number, or remove it"
                 raise UserInputError(f"column {text!r} is nearly an action unit", where=where, fix=fix)
+    # A bare name is a score (py-feat) unless the file has
+    # intensities or codes of its own: it then is a code (LibreFace).
     if not intensity and not code:
         return {name: _Column(score=k) for name, k in bare.items()}
     for name in bare.keys() & code.keys():
@@ -229,6 +233,7 @@ def _surest_faces(
     for row in rows:
         name = row.image
         if not _has_face(row, columns, success):
+            # None, so that an image without a face keeps its place among those the file speaks of.
             best.setdefault(name)
             continue
         # A confidence that is no number is none.
@@ -236,6 +241,7 @@ def _surest_faces(
         confidence = _number(row.cells[sure], f"{row.place}, {header[sure]}") if sure is not None and given else 0.0
         if best.get(name) is None or confidence > confidences[name]:
             best[name], confidences[name] = row, confidence
+            # A surer face than both settles an earlier tie.
             ties.pop(name, None)
         elif confidence == confidences[name]:
             ties.setdefault(name, row)

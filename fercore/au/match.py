@@ -38,6 +38,7 @@ def match_rows(keys: Sequence[str], images: Sequence[str], where: str) -> np.nda
     keys, images = [plain_name(key) for key in keys], [plain_name(image) for image in images]
     samples = set(keys)
     exact = {image: row for row, image in enumerate(images)}
+    # A row that names a sample in full belongs to it alone, and fits no other by its ending.
     free = {image: row for image, row in exact.items() if image not in samples}
     longer = _endings(free)
     shared, theirs = len(common_folder(tuple(keys))), len(common_folder(tuple(images)))
@@ -45,16 +46,18 @@ def match_rows(keys: Sequence[str], images: Sequence[str], where: str) -> np.nda
     rows = np.full(len(keys), -1, dtype=np.int64)
     owners: dict[int, str] = {}
     for i, key in enumerate(keys):
-        found = exact.get(key, -1)
-        if found == -1:
-            found = next((free[end] for end in _suffixes(key) if end in free), -1)
-        if found == -1:
-            found = longer.get(key, -1)
-        if found == AMBIGUOUS:
+        # From the surest to the loosest: the full name, the row as an ending of the sample,
+        # the sample as an ending of the row, then the same place below the two common folders.
+        match = exact.get(key, -1)
+        if match == -1:
+            match = next((free[end] for end in _suffixes(key) if end in free), -1)
+        if match == -1:
+            match = longer.get(key, -1)
+        if match == AMBIGUOUS:
             raise UserInputError(f"two rows fit the image {key!r}", where=where, fix=MORE)
-        rows[i] = found = below.get(key[shared:], -1) if found == -1 else found
-        if found >= 0 and owners.setdefault(found, key) != key:
-            raise _fits_two(images[found], owners[found], key, where)
+        rows[i] = match = below.get(key[shared:], -1) if match == -1 else match
+        if match >= 0 and owners.setdefault(match, key) != key:
+            raise _fits_two(images[match], owners[match], key, where)
     return rows
 
 
@@ -148,8 +151,8 @@ def _suffixes(name: str) -> Iterator[str]:
 
 
 def _endings(images: Mapping[str, int]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    by_ending: dict[str, int] = {}
     for image, row in images.items():
         for end in _suffixes(image):
-            found[end] = AMBIGUOUS if end in found else row
-    return found
+            by_ending[end] = AMBIGUOUS if end in by_ending else row
+    return by_ending

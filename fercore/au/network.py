@@ -57,6 +57,7 @@ class AUNetwork(nn.Module):
         if grey.shape[-2:] != (SIZE, SIZE):
             grey = F.interpolate(grey, (SIZE, SIZE), mode="bilinear", align_corners=False, antialias=True)
         middle = grey.mean(dim=(2, 3), keepdim=True)
+        # A floor for images of one value.
         spread = grey.std(dim=(2, 3), keepdim=True).clamp_min(1e-3)
         out: Tensor = self.head(self.blocks((grey - middle) / spread).flatten(1))
         return out
@@ -96,6 +97,7 @@ def load_network(path: Path) -> AUNetwork:
             if metadata.get("kind") != KIND:
                 raise UserInputError("the file holds no action-unit network", where=where, fix=fix)
             names = _unit_names(metadata["au_names"])
+            # Limited before a network is built: the text in the file decides its size.
             widths = _widths(metadata["widths"])
             # On "meta" nothing is allocated: what the text claims is compared with the tensors before it costs memory.
             with torch.device("meta"):
@@ -106,6 +108,7 @@ def load_network(path: Path) -> AUNetwork:
                 raise ValueError("its weights have other names or shapes than its metadata say")
             state = {name: file.get_tensor(name) for name in claimed}
         for name, tensor in state.items():
+            # load_state_dict converts types without a word.
             if tensor.dtype != claimed[name].dtype or not bool(tensor.isfinite().all()):
                 raise ValueError(f"{name} is no finite {claimed[name].dtype}")
         network = AUNetwork(names, widths)

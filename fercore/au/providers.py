@@ -91,8 +91,8 @@ def units_of(provider: str, table: Table, settings: DataSettings, where: str) ->
             fix = f"the file names {file.images[0]!r}, the domain {table.keys[0]!r}"
             raise UserInputError("no row of the action-unit file is of this domain", where=file.path, fix=fix)
         used = np.unique(rows[rows >= 0])
-        found = file.table.take(file.table.names, rows)
-        return Units(found, len(file.images) - len(used), int(file.blanks[used].sum()))
+        units = file.table.take(file.table.names, rows)
+        return Units(units, len(file.images) - len(used), int(file.blanks[used].sum()))
     return Units(detect(find_detector(provider), table, settings, provider))
 
 
@@ -164,6 +164,7 @@ def _scores(detector: Detector, images: Tensor, units: int, provider: str) -> np
     if tuple(scores.shape) != (len(images), units):
         what = f"{_named(provider)} returned {tuple(scores.shape)} scores for {len(images)} images and {units} units"
         raise UserInputError(what, where="data.au")
+    # Positive form: NaN fails it too.
     if not bool(((scores >= 0) & (scores <= 1)).all()):
         raise UserInputError(f"{_named(provider)} returned scores outside 0..1", where="data.au")
     return np.asarray(scores.detach().float().cpu().numpy())

@@ -43,6 +43,7 @@ class AUTable:
         """Return some columns, by name, of some rows; row -1 is one of which nothing is known."""
         at = [self.names.index(name) for name in names]
         scores, codes = self.scores[:, at][rows], self.codes[:, at][rows]
+        # Indexing with -1 has taken the last row: it is put right here.
         scores[rows < 0], codes[rows < 0] = np.nan, 0
         return AUTable(tuple(names), scores, codes)
 
@@ -54,6 +55,7 @@ MISSING = frozenset({"", "na", "n/a", "#n/a", "null", "none", "-", "#div/0!"})
 def is_missing(text: str) -> bool:
     """Return whether a cell says that there is no number; a cell that is none by mistake ("x") does not."""
     cell = text.strip().lower()
+    # Spellings of C libraries: -nan(ind), 1.#QNAN, -1.#IND.
     bare = cell.lstrip("+-").removeprefix("1.#")
     return cell in MISSING or bare.startswith(("nan", "qnan", "snan", "ind"))
 

@@ -59,12 +59,12 @@ def train_network(plan: AUTraining, say: Callable[[str], None] = lambda text: No
         torch.manual_seed(plan.seed)
         network = AUNetwork(AU_NAMES)
         _fit(network, images, targets, plan, say)
-    # Subjects follow from the seed: another one shows other people.
-    tested = SynthFER(plan.test_style, n=max(BATCH, plan.n // 2), seed=plan.seed + 1, size=SIZE)
-    f1 = f1_by_unit(network, *_pictures([tested]))
+    # Subjects follow from the seed: another one shows others.
+    test_faces = SynthFER(plan.test_style, n=max(BATCH, plan.n // 2), seed=plan.seed + 1, size=SIZE)
+    f1 = f1_by_unit(network, *_pictures([test_faces]))
     report = {
         "train": [f"synthfer:{style}?n={plan.n}&seed={plan.seed}" for style in plan.styles],
-        "test": f"synthfer:{plan.test_style}?n={tested.n}&seed={tested.seed}",
+        "test": f"synthfer:{plan.test_style}?n={test_faces.n}&seed={test_faces.seed}",
         "f1": f1,
         "mean_f1": float(np.mean(list(f1.values()))),
     }
@@ -86,6 +86,7 @@ def _pictures(faces: Sequence[SynthFER]) -> tuple[Tensor, Tensor]:
     """Return uint8[N,3,S,S] and what a perfect detector would say of them, float32[N,17]."""
     images = np.concatenate([data.render(range(len(data))) for data in faces]).transpose(0, 3, 1, 2)
     intensity = np.concatenate([data.au_intensity for data in faces])
+    # Soft targets: a unit that is hardly visible is neither present nor absent.
     targets = 1 / (1 + np.exp(-SLOPE * (intensity - VISIBLE)))
     return torch.from_numpy(np.ascontiguousarray(images)), torch.from_numpy(targets.astype(np.float32))
 
@@ -98,6 +99,7 @@ def _fit(network: AUNetwork, images: Tensor, targets: Tensor, plan: AUTraining, 
     for epoch in range(plan.epochs):
         losses = []
         for number, at in enumerate(torch.split(torch.randperm(len(images)), BATCH)):
+            # The schedule is made for whole batches.
             if len(at) < BATCH:
                 break
             x = _seen(images[at], key("au", plan.seed, epoch), number)
@@ -125,9 +127,9 @@ def f1_by_unit(network: AUNetwork, images: Tensor, targets: Tensor) -> dict[str,
     Args:
         images: uint8[N,3,S,S]. targets: float[N,A].
     """
-    found = torch.cat([network(part.float() / 255) for part in torch.split(images, 256)]) >= 0.5
+    present = torch.cat([network(part.float() / 255) for part in torch.split(images, 256)]) >= 0.5
     truth = targets >= 0.5
-    both, either = (found & truth).sum(0), found.sum(0) + truth.sum(0)
+    both, either = (present & truth).sum(0), present.sum(0) + truth.sum(0)
     return {
         name: float(2 * b / e) if e else 1.0
         for name, b, e in zip(network.au_names, both.tolist(), either.tolist(), strict=True)

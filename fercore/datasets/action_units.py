@@ -31,13 +31,13 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
         UserInputError: for a wrong spec, detector or output file.
     """
     refuse_taken(out)
-    found = find_detector(detector)
+    network = find_detector(detector)
     table, _ = read_chosen(parse_spec(source))
     usable = inspect(table).usable
     if not len(usable):
         raise UserInputError("no usable image", where=f"spec {source!r}")
     part = table.subset(usable)
-    units = detect(found, part, DataSettings(size=size, cache_mb=0), detector)
+    units = detect(network, part, DataSettings(size=size, cache_mb=0), detector)
     with whole(out, "w") as handle:
         writer = CsvWriter(handle)
         writer.writerow(("path", *units.names))

@@ -74,8 +74,8 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
     options = [f"root={spec_text(str(root))}"] if points else []
     if isinstance(table.reader, FileReader) and table.reader.scaling is not None:
         options.append(f"range={table.reader.scaling}")  # the files are what they were; other images are 8 bits now
-    found = manifest_spec(out / TABLE, *options)
-    return Converted(found, len(written), tuple(unusable), tuple(leftover_lines(scan)))
+    manifest = manifest_spec(out / TABLE, *options)
+    return Converted(manifest, len(written), tuple(unusable), tuple(leftover_lines(scan)))
 
 
 def manifest_spec(path: Path, *options: str) -> str:
@@ -110,6 +110,7 @@ def _write_images(table: Table, folder: Path, unusable: list[tuple[str, str]]) -
         (folder / place).mkdir(parents=True, exist_ok=True)
         try:
             paths.append(_write_image(table, i, folder, f"{place}/{i:0{digits}d}"))
+        # A full disk ends it; only what is wrong with one image is counted.
         except WriteError:
             raise
         except UserInputError as error:

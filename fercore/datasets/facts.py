@@ -64,10 +64,10 @@ class Facts:
             return None
         chosen = {**self.defaults, **{key: value.lower() for key, value in spec.options.items()}, **(layout or {})}
         fits = (p for p in self.published if all(chosen.get(key) == value for key, value in p.when.items()))
-        found = next(fits, None)
-        if found is None or "drop" not in spec.options:
-            return found
-        return found.without(
+        published = next(fits, None)
+        if published is None or "drop" not in spec.options:
+            return published
+        return published.without(
             {label for name in spec.options["drop"].split(",") if (label := find_label(name)) is not None}
         )
 

@@ -25,7 +25,7 @@ class LabelledImages:
 
     Attributes:
         images: u8[N,3,S,S]. labels: name of each one's class. units: names of the action units each shows, if known.
-        subjects: who is on each. held_out: bool[N], whether that person is one of those to test on.
+        subjects: who is on each. held_out: bool[N], whether that subject is one of those to test on.
     """
 
     images: Tensor
@@ -36,14 +36,14 @@ class LabelledImages:
 
 
 def read_labelled(text: str, *, size: int, held_out: float, seed: int) -> LabelledImages:
-    """Read the labelled images of a dataset, and hold a share of its people out.
+    """Read the labelled images of a dataset, and hold a share of its subjects out.
 
     Args:
         text: SPEC; generated faces bring action units, others may name a provider (?au=). size: S.
-        held_out: share of the people, in (0, 1). seed: who they are.
+        held_out: share of the subjects, in (0, 1). seed: which ones.
 
     Raises:
-        UserInputError: for a wrong SPEC, no usable labelled image, or fewer than two people.
+        UserInputError: for a wrong SPEC, no usable labelled image, or fewer than two subjects.
     """
     spec, settings = parse_spec(text), DataSettings(size=size, cache_mb=0)
     table, _ = read_chosen(spec)
@@ -57,8 +57,8 @@ def read_labelled(text: str, *, size: int, held_out: float, seed: int) -> Labell
         units = units_of(provider, table, settings, spec.where).table
         shown = [tuple(np.array(units.names)[row > 0].tolist()) for row in units.codes]
     if not all(table.subjects) or len(set(table.subjects)) < 2:
-        fix = "give data with two persons or more, such as a manifest with a column subject"
-        raise UserInputError("people to hold out need known subjects", where=spec.where, fix=fix)
+        fix = "give data with two subjects or more, such as a manifest with a column subject"
+        raise UserInputError("subjects to hold out are not known", where=spec.where, fix=fix)
     parts = divide(table, {"train": 1 - held_out, "test": held_out}, by="subject", seed=seed)
     return LabelledImages(
         images=torch.from_numpy(fetch(table, np.arange(len(table)), settings)),

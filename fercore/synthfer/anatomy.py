@@ -27,6 +27,7 @@ def _average() -> Array:
     def flip(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         return [(-x, y) for x, y in reversed(points)]
 
+    # Landmark order starts at the image-left corner of each eye: the mirrored points are renumbered, not only reversed.
     right_eye = [(-x, y) for x, y in (_EYE[3], _EYE[2], _EYE[1], _EYE[0], _EYE[5], _EYE[4])]
     upper, lower = _LIPS[:3], _LIPS[5:]
     lips = [*upper, _LIPS[3], *flip(upper), *flip(lower), _LIPS[4], *lower]
@@ -75,6 +76,7 @@ MOVES: dict[str, tuple[Move, ...]] = {
 }  # fmt: skip
 """Unit -> (points of the image-left half, inward x, downward y) at intensity 5; AU45 is a lid position (see _lids)."""
 
+# Point -> the point on the other half: the one nearest to its mirror image.
 _MIRROR: Array = np.asarray([int(np.argmin(((AVERAGE - (-x, y)) ** 2).sum(1))) for x, y in AVERAGE])
 
 
@@ -85,6 +87,7 @@ def _fields() -> Array:
         for points, dx, dy in moves:
             for p in points:
                 central = _MIRROR[p] == p
+                # Points on the middle line belong to both halves: each half moves them half as far, and only downwards.
                 fields[AU_INDEX[name], 0, p] = (0.0, 0.5 * dy) if central else (dx, dy)
                 fields[AU_INDEX[name], 1, int(_MIRROR[p])] = (0.0, 0.5 * dy) if central else (-dx, dy)
     return fields
@@ -102,6 +105,7 @@ def shape_face(shape: dict[str, Array]) -> Array:
     """Return the resting faces of identities, f64[N,P,2]; each field of the shape is about -2 to 2."""
     n = len(shape["height"])
     points = np.repeat(AVERAGE[None], n, axis=0)
+    # -1, 0 or 1: image-left half, middle line, image-right half.
     half = np.where(AVERAGE[:, 0] < 0, -1.0, 1.0) * (np.abs(AVERAGE[:, 0]) > 1e-9)
     eye_l, eye_r = [*range(36, 42), IRIS_LEFT], [*range(42, 48), IRIS_RIGHT]
     for eye, cx in ((eye_l, -0.43), (eye_r, 0.43)):
@@ -132,6 +136,7 @@ def move_face(points: Array, intensity: Array, balance: Array) -> Array:
     moved = points.copy()
     for unit in range(intensity.shape[1]):
         for side in range(2):
+            # Slightly above 1: a lopsided face moves one half more than the unit's own intensity.
             level = np.clip(intensity[:, unit] * balance[:, side] / MAX_INTENSITY, 0.0, 1.1)
             used = np.flatnonzero(_FIELDS[unit, side].any(axis=1))
             if used.size:
@@ -145,6 +150,7 @@ def _lids(points: Array, blink: Array) -> None:
     """Close the lids by a blink f64[N] in [0,1], and keep the upper lid above the lower one."""
     for upper, lower in ((37, 41), (38, 40), (43, 47), (44, 46)):
         gap = points[:, lower, 1] - points[:, upper, 1]
+        # A slit stays: lids that AU07 has closed to nothing would turn inside out.
         shut = np.maximum(gap, 0.03) * (1.0 - np.minimum(1.15 * blink, 0.97))
         bottom = points[:, lower, 1] + 0.02 * blink
         points[:, lower, 1], points[:, upper, 1] = bottom, bottom - shut

@@ -80,6 +80,8 @@ class SynthFER:
         shown = mistaken(canonical[self.labels], canonical.tolist(), traits.label_noise, self._image)
         place = np.full(len(CANONICAL), -1, dtype=np.int64)
         place[canonical] = np.arange(len(canonical))
+        # Labels are drawn first and the wrong ones decide what is
+        # painted instead: counts of annotated labels stay as asked for.
         self.true_labels: NDArray[np.int64] = place[shown]
         habit = self._subject_draw(self._person).uniform("expressivity", *traits.expressivity)
         strength = self._image.uniform("strength", *traits.strength) * habit
@@ -91,6 +93,7 @@ class SynthFER:
     def _subject_numbers(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return i64[n]: each run of ten images shows ten subjects in random order, each 200 images ten new ones."""
         order = _shuffled(Draw("subjects", self.style, self.seed, index // _SUBJECTS), _SUBJECTS, index % _SUBJECTS)
+        # Not from n: image i shows the same subject however many images there are.
         return index // (_SUBJECTS * _PER_SUBJECT) * _SUBJECTS + order
 
     def _subject_draw(self, person: NDArray[np.int64]) -> Draw:
@@ -123,6 +126,7 @@ class SynthFER:
         index = self._check_indices(indices)
         images = np.empty((len(index), self.size, self.size, 3), dtype=np.uint8)
         for start in range(0, len(index), BATCH):
+            # In parts of a fixed size: memory grows with the part, and numbers do not depend on it.
             images[start : start + BATCH] = photograph(self._face(index[start : start + BATCH]), self.style)
         return images
 
@@ -148,6 +152,7 @@ class SynthFER:
 
 def _shuffled(draw: Draw, count: int, position: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the entry at a position i64[N] of each item's own random order of 0..count-1."""
+    # Sorting random numbers shuffles each item by itself.
     lots = np.stack([draw.uniform(f"lot/{k}") for k in range(count)], axis=1)
     return np.argsort(lots, axis=1, kind="stable")[np.arange(len(position)), position]
 

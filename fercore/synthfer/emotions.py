@@ -132,6 +132,7 @@ def express(emotion: NDArray[np.int64], strength: Array, stray: float, draw: Dra
     weight, mean, chance = _tables()
     edges = np.cumsum(weight, axis=1)
     point = draw.uniform("pattern") * edges[emotion, -1]
+    # A point that rounds up to the total would lie beyond the last pattern.
     pattern = np.minimum((point[:, None] >= edges[emotion]).sum(axis=1), weight.shape[1] - 1)
     mean, chance = mean[emotion, pattern], chance[emotion, pattern]
     columns = []
@@ -169,6 +170,7 @@ def mistaken(labels: NDArray[np.int64], allowed: list[int], rate: float, draw: D
         if not others:
             continue
         weights = [5.0 if k in likely else 1.0 for k in others]
+        # Drawn for all images and used for the wrong ones: a draw depends on the image alone.
         taken = np.asarray(others)[draw.choice("mistake", weights)]
         result = np.where(wrong & (labels == label), taken, result)
     return result

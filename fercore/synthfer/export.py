@@ -24,6 +24,7 @@ _SHEET_BYTES = 140_000
 def split_of_subjects(subjects: Sequence[str]) -> dict[str, str]:
     """Return subject -> "train" or "test"; about three subjects in ten are test, the same ones every time."""
     names = sorted(set(subjects))
+    # Spread evenly over the names instead of drawn: the same subjects whatever else is written.
     tests = {names[k] for k in range(len(names)) if int((k + 1) * _TEST_SHARE) > int(k * _TEST_SHARE)}
     return {name: "test" if name in tests else "train" for name in names}
 

@@ -77,6 +77,7 @@ def scan(spec: DomainSpec) -> Scan:
     for i, (label, subject) in enumerate(zip(canonical[faces.labels].tolist(), faces.subjects, strict=True)):
         rows.add(f"{spec.path}#{i}", label, subject=str(subject))
     extras = {"au_scores": np.asarray(faces.au_scores), "au_intensity": np.asarray(faces.au_intensity)}
+    # The number of images is no part of it: image i is the same among more.
     resolved = f"synthfer {spec.path} seed={faces.seed} size={faces.size} prior={faces.prior} {','.join(classes)}"
     return Scan(rows, SynthReader(faces, n, _face_names(faces, canonical)), extras, resolved)
 

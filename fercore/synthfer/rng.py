@@ -27,6 +27,7 @@ def mix(x: Keys) -> Keys:
 
 def _key(part: int | str | NDArray[np.int64]) -> Keys:
     if isinstance(part, str):
+        # Not hash(): Python salts it for each process.
         part = zlib.crc32(part.encode())
     if isinstance(part, int):
         part %= 2**64
@@ -57,6 +58,7 @@ class Draw:
 
     def uniform(self, name: str, low: float = 0.0, high: float = 1.0) -> Array:
         """Return uniform values in [low, high), f64[N]."""
+        # 53 bits, as many as a float64 holds.
         unit = (self.bits(name) >> np.uint64(11)).astype(np.float64) * 2.0**-53
         return low + (high - low) * unit
 

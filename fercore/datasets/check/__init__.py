@@ -44,7 +44,7 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
     near = find.near_duplicates(seen, similar)
     both = [*copies, *near]
     table, rows = seen.table, seen.scan.rows
-    found = {
+    faults = {
         "unknown_labels": dict(rows.unknown),
         "missing_files": list(rows.missing),
         "unusable": find.unusable(seen),
@@ -68,6 +68,6 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
         "found_by_end": len(rows.by_end),
         "first_by_end": rows.by_end[:1],
         "published": published,
-        **found,
-        "faults": sum(len(group) for group in found.values()) + len(published["wrong"]),
+        **faults,
+        "faults": sum(len(group) for group in faults.values()) + len(published["wrong"]),
     }

@@ -21,11 +21,11 @@ UNLABELLED_NAME = "no label"
 
 def counts(table: Table) -> dict[str, dict[str, int]]:
     """Return part -> class -> samples; "" is the part of a dataset without parts."""
-    found: dict[str, Counter[str]] = defaultdict(Counter)
+    by_part: dict[str, Counter[str]] = defaultdict(Counter)
     for part, label in zip(table.split, table.labels.tolist(), strict=True):
-        found[part][CANONICAL[label] if label >= 0 else UNLABELLED_NAME] += 1
+        by_part[part][CANONICAL[label] if label >= 0 else UNLABELLED_NAME] += 1
     order = [*CANONICAL, UNLABELLED_NAME]
-    return {part: {name: found[part][name] for name in order if found[part][name]} for part in sorted(found)}
+    return {part: {name: by_part[part][name] for name in order if by_part[part][name]} for part in sorted(by_part)}
 
 
 def differences(seen: Seen) -> dict[str, Any]:
@@ -35,17 +35,18 @@ def differences(seen: Seen) -> dict[str, Any]:
     if facts is None or published is None:
         return {"title": facts.title if facts else "", "page": facts.page if facts else "", "source": "", "wrong": []}
     have = counts(seen.table)
+    # Numbers of the whole stand under "": parts do not matter for them.
     have[""] = counts(replace(seen.table, split=("",) * len(seen.table))).get("", {})
     wrong = []
     for part, n in published.sizes.items():
-        found = sum(have.get(part, {}).values())
-        if found != n:
-            wrong.append({"part": part, "class": "", "found": found, "published": n})
+        n_here = sum(have.get(part, {}).values())
+        if n_here != n:
+            wrong.append({"part": part, "class": "", "found": n_here, "published": n})
     for part, by_class in published.counts.items():
         for name, n in by_class.items():
-            found = have.get(part, {}).get(name, 0)
-            if found != n:
-                wrong.append({"part": part, "class": name, "found": found, "published": n})
+            n_here = have.get(part, {}).get(name, 0)
+            if n_here != n:
+                wrong.append({"part": part, "class": name, "found": n_here, "published": n})
     return {"title": facts.title, "page": facts.page, "source": published.source, "wrong": wrong}
 
 
@@ -67,12 +68,13 @@ def duplicates(seen: Seen) -> list[dict[str, Any]]:
 def near_duplicates(seen: Seen, similar: float) -> list[dict[str, Any]]:
     """Return pairs of images that are one picture, exact copies and frames of one known sequence left out."""
     pairs, alike = near_pairs(seen.thumbs, similar)
-    sequences, found = seen.table.sequences, []
+    sequences, pairs_found = seen.table.sequences, []
     for (i, j), value in zip(pairs.tolist(), alike.tolist(), strict=True):
+        # Frames of one recording are alike by nature.
         recorded = sequences[i] and sequences[i] == sequences[j] and seen.table.subjects[i] == seen.table.subjects[j]
         if seen.digests[i] != seen.digests[j] and not recorded:
-            found.append({**_group(seen.table, [i, j]), "similarity": round(value, 4)})
-    return found
+            pairs_found.append({**_group(seen.table, [i, j]), "similarity": round(value, 4)})
+    return pairs_found
 
 
 def _group(table: Table, at: Sequence[int]) -> dict[str, Any]:
@@ -101,6 +103,7 @@ def overlaps(table: Table) -> dict[str, Any]:
         where: dict[str, set[str]] = defaultdict(set)
         for value, subject, part in zip(column, table.subjects, table.split, strict=True):
             if value and part:
+                # Sequence names are unique within a subject only.
                 where[value if name == "subjects" else f"{subject}/{value}" if subject else value].add(part)
         result[name] = [{"name": key, "parts": sorted(parts)} for key, parts in sorted(where.items()) if len(parts) > 1]
     return result
@@ -117,21 +120,23 @@ def absent(table: Table) -> list[dict[str, Any]]:
 
 def between(seen: Sequence[Seen], similar: float) -> list[dict[str, Any]]:
     """Return pairs of pictures that stand in two of the datasets, exact or near."""
-    found: list[dict[str, Any]] = []
+    shared: list[dict[str, Any]] = []
     for a, b in combinations(seen, 2):
         exact = {digest: i for i, digest in enumerate(a.digests) if digest}
         copies = {(exact[digest], j): 1.0 for j, digest in enumerate(b.digests) if digest in exact}
+        # Both together: pairs within one of them are found too, and left out below.
         pairs, alike = near_pairs(np.concatenate([a.thumbs, b.thumbs]), similar)
         for (i, j), value in zip(pairs.tolist(), alike.tolist(), strict=True):
             if i < len(a) <= j:
+                # An exact copy keeps its 1.0.
                 copies.setdefault((i, j - len(a)), value)
         for (i, j), value in sorted(copies.items()):
             labels = sorted({int(a.table.labels[i]), int(b.table.labels[j])} - {-1})
-            found.append({
+            shared.append({
                 "specs": [a.spec.text, b.spec.text],
                 "paths": [a.table.keys[i], b.table.keys[j]],
                 "parts": [a.table.split[i], b.table.split[j]],
                 "labels": [CANONICAL[label] for label in labels],
                 "similarity": round(value, 4),
             })  # fmt: skip
-    return found
+    return shared

@@ -69,6 +69,7 @@ def _all(table: Table) -> Iterator[Glance]:
         for row, image in zip(rows, reader.read_many(rows), strict=True):
             yield reader.digest(row), "", thumbnail(image)
         return
+    # Threads: hashing and decoding run outside Python's lock, and results come in order.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         yield from pool.map(lambda row: _glance(reader, row), rows)
 

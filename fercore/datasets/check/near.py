@@ -47,6 +47,7 @@ def near_pairs(thumbs: np.ndarray, similar: float = SIMILAR) -> tuple[np.ndarray
     chosen = thumbs[telling]
     units = _units(chosen)
     best: dict[tuple[int, int], float] = {}
+    # Mirrored copies are rows of their own behind the others, so that one search meets both readings.
     for first, second in _candidates(np.concatenate([_hashes(chosen), _hashes(chosen[:, :, ::-1])]), len(telling)):
         for mirrored in (False, True):
             at = (second >= len(telling)) == mirrored
@@ -73,6 +74,7 @@ def _hashes(thumbs: np.ndarray) -> np.ndarray:
     """Return uint16[n,8]: 64 bits of differences along rows, 64 along columns, of an 8x8 reduction."""
     n = len(thumbs)
     small = thumbs.reshape(n, 8, 4, 8, 4).mean(axis=(2, 4))
+    # np.roll also compares the last with the first: 64 bits a direction, which fill whole words.
     across = small > np.roll(small, -1, axis=2)
     down = small > np.roll(small, -1, axis=1)
     bits = np.concatenate([across.reshape(n, 64), down.reshape(n, 64)], axis=1)
@@ -83,6 +85,7 @@ def _hashes(thumbs: np.ndarray) -> np.ndarray:
 def _candidates(hashes: np.ndarray, n: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield arrays (first, second) of rows that share a band; the first is below n, a mirrored second is n or more."""
     for band in range(BANDS):
+        # Within a bucket by the other bands too: neighbours in a large bucket are the likeliest pairs.
         order = np.lexsort((*hashes.T, hashes[:, band]))
         keys = hashes[order, band]
         edges = np.flatnonzero(np.diff(keys)) + 1
@@ -111,6 +114,7 @@ def _within(members: np.ndarray, n: int) -> Iterator[tuple[np.ndarray, np.ndarra
     for step in steps:
         a, b = members[:-step], members[step:]
         first, second = np.minimum(a, b), np.maximum(a, b)
+        # Not a picture with its own mirror image.
         keep = (first < n) & (second - n != first)
         if keep.any():
             yield first[keep], second[keep]

@@ -63,6 +63,7 @@ def prepare(
     given = read_boxes(Path(settings.boxes), table.keys) if settings.boxes else None
     if given is None:
         make_detector(settings.detector, weights=_weights(settings), device=settings.device)
+    # After the checks: a folder is made, and locked, only for a preparation that can run.
     journal = Journal(out, {"spec": spec.text, **settings.record()})
     try:
         places = [_place(table, i) for i in range(len(table))]
@@ -74,6 +75,7 @@ def prepare(
         for done, (k, record) in enumerate(_results(table.reader, jobs, settings, faces, workers), start=1):
             i = todo[k]
             whole = {"place": places[i], "key": table.keys[i], "mark": marks[i], **record}
+            # The record after its image: what the journal names is there.
             journal.write(whole)
             journal.done[places[i]] = whole
             if progress is not None:
@@ -116,9 +118,10 @@ def _marks(table: Table, given: list[list[Face]] | None) -> list[list[Any]]:
     """
     reader, rows = table.reader, table.rows.tolist()
     if isinstance(reader, FileBacked):
-        found = stamps(reader.paths[row] for row in rows)
+        file_stamps = stamps(reader.paths[row] for row in rows)
         marks: list[list[Any]] = [
-            [*(int(value) for value in stamp), reader.identity(row)] for stamp, row in zip(found, rows, strict=True)
+            [*(int(value) for value in stamp), reader.identity(row)]
+            for stamp, row in zip(file_stamps, rows, strict=True)
         ]
     else:
         marks = [[reader.digest(row)] for row in rows]
@@ -153,6 +156,7 @@ def _results(
         for k, job in enumerate(jobs):
             yield k, _run(job)
         return
+    # CUDA does not survive a fork.
     fork = can_fork() and settings.device == "cpu"
     yield from share_out(_run, jobs, workers, _begin, reader, settings, given, fork=fork)
 
@@ -183,6 +187,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
         keep.writerow(COLUMNS)
         drop.writerow(("path", "reason"))
         for i, key in enumerate(table.keys):
+            # In the dataset's order, whatever order workers finished in.
             record = journal.done[_place(table, i)]
             if "refused" in record:
                 drop.writerow((key, record["refused"]))

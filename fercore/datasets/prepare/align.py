@@ -34,6 +34,8 @@ def similarity(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     spread = float((a**2).sum())
     if not np.isfinite(spread) or spread < 1e-9:
         raise ValueError("the points coincide")
+    # In two dimensions the solution has a closed form without a singular value decomposition:
+    # the rotation and scale are one complex number, sum(conj(a) b) / sum |a|^2.
     along = float((a * b).sum()) / spread
     across = float((a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum()) / spread
     linear = np.array([[along, -across], [across, along]])
@@ -115,6 +117,7 @@ def _part(image: np.ndarray, inverse: np.ndarray, size: int, more: int) -> tuple
     # Only so much edge as half an image: a box far outside is not worth the memory.
     low = np.maximum(low, [-width // 2 - 4, -height // 2 - 4])
     high = np.minimum(high, [width + width // 2 + 4, height + height // 2 + 4])
+    # Clipped indices repeat the edge.
     columns = np.clip(np.arange(low[0], max(high[0], low[0] + 1)), 0, width - 1)
     rows = np.clip(np.arange(low[1], max(high[1], low[1] + 1)), 0, height - 1)
     moved = np.eye(3)

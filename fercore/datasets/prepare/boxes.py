@@ -110,6 +110,7 @@ def _openface(path: Path, stem: str) -> dict[Name, list[Face]]:
         points = _points(row, where)
         score = _score(row, "confidence", where)
         name = _frame(path.name, row, where) if "frame" in row else Name(stem)
+        # An entry without a face: the tool has looked at this image.
         faces[name] += []
         if points is None or row.get("success", "1") in ("0", "0.0"):
             continue
@@ -133,6 +134,7 @@ def _landmarks(row: dict[str, str], where: str) -> np.ndarray | None:
 def _points(row: dict[str, str], where: str) -> np.ndarray | None:
     if any(is_missing(row.get(name, "")) for name in POINTS):
         return None
+    # All x stand before all y.
     return np.array(_numbers(row, POINTS, where)).reshape(2, 68).T
 
 

@@ -29,13 +29,13 @@ def installed_detectors() -> dict[str, importlib.metadata.EntryPoint]:
     Raises:
         UserInputError: if two packages offer one name.
     """
-    found = {name: importlib.metadata.EntryPoint(name, f"{__name__}:{kind}", GROUP) for name, kind in BUILT_IN.items()}
+    known = {name: importlib.metadata.EntryPoint(name, f"{__name__}:{kind}", GROUP) for name, kind in BUILT_IN.items()}
     for point in importlib.metadata.entry_points(group=GROUP):
-        if point.name in found and point.value != found[point.name].value:
-            what = f"two packages offer detector {point.name!r}: {found[point.name].value} and {point.value}"
+        if point.name in known and point.value != known[point.name].value:
+            what = f"two packages offer detector {point.name!r}: {known[point.name].value} and {point.value}"
             raise UserInputError(what, where="--detector", fix="uninstall one of them")
-        found[point.name] = point
-    return dict(sorted(found.items()))
+        known[point.name] = point
+    return dict(sorted(known.items()))
 
 
 def make_detector(name: str, *, weights: Path | None, device: str) -> Detector:
@@ -72,15 +72,15 @@ class Mtcnn:
         """Return the faces in an image uint8[H,W,3], RGB."""
         if min(image.shape[:2]) < 20:  # its smallest face; the package fails below that
             return []
-        return [self._face(found) for found in self._net.detect_faces(image)]
+        return [self._face(detection) for detection in self._net.detect_faces(image)]
 
     @staticmethod
-    def _face(found: dict[str, Any]) -> Face:
-        left, top, width, height = found["box"]
-        points = found["keypoints"]
+    def _face(detection: dict[str, Any]) -> Face:
+        left, top, width, height = detection["box"]
+        points = detection["keypoints"]
         order = ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
         landmarks = np.array([points[name] for name in order], dtype=np.float64)
-        return Face((left, top, left + width, top + height), float(found["confidence"]), landmarks)
+        return Face((left, top, left + width, top + height), float(detection["confidence"]), landmarks)
 
 
 class Facenet:
@@ -112,9 +112,10 @@ class YuNet:
 
     def detect(self, image: np.ndarray) -> Sequence[Face]:
         """Return the faces in an image uint8[H,W,3], RGB."""
+        # YuNet takes any size, but must be told.
         self._net.setInputSize((image.shape[1], image.shape[0]))
-        _, found = self._net.detect(np.ascontiguousarray(image[:, :, ::-1]))
-        rows: list[np.ndarray] = [] if found is None else list(np.asarray(found, dtype=np.float64))
+        _, detections = self._net.detect(np.ascontiguousarray(image[:, :, ::-1]))
+        rows: list[np.ndarray] = [] if detections is None else list(np.asarray(detections, dtype=np.float64))
         # A row is x, y, width, height, five points from the picture's left, score.
         return [_face((r[0], r[1], r[0] + r[2], r[1] + r[3]), r[14], r[4:14].reshape(5, 2)) for r in rows]
 

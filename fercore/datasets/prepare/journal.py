@@ -52,6 +52,7 @@ class Journal:
         if not self.path.exists() and any(child.name != LOCK for child in folder.iterdir()):
             raise UserInputError("the output folder is not empty", where=str(folder), fix="choose a new folder")
         self._lock.acquire(timeout=0)
+        # Read under the lock: another process could be writing.
         lines = self._lines()
         if lines and lines[0] != {"how": how}:
             fix = "choose a new folder, or give the settings of the first time"
@@ -76,6 +77,7 @@ class Journal:
             except ValueError:
                 break
             wanted = {"place", "key", "mark"} if lines else {"how"}
+            # A kill leaves half a line at most, and it is the last one.
             if not raw.endswith(b"\n") or not isinstance(line, dict) or not wanted <= set(line):
                 break
             lines.append(line)
@@ -92,6 +94,7 @@ class Journal:
         """
         with writing(self.path):
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            # To the system, not to the disk: a kill of the process loses nothing.
             self._file.flush()
 
     def close(self) -> None:

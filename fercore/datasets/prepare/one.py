@@ -68,7 +68,7 @@ def prepare_one(
     """
     try:
         image = reader.read(row)
-        faces = given if given is not None else found(detector, image) if detector is not None else []
+        faces = given if given is not None else find_faces(detector, image) if detector is not None else []
         face = judged(faces, settings, image)
         pixels = cut_out(image, face, settings.size, align=settings.align, margin=settings.margin)
     except UserInputError as error:
@@ -87,7 +87,7 @@ def prepare_one(
     }
 
 
-def found(detector: Detector, image: np.ndarray) -> list[Face]:
+def find_faces(detector: Detector, image: np.ndarray) -> list[Face]:
     """Return the faces that a detector finds, in the image's own pixels.
 
     An image longer than LONGEST is shown to it reduced: time and memory of a detector grow with the area.
@@ -146,6 +146,7 @@ def write_image(pixels: np.ndarray, path: Path, image_format: str) -> None:
     from PIL import Image
 
     grey = bool((pixels[:, :, :1] == pixels).all())
+    # Encoded in memory: a failure of the encoder leaves no file.
     picture, buffer = Image.fromarray(pixels[:, :, 0] if grey else pixels), io.BytesIO()
     if image_format == "png":
         picture.save(buffer, "png")

@@ -107,6 +107,7 @@ def _check(protocol: Protocol, where: str) -> None:
         parse_spec(text)
     if not isinstance(protocol.settings.get("data", {}), Mapping):
         raise UserInputError("settings.data is no table", where=where, fix="write [settings.data] and its keys below")
+    # Stated twice on purpose: whether test images are adapted to changes what the numbers mean.
     if parse_spec(protocol.target).flag("transductive") != protocol.transductive:
         fix = "write both, or neither"
         raise UserInputError("transductive differs between the protocol and its target", where=where, fix=fix)
@@ -135,6 +136,7 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
     settings = dict(protocol.settings)
     more = settings.pop("data", {})
     methods = {"methods": protocol.methods} if protocol.methods else {}
+    # The protocol's specs and classes go before what its own table of settings may say of them.
     return {**settings, **methods, "data": {**more, **data}}
 
 

@@ -24,6 +24,7 @@ def _noise(key: Any, index: int) -> float:
     total = 0.0
     for shift in (0, 16, 32, 48):
         total += float((x >> np.uint64(shift)) & np.uint64(0xFFFF)) / 65535.0
+    # Four uniforms have mean 2 and variance 1/3.
     return (total - 2.0) * 1.7320508
 
 
@@ -69,8 +70,10 @@ def _expose(canvas: Any, s: Any, key: Any) -> None:
                 canvas[y, x, 0], canvas[y, x, 1], canvas[y, x, 2] = mean, mean, mean
             for k in range(1 if grey else 3):
                 value = max(canvas[y, x, k] * fall * s[4 + k], 0.0)
+                # About middle grey at this exposure, so that contrast does not change brightness.
                 value = 0.5 * gain + (value - 0.5 * gain) * contrast
                 value = max(value, 0.0) ** gamma
+                # Photon noise grows with the root of the light.
                 grain = noise + shot * math.sqrt(min(value, 1.0))
                 canvas[y, x, k] = value + grain * _noise(key, (y * width + x) * 3 + k)
             if grey:
@@ -100,6 +103,7 @@ def _compress(canvas: Any, step: float, channels: int) -> None:
                 _rotate(basis, canvas[top : top + 8, left : left + 8, k], half, block, False)
                 for u in range(8):
                     for v in range(8):
+                        # Coarser for higher frequencies, as tables of JPEG are.
                         width_uv = step * (1.0 + 0.6 * (u + v))
                         block[u, v] = np.rint(block[u, v] / width_uv) * width_uv
                 _rotate(basis, block, half, canvas[top : top + 8, left : left + 8, k], True)

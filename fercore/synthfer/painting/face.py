@@ -40,6 +40,7 @@ class Face:
     @cached_property
     def _axes(self) -> tuple[Array, Array, Array, Array]:
         """Return x and y, each f64[N] pixels, of one half-width to the face's right, then of one downwards."""
+        # A turned head is foreshortened: lengths shrink with the cosine.
         across, down = self.unit * np.cos(self.pose.yaw), self.unit * np.cos(self.pose.pitch)
         c, s = np.cos(self.pose.roll), np.sin(self.pose.roll)
         return c * across, s * across, -s * down, c * down

@@ -36,6 +36,7 @@ def paint_back(scene: Scene, face: Face) -> None:
     scene.blob(face.near(8, 0.0, 0.02), (0.55 * u, 0.22 * u), face.dark(0.5), 1.6 * tint.fold)
     dip = face.between(a.NECK.start + 1, a.NECK.stop - 2)[:, None]
     floor = np.full((len(u), 2, 2), 2.0 * face.size)
+    # Corners far below the image: clothing ends outside it.
     floor[:, 1, 0] = -face.size
     scene.fill(np.concatenate([shoulders, dip, other, floor], axis=1), tint.cloth, smooth=False, store=PERSON)
     _back_of_head(scene, face)

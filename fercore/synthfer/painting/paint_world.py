@@ -50,6 +50,7 @@ def paint_light(scene: Scene, face: Face, style: Style) -> None:
     tilt = draw.uniform("light tilt", *style.side_light) * 1.25
     light = np.stack([np.cos(around) * np.sin(tilt), -np.sin(around) * np.sin(tilt), np.cos(tilt)], axis=1)
     directed = draw.uniform("directed", *style.diffuse)
+    # A lamp from the side lights less of the face: it is made stronger, up to a limit.
     strength = directed / np.maximum(np.cos(0.7 * tilt), 0.4)
     scene.shade(face.between(27, 33), (1.30 * u, 1.75 * u), face.pose.roll, light, 1.0 - directed, strength)
 

@@ -41,6 +41,7 @@ class Palette:
 def ramp(table: Array, t: Array) -> Array:
     """Return the colours f64[N,3] at t f64[N] in [0,1] along a table f64[K,3]."""
     at = np.clip(t, 0.0, 1.0) * (len(table) - 1)
+    # The last interval holds its end: t = 1 has no interval of its own.
     low = np.minimum(at.astype(np.int64), len(table) - 2)
     share = (at - low)[:, None]
     color: Array = table[low] * (1.0 - share) + table[low + 1] * share

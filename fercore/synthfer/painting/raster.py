@@ -29,6 +29,7 @@ def _curve(points: Any, start: int, count: int, smooth: int, out: Any) -> int:
             a, b, c, d = max(i - 1, 0), i, i + 1, min(i + 2, count - 1)
         for s in range(SPANS):
             t = s / SPANS
+            # Catmull-Rom weights: the curve passes through b and c, with slopes from a and d.
             wa = 0.5 * t * (t * (2.0 - t) - 1.0)
             wb = 0.5 * (t * t * (3.0 * t - 5.0) + 2.0)
             wc = 0.5 * t * (t * (4.0 - 3.0 * t) + 1.0)
@@ -54,6 +55,7 @@ def _edge(area: Any, height: int, width: int, x0: float, y0: float, x1: float, y
     if y0 > y1:
         x0, y0, x1, y1, sign = x1, y1, x0, y0, -1.0
     slope = (x1 - x0) / (y1 - y0)
+    # Cut at the top edge. The other sides need no cut: rows end with the image, and columns are clamped below.
     if y0 < 0.0:
         x0, y0 = x0 - slope * y0, 0.0
     x = x0
@@ -63,8 +65,10 @@ def _edge(area: Any, height: int, width: int, x0: float, y0: float, x1: float, y
         left = min(max(min(x, after), 0.0), float(width))
         right = min(max(x, after, 0.0), float(width))
         x = after
+        # Falling and rising edges cancel to the right of the shape.
         d = sign * dy
         first, last = int(left), math.ceil(right)
+        # Within one column: the mean position of the edge gives the share on its right.
         if last <= first + 1:
             inside = 0.5 * (left + right) - first
             area[row, first] += d * (1.0 - inside)
@@ -92,6 +96,7 @@ def _fill(cover: Any, area: Any, line: Any, m: int, box: Any) -> None:
         total = 0.0
         for x in range(width):
             total += area[y, x]
+            # Either orientation of the outline fills it.
             cover[y, x] = min(abs(total), 1.0)
 
 
@@ -111,6 +116,7 @@ def _stroke(cover: Any, line: Any, m: int, soft: float, box: Any) -> None:
                 t = min(max((px * dx + py * dy) / length2, 0.0), 1.0)
                 distance = math.sqrt((px - t * dx) ** 2 + (py - t * dy) ** 2)
                 w = aw + t * dw
+                # Lines thinner than their soft edge become paler rather than thinner.
                 value = min(max((w - distance) / soft + 0.5, 0.0), 1.0) * min(1.0, 2.0 * w / soft)
                 cover[y, x] = max(cover[y, x], value)
 
@@ -128,6 +134,7 @@ def _round(cover: Any, points: Any, start: int, blob: bool, soft: float, box: An
             u, v = (c * dx + s * dy) / a, (c * dy - s * dx) / b
             q = u * u + v * v
             if blob:
+                # Cut at three standard deviations, as far as its box reaches.
                 cover[y, x] = math.exp(-0.5 * q) if q < 9.0 else 0.0
             else:
                 cover[y, x] = min(max((1.0 - math.sqrt(q)) * edge + 0.5, 0.0), 1.0)
@@ -152,6 +159,7 @@ def _shade(canvas: Any, mask: Any, points: Any, start: int) -> None:
             dx, dy = x + 0.5 - cx, y + 0.5 - cy
             u, v = (c * dx + s * dy) / a, (c * dy - s * dx) / b
             q = u * u + v * v
+            # Short of the rim, where the surface turns away: beyond the ellipsoid light stays as there.
             if q > 0.96:
                 scale = math.sqrt(0.96 / q)
                 u, v, q = u * scale, v * scale, 0.96
@@ -215,6 +223,7 @@ def draw(canvas: Any, meta: Any, params: Any, points: Any) -> None:
     for shape in range(meta.shape[0]):
         kind, start, count = meta[shape, 0], meta[shape, 1], meta[shape, 2]
         soft = max(params[shape, 4], 0.25)
+        # Less than one level of 255 (alpha 0 above all): nothing to draw.
         if params[shape, 3] <= 0.003:
             continue
         if kind == SHADE:

@@ -33,6 +33,7 @@ def build_face(style: str, subject: Draw, image: Draw, expression: Expression, s
     traits = TABLE[style]
     who = draw_identity(subject, traits)
     pose = draw_pose(image, traits)
+    # A resting face has lines of its own: they move points, but show no activity and no score.
     resting = expression.intensity.copy()
     for name, column in _REST:
         resting[:, AU_INDEX[name]] += MAX_INTENSITY * who.rest[:, column]
@@ -80,6 +81,7 @@ def camera_settings(image: Draw, style: str, size: int) -> NDArray[np.float32]:
 
 def photograph(face: Face, style: str) -> NDArray[np.uint8]:
     """Return the images u8[N,H,W,3] of N faces."""
+    # Importing compiled drawing code takes long, and datasets are described without it.
     from fercore.synthfer.painting.camera import shoot
     from fercore.synthfer.painting.raster import draw
 

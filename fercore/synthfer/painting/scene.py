@@ -91,6 +91,7 @@ class Scene:
     ) -> None:
         """Light everything in the PERSON mask as an ellipsoid; light f64[N,3] points towards the lamp."""
         points, width = self._oval(center, axes, angle)
+        # Four rows of a shape that has no width or colour: `_shade` in raster.py reads them as light and strengths.
         points = np.concatenate([points, light[:, None, :2], np.stack([ambient, directed], axis=1)[:, None]], axis=1)
         width = np.concatenate([width, light[:, 2:], np.zeros((self.count, 1))], axis=1)
         self._add(SHADE, points, width, 0.0, 1.0, 1.0, 0, PERSON)

@@ -13,7 +13,7 @@ import pytest
 from fercore.datasets.prepare.align import TEMPLATE
 from fercore.datasets.prepare.detectors import GROUP, installed_detectors, make_detector
 from fercore.datasets.prepare.faces import Face, five_of_68
-from fercore.datasets.prepare.one import LONGEST, found
+from fercore.datasets.prepare.one import LONGEST, find_faces
 from fercore.errors import UserInputError
 from fercore.synthfer import SynthFER
 
@@ -112,8 +112,8 @@ def test_a_very_large_image_is_shown_reduced():
             return [Face((10, 20, 30, 50), 0.9, TEMPLATE), Face((1, 2, 3, 4), 0.8)]
 
     detector = Seen()
-    five, box = found(detector, np.zeros((LONGEST + 2, 100, 3), dtype=np.uint8))
+    five, box = find_faces(detector, np.zeros((LONGEST + 2, 100, 3), dtype=np.uint8))
     assert detector.shape == (LONGEST // 2 + 1, 50)
     assert (five.box, five.score, box.landmarks) == ((20, 40, 60, 100), 0.9, None)
     assert five.landmarks == pytest.approx(TEMPLATE * 2)
-    assert found(detector, np.zeros((LONGEST, 100, 3), dtype=np.uint8))[0].box == (10, 20, 30, 50)
+    assert find_faces(detector, np.zeros((LONGEST, 100, 3), dtype=np.uint8))[0].box == (10, 20, 30, 50)
