@@ -16,7 +16,7 @@ from fercore.datasets.prepare.align import cut_out
 from fercore.datasets.prepare.boxes import read_faces
 from fercore.datasets.prepare.detectors import make_detector
 from fercore.datasets.prepare.faces import Detector, Face
-from fercore.datasets.prepare.one import PrepareSettings, found, unfit
+from fercore.datasets.prepare.one import PrepareSettings, find_faces, unfit
 from fercore.errors import UserInputError
 from fercore.prediction.inputs import Frame
 
@@ -93,7 +93,7 @@ class Detected(_Cut):
         return detector
 
     def _faces(self, frame: Frame, pixels: np.ndarray) -> list[Face]:
-        return found(self._detector(), pixels)
+        return find_faces(self._detector(), pixels)
 
 
 @dataclass(frozen=True)
