@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,6 @@ def describe(record: ModelRecord, folder: Path) -> dict[str, Any]:
         "licences": licence_notes(record),
         "versions": record.versions,
     }
-
-
-def as_strings(values: dict[str, Any]) -> dict[str, str]:
-    """Return values for metadata that hold text alone: all but text as JSON."""
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
 def render(template: str, **values: Any) -> str:

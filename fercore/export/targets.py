@@ -1,29 +1,115 @@
-"""The kinds of export by name."""
+"""`export_model`: from a model to a file for elsewhere, compared before it is written."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, TypeVar
 
+from torch.export import ExportedProgram
+
+from fercore.engine.model_folder import find_model
 from fercore.errors import UserInputError, did_you_mean
-from fercore.export.check import FACES
-from fercore.export.graph import PIXELS
-from fercore.export.onnx import Exported, export_onnx
+from fercore.export import onnx, torch_archive
+from fercore.export.check import FACES, Answer, Bound, Check, check, read_images, refuse_worse
+from fercore.export.graph import PIXELS, trace
+from fercore.export.origin import SCALES, describe, render
+from fercore.prediction.predictor import load_predictor
+from fercore.writing import refuse_taken, whole
 
-TARGETS = ("onnx",)
+T = TypeVar("T")
+BOUND: Final = Bound(difference=1e-4, agreement=0.98)
+"""Of float32; its sums come in another order than torch's, and 1e-5 is usual. A near tie may fall either way."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        suffix: of its name. what: in words. engine: what runs it. packages: that it needs. build: translates a traced
+            model. content: the file's, of that and of what the model is. runner: runs a file's contents.
+    """
+
+    suffix: str
+    what: str
+    engine: str
+    packages: tuple[str, ...]
+    build: Callable[[ExportedProgram], Any]
+    content: Callable[[Any, dict[str, Any]], bytes]
+    runner: Callable[[bytes], Answer]
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "onnx": Kind(
+        ".onnx", f"ONNX, opset {onnx.OPSET}", "onnxruntime", onnx.PACKAGES, onnx.build, onnx.content, onnx.runner
+    ),
+    "torch": Kind(
+        ".pt2", "torch.export archive", "archive", (), lambda program: program,
+        torch_archive.content, torch_archive.runner,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: file or folder. what: in words. bytes: its size. seconds: from the model to the file's contents. check:
+            what was measured. usage: lines of Python that run it.
+    """
+
+    path: Path
+    what: str
+    bytes: int
+    seconds: float
+    check: Check
+    usage: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return what to tell of it."""
+        size = f"{self.bytes:,} bytes, made in {self.seconds:.1f} s"
+        return [f"{self.what}, {size}", *self.check.lines(), f"written to {self.path}"]
 
 
 def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data: str | None = None) -> Exported:
-    """Write a model for elsewhere.
+    """Write a model for elsewhere, once it is seen to say what the model says.
 
     Args:
-        model: a run folder, or the `model/` in it. out: what is written; nothing may stand there. to: one of `TARGETS`.
+        model: a run folder, or the `model/` in it. out: what is written; nothing may stand there. to: one of `KINDS`.
         pixels: what RGB it takes, one of `PIXELS`. data: SPEC of images that it is compared on; None = generated faces.
 
     Raises:
-        UserInputError: for a name that is none of these, and as `export_onnx`.
+        UserInputError: for a name that is none of these, if a package is missing, the model cannot be used or predicts
+            from more than images, `data` cannot be read, the export says something else than the model, or the file
+            cannot be written.
     """
-    for name, known, where in ((to, TARGETS, "--to"), (pixels, PIXELS, "--input")):
-        if name not in known:
-            raise UserInputError(f"unknown value {name!r}", where=where, fix=did_you_mean(name, known))
-    kind = next(kind for kind in PIXELS if kind == pixels)
-    return export_onnx(model, out, pixels=kind, data=data or FACES)
+    kind = _chosen(to, KINDS, "--to")
+    taken = _chosen(pixels, {name: name for name in PIXELS}, "--input")
+    onnx.needed(kind.packages, where=f"--to {to}")
+    refuse_taken(out, kind.suffix)
+    folder, predictor = find_model(model), load_predictor(model, device="cpu", full_precision=True)
+    record = predictor.record
+    images = read_images(predictor, data or FACES)
+    about = {**describe(record, folder), "input": SCALES[taken]}
+    begin = time.perf_counter()
+    built = kind.build(trace(predictor, taken))
+    draft = kind.content(built, about)
+    seconds = time.perf_counter() - begin
+    found = check(predictor, images, data or FACES, taken, {kind.engine: kind.runner(draft)})
+    refuse_worse(found, BOUND, "float32")
+    content = kind.content(built, {**about, "difference": found.difference, "compared": found.n})
+    with whole(out) as file:
+        file.write(content)
+    usage = render(f"{to}.py", path=str(out), resize=record.images.resize, pixels=taken).splitlines()
+    what = f"float32 {kind.what}, takes {SCALES[taken]}"
+    return Exported(out, what, len(content), seconds, found, tuple(usage))
+
+
+def _chosen(name: str, known: dict[str, T], where: str) -> T:
+    if name not in known:
+        raise UserInputError(f"unknown value {name!r}", where=where, fix=did_you_mean(name, known))
+    return known[name]

@@ -7,6 +7,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -16,7 +17,7 @@ from PIL import Image
 import fercore
 from fercore.engine.run import run
 from fercore.errors import UserInputError
-from fercore.export import onnx as onnx_export
+from fercore.export import targets
 from fercore.export.check import Bound, read_images
 from fercore.export.targets import export_model
 from fercore.files import sha256_of
@@ -26,15 +27,20 @@ FAMILIES = ["source_only", "la_cmfer", "pocan", "leaf", "fixmatch+leaf_eaf", "ad
 
 
 @pytest.mark.slow
-def test_the_printed_lines_run_in_plain_onnxruntime(small_run, tmp_path):
-    out = tmp_path / "model.onnx"
-    found = export_model(small_run, out, to="onnx")
+@pytest.mark.parametrize(("to", "name", "pixels"), [("onnx", "model.onnx", "float"), ("torch", "model.pt2", "uint8")])
+def test_the_printed_lines_run_without_fercore(small_run, tmp_path, to, name, pixels):
+    found = export_model(small_run, tmp_path / name, to=to, pixels=pixels)
     assert found.check.difference < 1e-5
     assert len(found.usage) == 10
     face = tmp_path / "face.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(face)
+    alone = "import sys; sys.modules['fercore'] = None; "
     said = subprocess.run(
-        [sys.executable, "-c", "\n".join(found.usage), face], check=True, capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, "-I", "-c", alone + "\n".join(found.usage), face],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     ).stdout
     want = fercore.load(small_run, device="cpu").predict(face)
     printed = ast.literal_eval(said)
@@ -84,14 +90,14 @@ def test_wrong_input_is_one_line_and_leaves_nothing(small_run, tmp_path, given, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.onnx"]
 
 
-@pytest.mark.slow
 def test_what_says_something_else_is_refused_and_not_written(small_run, tmp_path, monkeypatch):
-    run_it = onnx_export.session
-    monkeypatch.setattr(onnx_export, "session", lambda content: lambda x: np.roll(run_it(content)(x), 1, axis=1))
+    runner = targets.KINDS["torch"].runner
+    wrong = replace(targets.KINDS["torch"], runner=lambda file: lambda x: np.roll(runner(file)(x), 1, axis=1))
+    monkeypatch.setitem(targets.KINDS, "torch", wrong)
     with pytest.raises(UserInputError, match=r"the float32 export differs from the model by .* of 64 images"):
-        export_model(small_run, tmp_path / "model.onnx", to="onnx")
+        export_model(small_run, tmp_path / "model.pt2", to="torch")
     assert list(tmp_path.iterdir()) == []
-    assert onnx_export.BOUND == Bound(difference=1e-4, agreement=0.98)
+    assert targets.BOUND == Bound(difference=1e-4, agreement=0.98)
 
 
 def test_a_missing_package_is_named_with_what_installs_it(small_run, tmp_path, monkeypatch):
