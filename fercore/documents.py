@@ -23,6 +23,7 @@ class Shape(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
+# With leading quotes, so that what was quoted once is quoted again and comes back the same; full-width signs too.
 FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 DEEP_KEY = re.compile(
     rf"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){{{MOST_DEPTH}}}""",
@@ -51,6 +52,7 @@ def quoted_cell(text: str) -> str:
 
     Spreadsheets run a cell that begins with =, +, -, @ or a tab as a formula, such as a file name `=HYPERLINK(...)`.
     """
+    # A number such as -1.5 is no formula.
     return f"'{text}" if FORMULA.match(text) and not NUMBER.fullmatch(text) else text
 
 
@@ -66,6 +68,7 @@ def parse_toml(text: str, *, where: str) -> dict[str, Any]:
         tomllib.TOMLDecodeError: if it is no TOML.
         UserInputError: if its values are nested too deep.
     """
+    # Before parsing, whose time it would take.
     if DEEP_KEY.search(text):
         raise _too_deep(where)
     try:
@@ -125,6 +128,7 @@ def refuse_deep(tree: Any, *, where: str) -> None:
     Raises:
         UserInputError: if they are nested deeper than `MOST_DEPTH`.
     """
+    # Level by level, without recursion, which is what must not be trusted yet.
     level = [tree]
     for _ in range(MOST_DEPTH):
         level = [inner for value in level for inner in _inside(value)]

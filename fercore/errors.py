@@ -24,6 +24,7 @@ class UserInputError(ValueError):
         super().__init__(" ".join(map(_shortened, text.split())))
 
     def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle by their arguments, and the one argument of ValueError is the finished text.
         return _rebuild, (type(self), self.what, self.where, self.fix)
 
 

@@ -170,6 +170,7 @@ def check_sum(path: Path) -> bool:
         return False
     except UnicodeDecodeError:
         raise ChecksumError(f"{SUMS} is no text") from None
+    # `sha256sum` writes two signs between sum and name, the second * for binary mode.
     listed = {name.lstrip(" *"): wanted for wanted, _, name in (line.partition(" ") for line in lines)}
     if path.name not in listed:
         return False

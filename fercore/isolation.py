@@ -49,6 +49,7 @@ def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Ite
                     receiver, process = _start(name, call, jobs)
                     running[receiver] = index, process
                 ready = wait(list(running))
+                # In the order they were started, not that of `wait`: of two errors the same one is raised every time.
                 for receiver in [one for one in running if one in ready]:
                     index, process = running[receiver]
                     done[index] = _answer(calls[index][0], receiver, process)
@@ -92,6 +93,7 @@ def share_out(
             here, there = context.Pipe()
             process = context.Process(target=_work, args=(there, work, begin, arguments))  # type: ignore[attr-defined]
             process.start()
+            # Only the worker may hold that end: this side then reads the end of the file when the worker dies.
             there.close()
             workers[here] = process
             hand_out(here)
@@ -108,6 +110,7 @@ def share_out(
         raise UserInputError("a worker process died, perhaps for want of memory", fix=fix) from None
     finally:
         for process in workers.values():
+            # All told before any is waited for.
             process.terminate()
         for worker, process in workers.items():
             process.join()
@@ -131,6 +134,7 @@ def _work(
     while True:
         item = connection.recv()
         try:
+            # Pickled inside the try: an answer that cannot be is an error of this item, not the end of the worker.
             answer = pickle.dumps((True, work(item)))
         except Exception as error:
             answer = pickle.dumps((False, _portable(error)))
@@ -152,9 +156,11 @@ def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, B
         context.set_forkserver_preload([*PRELOAD])
     receiver, sender = context.Pipe(duplex=False)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+    # A fork server keeps the folder and environment it was started in, for all later calls.
     arguments = (sender, call, os.getcwd(), dict(os.environ), threads)
     process = context.Process(target=_serve, args=arguments, name=name)  # type: ignore[attr-defined]
     process.start()
+    # As above: the receiver must see the end when the process is gone.
     sender.close()
     return receiver, process
 
@@ -211,6 +217,7 @@ def _follow_parent() -> None:
         wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(GRACE)
+        # After `GRACE` seconds: whatever still runs saves into nothing.
         os._exit(1)
 
 
@@ -220,6 +227,7 @@ def _portable(error: BaseException) -> BaseException:
         return error
     error.add_note("".join(traceback.format_exception(error)).rstrip())
     try:
+        # An exception whose constructor takes other arguments pickles, and fails only when it is read.
         pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     except Exception:
         plain = RuntimeError(f"{type(error).__name__}: {error}")

@@ -20,6 +20,7 @@ Groups: TypeAlias = list[dict[str, Any]]
 def _sgd(groups: Groups, spec: OptimiserSpec, fused: bool) -> torch.optim.Optimizer:
     import torch
 
+    # torch refuses Nesterov without momentum.
     nesterov = spec.nesterov and spec.momentum > 0
     return torch.optim.SGD(groups, lr=spec.lr, momentum=spec.momentum, nesterov=nesterov, fused=fused or None)
 
@@ -52,6 +53,7 @@ OPTIMISERS: Registry[Callable[[Groups, OptimiserSpec, bool], torch.optim.Optimiz
 
 
 def _inverse_decay(spec: OptimiserSpec, share: float) -> float:
+    # DANN's annealing (Ganin et al. 2016): lr / (1 + gamma p)^power.
     return float((1 + spec.gamma * share) ** -spec.power)
 
 

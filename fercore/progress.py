@@ -49,6 +49,7 @@ class LineWatch:
         if now - self._told < EVERY:
             return
         self._told, gone = now, now - self._begun
+        # Only what was done since the start counts: a resumed run has not spent time on the rest.
         left = gone / max(1, done - self._first) * (self._total - done)
         self._print(self._line(f"{_duration(gone)} elapsed, {_duration(left)} left"))
 

@@ -14,6 +14,7 @@ def random_state() -> dict[str, Any]:
     algorithm, keys, *position = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "python": random.getstate(),
+        # int64: torch, whose tensors a checkpoint holds, has few operations on uint32.
         "numpy": (algorithm, np.asarray(keys, dtype=np.int64), *position),
         "torch": torch.get_rng_state(),
     }

@@ -43,6 +43,7 @@ def handling(handler: Handler) -> Iterator[None]:
     owner, before = os.getpid(), {}
 
     def hear(number: int, frame: FrameType | None) -> None:
+        # Handlers are inherited by a fork.
         if os.getpid() == owner:
             handler(number, frame)
         elif number != signal.SIGINT:
@@ -84,6 +85,7 @@ class StopRequest:
         if not (self.patient and first):
             interrupt(number)
         with suppress(OSError):  # the terminal that is told may be the one that was closed
+            # os.write, as a signal may come in the middle of another print: Python's streams are not reentrant.
             os.write(2, HEARD)
 
     def obey(self) -> None:

@@ -67,6 +67,7 @@ class _Outlet(io.FileIO):
 def lost_output() -> OSError | None:
     """Return why some of the standard output was not written; None if all was, or nobody wants to read it any more."""
     fault: OSError | None = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "fault", None)
+    # A reader that has seen enough (`| head`) is no fault.
     return None if fault is None or fault.errno == errno.EPIPE else fault
 
 
@@ -77,6 +78,7 @@ def _outlet(stream: Any) -> Any:
     buffer = getattr(stream, "buffer", None)
     if type(getattr(buffer, "raw", buffer)) is not io.FileIO:  # PYTHONUNBUFFERED has no buffer
         return stream  # somebody's own, or an outlet already
+    # closefd=False: the first stream object still owns the descriptor.
     raw = io.BufferedWriter(_Outlet(stream.fileno(), "wb", closefd=False))
     # What the terminal's encoding has no sign for is written as an escape.
     return io.TextIOWrapper(

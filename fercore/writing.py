@@ -93,12 +93,14 @@ def refuse_taken(path: Path, suffix: str = "") -> None:
     draft = draft_of(path)
     with writing(path):
         draft.unlink(missing_ok=True)
+        # Tried with the draft's own name: permission, length of the name and room for an entry are asked at once.
         os.close(open_new(draft))
         draft.unlink()
 
 
 def open_new(path: Path) -> int:
     """Return a descriptor of a new file for reading and writing; nothing that stands there is loaded or followed."""
+    # O_EXCL fails on links too, also on those that lead nowhere.
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
 
 
@@ -117,13 +119,16 @@ def whole(path: Path, mode: Literal["w", "wb"] = "wb", *, sync: bool = True) -> 
     draft = draft_of(path)
     text = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""} if mode == "w" else {}
     with writing(path):
+        # Left by a killed process, or being written by another: the latter finds out in `_names`.
         draft.unlink(missing_ok=True)
         try:
             with os.fdopen(open_new(draft), mode, **text) as file:  # type: ignore[call-overload]
                 yield file
+                # First Python's buffer, then the system's: what takes its name must be whole after a crash too.
                 file.flush()
                 if sync:
                     os.fsync(file.fileno())
+                # Asked as late as can be: the draft under that name may be another process's by now, and is left to it.
                 if not _names(draft, file.fileno()):
                     raise BlockingIOError(errno.EWOULDBLOCK, "another process writes it")
             draft.replace(path)
@@ -133,6 +138,7 @@ def whole(path: Path, mode: Literal["w", "wb"] = "wb", *, sync: bool = True) -> 
                     draft.unlink()
             raise
         if sync:
+            # The new name itself is on the disk only once its folder is.
             _sync_folder(path.parent)
 
 
@@ -196,6 +202,7 @@ def open_present(path: Path, flags: int) -> int:
     Raises:
         OSError: if it cannot be loaded; NotRegularError if it is no regular file.
     """
+    # O_NONBLOCK, or opening a pipe for writing waits for a reader.
     safe = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
     try:
         handle = os.open(path, flags | safe, 0o666)
@@ -256,6 +263,8 @@ def whole_folder(path: Path, last: str) -> Iterator[Path]:
         try:
             yield draft
             if inside:
+                # A folder that stays cannot be renamed over: its files
+                # move one by one, and the one it is known by last.
                 for name in sorted(os.listdir(draft), key=lambda name: name == last):
                     os.rename(draft / name, place / name)
                 draft.rmdir()
@@ -276,12 +285,15 @@ def _claimed(draft: Path) -> Iterator[None]:
     while True:
         with suppress(FileExistsError):
             draft.mkdir()
+        # The folder itself is locked, not a file in it: the lock goes with a kill, and no file is left over.
         handle = os.open(draft, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             _lock(handle)
             if not os.listdir(draft):
                 yield
                 return
+            # Not empty though unlocked: a killed process left it.
+            # Removing takes the locked folder away, so it is made again.
             shutil.rmtree(draft)
         finally:
             os.close(handle)

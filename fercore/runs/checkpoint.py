@@ -27,11 +27,13 @@ TENSORS, VALUES = "state.safetensors", "state.json"
 def pack(tree: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
     """Return the tree as JSON values, moving its tensors into `tensors` under their paths."""
     if isinstance(tree, Tensor):
+        # A clone: safetensors refuses tensors that share memory.
         tensors[path] = tree.detach().to("cpu").contiguous().clone()
         return {"$tensor": path}
     if isinstance(tree, np.ndarray):
         return {"$numpy": pack(torch.from_numpy(tree.copy()), tensors, path)}
     if isinstance(tree, dict):
+        # Pairs, not an object: keys may be numbers, which JSON would turn into text.
         return {"$dict": [[key, pack(value, tensors, f"{path}/{key}")] for key, value in tree.items()]}
     if isinstance(tree, tuple):
         return {"$tuple": [pack(value, tensors, f"{path}/{i}") for i, value in enumerate(tree)]}
@@ -128,11 +130,12 @@ def name_of(step: int) -> str:
 
 def newest(folder: Path) -> Path | None:
     """Return the newest complete checkpoint, or None."""
-    found = _complete(folder)
-    return found[-1] if found else None
+    complete = _complete(folder)
+    return complete[-1] if complete else None
 
 
 def _complete(folder: Path) -> list[Path]:
+    # Names have leading zeros: their order is that of the steps. The values come last, so what has them is whole.
     return sorted(path for path in folder.glob("step_*") if (path / VALUES).is_file())
 
 

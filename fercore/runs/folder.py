@@ -120,6 +120,8 @@ class RunFolder:
         infos = [vars(info) for info in resolved.infos]
         make_parents(self.path)
         with whole_folder(self.path, CONFIG) as draft:
+            # Before the folder takes its name: no other process ever
+            # sees the run unlocked. The lock moves with its file.
             self.lock(draft)
             (draft / self.checkpoints.name).mkdir()
             self._write_settings(draft, resolved.config)
@@ -178,21 +180,21 @@ class RunFolder:
         if not self.begun:
             raise UserInputError("no run to resume there", where=str(self.path), fix="give a folder that --out wrote")
         self._refuse_links()
-        found = read_toml(self.path / CONFIG)
-        preset_settings(str(found.get("preset", "")), where=str(self.path / CONFIG))
-        return found
+        settings = read_toml(self.path / CONFIG)
+        preset_settings(str(settings.get("preset", "")), where=str(self.path / CONFIG))
+        return settings
 
     def _read(self, name: str) -> dict[str, Any]:
         path, fix = self.path / name, "bring it back as it was, or start the run again"
         try:
-            found = parse_json(read_text(path), where=str(path))
+            record = parse_json(read_text(path), where=str(path))
         except UserInputError:
             raise
         except (OSError, ValueError) as error:
             raise UserInputError(f"cannot read {name}: {reason_of(error)}", where=str(self.path), fix=fix) from None
-        if fault := misfit(found, SHAPES[name]):
+        if fault := misfit(record, SHAPES[name]):
             raise UserInputError(f"{name} is damaged: {fault}", where=str(self.path), fix=fix)
-        return dict(found)
+        return dict(record)
 
     @property
     def begun(self) -> bool:
@@ -223,6 +225,7 @@ class RunFolder:
 
     def rewind_log(self, size: int) -> None:
         """Cut metrics.jsonl back to the length it had at a checkpoint."""
+        # Lines after the checkpoint describe steps that are taken again.
         if self.log_size() > size:
             cut(self.path / METRICS, size)
 
