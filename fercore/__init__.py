@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         open_run,
         plugins,
         predict,
+        report,
         train,
     )
 
@@ -40,6 +41,7 @@ __all__ = [
     "open_run",
     "plugins",
     "predict",
+    "report",
     "train",
 ]
 

@@ -43,6 +43,7 @@ __all__ = [
     "open_run",
     "plugins",
     "predict",
+    "report",
     "train",
 ]
 
@@ -325,6 +326,23 @@ def compare(
     return comparison.compare(
         entries, seeds, request.layers, preset=request.preset, out=folder, observe=observe, jobs=jobs
     )
+
+
+def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -> Path:
+    """Write the report of a finished run as one HTML file, and return its path.
+
+    Args:
+        path: a run folder. out: a new .html file; None = report.html in that folder.
+        faces: whether face images are in it, which are personal data.
+
+    Raises:
+        UserInputError: if there is nothing to report on, a package is missing, or the file cannot be written.
+    """
+    from fercore.reporting.report import write_report
+
+    file = _path(out) or Path(path) / "report.html"
+    write_report(Path(path), file, faces=faces)
+    return file
 
 
 def plugins() -> dict[str, PluginInfo]:

@@ -15,6 +15,7 @@ from fercore.cli.data import data_app
 from fercore.cli.export import export
 from fercore.cli.installed import WithPackages
 from fercore.cli.predict import evaluate, predict
+from fercore.cli.report import report
 from fercore.cli.weights import weights_app
 from fercore.errors import UserInputError
 from fercore.files import name_fault
@@ -54,6 +55,7 @@ app.command()(predict)
 app.command()(evaluate)
 app.add_typer(weights_app, name="weights")
 app.command()(export)
+app.command()(report)
 
 Plugin = Annotated[
     list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")

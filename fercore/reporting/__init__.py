@@ -1,0 +1,1 @@
+"""Reports: one self-contained HTML file on a run or a comparison."""

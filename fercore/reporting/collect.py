@@ -1,0 +1,199 @@
+"""What a report reads of a run folder: records that somebody else may have written, checked for their shape."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ConfigDict, ValidationError
+
+from fercore.config import RunConfig, check_settings
+from fercore.documents import Shape, in_words, parse_json, plain_cell
+from fercore.engine.model_folder import ModelRecord, read_record
+from fercore.errors import UserInputError, reason_of
+from fercore.files import SUMS, read_text
+from fercore.records.result import Result
+from fercore.runs.folder import METRICS, RunFolder
+
+PREDICTIONS = "predictions.csv"
+AGAIN = "bring it back as it was, or start the run again"
+
+
+class StepLine(Shape):
+    """A line of metrics.jsonl on one phase of one step."""
+
+    model_config = ConfigDict(extra="ignore")  # JSON has no infinity, and whole numbers stand for floats
+
+    done: int
+    stage: str
+    phase: str
+    total: float
+    terms: dict[str, float]
+    lr: list[float]
+
+
+class EvaluationLine(Shape):
+    """A line of metrics.jsonl on an evaluation of the target."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    done: int
+    accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+
+
+LINES: dict[str, type[StepLine] | type[EvaluationLine]] = {"step": StepLine, "evaluation": EvaluationLine}
+"""Kinds of lines that are drawn; others are not read."""
+
+
+@dataclass(frozen=True)
+class PredictionRows:
+    """Lines of predictions.csv.
+
+    Attributes:
+        images: name of each. parts: what the run takes it for. probs: float64[N,K].
+    """
+
+    images: tuple[str, ...]
+    parts: tuple[str, ...]
+    probs: np.ndarray
+
+    def of(self, part: str) -> PredictionRows:
+        """Return the lines of one part."""
+        kept = [i for i, name in enumerate(self.parts) if name == part]
+        return PredictionRows(tuple(self.images[i] for i in kept), (part,) * len(kept), self.probs[kept])
+
+
+class RunFiles:
+    """A finished run, as its folder tells it.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        UserInputError: if there is no finished run, or something in it is not what a run writes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.folder = path, RunFolder(path)
+        if not self.folder.begun:
+            fix = "give a folder that `run` or `compare` wrote"
+            raise UserInputError("no run or comparison in this folder", where=str(path), fix=fix)
+        if not self.folder.finished:
+            fix = f"a report is made of a finished one: fercore run --resume {path}"
+            raise UserInputError("that run is not finished", where=str(path), fix=fix)
+        self.settings = self.folder.config_layers()
+        self.config = check_settings(RunConfig, self.settings, prefix="")
+        self.result: Result = self.folder.result()
+        self.started: dict[str, Any] = self.folder.started()
+        self.data: dict[str, Any] = self.folder.data_report()
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of every table."""
+        return self.result.target.classes
+
+    @property
+    def name(self) -> str:
+        """The method."""
+        return "+".join(self.result.plugins)
+
+    @property
+    def confusion(self) -> np.ndarray | None:
+        """int64[K,K], rows are the truth; None without labels.
+
+        Raises:
+            UserInputError: if it is no square of the classes.
+        """
+        rows, k = self.result.target.confusion, len(self.classes)
+        if rows is None:
+            return None
+        if len(rows) != k or any(len(row) != k or min(row) < 0 for row in rows):
+            raise UserInputError(f"confusion is no table of {k} classes", where=str(self.path), fix=AGAIN)
+        counts = np.array(rows, dtype=np.int64)
+        if not 0 < counts.sum() == self.result.target.n:
+            raise UserInputError("confusion is not of the images that were scored", where=str(self.path), fix=AGAIN)
+        return counts
+
+    @cached_property
+    def record(self) -> ModelRecord:
+        """Contents of model/model.json."""
+        return read_record(self.folder.model)
+
+    @cached_property
+    def lines(self) -> list[StepLine | EvaluationLine]:
+        """The lines of metrics.jsonl on steps and evaluations, in order.
+
+        Raises:
+            UserInputError: if one is not what a run writes.
+        """
+        return list(self._lines())
+
+    def _lines(self) -> Iterator[StepLine | EvaluationLine]:
+        path = self.path / METRICS
+        for number, text in enumerate(_text(path).splitlines(), 1):
+            where = f"{path}:{number}"
+            try:
+                found = parse_json(text, where=where)
+                kind = found.get("kind") if isinstance(found, dict) else None
+                if not isinstance(kind, str):
+                    raise ValueError("it has no kind")
+                if kind in LINES:
+                    yield LINES[kind].model_validate(found)
+            except ValidationError as error:
+                what = f"not a line of a run's log: {in_words(error.errors()[0]['msg'])}"
+                raise UserInputError(what, where=where, fix=AGAIN) from None
+            except UserInputError:
+                raise
+            except ValueError as error:
+                raise UserInputError(f"not a line of a run's log: {error}", where=where, fix=AGAIN) from None
+
+    @cached_property
+    def predictions(self) -> PredictionRows:
+        """The lines of predictions.csv.
+
+        Raises:
+            UserInputError: if it is missing, or not what a run writes.
+        """
+        path = self.path / PREDICTIONS
+        reader = csv.reader(io.StringIO(_text(path), newline=""))
+        head = ["image", "part", "prediction", *self.classes]
+        images, parts, probs = [], [], []
+        try:
+            if [plain_cell(cell) for cell in next(reader, [])] != head:
+                raise ValueError(f"its columns are not {', '.join(head)}")
+            for row in reader:
+                image, part, _, *shares = row
+                values = [float(share) for share in shares]
+                if len(values) != len(self.classes) or not all(0 <= value <= 1 for value in values):
+                    raise ValueError(f"line {reader.line_num}: not a probability for each class")
+                images.append(plain_cell(image))
+                parts.append(part)
+                probs.append(values)
+        except (ValueError, csv.Error) as error:
+            raise UserInputError(f"{PREDICTIONS} is damaged: {error}", where=str(path), fix=AGAIN) from None
+        return PredictionRows(tuple(images), tuple(parts), np.array(probs).reshape(-1, len(self.classes)))
+
+    def digests(self) -> dict[str, str]:
+        """Return what the run can be told from any other by: name -> SHA-256."""
+        listed = (line.partition("  ") for line in _text(self.folder.model / SUMS).splitlines())
+        found = {f"model/{name}": digest for digest, _, name in listed}
+        parts = self.data["fingerprint"]
+        sources = parts.get("sources", [])
+        named = [*((f"source {number}", part) for number, part in enumerate(sources, 1)), *parts.items()]
+        data = {f"data: {name}": part["sha256"] for name, part in named if isinstance(part, dict) and "sha256" in part}
+        return {**found, "settings": self.record.provenance.settings_sha256, **data}
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserInputError(f"cannot read {path.name}: {reason_of(error)}", where=str(path), fix=AGAIN) from None

@@ -1,0 +1,264 @@
+"""The report of one run; that of a comparison has the same chapters for each of its rows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import entropy
+
+from fercore.evaluation.metrics import bootstrap, interval
+from fercore.records.result import SCORES, Score
+from fercore.reporting import faces, figures, measures
+from fercore.reporting.blocks import Block, Chapter, Code, Figure, Figures, Note, Page, Table, Tiles
+from fercore.reporting.collect import EvaluationLine, RunFiles, StepLine
+from fercore.reporting.inside import Features, Inside
+
+
+@dataclass(frozen=True, eq=False)
+class Other:
+    """Another model of the same data, which a run is set beside.
+
+    Attributes:
+        name: what it is called. probs: float[N,K] of the run's test part. features: of the same images.
+    """
+
+    name: str
+    probs: np.ndarray
+    features: Features
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What is known of a run.
+
+    Attributes:
+        inside: what data and networks tell; None = `why` they do not.
+        other: a model to set it beside.
+        name: of the method. faces: of each kind, 0 = none are shown.
+    """
+
+    run: RunFiles
+    inside: Inside | None
+    why: str
+    other: Other | None
+    name: str
+    faces: int
+
+
+CURVES = "Every term of the loss with its weight; the total is their sum."
+
+
+def run_page(view: View) -> Page:
+    """Return the page of one run."""
+    target = view.run.result.target
+    lead = f"Adapted to {target.spec}, {target.n_adaptation} unlabelled images of it; seed {view.run.result.seed}."
+    chapters = [*chapters_of(view), Chapter("The run", list(_about(view.run)))]
+    return Page(view.name, lead, [chapter for chapter in chapters if chapter.blocks])
+
+
+def chapters_of(view: View) -> list[Chapter]:
+    """Return the chapters on scores, training, features and faces."""
+    gone = [Note(f"Not shown, as it needs data and packages of the run: {view.why}")] if view.inside is None else []
+    shown = _faces(view) if view.faces else [Note("Left out, as face images are personal data.")]
+    return [
+        Chapter("Scores", [*_scores(view), Figures([*_errors(view), *_shares(view)], 2)]),
+        Chapter("Training", [Figures(list(_curves(view.run)), 4)], CURVES),
+        Chapter("Features", [Figures(list(_embeddings(view)), 2), *_distances(view), *gone]),
+        Chapter("Faces", [*shown, *(gone if view.faces else [])]),
+    ]
+
+
+def _scores(view: View) -> Iterator[Block]:
+    run = view.run
+    if run.confusion is None:
+        yield _unlabelled(view)
+        return
+    sums, unit = (view.inside and view.inside.sums()) or (measures.one_by_one(run.confusion), "image")
+    drawn = bootstrap([sums])[0]
+    ends = {name: "95 %: {:.3f} to {:.3f}".format(*interval(drawn[name])) for name in SCORES}
+    names: list[Score] = sorted(SCORES, key=lambda name: name != run.result.primary_metric)
+    tiles = [(SCORES[name], f"{run.result.target.score(name):.3f}", ends[name]) for name in names]
+    under = f"chance is {1 / len(run.classes):.3f}; intervals: bootstrap of {len(sums.confusion)} {unit}s"
+    yield Tiles([*tiles, ("test images", str(run.result.target.n), under)])
+    yield from map(Note, _cautions(run))
+
+
+def _errors(view: View) -> Iterator[Figure]:
+    confusion = view.run.confusion
+    if confusion is None:
+        yield figures.confidence_histogram(view.run.predictions.of("test").probs.max(axis=1))
+        return
+    yield figures.confusion_matrix(confusion, view.run.classes)
+    yield figures.class_recall(confusion, view.run.classes)
+    if view.inside is not None and (found := view.inside.sums()) is not None:
+        yield figures.reliability_diagram(measures.reliability(found[0]))
+
+
+def _unlabelled(view: View) -> Tiles:
+    probs = view.run.predictions.of("test").probs
+    confidence = probs.max(axis=1)
+    tiles = [
+        ("test images", str(len(probs)), "none has a label, so nothing is scored"),
+        (
+            "mean entropy",
+            f"{entropy(probs, axis=1, base=probs.shape[1]).mean():.3f}",
+            "0 = always sure, 1 = knows nothing",
+        ),
+        ("surer than 0.9", f"{(confidence > 0.9).mean():.1%}", "of the images"),
+    ]
+    if view.other is not None and view.inside is not None:
+        same = view.inside.probs.argmax(axis=1) == view.other.probs.argmax(axis=1)
+        tiles.append((f"agree with {view.other.name}", f"{same.mean():.1%}", "of the predicted classes"))
+    return Tiles(tiles)
+
+
+def _cautions(run: RunFiles) -> Iterator[str]:
+    """Yield what a reader must know to take the scores for what they are."""
+    target = run.result.target
+    if target.labelled.n:
+        yield f"Trained with {target.labelled.n} labels of the target: not unsupervised."
+    if target.transductive:
+        yield "Transductive: adapted to the very images that it is tested on, without their labels."
+    if target.test_images_in_sources:
+        yield f"{target.test_images_in_sources} labelled source images are test images too: the scores are too good."
+    if target.adaptation_filtered_by_label:
+        n = target.adaptation_filtered_by_label
+        yield f"{n} images were left out of adaptation because of their class: this used labels."
+
+
+def _shares(view: View) -> Iterator[Figure]:
+    run = view.run
+    counts = np.array(
+        [[source.per_class.get(name, 0) for name in run.classes] for source in run.record.provenance.sources],
+        dtype=float,
+    )
+    shares = {"source (labels)": counts.sum(axis=0) / max(1.0, counts.sum())}
+    if run.confusion is not None:
+        shares["target (labels)"] = run.confusion.sum(axis=1) / run.confusion.sum()
+    guess = run.predictions.probs.argmax(axis=1)
+    shares["target (predicted)"] = np.bincount(guess, minlength=len(run.classes)) / max(1, len(guess))
+    reading = (
+        "A class predicted far more often than it is there swallows others. "
+        "Where the sides have other shares, plain alignment does harm."
+    )
+    yield figures.class_shares(shares, run.classes, reading)
+    if view.inside is not None and view.inside.units:
+        yield figures.unit_shares(view.inside.unit_shares, view.inside.units)
+
+
+def _curves(run: RunFiles) -> Iterator[Figure]:
+    steps = [line for line in run.lines if isinstance(line, StepLine)]
+    several = len({line.stage for line in steps}) > 1
+    terms: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    rates: dict[str, list[tuple[int, float]]] = {}
+    for line in steps:
+        phase = f"{line.stage}/{line.phase}" if several else line.phase
+        for name, value in {"total": line.total, **line.terms}.items():
+            terms.setdefault(name, {}).setdefault(phase, []).append((line.done, value))
+        for number, rate in enumerate(dict.fromkeys(line.lr), 1):
+            rates.setdefault(phase if number == 1 else f"{phase} {number}", []).append((line.done, rate))
+    for name, lines in terms.items():
+        yield figures.curve(name, lines)
+    if rates:
+        yield figures.curve("learning rate", rates)
+    evaluations = [line for line in run.lines if isinstance(line, EvaluationLine)]
+    if len(evaluations) > 1:
+        named = {SCORES[score]: [(line.done, getattr(line, score)) for line in evaluations] for score in SCORES}
+        yield figures.curve("target scores", named, "By labels of the test part; nothing was chosen by them.")
+
+
+def _embeddings(view: View) -> Iterator[Figure]:
+    inside = view.inside
+    if inside is None:
+        return
+    classes = view.run.classes
+    labels = inside.labels[inside.drawn_target]
+    guessed = inside.probs[inside.drawn_target].argmax(axis=1)
+    kinds = np.concatenate([inside.source_labels, np.where(labels >= 0, labels, guessed)])
+    domain = np.repeat([0, 1], [len(inside.source_labels), len(labels)])
+    by = "true class" if (labels >= 0).all() else "class (predicted where nobody labelled it)"
+    for words, features in (("before", _before(view)), ("after", inside.after)):
+        points = measures.embed(np.concatenate([features.source, features.target]))
+        named = f"{words} ({view.other.name})" if words == "before" and view.other else words
+        yield figures.embedding(
+            f"Features {named}, by class", points, kinds, classes, domain,
+            f"Coloured by {by}. Clusters of one colour are classes that the features tell apart. "
+            "Distances between far clusters mean nothing in t-SNE.",
+        )  # fmt: skip
+        yield figures.embedding(
+            f"Features {named}, by domain", points, domain, ("source", "target"), domain,
+            "The same points. Where the two colours keep apart, the features know the domain; where they mix, "
+            "what was learnt on the source may hold for the target.",
+        )  # fmt: skip
+
+
+def _before(view: View) -> Features:
+    assert view.inside is not None
+    return view.inside.before if view.other is None else view.other.features
+
+
+def _distances(view: View) -> Iterator[Block]:
+    inside = view.inside
+    if inside is None:
+        return
+    before, after, rows = _before(view), inside.after, []
+    for number, name in enumerate(inside.source_names):
+        own = inside.source_domain == number
+        if own.sum() > 1:
+            sides = [(features.source[own], features.target) for features in (before, after)]
+            rows.append(
+                [name, *(f"{measure(*side):.3f}" for measure in (measures.mmd, measures.a_distance) for side in sides)]
+            )
+    head = ("source", "MMD before", "MMD after", "A-distance before", "A-distance after")
+    start = "as training began" if view.other is None else f"of {view.other.name}"
+    yield Table(f"Distance of each source to the target in the features ({start} = before)", head, rows)
+    yield Note(
+        "MMD: kernel distance of L2-normalised features, 0 = alike. Proxy A-distance: how well a linear classifier "
+        "tells the domains apart, 0 = not at all, 2 = always."
+    )
+
+
+def _faces(view: View) -> Iterator[Block]:
+    if view.inside is None:
+        return
+    yield faces.sure_and_unsure(view.inside, view.run.classes, view.faces)
+    if view.other is not None:
+        names = (view.name, view.other.name)
+        yield faces.disagreements(view.inside, view.other.probs, names, view.run.classes, 3 * view.faces)
+
+
+def _about(run: RunFiles) -> Iterator[Block]:
+    result = run.result
+    words = [word for name in result.plugins for word in ("--plugin", name)]
+    again = ["fercore", "run", *words, "--config", str(run.path / "config.toml"), "--out", "runs/again"]
+    yield Code("Run it again", shlex.join(again))
+    facts = [
+        ["preset", result.preset],
+        ["steps", str(result.steps)],
+        ["seed", str(result.seed)],
+        ["device", result.device],
+        ["training", f"{result.train_seconds:.0f} s, {result.seconds_per_step:.3f} s a step"],
+        ["largest memory", f"{result.peak_memory_mb:.0f} MiB"],
+        ["parameters", f"{result.parameters.trained:,} of {result.parameters.total:,} trained"],
+        ["weights", "the last" if result.ema is None else f"their average (decay {result.ema.decay})"],
+        *([f"source {number}", f"{source.spec}, {source.n} images"] for number, source in enumerate(result.sources, 1)),
+        ["target", f"{result.target.spec}, {result.target.n_adaptation} images"],
+    ]
+    yield Table("Facts", ("what", "value"), facts, numbers=False)
+    versions = {**result.versions, **run.folder.plugin_versions()}
+    yield Table("Versions", ("package", "version"), list(versions.items()), numbers=False, folded=True)
+    yield Table("SHA-256", ("what", "digest"), list(run.digests().items()), numbers=False, folded=True)
+    settings = run.config.model_dump(mode="json")
+    yield Table("Settings", ("setting", "value"), list(_leaves(settings)), numbers=False, folded=True)
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[Sequence[str]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", str(value)
