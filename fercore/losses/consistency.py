@@ -120,3 +120,17 @@ def _by_share(mean: Tensor, share: Tensor) -> Tensor:
     )
     total = scaled.sum()
     return scaled / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def neighbour_labels(features: Tensor, kept: Tensor, shares: Tensor, index: Tensor, nearest: int) -> Tensor:
+    """Mean class shares of a sample's nearest neighbours in a bank, itself left out (ATDOC, Liang et al. 2021, Eq 9).
+
+    Args:
+        features: f[B,D] of unit length. kept: f[N,D], of unit length. shares: f[N,K] of the bank's samples.
+        index: int64[B], where each sample stands in the bank. nearest: at most N - 1.
+
+    Returns:
+        f[B,K].
+    """
+    likeness = (features @ kept.T).scatter(1, index[:, None], -torch.inf)
+    return shares[likeness.topk(min(nearest, len(kept) - 1)).indices].mean(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -150,7 +151,7 @@ class RandomProduct(nn.Module):
     def forward(self, features: Tensor, probs: Tensor) -> Tensor:
         """Return (R_f f) * (R_p p) / sqrt(size) of features f[B,D] and probabilities f[B,K]."""
         left, right = (self.get_buffer(name) for name in ("of_features", "of_classes"))
-        return (features @ left) * (probs @ right) / left.shape[1] ** 0.5
+        return (features @ left) * (probs @ right) / math.sqrt(left.shape[1])
 
 
 class MadaSettings(DannSettings):
@@ -262,7 +263,8 @@ class GVB(Adversarial):
         value = domain_cross_entropy(answer - bridge, len(pair.x), **halves)
         own: Tensor = model.heads["main"].get_submodule("bridge")(torch.cat([pair.x, pair.y]))
         sizes = self.settings.generator * own.abs().mean() + self.settings.discriminator * bridge.abs().mean()
-        return value + sizes
+        total: Tensor = value + sizes
+        return total
 
 
 class Bridged(nn.Module):

@@ -83,7 +83,7 @@ class SourceTrained(Plugin):
     """A network with a bottleneck, one view of each side, and cross-entropy on the source."""
 
     joint_forward = True
-    training_parts = ("prior", "adversary")
+    training_parts: ClassVar[tuple[str, ...]] = ("prior", "adversary")
     Settings: ClassVar[type[Settings]] = NetworkSettings
     settings: Any
 

@@ -1,18 +1,17 @@
-"""Methods about features alone: adaptive norms, locality, and spectral penalisation around any method."""
+"""Methods about features alone: adaptive norms and locality."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.losses import feature_norm_radius, feature_norm_step, locality, mean_entropy, spectral_penalty, to_float32
+from fercore.losses import feature_norm_radius, feature_norm_step, locality, mean_entropy, to_float32
 from fercore.models import Model
-from fercore.plugin import Batch, Forward, LossTerm, Plugin, Progress, Role, Settings, ViewRequest, hookimpl
-from fercore_uda.base import SOURCE, TARGET, VIEW, Adaptation, Pair, UdaSettings
+from fercore.plugin import Batch, Forward, LossTerm, Progress, Role, Settings, hookimpl
+from fercore_uda.base import TARGET, Adaptation, Pair, UdaSettings
 from fercore_uda.presets import presets
 
 
@@ -71,44 +70,6 @@ class SquareKeepingDropout(nn.Module):
         """Return rows f[...], as they are in evaluation."""
         dropped: Tensor = self.drop(rows)
         return dropped * (1 - self.drop.p) ** 0.5 if self.training else dropped
-
-
-class BspSettings(Settings):
-    """Settings of bsp."""
-
-    weight: float = Field(1e-4, ge=0)
-    largest: int = Field(1, ge=1, description="singular values that are penalised")
-
-
-class BatchSpectralPenalisation(Plugin):
-    """Penalises the largest singular values of either side's features; beside dann or cdan."""
-
-    kind = "addon"
-    paper = "Chen et al., ICML 2019"
-    joint_forward = True
-    Settings: ClassVar[type[Settings]] = BspSettings
-    settings: BspSettings
-
-    def goes_by_length(self) -> str:
-        """Nothing does."""
-        return ""
-
-    @hookimpl
-    def request_views(self) -> Sequence[ViewRequest]:
-        """Ask for the views that the methods of this package share."""
-        return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", VIEW, "weak")]
-
-    @hookimpl
-    def loss(self, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
-        """Return the sum over sides, and over the branches of a method that has several."""
-        with torch.autocast(batch.source.labels.device.type, enabled=False):
-            values = [
-                spectral_penalty(to_float32(features), self.settings.largest)
-                for side in (SOURCE, TARGET)
-                for features in encoded[side].features.values()
-            ]
-            value = torch.stack(values).sum()
-        return [LossTerm(f"{self.name}/spectrum", Role.REGULARISER, value, self.settings.weight)]
 
 
 class LplSettings(UdaSettings):

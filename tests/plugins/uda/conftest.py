@@ -57,16 +57,16 @@ class Step:
             model.parts[prior].target.copy_(torch.tensor(RATIO) / 4)
         return model
 
-    def terms(self):
+    def terms(self, target_view="weak"):
         """Return the terms of the step by short name."""
         sides = {"source": (self.x, self.labels, self.domain), "target": (self.y, torch.full((len(self.y),), -1), None)}
         encoded, batches = {}, {}
         for side, (rows, labels, domain) in sides.items():
+            view = target_view if side == "target" else "weak"
             none = torch.zeros(len(rows), dtype=torch.int64)
-            encoded[side, "weak"] = self.model(rows)
-            batches[side] = DomainBatch(
-                {"weak": rows}, labels, none if domain is None else domain, torch.arange(len(rows))
-            )
+            encoded[side, view] = self.model(rows)
+            index = torch.arange(len(rows))
+            batches[side] = DomainBatch({view: rows}, labels, none if domain is None else domain, index)
         given = {
             "model": self.model,
             "batch": Batch(**batches),
@@ -74,12 +74,15 @@ class Step:
             "clock": self.clock,
             "pseudo": None,
         }
-        found = []
-        for hook in ("align", "loss"):
+
+        def call(hook):
             method = getattr(self.plugin, hook, None)
-            if method is not None:
-                found += method(**{k: v for k, v in given.items() if k in inspect.signature(method).parameters})
-        return {term.name.partition("/")[2]: term for term in found}
+            wanted = inspect.signature(method).parameters if method else ()
+            return method(**{k: v for k, v in given.items() if k in wanted}) if method else []
+
+        with torch.no_grad():
+            given["pseudo"] = call("pseudo_label") or None
+        return {term.name.partition("/")[2]: term for hook in ("align", "loss") for term in call(hook)}
 
     def data(self):
         """Return what the literal equations read; the same leaves."""

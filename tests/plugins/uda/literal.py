@@ -187,7 +187,7 @@ def mcc(d):
     """Jin et al. 2020, Eqs 3-8, T = 2.5."""
     p = softmax(d.zy / 2.5)
     n, classes = p.shape
-    raw = [1 + math.exp(-float(entropy_of(row))) for row in p]
+    raw = [1 + math.exp(-entropy_of(row).item()) for row in p]
     w = [n * r / sum(raw) for r in raw]
     c = [[sum(w[i] * p[i][j] * p[i][k] for i in range(n)) for k in range(classes)] for j in range(classes)]
     beside = 0.0

@@ -1,0 +1,148 @@
+"""ADDA (Tzeng et al., CVPR 2017): a source network first, then an encoder for the target that a critic cannot tell."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fercore.losses import domain_cross_entropy, to_float32
+from fercore.models import GroupedDomainHeads, Model
+from fercore.plugin import (
+    Batch,
+    DomainBatch,
+    Encoded,
+    Forward,
+    LossTerm,
+    ParamGroup,
+    Phase,
+    Progress,
+    Role,
+    RunConfig,
+    Settings,
+    Stage,
+    TaskInfo,
+    UserInputError,
+    ViewRequest,
+    hookimpl,
+    optimiser_from,
+    single_stage,
+)
+from fercore_uda.base import SOURCE, VIEW, NetworkSettings, SourceTrained
+from fercore_uda.presets import presets
+
+PRETRAIN, ADAPT = "pretrain", "adapt"
+CRITIC, MAP = "critic", "map"
+ADAPTED = "adapted"
+"""The target's view: a name of its own, for `encode` is told no side."""
+
+
+class AddaSettings(NetworkSettings):
+    """Settings of adda."""
+
+    pretrain_share: float = Field(0.13, gt=0, lt=1, description="share of the steps that learn the source")
+    hidden: int = Field(500, ge=1, description="width of the critic's two hidden layers")
+
+
+class ADDA(SourceTrained):
+    """An encoder for the target, from the source's, whose features a critic takes for those of the source."""
+
+    paper = "Tzeng et al., CVPR 2017"
+    joint_forward = False
+    training_parts = ("adversary", "source_encoder")
+    Settings: ClassVar[type[Settings]] = AddaSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "paper": presets("adda", paper={"optim": {"lr": 1e-3, "gamma": 7.0}, "train": {"steps": 23000}})["paper"],
+        **{key: {"adda": {"bottleneck": 0, "pretrain_share": 0.7}} for key in ("small", "demo")},
+    }
+    settings: AddaSettings
+
+    def goes_by_length(self) -> str:
+        """The length of the first stage does."""
+        return "pretrain_share"
+
+    @hookimpl
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
+        """Build the network and, beside it, the frozen encoder that the source keeps."""
+        model = super().build_model(config, num_classes, task)
+        self.attach(model, Kept(copy.deepcopy(nn.Sequential(model.backbone, model.branches["main"]))), "source_encoder")
+        return model
+
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
+        """Return the critic; without batch statistics, for it meets one side alone when the encoder learns."""
+        return {"adversary": GroupedDomainHeads(1, width, self.settings.hidden)}
+
+    @hookimpl
+    def request_views(self) -> Sequence[ViewRequest]:
+        """Ask for a view of the source, and from the second stage on of the target."""
+        return [ViewRequest("source", VIEW, "weak"), ViewRequest("target", ADAPTED, "weak", (ADAPT,))]
+
+    @hookimpl
+    def plan(self, config: RunConfig) -> Sequence[Stage]:
+        """Lay out a stage of cross-entropy, and one in which critic and encoder step in turns."""
+        whole = single_stage(config)
+        if whole.steps < 2:
+            raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
+        first = min(max(1, round(whole.steps * self.settings.pretrain_share)), whole.steps - 1)
+        spec, clip = optimiser_from(config), config.optim.clip_grad_norm
+        encoder = (ParamGroup(("backbone.",), config.optim.backbone_multiplier), ParamGroup(("branches.",)))
+        critic = Phase(CRITIC, (ParamGroup((f"parts.{self.part_name('adversary')}.",)),), spec, clip)
+        turns = (critic, Phase(MAP, encoder, spec, clip))
+        groups = (*encoder, ParamGroup(("heads.",)))
+        return [
+            replace(whole, name=PRETRAIN, steps=first, phases=(Phase("main", groups, spec, clip),)),
+            replace(whole, name=ADAPT, steps=whole.steps - first, phases=turns),
+        ]
+
+    @hookimpl
+    def refresh(self, model: Model, clock: Progress) -> None:
+        """Let the source keep its encoder as the second stage begins."""
+        if clock.stage == ADAPT and clock.step == 0:
+            learnt = nn.Sequential(model.backbone, model.branches["main"]).state_dict()
+            self.part(model, Kept, "source_encoder").encoder.load_state_dict(learnt)
+
+    @hookimpl
+    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded:
+        """Run the network; the source's samples through the encoder they keep, in the second stage."""
+        if view != VIEW or clock.stage == PRETRAIN:
+            encoded: Encoded = model(batch.images[view])
+            return encoded
+        with torch.no_grad():
+            features = self.part(model, Kept, "source_encoder").forward(batch.images[view])
+            return Encoded({"main": features}, {"main": model.heads["main"](features)})
+
+    @hookimpl
+    def loss(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
+        """Return the cross-entropy; then the critic's, and the encoder's with the labels turned round (Eq 9)."""
+        if clock.stage == PRETRAIN:
+            return super().loss(model, batch, encoded, clock)
+        critic = self.part(model, nn.Module, "adversary")
+        x, y = (to_float32(encoded[side].features["main"]) for side in (SOURCE, ("target", ADAPTED)))
+        with torch.autocast(batch.source.labels.device.type, enabled=False):
+            if clock.phase == CRITIC:
+                value = domain_cross_entropy(critic(torch.cat([x, y.detach()])), len(x))
+                return [LossTerm(f"{self.name}/critic", Role.ADVERSARIAL, value)]
+            value = nn.functional.softplus(-critic(y)).mean()
+            return [LossTerm(f"{self.name}/mapping", Role.ADVERSARIAL, value)]
+
+
+class Kept(nn.Module):
+    """An encoder that no phase trains and that stays in evaluation mode."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Kept:
+        """Stay in evaluation mode, whatever the mode asked for."""
+        return super().train(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return features f[B,D]."""
+        features: Tensor = self.encoder(images)
+        return features
