@@ -72,13 +72,14 @@ def align_domains(source: Encoded, target: Encoded, batch: DomainBatch, settings
 def _align_groups(left: Rows, right: Rows, settings: LaCmferSettings) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     weights = weigh(left, right, settings)
     kernel: dict[str, Any] = {"num_kernels": settings.align.num_kernels, "multiplier": settings.align.multiplier}
+    # The formula leaves a self-similarity where one side has no reliable sample: such a group counts as 0.
     alive = (weights.source.sum(-1) > 0) & _each((weights.target.sum(-1) > 0), len(left.features))
     if not settings.cid.enabled:
         value = weighted_mmd(left.features, right.features, weights.source, weights.target, **kernel)
         none = value.new_zeros(())
         return (value * alive).sum(), none, (~alive).sum(), none.long()
     num_classes = left.logits.shape[-1]
-    found = alignment_mmd(
+    levels = alignment_mmd(
         left.features,
         right.features,
         weights.source,
@@ -90,11 +91,11 @@ def _align_groups(left: Rows, right: Rows, settings: LaCmferSettings) -> tuple[T
         cy=weights.target_class,
         **kernel,
     )
-    value, valid = found.value, found.valid
+    value, valid = levels.value, levels.valid
     contrast, paired = pair_contrast(value, valid)
     if settings.cid.pairs == "one_vs_rest":
         contrast, paired = _one_vs_rest(left, right, weights, value, valid, kernel)
-    return (found.sample * alive).sum(), contrast.sum(), (~alive).sum(), (~paired).sum()
+    return (levels.sample * alive).sum(), contrast.sum(), (~alive).sum(), (~paired).sum()
 
 
 def _one_vs_rest(
@@ -145,10 +146,13 @@ def weigh(left: Rows, right: Rows, settings: LaCmferSettings) -> Weights:
     masks = [confident(rows.logits.softmax(-1), settings.eps) for rows in (left, right)]
     x_labels, y_labels = left.labels, right.labels
     if settings.cid.weighted:
+        # Without hardness: every reliable sample counts alike inside its class.
         classes: list[Tensor | None] = [mask.to(left.logits.dtype) for mask in masks]
     else:
         x_labels, y_labels = (
-            rows.labels.masked_fill(~mask, -1) for rows, mask in zip((left, right), masks, strict=True)
+            # Class -1 takes no part in the cluster level; the sample level goes by weights.
+            rows.labels.masked_fill(~mask, -1)
+            for rows, mask in zip((left, right), masks, strict=True)
         )
         classes = [None, None]
     if not settings.hardness.enabled:
@@ -162,6 +166,7 @@ def weigh(left: Rows, right: Rows, settings: LaCmferSettings) -> Weights:
     hard = [_hardness(left.logits, left.labels, masks[0], settings), _hardness(y_logits, None, masks[1], settings)]
     if settings.cid.weighted:
         classes = [hard[0], hard[1]]
+    # After the class weights are taken: those are normalised inside each class, and a common factor would be lost.
     if settings.hardness.inv_batch:
         hard = [h / h.shape[-1] for h in hard]
     return Weights(hard[0], hard[1], x_labels, y_labels, *classes)
@@ -181,6 +186,7 @@ def _present(labels: Tensor, num_classes: int) -> Tensor:
 def _matched(left: Rows, right: Rows, masks: Sequence[Tensor]) -> list[Tensor]:
     groups, num_classes = len(left.labels), left.logits.shape[-1]
     y_labels = _each(right.labels, groups)
+    # Unknown labels are clamped for the look-up and taken out below.
     in_target = _present(y_labels, num_classes).gather(1, left.labels.clamp_min(0))
     in_source = _present(left.labels, num_classes).gather(1, y_labels)
     return [masks[0] & in_target & (left.labels >= 0), _each(masks[1], groups) & in_source]
@@ -201,6 +207,7 @@ def _groups(
     for domains, rows in _by_domain(batch, mixed=mixed):
         pairs = _pairs(groups, domains)
         shared = groups[0].source is None
+        # With branches for all sources the target is encoded once a branch, and group g meets row g % branches.
         heard = list(groups[0].branches) if shared else [branch for _, branch in pairs]
         left = Rows(
             torch.stack([_wide(source.features[b][rows[s]], width) for s, b in pairs]),
@@ -229,7 +236,7 @@ def _by_domain(batch: DomainBatch, *, mixed: bool) -> list[tuple[list[int], Tens
     for number, (count, rows) in enumerate(zip(counts, torch.split(order, counts), strict=True)):
         if count:
             by_size.setdefault(count, []).append((number, rows))
-    return [([n for n, _ in found], torch.stack([rows for _, rows in found])) for found in by_size.values()]
+    return [([n for n, _ in members], torch.stack([rows for _, rows in members])) for members in by_size.values()]
 
 
 def _wide(features: Tensor, width: int) -> Tensor:

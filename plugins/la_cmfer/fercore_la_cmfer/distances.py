@@ -17,7 +17,8 @@ def report(run: FinishedRun) -> dict[str, Any]:
     sources, target = run.outputs("source"), run.outputs("test")
     sides = (("sources", sources), ("target", target))
     classes = {
-        side: {name: feature_distances(f, found.labels) for name, f in found.features.items()} for side, found in sides
+        side: {name: feature_distances(f, outputs.labels) for name, f in outputs.features.items()}
+        for side, outputs in sides
     }
     domains = domain_distances(sources.features, target.features, run.source.domain, run.specs)
     return {**classes, "mmd_to_target": domains}
@@ -62,17 +63,18 @@ def domain_distances(
     Returns:
         Source name -> branch -> distance; a source without samples is left out.
     """
-    found: dict[str, dict[str, float]] = {}
+    by_source: dict[str, dict[str, float]] = {}
     for number, name in enumerate(names):
         rows = domain == number
         if rows.any() and all(len(features) for features in target.values()):
-            found[name] = {branch: _mmd(sources[branch][rows], target[branch]) for branch in sources}
-    return found
+            by_source[name] = {branch: _mmd(sources[branch][rows], target[branch]) for branch in sources}
+    return by_source
 
 
 def _mmd(source: np.ndarray, target: np.ndarray) -> float:
     x, y = (torch.from_numpy(_unit(features)) for features in (source, target))
     value = weighted_mmd(x, y, *(torch.full((len(rows),), 1.0 / len(rows), dtype=rows.dtype) for rows in (x, y)))
+    # The squared MMD of nearly equal sets may round below 0.
     return float(value.clamp_min(0).sqrt())
 
 

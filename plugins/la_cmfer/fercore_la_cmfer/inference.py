@@ -59,6 +59,7 @@ def majority(z_g: Tensor, z_l: Tensor) -> Tensor:
 def hybrid(z_g: Tensor, z_l: Tensor) -> Tensor:
     """`max_logit` where the three agree or all differ, else `majority` (released code, sixth rule)."""
     a, b, c = (z.argmax(-1) for z in _three(z_g, z_l))
+    # 1 where exactly two agree: three equal answers give 3, three different ones 0.
     equal = (a == b).int() + (b == c).int() + (a == c).int()
     chosen = torch.where(equal == 1, _majority_class(z_g, z_l), _max_logit_class(z_g, z_l))
     return _speaking_for(chosen, z_g, z_l)
@@ -72,6 +73,7 @@ def _max_logit_class(z_g: Tensor, z_l: Tensor) -> Tensor:
     top, classes = torch.stack(_three(z_g, z_l)).max(-1)
     best, number = top.max(0)
     chosen = classes.gather(0, number.unsqueeze(0)).squeeze(0)
+    # The released code starts from a best of 0 and class 0.
     return torch.where(best > 0, chosen, torch.zeros_like(chosen))
 
 
@@ -83,6 +85,7 @@ def _majority_class(z_g: Tensor, z_l: Tensor) -> Tensor:
 def _speaking_for(chosen: Tensor, z_g: Tensor, z_l: Tensor) -> Tensor:
     """Probabilities of the first of (global, local, mean) that names the class; one-hot where none does."""
     result = F.one_hot(chosen, z_g.shape[-1]).to(z_g.dtype)
+    # Backwards, so that the first of them that names the class is written last.
     for scores in reversed(_three(z_g, z_l)):
         result = torch.where((scores.argmax(-1) == chosen).unsqueeze(-1), scores.softmax(-1), result)
     return result

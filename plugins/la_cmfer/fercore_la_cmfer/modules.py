@@ -32,13 +32,13 @@ class BranchGroup(NamedTuple):
 
 def branch_groups(names: Iterable[str]) -> tuple[BranchGroup, ...]:
     """Group a model's branch names by the source they serve, in order; names of other plugins are left out."""
-    found: dict[int | None, tuple[str, ...]] = {}
+    by_source: dict[int | None, tuple[str, ...]] = {}
     for name in names:
         match = _BRANCH.fullmatch(name)
         if match:
             source = None if match[1] is None else int(match[1])
-            found[source] = (*found.get(source, ()), name)
-    return tuple(BranchGroup(branches, source) for source, branches in found.items())
+            by_source[source] = (*by_source.get(source, ()), name)
+    return tuple(BranchGroup(branches, source) for source, branches in by_source.items())
 
 
 class Attention(CbamModule):
@@ -51,6 +51,7 @@ class Attention(CbamModule):
 
     def __init__(self, channels: int, reduction: int, settings: CbamSettings) -> None:
         super().__init__(channels, rd_ratio=1.0 / reduction, spatial_kernel_size=settings.gate)
+        # add_module replaces timm's convolution with batch norm under the same name.
         if not settings.gate_norm:
             self.spatial.add_module("conv", nn.Conv2d(2, 1, settings.gate, padding=settings.gate // 2))
         self.residual = settings.residual
@@ -136,6 +137,7 @@ class LocalBranch(nn.Module):
         super().__init__()
         net = settings.network
         attention = settings if settings.local.block == "cbam" else None
+        # Quarter -> stack; by column: left quarters share one, right ones the other.
         self.stack_of: tuple[int, ...] = (0, 1, 2, 3) if settings.local.share == "none" else (0, 1, 0, 1)
         self.stacks = nn.ModuleList(
             stack(inputs, net.local_width, net.local_depth, attention) for _ in range(max(self.stack_of) + 1)

@@ -116,6 +116,7 @@ class LaCmfer(Plugin):
         source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
         if self.settings.align.kind == "none":
             return []
+        # Distances are small differences of large numbers, which half precision does not hold.
         with torch.autocast(batch.source.domain.device.type, enabled=False):
             if self.settings.align.kind == "adversarial":
                 return [self._adversarial(model, batch.source, source, target, clock)]
@@ -150,13 +151,13 @@ class LaCmfer(Plugin):
 
     def _inter_domain(self, model: Model, batch: DomainBatch, source: Encoded, target: Encoded) -> Sequence[LossTerm]:
         state = self.part(model, RunState)
-        found = align_domains(source, target, batch, self.settings)
-        state.add(groups=found.groups, groups_without_reliable=found.empty, groups_without_pairs=found.unpaired)
-        alpha = state.alpha / (found.sources if self.settings.inter_reduce == "mean" else 1)
-        terms = [LossTerm(f"{self.name}/sample_mmd", Role.ALIGNMENT, found.sample, alpha)]
+        aligned = align_domains(source, target, batch, self.settings)
+        state.add(groups=aligned.groups, groups_without_reliable=aligned.empty, groups_without_pairs=aligned.unpaired)
+        alpha = state.alpha / (aligned.sources if self.settings.inter_reduce == "mean" else 1)
+        terms = [LossTerm(f"{self.name}/sample_mmd", Role.ALIGNMENT, aligned.sample, alpha)]
         if self.settings.cid.enabled:
             weight = alpha * self.settings.lambda_
-            terms.append(LossTerm(f"{self.name}/cluster_mmd", Role.ALIGNMENT, found.cluster, weight))
+            terms.append(LossTerm(f"{self.name}/cluster_mmd", Role.ALIGNMENT, aligned.cluster, weight))
         return terms
 
     def _adversarial(
@@ -177,6 +178,7 @@ class LaCmfer(Plugin):
     def _supervised(self, batch: DomainBatch, source: Encoded) -> Tensor:
         values = torch.zeros(len(batch), device=batch.labels.device)
         for team in branch_groups(source.logits):
+            # Per-source branches learn from their own source alone: the others' samples have weight 0.
             served = 1.0 if team.source is None else batch.domain == team.source
             for branch in team.branches:
                 values = values + served * F.cross_entropy(

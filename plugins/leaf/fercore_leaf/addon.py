@@ -100,6 +100,7 @@ class LeafEaf(Plugin):
         """
         asked = self.settings.consistency != "keep"
         silent = asked and without_bn_update(model, view, self.settings.statistics)
+        # Around the whole chain: whichever plugin encodes leaves its trace in copies.
         kept, before = swap_bn_stats(model) if silent else {}, _passes(model)
         try:
             encoded = yield
@@ -127,6 +128,8 @@ class LeafEaf(Plugin):
 
     def _attach(self, model: Model, part: str, level: nn.Module, module: nn.Module) -> None:
         self.attach(model, level, part)
+        # A hook, not a wrapper: names of parameters, and so checkpoints
+        # and parameter groups, stay as the method has them.
         module.register_forward_hook(Through(level))
 
     def _levels(self, model: Model) -> list[nn.Module]:
@@ -148,8 +151,9 @@ class LeafEaf(Plugin):
         if mode == "keep":
             return answers
         rest: Answers = [[term for term in terms if term.role is not Role.CONSISTENCY] for terms in answers]
-        found = sum(map(len, rest)) < sum(map(len, answers))
-        if found if mode == "where_present" else hook == "loss":
+        removed = sum(map(len, rest)) < sum(map(len, answers))
+        if removed if mode == "where_present" else hook == "loss":
+            # Two names: terms of `align` and `loss` are summed up together, and may not share one.
             name = f"{self.name}/consistency" if hook == "loss" else f"{self.name}/consistency_in_align"
             rest.append([LossTerm(name, Role.CONSISTENCY, self._consistency(encoded, pseudo), self.settings.weight)])
         return rest

@@ -42,8 +42,8 @@ def semantic_level(dim: int, settings: LevelSettings, *, mixture: bool = True) -
 def take_imbalance(modules: Iterable[nn.Module]) -> Tensor | None:
     """Return the mean imbalance over the mixtures inside some modules since the last call; None without any."""
     mixtures = (m for module in modules for m in module.modules() if isinstance(m, ExpertMixture))
-    found = [value for mixture in mixtures if (value := mixture.take_imbalance()) is not None]
-    return torch.stack(found).mean() if found else None
+    values = [value for mixture in mixtures if (value := mixture.take_imbalance()) is not None]
+    return torch.stack(values).mean() if values else None
 
 
 def candidates(probs: Tensor, settings: CategorySettings) -> Tensor:

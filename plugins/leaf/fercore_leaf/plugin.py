@@ -105,6 +105,7 @@ class Leaf(Plugin):
         stage = single_stage(config)
         (phase,) = stage.phases
         if self.settings.lr_scale:
+            # The rate is given for 16 labelled samples a step.
             lr = phase.optimiser.lr * config.data.source_step / 16
             phase = replace(phase, optimiser=replace(phase.optimiser, lr=lr))
         stage = replace(stage, phases=(phase,))
@@ -119,14 +120,14 @@ class Leaf(Plugin):
     def refresh(self, model: Model, clock: Progress, encode_dataset: Encode) -> dict[str, float] | None:
         """Renew the class thresholds from the labelled samples, and report the last epoch's candidates."""
         state, chosen = self.part(model, RunState), self.settings.thresholds
-        found = state.take()
+        report = state.take()
         if chosen.kind == "adaptive" and clock.epoch > 0:
             data = encode_dataset("source")
             probs = data.logits[BRANCH].float().softmax(-1)
             level = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
             state.thresholds.copy_(level)
-            found["mean_threshold"] = float(level.mean())
-        return {f"{self.name}/{name}": value for name, value in found.items()} or None
+            report["mean_threshold"] = float(level.mean())
+        return {f"{self.name}/{name}": value for name, value in report.items()} or None
 
     @hookimpl
     def pseudo_label(self, model: Model, encoded: Forward) -> PseudoLabels | None:
@@ -137,6 +138,7 @@ class Leaf(Plugin):
         if not (self.settings.eaf.category or self._contrast):
             return None
         teacher = self._views(encoded)["teacher"]
+        # The label by the mean of the views' probabilities, the candidates by the mean of their logits.
         mean = torch.stack([mean_probs([logits]) for logits in teacher]).mean(0)
         top, labels = mean.max(-1)
         selected = torch.ones_like(top)
@@ -203,6 +205,7 @@ class Leaf(Plugin):
             values = values * concave_weights(pseudo.probs, positive).to(values.dtype)
         total = values.mean()
         if cons.rescale:
+            # The rescaling is a constant: the value becomes the cross-entropy's, the gradient's direction stays.
             total = total * rescaling(hard.mean(), total)
         return total * share.to(total.dtype) if cons.mask else total
 

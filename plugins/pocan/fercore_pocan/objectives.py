@@ -68,6 +68,7 @@ class StepInputs:
                 self._term("cross_target", Role.ALIGNMENT, self._target_ce("source")),
             ]
         if self.settings.use_adv and self.settings.adv.on_encoder:
+            # Eq 11: the encoder makes each side look like the other.
             (_, s_as_t), (t_as_s, _) = self._scores()
             terms.append(self._term("confusion", Role.ADVERSARIAL, -t_as_s.mean() - s_as_t.mean()))
         return terms
@@ -82,6 +83,7 @@ class StepInputs:
         """L_dis (Eq 10), for the prototypes."""
         if not self.settings.use_adv:
             return []
+        # Eq 10: the prototypes tell the sides apart.
         (s_as_s, _), (_, t_as_t) = self._scores()
         return [self._term("discrimination", Role.ADVERSARIAL, -s_as_s.mean() - t_as_t.mean())]
 
@@ -125,6 +127,7 @@ class StepInputs:
         if self.settings.weight_norm == "batch":
             return value
         weight = (weights[labels] * mask).sum()
+        # The mean over the number becomes one over the weights: times the former, divided by the latter.
         return value * mask.sum() / torch.where(weight > 0, weight, torch.ones_like(weight))
 
     def _rule(self, part: str) -> ClassWeightRule:

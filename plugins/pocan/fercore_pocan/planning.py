@@ -41,17 +41,17 @@ def pair(settings: PocanSettings) -> tuple[str, str]:
 
 def views(settings: PocanSettings) -> list[ViewRequest]:
     """Return every view of every stage that is run."""
-    aug, found = settings.aug, [ViewRequest("source", PLAIN, "none", (CLASSIFY,))]
+    aug, requests = settings.aug, [ViewRequest("source", PLAIN, "none", (CLASSIFY,))]
     upside_down = 0.5 if aug.vflip else 0.0
     wide = CropAndColour(area=aug.pretrain_area, upside_down_chance=upside_down)
     square = CropAndColour(area=aug.adapt_area, ratio=(1.0, 1.0), upside_down_chance=upside_down)
     weak = aug.kind == "weak"
     if settings.stages.pretrain:
-        found += [ViewRequest("source", name, "weak" if weak else wide, (PRETRAIN,)) for name in PRETRAIN_PAIR]
+        requests += [ViewRequest("source", name, "weak" if weak else wide, (PRETRAIN,)) for name in PRETRAIN_PAIR]
     if settings.stages.adapt:
         names = pair(settings)
-        found += [ViewRequest(side, name, "weak" if weak else square, (ADAPT,)) for side in SIDES for name in names]
-    return found
+        requests += [ViewRequest(side, name, "weak" if weak else square, (ADAPT,)) for side in SIDES for name in names]
+    return requests
 
 
 def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
@@ -62,12 +62,14 @@ def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
         ParamGroup(("backbone.trunk.",), config.optim.backbone_multiplier),
         ParamGroup(("backbone.", "branches.", "parts.")),
     )
+    # The warm-up and the schedule's own length belong to the first stage.
     later = replace(base, warmup_steps=0, max_steps=None)
     constant = replace(later, lr=rates.adapt, schedule="constant")
     stepped = replace(later, lr=rates.adapt_prototypes, schedule="step", milestones=(rates.drop_at,))
     if settings.proto_lr == "const":
         stepped = replace(later, lr=0.1 * rates.adapt_prototypes, schedule="constant")
-    found = [
+    all_stages = [
+        # Length 1 stands in until `_long` sets it.
         Stage(PRETRAIN, 1, (Phase(ENCODER, encoder, base, clip),), source_batch=settings.stages.pretrain_batch),
         Stage(
             CLASSIFY,
@@ -93,7 +95,7 @@ def stages(settings: PocanSettings, config: RunConfig) -> list[Stage]:
         ),
     ]
     lengths = (settings.stages.pretrain, settings.stages.prototypes, settings.stages.adapt)
-    kept = [(stage, length) for stage, length in zip(found, lengths, strict=True) if length]
+    kept = [(stage, length) for stage, length in zip(all_stages, lengths, strict=True) if length]
     return [_released(_long(stage, length, settings, config), settings) for stage, length in kept]
 
 

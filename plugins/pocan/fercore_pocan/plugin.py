@@ -94,8 +94,10 @@ class Pocan(Plugin):
         if clock.stage == CLASSIFY:
             return None
         if clock.step == 0:
+            # Once, at the first step of adaptation: a resumed run comes here with a later step.
             model.heads[TARGET].load_state_dict(model.heads[SOURCE].state_dict())
             state.adapted.fill_(True)
+        # Kept for `lambda.granularity = "epoch"`: the ramp then stands still within an epoch.
         state.progress.fill_(clock.progress)
         if clock.epoch % self.settings.refresh_every:
             return None
@@ -126,6 +128,7 @@ class Pocan(Plugin):
         if clock.phase != PROTOTYPES or not model.training:
             encoded: Encoded = model(batch.images[view])
             return encoded
+        # Running statistics, and none that this forward leaves.
         model.eval()
         try:
             fixed: Encoded = model(batch.images[view])
