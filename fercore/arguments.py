@@ -62,12 +62,16 @@ def request_of(
     data = {key: value for key, value in (("sources", list(source)), ("target", target)) if value}
     if source and not target and any(map(asks_for_labels, source)):
         data["target"] = next(filter(asks_for_labels, source))  # the rest of that dataset
-    if len(data) == 1:
+    if "sources" in data and "target" not in data:
         _refuse_half(data)
     layers += [layer for _, layer in _assigned(assignments)] + [merge(flags, {"data": data} if data else {})]
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
+    if isinstance(merged.get("data"), dict) and "target" in merged["data"] and "sources" not in merged["data"]:
+        if target or _own_data(merged["data"]):  # of a run without a source, which its plugins must allow
+            layers.append({"data": {"sources": []}})
+            merged = merge(merged, layers[-1])
     if isinstance(merged.get("data"), dict):
         check_settings(DataSettings, merged["data"], prefix="data")  # what follows goes by its sources and target
     own = _own_data(merged.get("data"))
@@ -116,7 +120,7 @@ def _protocol_layers(name: str | None, root: Path | None, *, given: bool) -> lis
 
 def _own_data(data: object) -> dict[str, Any]:
     """Return the settings of sources and target if any of them is data of the user's, not synthetic."""
-    given = {key: data[key] for key in ("sources", "target") if data.get(key)} if isinstance(data, dict) else {}
+    given = {key: data[key] for key in ("sources", "target") if key in data} if isinstance(data, dict) else {}
     specs = [str(spec) for value in given.values() for spec in (value if isinstance(value, list) else [value])]
     return given if any(not spec.startswith("synthfer:") for spec in specs) else {}
 

@@ -144,22 +144,23 @@ class JoinedReader:
 
 
 def join(tables: Sequence[Table]) -> Table:
-    """Return one table of several; `domain` numbers them, and only extras that all of them have are kept."""
+    """Return one table of several, or of none; `domain` numbers them, and extras that all of them have are kept."""
     # Rows of the joined reader: those of each part, moved by the readers
     # before it (readers, not tables: a table may be a part of its reader).
     starts = np.cumsum([0, *(len(table.reader) for table in tables)])
-    shared = set.intersection(*(set(table.extras) for table in tables))
+    shared = set.intersection(*(set(table.extras) for table in tables)) if tables else set[str]()
+    none = np.zeros(0, dtype=np.int64)
     column: Any = lambda name: tuple(value for table in tables for value in getattr(table, name))  # noqa: E731
     return Table(
         name="+".join(table.name for table in tables),
         spec=" ".join(table.spec for table in tables),
         keys=column("keys"),
-        labels=np.concatenate([table.labels for table in tables]),
+        labels=np.concatenate([none, *(table.labels for table in tables)]),
         subjects=column("subjects"),
         sequences=column("sequences"),
         split=column("split"),
         reader=JoinedReader(tuple(table.reader for table in tables)),
-        rows=np.concatenate([table.rows + start for table, start in zip(tables, starts[:-1], strict=True)]),
-        domain=np.concatenate([np.full(len(table), d, dtype=np.int64) for d, table in enumerate(tables)]),
+        rows=np.concatenate([none, *(table.rows + start for table, start in zip(tables, starts[:-1], strict=True))]),
+        domain=np.concatenate([none, *(np.full(len(table), d, dtype=np.int64) for d, table in enumerate(tables))]),
         extras={name: np.concatenate([table.extras[name] for table in tables]) for name in sorted(shared)},
     )

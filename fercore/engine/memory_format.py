@@ -135,7 +135,9 @@ def _few_samples(context: RunContext) -> Batch:
 
 
 def _first(batch: DomainBatch) -> DomainBatch:
-    """Return the first samples of each domain of one side."""
+    """Return the first samples of each domain of one side, which may have none."""
+    if not len(batch):
+        return batch
     present = sorted(set(batch.domain.tolist()))
     rows = torch.cat([(batch.domain == domain).nonzero().flatten()[:_SAMPLES] for domain in present])
 

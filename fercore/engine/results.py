@@ -199,8 +199,10 @@ def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> No
     write_predictions(context, folder, predict_target(context, clock, found))
     if report.features:
         table = side_table(context.domains, "source")
-        taught = _arrays(context.evaluator.predict(context.reported, table, clock), "source/")
-        arrays = {**_arrays(found, ""), **taught, "source/domain": table.domain, **_prototypes(context.reported)}
+        arrays = {**_arrays(found, ""), **_prototypes(context.reported)}
+        if len(table):
+            taught = context.evaluator.predict(context.reported, table, clock)
+            arrays |= {**_arrays(taught, "source/"), "source/domain": table.domain}
         with whole(folder.path / "features.npz") as handle:
             np.savez_compressed(handle, **arrays)
     finished = _finished(context, clock)
@@ -217,10 +219,12 @@ def reports_of(config: RunConfig) -> list[PluginInfo]:
     installed, asked = installed_plugins(group=REPORTS), list(config.report.also)
     if config.report.distances:
         asked.append("distances")
+    if "distances" in asked and not config.data.sources:
+        raise UserInputError("distances to the sources in a run without one", where="report", fix="leave them out")
     for name in asked:
         if name not in installed:
             raise UserInputError(f"unknown report {name!r}", where="report.also", fix=did_you_mean(name, installed))
-    if "au" in installed and asked_for(config.data):
+    if "au" in installed and config.data.sources and asked_for(config.data):
         asked.append("au")
     return [installed[name] for name in dict.fromkeys(asked)]
 
@@ -229,6 +233,8 @@ def _finished(context: RunContext, clock: Progress) -> FinishedRun:
     domains, joined = context.domains, side_table(context.domains, "source")
 
     def outputs(part: Literal["source", "test"]) -> Outputs:
+        if part == "source" and not len(joined):
+            raise UserInputError("a report needs a source, and the run has none", where="report.also")
         return context.evaluator.predict(context.reported, joined if part == "source" else domains.test, clock)
 
     return FinishedRun(

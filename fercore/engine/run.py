@@ -24,7 +24,7 @@ from fercore.engine.selection import Candidates, Chosen, gather, scores_of
 from fercore.engine.setup import LAST, RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
-from fercore.hooks.checks import no_exit
+from fercore.hooks.checks import HookError, no_exit
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.plan import RunResult, Stage, StepReport
 from fercore.records.result import SCORES
@@ -135,6 +135,8 @@ class Trainer:
             if average is not None:
                 average.adopt(context.model, before)
             table = side_table(context.domains, side)
+            if not len(table):
+                raise HookError(f"encode_dataset({side!r}): the run has no {side}")
             return context.evaluator.encode(context.reported, table, clock, with_labels=side == "source")
 
         metrics = context.plugins.refresh(context.model, clock, encode_dataset)
@@ -146,6 +148,8 @@ class Trainer:
             )
         for side in SIDES:
             info = side_info(context.domains, side)
+            if not len(info):
+                continue
             sampler = context.plugins.build_sampler(context.config, context.model, info, side, clock)
             with context.plugins.blaming("build_sampler"):
                 self.loader.set_sampler(side, sampler)

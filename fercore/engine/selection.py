@@ -49,13 +49,13 @@ def gather(context: RunContext, clock: Progress, names: tuple[str, ...]) -> Evid
     """
     asked = {each for name in names for each in needs(name)}
     domains, model, evaluator = context.domains, context.reported, context.evaluator
-    table = domains.adaptation
+    table, taught = domains.adaptation, side_table(domains, "source")
     found = evidence_of(evaluator.predict(model, table, clock), _validation(context, clock, asked))
-    more: dict[str, Any] = {"source_prior": class_prior(side_table(domains, "source").labels, len(domains.classes))}
-    if "train_features" in asked:
-        more["train_features"] = evidence_of(
-            evaluator.predict(model, side_table(domains, "source"), clock), None
-        ).target_features
+    more: dict[str, Any] = {}
+    if len(taught):
+        more["source_prior"] = class_prior(taught.labels, len(domains.classes))
+    if len(taught) and "train_features" in asked:
+        more["train_features"] = evidence_of(evaluator.predict(model, taught, clock), None).target_features
     if "target_view_probs" in asked:
         more["target_view_probs"] = evaluator.predict_batches(model, _flipped(context, table), clock).probs
     if "target_au" in asked and domains.au_names:

@@ -134,7 +134,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     _try_backbone(model, config)
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
-    _check_views(views, stages)
+    _check_views(views, stages, domains.sources)
     module = cast("StepModule", fabric.setup_module(StepModule(model, plugins, joint=_shares_forward(resolved))))
     evaluator = Evaluator(fabric, plugins, config.data)
     train = config.train
@@ -271,9 +271,12 @@ def _set_statistics(model: Model, config: RunConfig) -> None:
     model.std = config.data.std or model.std
 
 
-def _check_views(views: Sequence[ViewRequest], stages: Sequence[Stage]) -> None:
-    if not any(view.side == "source" for view in views):
-        raise UserInputError("no plugin of this run asks for a view of the source", fix="name a method that trains")
+def _check_views(views: Sequence[ViewRequest], stages: Sequence[Stage], sources: Sequence[object]) -> None:
+    if sources and not any(view.side == "source" for view in views):
+        fix = "name a method that trains, or, for one that needs no source, give --target alone"
+        raise UserInputError("no plugin of this run asks for a view of the source", fix=fix)
+    if not sources and any(view.side == "source" for view in views):
+        raise HookError("hook 'request_views': a view of the source is asked for, and the run has no source")
     names = [stage.name for stage in stages]
     for view in views:
         unknown = set(view.stages or ()) - set(names)

@@ -99,6 +99,18 @@ def check_company(plugins: Sequence[Plugin]) -> None:
             raise UserInputError(f"plugin {plugin.name!r} cannot run with {other!r}", fix="drop one of them")
 
 
+def check_sources(plugins: Sequence[Plugin], sources: Sequence[object]) -> None:
+    """Refuse a target alone for plugins that learn from a labelled source.
+
+    Raises:
+        UserInputError: naming the plugin.
+    """
+    for plugin in plugins:
+        if plugin.needs_source and not sources:
+            fix = "give --source SPEC beside the target, or neither for bundled faces"
+            raise UserInputError(f"plugin {plugin.name!r} needs a labelled source", where="--source", fix=fix)
+
+
 def check_owners(manager: pluggy.PluginManager) -> None:
     """Refuse two owners of one first-result hook; pluggy would silently take the last registered.
 

@@ -27,6 +27,8 @@ class Plugin:
         Settings: the class of the plugin's settings, checked strictly.
         presets: preset name -> layer of run settings ({"data": {...}, "<plugin>": {...}}) that this plugin wants there.
         requires, conflicts: names of plugins that must, or must not, be in the same run.
+        needs_source: it cannot run without a labelled source. Where it is False, a run may have the target alone: hooks
+            get a source side without a sample, and no view of the source may be asked for.
         joint_forward: both sides' images of one view may pass the network in one forward, as far as this plugin goes:
             it treats every row of `encode` alike whatever its side, reads no extras there, nothing in the network mixes
             rows but batch normalisation, whose statistics stay a side's own, and gradients flow back from both sides
@@ -41,6 +43,7 @@ class Plugin:
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
+    needs_source: ClassVar[bool] = True
     joint_forward: ClassVar[bool] = False
     training_parts: ClassVar[tuple[str, ...]] = ()
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, load_domains, mismatch_lines, parse_spec
+from fercore.data import DomainSet, load_domains, mismatch_lines, parse_spec, side_table
 from fercore.data.domains.domain_set import read_domain
 from fercore.errors import UserInputError
 
@@ -149,8 +149,13 @@ def test_missing_parts(tree: Tree):
     data = DataSettings(sources=(f"folder:{whole}?transductive=true",), target=f"folder:{whole}")
     with pytest.raises(UserInputError, match="option transductive on a source"):
         load_domains(data, seed=0)
-    with pytest.raises(UserInputError, match="no source domain"):
-        load_domains(DataSettings(sources=()), seed=0)
+
+
+def test_a_target_alone_has_the_classes_of_its_labels(tree: Tree):
+    target = f"folder:{tree('t', {'anger': 6, 'sad': 6})}"
+    domains = load_domains(DataSettings(sources=(), target=target), seed=0)
+    assert (domains.sources, domains.classes) == ((), ("anger", "sadness"))
+    assert len(side_table(domains, "source")) == 0
 
 
 def test_a_test_image_is_never_an_adaptation_image(tree: Tree):

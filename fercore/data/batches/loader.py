@@ -298,6 +298,8 @@ def source_order(
     Raises:
         UserInputError: if a batch does not fit the domains.
     """
+    if not names:
+        return SideOrder((), table.domain)
     whole = np.arange(len(table))
     few = settings.few_shot_domain if settings.source_sampling == "balanced" and len(names) > 1 else None
     if settings.source_sampling == "proportional":

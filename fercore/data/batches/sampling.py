@@ -81,7 +81,7 @@ class SideOrder:
     """The orders of a side's pools, one after another in a batch.
 
     Args:
-        pools: one for each domain, or one for all.
+        pools: one for each domain, or one for all; none for a side without samples.
         domain: int64[n] domain of each of the side's samples; a batch is sorted by it.
         beside: number of a pool that may be far smaller than the others, so that `steps` does not go by it.
     """
@@ -92,11 +92,11 @@ class SideOrder:
         self.pools, self.domain = tuple(pools), domain
         self.batch = sum(pool.batch for pool in self.pools)
         counted = [pool for number, pool in enumerate(self.pools) if number != beside] or self.pools
-        self.steps = min(pool.steps for pool in counted)
+        self.steps = min((pool.steps for pool in counted), default=1)
 
     def take(self, step: int) -> np.ndarray:
         """Return int64[batch] positions for a step, sorted by domain."""
-        drawn = np.concatenate([pool.take(step) for pool in self.pools])
+        drawn = np.concatenate([np.zeros(0, dtype=np.int64), *(pool.take(step) for pool in self.pools)])
         # Stable: inside a domain samples stay in the order drawn.
         return drawn[np.argsort(self.domain[drawn], kind="stable")]
 

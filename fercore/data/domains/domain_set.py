@@ -77,8 +77,6 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
     Raises:
         UserInputError: for whatever is wrong with a spec, a file or the set of classes. Nothing is written.
     """
-    if not settings.sources:
-        raise UserInputError("no source domain", where="data.sources", fix="give --source FORMAT:PATH")
     specs = [parse_spec(text) for text in settings.sources]
     target_spec = parse_spec(settings.target)
     divided = divided_source(specs, target_spec)
@@ -124,6 +122,8 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
     own = tables[specs.index(divided)] if same and divided is not None else adaptation.subset([])
     target.report["labelled"] = {"n": len(own), "per_class": own.counts(classes)}
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
+    if not sources:
+        shared = "those of the target's labels; there is no source"
     report = {
         "classes": list(classes),
         "class_rule": shared if settings.classes is None else "listed in data.classes",

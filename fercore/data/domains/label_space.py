@@ -19,12 +19,15 @@ def choose_classes(settings: DataSettings, sources: Sequence[LoadedDomain], targ
     """Return the classes that the settings list, or those all domains with labels share.
 
     Raises:
-        UserInputError: if fewer than two are shared, or a listed one is unknown or in no source.
+        UserInputError: if fewer than two are shared, a listed one is unknown or in no source, or nothing has labels.
     """
     if settings.classes is not None:
         return _listed_classes(settings.classes, [set(source.table.counts(CANONICAL)) for source in sources])
     # A target without labels has no say in the classes.
     voters = [loaded for loaded in (*sources, target) if loaded.labelled]
+    if not voters:
+        fix = "name the classes of the model: --set 'data.classes=[\"anger\", ...]'"
+        raise UserInputError("neither source nor label says which classes there are", where="data.classes", fix=fix)
     have = [set(loaded.table.counts(CANONICAL)) for loaded in voters]
     shared = set.intersection(*have)
     if len(shared) < 2:
@@ -41,7 +44,7 @@ def _listed_classes(names: Sequence[str], sources: Sequence[set[str]]) -> tuple[
     if len(set(classes)) != len(classes) or len(classes) < 2:
         raise UserInputError("at least two different classes are needed", where="data.classes")
     unseen = [name for name in classes if not any(name in have for have in sources)]
-    if unseen:
+    if unseen and sources:
         raise UserInputError(f"no source has the class {unseen[0]!r}", where="data.classes", fix="leave it out")
     return classes
 
