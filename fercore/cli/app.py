@@ -10,6 +10,7 @@ import typer
 
 from fercore import __version__, api
 from fercore.arguments import names_of, new_folder, only_longer
+from fercore.cli import decide
 from fercore.cli.au import au_app
 from fercore.cli.data import data_app
 from fercore.cli.export import export
@@ -51,6 +52,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.add_typer(au_app, name="au")
+for command in (decide.select, decide.verdict, decide.ask):
+    app.command()(command)
 app.command()(predict)
 app.command()(evaluate)
 app.add_typer(weights_app, name="weights")

@@ -183,7 +183,7 @@ class Predictor:
             UserInputError: for an image that cannot be read, none at all, or a method that needs other extras.
         """
         items = list(_several(images))
-        outputs = self._outputs(items, extras)
+        outputs = self.outputs(items, extras)
         names = (os.fsdecode(item) if isinstance(item, str | os.PathLike) else str(n) for n, item in enumerate(items))
         return Predictions(tuple(names), self.classes, outputs.probs)
 
@@ -195,9 +195,14 @@ class Predictor:
         Raises:
             UserInputError: as `predict`.
         """
-        return self._outputs(list(_several(images)), extras).features
+        return self.outputs(list(_several(images)), extras).features
 
-    def _outputs(self, items: Sequence[Item], extras: Mapping[str, np.ndarray | Tensor] | None) -> Outputs:
+    def outputs(self, items: Sequence[Item], extras: Mapping[str, np.ndarray | Tensor] | None = None) -> Outputs:
+        """Return probabilities, features and logits of several images in one pass; labels are unknown.
+
+        Raises:
+            UserInputError: as `predict`.
+        """
         if not items:
             raise UserInputError("no image to predict", where="predict", fix="give at least one")
         if missing := [name for name in self._needed if name not in (extras or {})]:

@@ -1,0 +1,209 @@
+"""The verdict on two models: from what their runs recorded, or by running both over a dataset; and with labels."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fercore.config import Device
+from fercore.data.domains.load import read_chosen
+from fercore.data.spec import parse_spec
+from fercore.decisions.recorded import Recorded, aligned, read_recorded, result_of
+from fercore.documents import Shape, misfit, parse_json, plain_cell
+from fercore.errors import UserInputError, did_you_mean, reason_of
+from fercore.evaluation.verdict import Verdict, disagreements, with_labels, without_labels
+from fercore.files import read_text
+from fercore.prediction.predictor import load_predictor
+
+NONE_OF_THEM = "none"
+"""What a labeller says of an image that shows no class of the models: neither is right."""
+ASKED = "ask.json"
+
+
+class Asked(Shape):
+    """Which labels were asked for, and how they were drawn.
+
+    Attributes:
+        images: drawn from all disagreements with equal chances, in the order they are shown. classes: by name.
+        models: the folders, as they were given. target: SPEC, or None for what runs recorded. n, disagreements: images
+            in all, and with several answers. seed: of the drawing.
+    """
+
+    schema_version: int
+    images: list[str]
+    classes: list[str]
+    models: list[str]
+    target: str | None
+    n: int
+    disagreements: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Models on the same images.
+
+    Attributes:
+        images: by name. classes: by name. probs: f[n,K] of each model. features: f[n,D] of each, where models were run.
+    """
+
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: list[np.ndarray]
+    features: list[np.ndarray]
+
+
+def compared(models: Sequence[Path], target: str | None, device: Device = "auto") -> Compared:
+    """Return what models say of the same images.
+
+    Args:
+        models: run folders; with a target, `model/` folders too.
+        target: SPEC whose images are predicted, all those that its `?split=` names; None = the adaptation part, as the
+            runs recorded it. Labels are not looked at.
+
+    Raises:
+        UserInputError: for models that cannot be read or compared, or a target that cannot be read.
+    """
+    if target is None:
+        found = [read_recorded(path) for path in models]
+        images, probs = aligned(found)
+        return Compared(images, found[0].classes, probs, [])
+    table, _ = read_chosen(parse_spec(target))
+    pixels = list(table.read_many(range(len(table))))
+    recorded, features = [], []
+    for path in models:
+        predictor = load_predictor(path, device=device)
+        outputs = predictor.outputs(pixels)
+        recorded.append(Recorded(str(path), table.keys, predictor.classes, outputs.probs))
+        features.append(np.concatenate([outputs.features[name] for name in sorted(outputs.features)], axis=1))
+    images, probs = aligned(recorded)
+    return Compared(images, recorded[0].classes, probs, features)
+
+
+def judge(
+    reference: Path,
+    adapted: Path,
+    *,
+    target: str | None = None,
+    others: Sequence[Path] = (),
+    labels: Path | None = None,
+    device: Device = "auto",
+) -> Verdict:
+    """Say whether the adapted model is better than the reference.
+
+    Args:
+        reference, adapted: as `compared` takes them. target: see there.
+        others: further models whose word is heard, such as other seeds and methods.
+        labels: CSV of image and label that `fercore ask` asked for.
+
+    Raises:
+        UserInputError: for wrong input; see `compared`, `read_labels` and `fercore.evaluation.verdict`.
+    """
+    found = compared([reference, adapted, *others], target, device)
+    first, second, *rest = found.probs
+    if labels is None:
+        return without_labels(first, second, others=rest, features=found.features[:2])
+    asked, given = read_labels(labels, found.classes)
+    row = {image: at for at, image in enumerate(found.images)}
+    if strange := [image for image in asked.images if image not in row]:
+        what = f"labels of other images: {strange[0]!r} is none of these"
+        raise UserInputError(what, where=str(labels), fix="give the --target that fercore ask had")
+    apart = set(disagreements(first, second).tolist())
+    planned = [row[image] for image in asked.images if row[image] in apart]
+    labelled = [at for at in planned if found.images[at] in given]
+    if not labelled:
+        what = "no label of an image on which these two disagree"
+        raise UserInputError(what, where=str(labels), fix="label some of those that fercore ask chose for them")
+    names = [*found.classes, NONE_OF_THEM]
+    truth = np.array([names.index(given[found.images[at]]) for at in labelled])
+    return with_labels(first, second, np.array(labelled), truth, planned=len(planned))
+
+
+def read_labels(path: Path, classes: Sequence[str]) -> tuple[Asked, dict[str, str]]:
+    """Return what `fercore ask` asked for, and the labels that were given.
+
+    Args:
+        path: CSV of image and label; ask.json lies beside it. An empty label is not given yet. classes: of the models.
+
+    Raises:
+        UserInputError: for files that are not those, images that were not asked for, two labels of one image, or an
+            unknown class.
+    """
+    asked = _read_asked(path.parent / ASKED)
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path, "utf-8-sig"), newline="")))
+    except FileNotFoundError:
+        raise UserInputError("no such file of labels", where=str(path), fix="give --labels FILE.csv") from None
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserInputError(f"cannot read labels: {reason_of(error)}", where=str(path)) from None
+    if not rows or [cell.strip().lower() for cell in rows[0][:2]] != ["image", "label"]:
+        raise UserInputError("first line is not image,label", where=f"{path}:1", fix="fill in what fercore ask wrote")
+    wanted, given = set(asked.images), dict[str, str]()
+    for number, row in enumerate(rows[1:], start=2):
+        image, label = (plain_cell(cell).strip() for cell in (*row, "", "")[:2])
+        where = f"{path}:{number}"
+        if not label:
+            continue
+        if image not in wanted:
+            what = f"label of an image that was not asked for: {image!r}"
+            raise UserInputError(what, where=where, fix="labels of one's own choice would bias the answer; remove it")
+        name = _class_of(label, classes, where)
+        if given.setdefault(image, name) != name:
+            what = f"contradicting labels of {image!r}: {given[image]} and {name}"
+            raise UserInputError(what, where=where, fix="keep one of the two")
+    return asked, given
+
+
+def _class_of(label: str, classes: Sequence[str], where: str) -> str:
+    known = [*classes, NONE_OF_THEM]
+    name = label.lower()
+    if name not in known:
+        raise UserInputError(f"unknown class {label!r}", where=where, fix=did_you_mean(name, known))
+    return name
+
+
+def _read_asked(path: Path) -> Asked:
+    fix = "keep the folder that fercore ask wrote together: how images were drawn stands in it"
+    try:
+        found = parse_json(read_text(path), where=str(path))
+    except FileNotFoundError:
+        raise UserInputError(
+            f"labels that nobody asked for: no {ASKED} beside them", where=str(path), fix=fix
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserInputError):
+            raise
+        raise UserInputError(f"cannot read {ASKED}: {reason_of(error)}", where=str(path), fix=fix) from None
+    if fault := misfit(found, Asked):
+        raise UserInputError(f"{ASKED} is damaged: {fault}", where=str(path), fix=fix)
+    return Asked.model_validate(found)
+
+
+def advice(found: Verdict, reference: Path, adapted: Path) -> str:
+    """Return what to do now, in a line."""
+    if found.verdict == "helped":
+        return f"take {adapted}"
+    command = f"fercore ask {reference} {adapted} --n {found.labels_wanted} --out ask"
+    more = f"; {found.labels_wanted} labels would settle it: {command}" if found.labels_wanted else ""
+    return f"take the reference, {reference}{more}"
+
+
+def fairness(reference: Path, adapted: Path) -> list[str]:
+    """Return what else than adapting tells two runs apart, a line each; nothing for models without a run folder."""
+    try:
+        first, second = result_of(reference), result_of(adapted)
+    except UserInputError:
+        return []
+    lines = []
+    if first.plugins != ["source_only"]:
+        lines.append(f"the reference is {'+'.join(first.plugins)}, not source_only")
+    if first.steps != second.steps:
+        lines.append(f"the reference was trained for {first.steps} steps, the other for {second.steps}")
+    if any(result.target.transductive for result in (first, second)):
+        lines.append("transductive: adapted to the test images themselves")
+    return lines

@@ -1,0 +1,97 @@
+"""What finished runs recorded of the images that they adapted to: predictions.csv, without the test part."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fercore.documents import plain_cell
+from fercore.errors import UserInputError, reason_of
+from fercore.files import read_text
+from fercore.records.result import Result
+from fercore.runs.folder import RunFolder
+
+PREDICTIONS = "predictions.csv"
+FIRST = ("image", "part", "prediction")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A model's predictions.
+
+    Attributes:
+        name: what messages call it. images: by name. classes: by name. probs: f[n,K].
+    """
+
+    name: str
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
+    probs: np.ndarray
+
+
+def result_of(run: Path) -> Result:
+    """Return the result of a finished run.
+
+    Raises:
+        UserInputError: if it is none.
+    """
+    folder = RunFolder(run)
+    if not folder.finished:
+        fix = f"finish it: fercore run --resume {run}" if folder.begun else "give a folder that fercore run wrote"
+        raise UserInputError("no finished run there", where=str(run), fix=fix)
+    return folder.result()
+
+
+def read_recorded(run: Path) -> Recorded:
+    """Return what a finished run predicts for its adaptation part; a transductive one has no other than its test part.
+
+    Raises:
+        UserInputError: if there is no finished run, or its predictions.csv is not what a run writes.
+    """
+    part, path = "test" if result_of(run).target.transductive else "adaptation", run / PREDICTIONS
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
+        if not rows or tuple(rows[0][:3]) != FIRST or len(rows[0]) < 5:
+            raise ValueError(f"its first line is not {','.join(FIRST)} and the classes")
+        kept = [row for row in rows[1:] if row[1:2] == [part]]
+        probs = np.array([[float(cell) for cell in row[3:]] for row in kept], dtype=np.float64)
+        if kept and (probs.shape[1:] != (len(rows[0]) - 3,) or not (np.abs(probs.sum(axis=1) - 1) < 1e-3).all()):
+            raise ValueError("its probabilities do not sum to 1")
+    except UserInputError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:
+        what = f"cannot read {PREDICTIONS}: {reason_of(error)}"
+        raise UserInputError(what, where=str(path), fix="train the run again") from None
+    images = tuple(plain_cell(row[0]) for row in kept)
+    return Recorded(str(run), images, tuple(rows[0][3:]), probs.reshape(len(kept), -1))
+
+
+def aligned(models: Sequence[Recorded]) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Return the images that all models know, by name in the first one's order, and their probabilities f[n,K] of each.
+
+    Classes are in the order of the first model's.
+
+    Raises:
+        UserInputError: for models of other classes, or without an image in common.
+    """
+    first = models[0]
+    for other in models[1:]:
+        if set(other.classes) != set(first.classes):
+            strange = sorted(set(other.classes) ^ set(first.classes))[0]
+            what = f"models of different classes: {strange!r} is one of one alone"
+            raise UserInputError(what, where=f"{first.name}, {other.name}", fix="train them with the same data.classes")
+    places = [{image: row for row, image in enumerate(model.images)} for model in models]
+    images = tuple(image for image in first.images if all(image in known for known in places))
+    if not images:
+        what, fix = "no image in common: models of different targets, or divided by another seed", "give --target SPEC"
+        raise UserInputError(what, where=", ".join(model.name for model in models), fix=fix)
+    columns = [[model.classes.index(name) for name in first.classes] for model in models]
+    return images, [
+        model.probs[[known[image] for image in images]][:, order]
+        for model, known, order in zip(models, places, columns, strict=True)
+    ]
