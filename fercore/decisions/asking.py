@@ -18,7 +18,7 @@ from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 from fercore.evaluation.verdict import FEWEST
 from fercore.runs.folder import RunFolder
-from fercore.writing import is_unused, make_parents, whole_folder, write_json, write_text
+from fercore.writing import is_unused, make_parents, whole, whole_folder, write_json, write_text
 
 PAGE, TEMPLATE = "page.html", "labels.csv"
 
@@ -55,7 +55,7 @@ def ask(
     make_parents(out)
     with whole_folder(out, ASKED) as draft:
         write_text(draft / PAGE, page(asked, pictures))
-        with (draft / TEMPLATE).open("w", encoding="utf-8", newline="") as handle:
+        with whole(draft / TEMPLATE, "w") as handle:
             writer = CsvWriter(handle)
             writer.writerow(["image", "label"])
             for image in asked.images:
