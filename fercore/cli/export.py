@@ -12,8 +12,8 @@ from fercore.terminal import say
 
 def export(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in it.")],
-    to: Annotated[str, typer.Option(help="onnx or torch.")],
-    out: Annotated[Path, typer.Option(help="New file: .onnx or .pt2.")],
+    to: Annotated[str, typer.Option(help="onnx, torch or hub.")],
+    out: Annotated[Path, typer.Option(help="New file .onnx or .pt2, or new folder.")],
     pixels: Annotated[str, typer.Option("--input", help="RGB it takes: float (0..1) or uint8 (0..255).")] = "float",
     data: Annotated[
         str | None, typer.Option(help="SPEC of images that it is compared on; generated faces if not given.")

@@ -23,6 +23,7 @@ from fercore.errors import UserInputError, reason_of
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
 from fercore.models import Model
+from fercore.models.hub import snapshot
 from fercore.models.weights import fault_of
 from fercore.records.step import Progress
 from fercore.runs.folder import CONFIG, MODEL, versions
@@ -210,11 +211,12 @@ def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
 
 
 def find_model(path: Path) -> Path:
-    """Return the folder that holds the model: of a run folder its `model/`.
+    """Return the folder that holds the model: of a run folder its `model/`, of hf://owner/name the hub's.
 
     Raises:
         UserInputError: if there is none; says what is there instead.
     """
+    path = snapshot(str(path)) or path
     for folder in (path / MODEL, path):
         if (folder / RECORD).is_file():
             return folder

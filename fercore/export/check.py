@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -39,7 +40,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Check:
-    """What was measured.
+    """What was measured; without a speed where the same network runs.
 
     Attributes:
         data: SPEC of the images. n: how many. difference: largest one of a probability to torch. agreement: share of
@@ -50,17 +51,37 @@ class Check:
     n: int
     difference: float
     agreement: float
-    speed: dict[str, float]
-    threads: int
+    speed: dict[str, float] = field(default_factory=dict)
+    threads: int = 1
 
     def lines(self) -> list[str]:
         """Return what to tell of it."""
         speeds = ", ".join(f"{name} {value:,.0f}" for name, value in self.speed.items())
-        return [
-            f"largest difference to torch {self.difference:.1e}, same class {self.agreement:.2%} "
-            f"({self.n} images of {self.data})",
-            f"images/s on this CPU, {self.threads} thread{'s' * (self.threads > 1)}: {speeds}",
-        ]
+        same = f"largest difference to torch {self.difference:.1e}, same class {self.agreement:.2%}"
+        timed = f"images/s on this CPU, {self.threads} thread{'s' * (self.threads > 1)}: {speeds}"
+        return [f"{same} ({self.n} images of {self.data})", *([timed] if self.speed else [])]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote.
+
+    Attributes:
+        path: file or folder. what: in words. bytes: its size. seconds: from the model to the file's contents. check:
+            what was measured. usage: lines of Python that run it.
+    """
+
+    path: Path
+    what: str
+    bytes: int
+    seconds: float
+    check: Check
+    usage: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """Return what to tell of it."""
+        size = f"{self.bytes:,} bytes, made in {self.seconds:.1f} s"
+        return [f"{self.what}, {size}", *self.check.lines(), f"written to {self.path}"]
 
 
 def read_images(predictor: Predictor, data: str, n: int = IMAGES) -> np.ndarray:
@@ -98,14 +119,13 @@ def check(predictor: Predictor, images: np.ndarray, data: str, pixels: Pixels, e
             return predictor.probabilities(normalised).numpy()
 
     speed = {name: _speed(run, given) for name, run in {"torch": by_torch, **exported}.items()}
-    return Check(
-        data=data,
-        n=len(images),
-        difference=float(np.abs(found - want).max()) if np.isfinite(found).all() else float("inf"),
-        agreement=float((found.argmax(1) == want.argmax(1)).mean()),
-        speed=speed,
-        threads=torch.get_num_threads(),
-    )
+    return Check(data, len(images), *compare(found, want), speed, torch.get_num_threads())
+
+
+def compare(found: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+    """Return the largest difference of probabilities [N,K], infinite where they are no numbers, and the agreement."""
+    difference = float(np.abs(found - want).max()) if np.isfinite(found).all() else float("inf")
+    return difference, float((found.argmax(1) == want.argmax(1)).mean())
 
 
 def refuse_worse(found: Check, bound: Bound, what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,15 @@ from fercore.datasets.facts import FACTS
 from fercore.engine.model_folder import WEIGHTS, ModelRecord
 from fercore.export.graph import Pixels
 from fercore.files import sha256_of
+from fercore.terminal import printable
 
 SCALES: dict[Pixels, str] = {"float": "float32 RGB in 0..1", "uint8": "uint8 RGB in 0..255"}
+
+
+def title_of(spec: str) -> str:
+    """Return what a dataset is called: its published name, else the format it was read in."""
+    name = parse_spec(spec).format
+    return FACTS[name].title if name in FACTS else name
 
 
 def licence_notes(record: ModelRecord) -> list[str]:
@@ -51,4 +59,10 @@ def render(template: str, **values: Any) -> str:
     places = Environment(
         loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False
     )
+    places.filters.update(md=markdown, title=title_of)
     return places.get_template(f"{template}.jinja").render(values)
+
+
+def markdown(text: object) -> str:
+    """Return a text as it stands, in Markdown: names of others set no table, link or tag."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", printable(str(text)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -13,12 +13,14 @@ from torch.export import ExportedProgram
 from fercore.engine.model_folder import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
-from fercore.export.check import FACES, Answer, Bound, Check, check, read_images, refuse_worse
+from fercore.export.check import FACES, Answer, Bound, Exported, check, read_images, refuse_worse
 from fercore.export.graph import PIXELS, trace
+from fercore.export.hub import export_hub
 from fercore.export.origin import SCALES, describe, render
 from fercore.prediction.predictor import load_predictor
 from fercore.writing import refuse_taken, whole
 
+HUB: Final = "hub"
 T = TypeVar("T")
 BOUND: Final = Bound(difference=1e-4, agreement=0.98)
 """Of float32; its sums come in another order than torch's, and 1e-5 is usual. A near tie may fall either way."""
@@ -53,33 +55,12 @@ KINDS: Final[dict[str, Kind]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What an export wrote.
-
-    Attributes:
-        path: file or folder. what: in words. bytes: its size. seconds: from the model to the file's contents. check:
-            what was measured. usage: lines of Python that run it.
-    """
-
-    path: Path
-    what: str
-    bytes: int
-    seconds: float
-    check: Check
-    usage: tuple[str, ...]
-
-    def lines(self) -> list[str]:
-        """Return what to tell of it."""
-        size = f"{self.bytes:,} bytes, made in {self.seconds:.1f} s"
-        return [f"{self.what}, {size}", *self.check.lines(), f"written to {self.path}"]
-
-
 def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data: str | None = None) -> Exported:
     """Write a model for elsewhere, once it is seen to say what the model says.
 
     Args:
-        model: a run folder, or the `model/` in it. out: what is written; nothing may stand there. to: one of `KINDS`.
+        model: a run folder, or the `model/` in it. out: what is written; nothing may stand there.
+        to: one of `KINDS`, or `HUB`.
         pixels: what RGB it takes, one of `PIXELS`. data: SPEC of images that it is compared on; None = generated faces.
 
     Raises:
@@ -87,7 +68,9 @@ def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data
             from more than images, `data` cannot be read, the export says something else than the model, or the file
             cannot be written.
     """
-    kind = _chosen(to, KINDS, "--to")
+    if to == HUB:
+        return export_hub(model, out, data or FACES)
+    kind = _chosen(to, KINDS, "--to", (HUB,))
     taken = _chosen(pixels, {name: name for name in PIXELS}, "--input")
     onnx.needed(kind.packages, where=f"--to {to}")
     refuse_taken(out, kind.suffix)
@@ -109,7 +92,7 @@ def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data
     return Exported(out, what, len(content), seconds, found, tuple(usage))
 
 
-def _chosen(name: str, known: dict[str, T], where: str) -> T:
+def _chosen(name: str, known: dict[str, T], where: str, others: Collection[str] = ()) -> T:
     if name not in known:
-        raise UserInputError(f"unknown value {name!r}", where=where, fix=did_you_mean(name, known))
+        raise UserInputError(f"unknown value {name!r}", where=where, fix=did_you_mean(name, {*known, *others}))
     return known[name]

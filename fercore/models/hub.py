@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
+
+from fercore.errors import UserInputError, reason_of
 
 PATIENCE = 5.0
 """Seconds that the hub's host has to answer a connection."""
@@ -28,6 +32,31 @@ def quick_hub() -> Iterator[None]:
     finally:
         constants.HF_HUB_OFFLINE = offline
         logger.setLevel(level)
+
+
+def snapshot(name: str) -> Path | None:
+    """Return the folder of a model on the hub, from the cache or fetched.
+
+    Args:
+        name: "hf://owner/name[@revision]", also as `Path` writes it (hf:/owner/name); anything else gives None.
+
+    Raises:
+        UserInputError: if it cannot be had.
+    """
+    found = re.fullmatch(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@(.+))?", name)
+    if found is None:
+        return None
+    from huggingface_hub import constants, snapshot_download
+
+    with quick_hub():
+        offline = constants.HF_HUB_OFFLINE
+        try:
+            return Path(snapshot_download(found[1], revision=found[2], local_files_only=offline))
+        except Exception as error:  # the client's errors have no common class, and their texts are pages
+            reason = "the hub is out of reach, and its cache has none" if offline else reason_of(error)
+            what = f"cannot fetch model {found[1]!r}: {reason}"
+            fix = "look at its name and revision, or log in with `hf auth login` where it is not public"
+            raise UserInputError(what, where=f"hf://{found[1]}", fix=fix) from None
 
 
 def _out_of_reach(endpoint: str) -> bool:

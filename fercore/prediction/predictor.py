@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fercore.config import Device
 from fercore.data.domains.dataset_info import task_info
@@ -155,6 +155,10 @@ class Predictor:
         """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""
         encoded = self._plugins.encode(self._model, _batch(images, 0, {}), "none", self.record.evaluation.clock)
         return self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yield every module of the network."""
+        return self._model.modules()
 
     def refuse_extras(self) -> None:
         """Make sure that the model needs nothing but images.

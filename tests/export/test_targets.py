@@ -23,7 +23,7 @@ from fercore.export.targets import export_model
 from fercore.files import sha256_of
 from fercore.hooks.discovery import installed_plugins, load_class
 
-FAMILIES = ["source_only", "la_cmfer", "pocan", "leaf", "fixmatch+leaf_eaf", "adafer", "pca", "maple", "adacm"]
+FAMILIES = ["la_cmfer", "pocan", "fixmatch+leaf_eaf", "pca"]
 
 
 @pytest.mark.slow

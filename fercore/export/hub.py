@@ -1,0 +1,105 @@
+"""A folder for the Hugging Face hub: weights, what rebuilds the network, and a model card filled from the run."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from fercore.data.table import opaque
+from fercore.documents import parse_json
+from fercore.engine.model_folder import RECORD, WEIGHTS, ModelRecord, find_model
+from fercore.errors import UserInputError
+from fercore.export.check import Bound, Check, Exported, compare, read_images, refuse_worse
+from fercore.export.origin import describe, render
+from fercore.files import open_regular, read_text
+from fercore.hooks.guard import unplaced
+from fercore.models import External
+from fercore.prediction.predictor import load_predictor
+from fercore.runs.folder import RunFolder
+from fercore.writing import is_unused, make_parents, whole, whole_folder, write_json, write_sums, write_text
+
+CARD, CONFIG = "README.md", "config.json"
+SAME: Final = Bound(difference=0.0, agreement=1.0)
+
+
+def export_hub(model: Path, out: Path, data: str) -> Exported:
+    """Write a folder that `fercore.load` reads, here or from the hub, and that names no place of this machine.
+
+    Args:
+        model: a run folder, whose scores go into the card, or the `model/` in it. out: a new or empty folder.
+        data: SPEC of the images that it is compared on.
+
+    Raises:
+        UserInputError: if the model cannot be used, `data` cannot be read, or the folder cannot be written.
+    """
+    if not is_unused(out):
+        raise UserInputError("output folder exists", where=str(out), fix="choose another --out")
+    make_parents(out)
+    begin = time.perf_counter()
+    folder, predictor = find_model(model), load_predictor(model, device="cpu")
+    frozen = [module.identity for module in predictor.modules() if isinstance(module, External)]
+    given = parse_json(read_text(folder / RECORD), where=str(folder / RECORD))
+    record = ModelRecord.model_validate(_without_places(given))
+    about = describe(record, folder)
+    with whole_folder(out, RECORD) as draft:
+        with whole(draft / WEIGHTS) as file, open_regular(folder / WEIGHTS) as weights:
+            shutil.copyfileobj(weights, file)
+        write_json(draft / RECORD, record.model_dump(by_alias=True))
+        write_json(draft / CONFIG, _config(record, about))
+        target = _scores(folder)
+        card = render(
+            "card.md", name=out.absolute().name, record=record, about=about, target=target,
+            labelled=target["labelled"]["n"] if target else 0,
+            external=[", ".join(f"{key} {value}" for key, value in identity.items()) for identity in frozen],
+        )  # fmt: skip
+        write_text(draft / CARD, card)
+        write_sums(draft, (WEIGHTS, RECORD, CONFIG, CARD))
+        images = read_images(predictor, data)
+        pixels = list(images.transpose(0, 2, 3, 1))
+        again = load_predictor(draft, device="cpu").predict(pixels).probs
+        difference, agreement = compare(again, predictor.predict(pixels).probs)
+        found = Check(data, len(images), difference, agreement)
+        refuse_worse(found, SAME, "hub")
+    size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
+    usage = ("import fercore", f"print(fercore.load({str(out)!r}).predict('face.png').labels)")
+    return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, found, usage)
+
+
+def _config(record: ModelRecord, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return config.json, as the hub and its tools know it."""
+    names = dict(enumerate(record.classes))
+    return {
+        "library_name": "fercore",
+        "model_type": "fercore",
+        "architectures": [plugin.name for plugin in record.plugins],
+        "image_size": record.images.size,
+        "num_channels": 3,
+        "id2label": names,
+        "label2id": {name: k for k, name in names.items()},
+        "fercore": dict(about),
+    }
+
+
+def _without_places(record: dict[str, Any]) -> dict[str, Any]:
+    """Return model.json without the paths of datasets and of weights that training began from."""
+    settings, origin = record["settings"], record["provenance"]
+    data, network = settings["data"], settings["model"]
+    data |= {"sources": [unplaced(spec) for spec in data["sources"]], "target": unplaced(data["target"])}
+    data |= {"au": None if data.get("au") is None else opaque(data["au"]), "cache_dir": None}
+    if network.get("weights", "none") not in ("none", "timm"):
+        network["weights"] = Path(network["weights"]).name
+    for domain in (*origin["sources"], origin["target"]):
+        domain["spec"] = unplaced(domain["spec"])
+    return record
+
+
+def _scores(folder: Path) -> dict[str, Any] | None:
+    """Return what the run's result.json says of the target; None where the model folder is not in its run's."""
+    run = RunFolder(folder.parent)
+    if not run.finished:
+        return None
+    target: dict[str, Any] = run.result().to_json()["target"]
+    return target
