@@ -64,7 +64,7 @@ def export_hub(model: Path, out: Path, data: str) -> Exported:
         found = Check(data, len(images), difference, agreement)
         refuse_worse(found, SAME, "hub")
     size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
-    usage = ("import fercore", f"print(fercore.load({str(out)!r}).predict('face.png').labels)")
+    usage = tuple(render("hub.py", path=str(out)).splitlines())
     return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, found, usage)
 
 
