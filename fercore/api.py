@@ -329,10 +329,10 @@ def compare(
 
 
 def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -> Path:
-    """Write the report of a finished run as one HTML file, and return its path.
+    """Write the report of a finished run, or of a comparison, as one HTML file, and return its path.
 
     Args:
-        path: a run folder. out: a new .html file; None = report.html in that folder.
+        path: the folder of one. out: a new .html file; None = report.html in that folder.
         faces: whether face images are in it, which are personal data.
 
     Raises:

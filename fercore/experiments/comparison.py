@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ConfigDict, Field
 
 from fercore.config import merge, parse_assignment
-from fercore.documents import Shape, without_none
+from fercore.documents import Shape, misfit, parse_json, without_none
 from fercore.engine.observer import Observer
-from fercore.errors import UserInputError
+from fercore.errors import UserInputError, reason_of
+from fercore.files import read_text
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
 from fercore.records.result import SCORES, Result, Score
@@ -28,6 +29,7 @@ from fercore.writing import write_json
 if TYPE_CHECKING:
     from fercore.hooks.assemble import ResolvedRun
 
+COMPARE = "compare.json"
 LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
 
 
@@ -168,7 +170,7 @@ def compare(
             entry,
             (*layers, entry.settings, {"seed": seed}),
             preset,
-            out / f"{_slug(entry.label)}-s{seed}",
+            folder_of(out, entry.label, seed),
             f"{entry.label} seed {seed}",
         )
         for seed in seeds
@@ -188,7 +190,7 @@ def compare(
     comparison = Comparison(
         preset=preset, target=target, seeds=list(seeds), primary_metric=primary_metric, rows=summarise(results)
     )
-    write_json(out / "compare.json", comparison.to_json())
+    write_json(out / COMPARE, comparison.to_json())
     return comparison
 
 
@@ -290,6 +292,37 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> Result:
         _refuse_unscored(context.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
         run(context, task.folder, observe(task.label), resume=resume)
         return folder.result()
+
+
+def folder_of(out: Path, label: str, seed: int) -> Path:
+    """Return the run folder of a row and seed in the folder of a comparison."""
+    return out / f"{_slug(label)}-s{seed}"
+
+
+def read_comparison(out: Path) -> Comparison:
+    """Return the contents of compare.json.
+
+    Raises:
+        UserInputError: if it cannot be read or is not what a comparison writes.
+    """
+    path, fix = out / COMPARE, "bring it back as it was, or give the command of the comparison again"
+    try:
+        found = parse_json(read_text(path), where=str(path))
+    except UserInputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot read {COMPARE}: {reason_of(error)}", where=str(path), fix=fix) from None
+    fault = misfit(found, Comparison)
+    if not fault and not (found["rows"] and all(_fits(row, len(found["seeds"])) for row in found["rows"])):
+        fault = "rows: a score for every seed is wanted"
+    if fault:
+        raise UserInputError(f"{COMPARE} is damaged: {fault}", where=str(path), fix=fix)
+    return Comparison.model_validate(found)
+
+
+def _fits(row: Mapping[str, Any], seeds: int) -> bool:
+    scores = [row[name] for name in SCORES]
+    return seeds > 0 and all(len(s["by_seed"]) == len(s["difference"]["by_seed"]) == seeds for s in scores)
 
 
 def _slug(label: str) -> str:

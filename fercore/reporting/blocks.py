@@ -81,6 +81,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """A heading inside a chapter."""
+
+    text: str
+    kind: str = "heading"
+
+
+@dataclass(frozen=True)
 class Code:
     """A command to be copied."""
 
@@ -97,7 +105,7 @@ class Tiles:
     kind: str = "tiles"
 
 
-Block: TypeAlias = Table | Figures | Faces | Note | Code | Tiles
+Block: TypeAlias = Table | Figures | Faces | Note | Heading | Code | Tiles
 
 
 @dataclass(frozen=True)

@@ -224,5 +224,85 @@ def unit_shares(shares: Mapping[str, np.ndarray], units: Sequence[str]) -> Figur
     return Figure("Action units", to_svg(figure, alt), reading, Table("Shares", ("unit", *shares), rows))
 
 
+@drawn
+def boxes(title: str, by_seed: Mapping[str, Sequence[float]], seeds: Sequence[int]) -> Figure:
+    """Draw a score of each row of a comparison: a box over its seeds, and every seed as a point.
+
+    Args:
+        by_seed: row -> score of each seed.
+    """
+    figure, axes = canvas(5.0, 1.4 + 0.45 * len(by_seed))
+    ink = {"color": INKS["muted"]}
+    axes.boxplot(
+        list(by_seed.values()), orientation="horizontal", widths=0.5, boxprops=ink, whiskerprops=ink, capprops=ink,
+        medianprops=ink, showfliers=False, tick_labels=[label(name) for name in by_seed],
+    )  # fmt: skip
+    for number, values in enumerate(by_seed.values(), 1):
+        for seed, value in enumerate(values):
+            axes.plot(value, number, MARKS[seed % len(MARKS)], color=series(seed), markersize=6, alpha=0.85)
+    axes.invert_yaxis()
+    axes.set(xlabel=f"{title}; points are seeds")
+    axes.grid(axis="y", visible=False)
+    means = {name: float(np.mean(values)) for name, values in by_seed.items()}
+    best = max(means, key=lambda name: means[name])
+    alt = f"Box plot of {title} by method over {len(seeds)} seeds; the best mean is {means[best]:.3f}, of {best}."
+    rows = [[name, *(f"{value:.4f}" for value in values)] for name, values in by_seed.items()]
+    table = Table(title, ("method", *(f"seed {seed}" for seed in seeds)), rows)
+    return Figure(title, to_svg(figure, alt), "Box: quartiles over the seeds; line: their median.", table)
+
+
+@drawn
+def paired_differences(title: str, by_seed: Mapping[str, Sequence[float]], first: str, seeds: Sequence[int]) -> Figure:
+    """Draw how much each row is better than the first, seed by seed, with the 95 % interval of the mean (Student's t).
+
+    Args:
+        by_seed: row -> difference at each seed. first: name of the row that they are to.
+    """
+    from scipy.stats import t
+
+    figure, axes = canvas(5.0, 1.4 + 0.45 * len(by_seed))
+    rows, told = [], []
+    for number, (name, values) in enumerate(by_seed.items()):
+        mean, n = float(np.mean(values)), len(values)
+        half = float(t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else float("nan")
+        axes.hlines(number, mean - half, mean + half, color=INKS["muted"], linewidth=3, alpha=0.5)
+        axes.plot(mean, number, "|", color=INKS["ink"], markersize=18, markeredgewidth=2)
+        for seed, value in enumerate(values):
+            axes.plot(value, number, MARKS[seed % len(MARKS)], color=series(seed), markersize=6, alpha=0.85)
+        ends = f"{mean - half:+.4f} to {mean + half:+.4f}" if n > 1 else "–"
+        rows.append([name, f"{mean:+.4f}", ends, *(f"{value:+.4f}" for value in values)])
+        told.append(f"{name} {mean:+.3f}")
+    axes.axvline(0, color=INKS["muted"], linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(by_seed)), [label(name) for name in by_seed])
+    axes.set(ylim=(len(by_seed) - 0.5, -0.5), xlabel="difference, same seed")
+    axes.grid(axis="y", visible=False)
+    alt = f"Paired differences in {title} to {first} over {len(seeds)} seeds, means: {', '.join(told)}."
+    reading = "Bars: 95 % interval of the mean. One that covers the dashed line leaves open which method is better."
+    table = Table(f"{title}, differences", ("method", "mean", "95 %", *(f"seed {seed}" for seed in seeds)), rows)
+    return Figure(f"{title}: differences to {first}", to_svg(figure, alt), reading, table)
+
+
+@drawn
+def recall_by_row(recall: Mapping[str, np.ndarray], classes: Sequence[str]) -> Figure:
+    """Draw the recall of each class for several methods.
+
+    Args:
+        recall: method -> float[K], NaN where a class has no image.
+    """
+    figure, axes = canvas(5.0, 4.6)
+    for number, (name, values) in enumerate(recall.items()):
+        mark = MARKS[number % len(MARKS)]
+        axes.plot(values, range(len(classes)), mark, color=series(number), markersize=8, alpha=0.85, label=label(name))
+    axes.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5), xlabel="recall, mean of the seeds")
+    axes.set_yticks(range(len(classes)), [label(name) for name in classes])
+    _legend_above(axes, len(recall))
+    alt = f"Recall of each of {len(classes)} classes for {', '.join(recall)}."
+    rows = [[name, *(f"{values[k]:.3f}" for values in recall.values())] for k, name in enumerate(classes)]
+    table = Table("Recall, mean of the seeds", ("class", *recall), rows)
+    return Figure(
+        "Recall by class", to_svg(figure, alt), "Which classes a method gains, and which it pays with.", table
+    )
+
+
 def _legend_above(axes: object, n: int) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(n, 2), borderaxespad=0.2)  # type: ignore[attr-defined]

@@ -13,10 +13,10 @@ POINTS, FACES = 400, 6
 
 
 def write_report(path: Path, out: Path, *, faces: bool = True) -> None:
-    """Write the report of a finished run.
+    """Write the report of a finished run, or of a comparison.
 
     Args:
-        path: a run folder. out: a new .html file. faces: whether face images are in it.
+        path: the folder of one. out: a new .html file. faces: whether face images are in it.
 
     Raises:
         UserInputError: if there is nothing to report on, a package is missing, or the file cannot be written.
@@ -24,15 +24,13 @@ def write_report(path: Path, out: Path, *, faces: bool = True) -> None:
     if find_spec("matplotlib") is None:
         raise UserInputError("reports need matplotlib", fix="pip install 'fercore[report]'")
     refuse_taken(out, ".html")
-    from fercore.reporting.collect import RunFiles
+    from fercore.experiments.comparison import COMPARE
+    from fercore.reporting.comparison_page import comparison_page
     from fercore.reporting.html import render
-    from fercore.reporting.inside import look_inside
-    from fercore.reporting.run_page import View, run_page
+    from fercore.reporting.run_page import run_page, view_of
 
-    run = RunFiles(path)
-    try:
-        inside, why = look_inside(run, POINTS), ""
-    except UserInputError as error:
-        inside, why = None, str(error)
-    view = View(run, inside, why, None, run.name, FACES if faces else 0)
-    write_text(out, render(run_page(view)))
+    if (path / COMPARE).is_file():
+        page = comparison_page(path, POINTS, FACES if faces else 0)
+    else:
+        page = run_page(view_of(path, POINTS, FACES if faces else 0))
+    write_text(out, render(page))

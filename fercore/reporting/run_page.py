@@ -5,17 +5,19 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import entropy
 
+from fercore.errors import UserInputError
 from fercore.evaluation.metrics import bootstrap, interval
 from fercore.records.result import SCORES, Score
 from fercore.reporting import faces, figures, measures
 from fercore.reporting.blocks import Block, Chapter, Code, Figure, Figures, Note, Page, Table, Tiles
 from fercore.reporting.collect import EvaluationLine, RunFiles, StepLine
-from fercore.reporting.inside import Features, Inside
+from fercore.reporting.inside import Features, Inside, look_inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +51,22 @@ class View:
     faces: int
 
 
+def view_of(path: Path, points: int, faces: int) -> View:
+    """Open a run to be shown.
+
+    Args:
+        path: its folder. points: images of each side whose features are worked out. faces: as in `View`.
+
+    Raises:
+        UserInputError: if there is no finished run, or something in its folder is not what a run writes.
+    """
+    run = RunFiles(path)
+    try:
+        return View(run, look_inside(run, points), "", None, run.name, faces)
+    except UserInputError as error:
+        return View(run, None, str(error), None, run.name, faces)
+
+
 CURVES = "Every term of the loss with its weight; the total is their sum."
 
 
@@ -56,7 +74,7 @@ def run_page(view: View) -> Page:
     """Return the page of one run."""
     target = view.run.result.target
     lead = f"Adapted to {target.spec}, {target.n_adaptation} unlabelled images of it; seed {view.run.result.seed}."
-    chapters = [*chapters_of(view), Chapter("The run", list(_about(view.run)))]
+    chapters = [*chapters_of(view), Chapter("The run", list(about(view.run)))]
     return Page(view.name, lead, [chapter for chapter in chapters if chapter.blocks])
 
 
@@ -231,11 +249,10 @@ def _faces(view: View) -> Iterator[Block]:
         yield faces.disagreements(view.inside, view.other.probs, names, view.run.classes, 3 * view.faces)
 
 
-def _about(run: RunFiles) -> Iterator[Block]:
+def about(run: RunFiles) -> Iterator[Block]:
+    """Yield what a run is, and how to make it again."""
     result = run.result
-    words = [word for name in result.plugins for word in ("--plugin", name)]
-    again = ["fercore", "run", *words, "--config", str(run.path / "config.toml"), "--out", "runs/again"]
-    yield Code("Run it again", shlex.join(again))
+    yield Code("Run it again", command(run))
     facts = [
         ["preset", result.preset],
         ["steps", str(result.steps)],
@@ -254,6 +271,12 @@ def _about(run: RunFiles) -> Iterator[Block]:
     yield Table("SHA-256", ("what", "digest"), list(run.digests().items()), numbers=False, folded=True)
     settings = run.config.model_dump(mode="json")
     yield Table("Settings", ("setting", "value"), list(_leaves(settings)), numbers=False, folded=True)
+
+
+def command(run: RunFiles) -> str:
+    """Return the command that makes the same run again."""
+    words = [word for name in run.result.plugins for word in ("--plugin", name)]
+    return shlex.join(["fercore", "run", *words, "--config", str(run.path / "config.toml"), "--out", "runs/again"])
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[Sequence[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,32 +21,9 @@ from fercore.reporting.inside import look_inside
 pytestmark = pytest.mark.slow
 
 
-class Page(HTMLParser):
-    """What stands in a page: texts, tags with attributes."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.texts: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.texts).split())
-
-
 @pytest.fixture(scope="module")
-def page(finished, tmp_path_factory) -> Page:
-    return Page(fercore.report(finished, out=tmp_path_factory.mktemp("page") / "report.html"))
+def page(finished, tmp_path_factory, page_of):
+    return page_of(fercore.report(finished, out=tmp_path_factory.mktemp("page") / "report.html"))
 
 
 def test_a_page_needs_nothing_else(page):
@@ -92,7 +68,7 @@ def test_features_after_training_are_those_of_the_evaluation(finished, make_cont
     assert (guess == inside.labels).mean() == pytest.approx(fercore.open_run(finished).result.target.accuracy)
 
 
-def test_faces_are_left_out(finished, tmp_path, monkeypatch, capsys):
+def test_faces_are_left_out(finished, tmp_path, monkeypatch, capsys, page_of):
     monkeypatch.setattr(making, "POINTS", 20)
     monkeypatch.setattr(
         sys, "argv", ["fercore", "report", str(finished), "--no-faces", "--out", str(tmp_path / "a.html")]
@@ -101,12 +77,12 @@ def test_faces_are_left_out(finished, tmp_path, monkeypatch, capsys):
         cli.main()
     assert done.value.code == 0
     assert f"written to {tmp_path / 'a.html'}" in " ".join(capsys.readouterr().out.split())
-    page = Page(tmp_path / "a.html")
+    page = page_of(tmp_path / "a.html")
     assert page.all("img") == []
     assert "Left out, as face images are personal data." in page.text
 
 
-def test_texts_of_others_are_shown_and_never_obeyed(copied, monkeypatch):
+def test_texts_of_others_are_shown_and_never_obeyed(copied, monkeypatch, page_of):
     monkeypatch.setattr(making, "POINTS", 20)
     evil = "<script>alert(1)</script>\x1b[2J\u202e$x$"
     log = copied / "metrics.jsonl"
@@ -115,17 +91,17 @@ def test_texts_of_others_are_shown_and_never_obeyed(copied, monkeypatch):
     found["sources"][0]["spec"] = found["target"]["spec"] = f'"><img src=x onerror=alert(1)>{evil}'
     found["versions"][evil] = evil
     (copied / "result.json").write_text(json.dumps(found))
-    page = Page(fercore.report(copied))
+    page = page_of(fercore.report(copied))
     assert page.all("script") == []
     assert all(attrs["src"].startswith("data:image/jpeg;base64,") for attrs in page.all("img"))
     assert page.text.count(r"<script>alert(1)</script>\u001b[2J\u202e$x$") >= 5
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", (copied / "report.html").read_text(encoding="utf-8"))
 
 
-def test_what_is_gone_is_said(copied):
+def test_what_is_gone_is_said(copied, page_of):
     settings = (copied / "config.toml").read_text()
     (copied / "config.toml").write_text(settings.replace("synthfer:web?n=84", "synthfer:web?n=91"))
-    page = Page(fercore.report(copied))
+    page = page_of(fercore.report(copied))
     said = "Not shown, as it needs data and packages of the run: the data of 'sources' changed since the run began"
     assert said in page.text
     assert "bootstrap of 56 images" in page.text
