@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Result,
         Run,
         UserInputError,
+        ask,
         compare,
         describe,
         evaluate,
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
         plugins,
         predict,
         report,
+        select,
         train,
+        verdict,
     )
 
 __version__ = "0.1.0"
@@ -34,6 +37,7 @@ __all__ = [
     "Result",
     "Run",
     "UserInputError",
+    "ask",
     "compare",
     "describe",
     "evaluate",
@@ -42,7 +46,9 @@ __all__ = [
     "plugins",
     "predict",
     "report",
+    "select",
     "train",
+    "verdict",
 ]
 
 

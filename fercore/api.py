@@ -23,7 +23,10 @@ from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
 from fercore.records.result import Result
 
 if TYPE_CHECKING:
+    from fercore.decisions.judging import Asked
+    from fercore.decisions.ranking import Ranking
     from fercore.engine.setup import RunContext
+    from fercore.evaluation.verdict import Verdict
     from fercore.prediction.evaluation import Evaluation
     from fercore.prediction.predictor import Predictions, Predictor
     from fercore.prediction.summary import Summary
@@ -36,6 +39,7 @@ __all__ = [
     "Result",
     "Run",
     "UserInputError",
+    "ask",
     "compare",
     "describe",
     "evaluate",
@@ -44,7 +48,9 @@ __all__ = [
     "plugins",
     "predict",
     "report",
+    "select",
     "train",
+    "verdict",
 ]
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -343,6 +349,70 @@ def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -
     file = _path(out) or Path(path) / "report.html"
     write_report(Path(path), file, faces=faces)
     return file
+
+
+def select(paths: PathLike | Sequence[PathLike], *, score: str | None = None, oracle: bool = False) -> Ranking:
+    """Rank runs, the checkpoints of one, or the rows of a comparison, without target labels: `fercore select`.
+
+    Args:
+        paths: folders. score: ranks them; None = the mean rank of several. oracle: also say what target labels say.
+
+    Raises:
+        UserInputError: for wrong input.
+    """
+    from fercore.decisions import ranking
+
+    one = isinstance(paths, str | os.PathLike)
+    listed: Sequence[PathLike] = [paths] if one else paths  # type: ignore[list-item,assignment]
+    return ranking.rank([Path(path) for path in listed], score=score, oracle=oracle)
+
+
+def ask(
+    models: Sequence[PathLike],
+    *,
+    out: PathLike,
+    n: int = 30,
+    target: str | None = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> Asked:
+    """Draw the images whose labels settle which model is better, and write a page to label them on.
+
+    Args:
+        models: run folders, the reference first. out: a new folder. n: images. target: as in `verdict`.
+        seed: of the drawing. device: auto, cpu or cuda.
+
+    Raises:
+        UserInputError: for wrong input, or a folder that is taken.
+    """
+    from fercore.decisions import asking
+
+    return asking.ask([Path(path) for path in models], Path(out), n=n, target=target, seed=seed, device=device)
+
+
+def verdict(
+    reference: PathLike,
+    adapted: PathLike,
+    *,
+    target: str | None = None,
+    others: Sequence[PathLike] = (),
+    labels: PathLike | None = None,
+    device: Device = "auto",
+) -> Verdict:
+    """Say whether adapting helped, hurt, or is unclear, without target labels or with the few that were asked for.
+
+    Args:
+        reference, adapted: run folders. target: SPEC to predict; None = what the runs recorded of theirs.
+        others: further runs whose word is heard. labels: the CSV of `fercore ask`. device: auto, cpu or cuda.
+
+    Raises:
+        UserInputError: for wrong input.
+    """
+    from fercore.decisions.judging import judge
+
+    paths = [Path(path) for path in (reference, adapted, *others)]
+    found = _path(labels)
+    return judge(paths[0], paths[1], target=target, others=paths[2:], labels=found, device=device)
 
 
 def plugins() -> dict[str, PluginInfo]:

@@ -126,9 +126,17 @@ def compare(
     device: Device = None,
     out: Out = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
+    choose: Annotated[
+        str | None, typer.Option(help="Also choose a row by this score without target labels, or by 'aggregate'.")
+    ] = None,
 ) -> None:
     """Run several methods over several seeds; print means, deviations and paired differences to the first."""
     from fercore import console
+
+    if choose is not None:
+        from fercore.decisions.ranking import check_score
+
+        check_score(choose)
 
     folder = out or new_folder(["compare"])
     given: dict[str, Any] = {
@@ -139,6 +147,8 @@ def compare(
     head, rows = found.table()
     console.print_table(f"target {found.target}, mean ± std over seeds {seeds}, in points", head, rows)
     console.print_lines([f"written to {folder}"])
+    if choose is not None:
+        decide.print_ranking([folder], choose)
 
 
 @app.command()

@@ -30,14 +30,22 @@ def select(
     json_: Json = False,
 ) -> None:
     """Rank runs, checkpoints or rows of a comparison by scores without target labels."""
-    from fercore.console import print_lines, print_table
     from fercore.decisions.ranking import rank
 
-    found = rank(folder, score=score, oracle=oracle)
     if json_:
-        _print_json(found.to_json())
-        return
-    print_table(f"best first by {'mean rank' if score is None else score}; no label of the target", *found.table())
+        _print_json(rank(folder, score=score, oracle=oracle).to_json())
+    else:
+        print_ranking(folder, score, oracle=oracle)
+
+
+def print_ranking(folders: list[Path], score: str | None, *, oracle: bool = False) -> None:
+    """Print candidates, best first, and which one to take."""
+    from fercore.console import print_lines, print_table
+    from fercore.decisions.ranking import MEAN_RANK, rank
+
+    found = rank(folders, score=score, oracle=oracle)
+    by = "mean rank" if found.by == MEAN_RANK else found.by
+    print_table(f"best first by {by}; no label of the target", *found.table())
     if found.transductive:
         print_lines(["transductive: adapted to the test images themselves"])
     print_lines([f"take {found.names[0]}"])

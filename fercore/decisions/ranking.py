@@ -74,19 +74,30 @@ class _Group:
     transductive: bool
 
 
+def check_score(name: str) -> None:
+    """Make sure that candidates can be ranked by a score, before anything is trained.
+
+    Raises:
+        UserInputError: if nobody knows it.
+    """
+    if name != MEAN_RANK:
+        needs(name)
+
+
 def rank(paths: Sequence[Path], *, score: str | None = None, oracle: bool = False) -> Ranking:
     """Rank the checkpoints of one run, several runs, or the rows of a comparison.
 
     Args:
         paths: a run folder, several, or a folder that `fercore compare` wrote.
-        score: a name of `VALIDATORS`; None = the mean rank over `AGGREGATE`.
+        score: a name of `VALIDATORS`; None or "aggregate" = the mean rank over `AGGREGATE`.
         oracle: whether to say what target labels would have said.
 
     Raises:
         UserInputError: for one candidate, a score that is not known of them, or folders that are no runs.
     """
+    score = None if score == MEAN_RANK else score
     if score is not None:
-        needs(score)
+        check_score(score)
     groups = _groups(paths, score)
     names = list(dict.fromkeys(name for group in groups for name in group.names))
     if len(names) < 2:

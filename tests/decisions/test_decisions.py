@@ -22,6 +22,8 @@ from fercore.decisions.recorded import read_recorded
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.evaluation.selection import Evidence, ranks, score_pool
+from fercore.experiments.comparison import Comparison, summarise
+from fercore.records.result import Result
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -117,6 +119,37 @@ def test_select_ranks_rows_of_a_comparison_by_their_mean_over_seeds(runs, tmp_pa
     assert dict(zip(found.names, found.scores["entropy"], strict=True)) == pytest.approx(
         {"a": (e[0] + e[1]) / 2, "b": (e[1] + e[2]) / 2}
     )
+
+
+def test_compare_chooses_a_row_by_a_score_that_is_known_before_anything_is_trained(
+    runs, tmp_path, fercore, monkeypatch
+):
+    code, _, err = fercore("compare", "source_only", "dan", "--choose", "entropie", "--out", tmp_path / "none")
+    assert code == 2
+    assert "unknown score 'entropie'" in err
+    assert not (tmp_path / "none").exists()
+    out = tmp_path / "cmp"
+
+    def compare(*given, **settings):
+        for name, path in {"a-s0": runs[0], "b-s0": runs[2]}.items():
+            shutil.copytree(path, out / name)
+        (out / "compare.json").write_text("{}")
+        result = Result.model_validate(json.loads((runs[0] / "result.json").read_text()))
+        rows = summarise({"a": [result], "b": [result]})
+        return Comparison(preset="demo", target="t", seeds=[0], primary_metric="accuracy", rows=rows)
+
+    monkeypatch.setattr("fercore.api.compare", compare)
+    code, text, _ = fercore("compare", "a", "b", "--seeds", "0", "--choose", "aggregate", "--out", out)
+    assert code == 0
+    assert text.rstrip().endswith(f"take {rank([out]).names[0]}")
+
+
+def test_python_mirrors_the_commands(apart, tmp_path):
+    import fercore as package
+
+    assert package.select(apart).to_json() == rank(apart).to_json()
+    assert package.verdict(*apart) == judge(*apart)
+    assert len(package.ask(apart, out=tmp_path / "ask", n=7).images) == 7
 
 
 def test_the_verdict_prints_what_programs_read(apart, fercore):

@@ -50,8 +50,7 @@ def test_neighbours_vote_with_the_answer_that_both_models_give():
 
 
 def test_the_interval_has_the_fitted_spread_and_the_word_goes_by_it(monkeypatch):
-    monkeypatch.setattr(module, "SLOPE", 0.5)
-    monkeypatch.setattr(module, "SPREAD", 0.1)
+    monkeypatch.setitem(module.FITTED, ("models",), (0.5, 0.1))
     found = without_labels(*pair())
     assert found.difference == pytest.approx(0.4 * 0.5 * 0.3)
     assert found.interval == pytest.approx((0.4 * 0.05, 0.4 * 0.25))
@@ -61,7 +60,7 @@ def test_the_interval_has_the_fitted_spread_and_the_word_goes_by_it(monkeypatch)
     back = without_labels(adapted, reference)
     assert back.verdict == "hurt"
     assert back.difference == pytest.approx(-found.difference)
-    monkeypatch.setattr(module, "SPREAD", 0.2)
+    monkeypatch.setitem(module.FITTED, ("models",), (0.5, 0.2))
     unclear = without_labels(*pair())
     assert unclear.verdict == "unclear"
     assert unclear.labels_wanted == 40  # all of them
