@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -266,6 +266,15 @@ class ReportSettings(Settings):
     primary_metric: Score = Field("accuracy", description="the score that summaries give first and the oracle goes by")
 
 
+class PredictSettings(Settings):
+    """What becomes of the reported model's probabilities; labels of the target take no part."""
+
+    calibrate: bool = Field(False, description="fit a temperature on the source samples of data.source_validation")
+    prior: Literal["source", "uniform"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        "source", description="class shares to predict for: the source's, equal ones, or class -> share"
+    )
+
+
 class RunConfig(Settings):
     """Every setting of a run. Settings of a plugin stand under its own name in `plugins`."""
 
@@ -279,6 +288,7 @@ class RunConfig(Settings):
     train: TrainSettings = TrainSettings()
     select: SelectSettings = SelectSettings()
     report: ReportSettings = ReportSettings()
+    predict: PredictSettings = PredictSettings()
     plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
 

@@ -20,6 +20,7 @@ from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.resume import settings_of
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, reason_of
+from fercore.evaluation.calibration import Calibration
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
 from fercore.models import Model
@@ -121,7 +122,7 @@ class ModelRecord(Shape):
         plugins: in the order of the run. classes: by name, in the order of the network's outputs.
         images, evaluation, provenance: see there.
         settings: the run's, without what stands in `classes`, `images` and `evaluation`.
-        versions: of the packages that results depend on.
+        versions: of the packages that results depend on. calibration: of the probabilities; None = as they are.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
@@ -134,6 +135,7 @@ class ModelRecord(Shape):
     settings: RunSettings
     versions: dict[str, str]
     provenance: Provenance
+    calibration: Calibration | None = None
 
     def layer(self) -> dict[str, Any]:
         """Return the settings that the network is built with; weights from elsewhere are not looked for."""
@@ -207,6 +209,7 @@ def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
             settings_sha256=hashlib.sha256(written.encode()).hexdigest(),
             averaged=context.average is not None,
         ),
+        calibration=context.evaluator.calibration,
     )
 
 

@@ -16,14 +16,16 @@ from torch import nn
 
 from fercore import ops
 from fercore.au import asked_for
-from fercore.config import RunConfig
+from fercore.config import PredictSettings, RunConfig
 from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
 from fercore.engine.selection import Chosen
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
+from fercore.evaluation.calibration import calibration_of
 from fercore.evaluation.evaluate import score, score_labels
+from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
 from fercore.records.outputs import FinishedRun, Outputs, Samples
@@ -56,6 +58,20 @@ class Trained:
     skipped: Mapping[str, int]
     chosen: Chosen | None
     oracle: dict[str, Any] | None
+
+
+def calibrate(context: RunContext, clock: Progress) -> bool:
+    """Calibrate the reported network's probabilities as settings ask, and say whether they do."""
+    if context.config.predict == PredictSettings():
+        return False
+    domains, held_out = context.domains, context.domains.validation
+    found = None
+    if context.config.predict.calibrate and held_out is not None:
+        outputs = context.evaluator.predict(context.reported, held_out, clock)
+        found = outputs.probs, outputs.labels
+    prior = class_prior(side_table(domains, "source").labels, len(domains.classes))
+    context.evaluator.calibration = calibration_of(context.config, domains.classes, prior, found)
+    return True
 
 
 def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Result:

@@ -396,6 +396,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
     if chosen := trainer.choose():
         clock = chosen.clock
+    if results.calibrate(context, clock) or chosen:
         scores = results.evaluate_target(context, clock)
     trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle)
     record = results.build(context, scores, trained)

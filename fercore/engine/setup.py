@@ -22,6 +22,7 @@ from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
+from fercore.evaluation.calibration import refuse_impossible
 from fercore.evaluation.evaluate import Evaluator
 from fercore.evaluation.selection import needs, needs_source
 from fercore.hooks.assemble import ResolvedRun
@@ -123,6 +124,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     look_for_data(config.data)
     look_for_weights(config.model)
     domains = load_domains(config.data, seed=config.seed, label_file=label_file)
+    refuse_impossible(config, domains.classes)
     _check_selection(config, has_units=bool(domains.au_names))
     seed_everything(config.seed)
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)

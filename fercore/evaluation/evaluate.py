@@ -13,6 +13,7 @@ import torch
 from fercore.config import DataSettings
 from fercore.data import Table, eval_batches
 from fercore.data.noise import permutation
+from fercore.evaluation.calibration import Calibration
 from fercore.evaluation.metrics import class_scores
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
@@ -33,6 +34,7 @@ class Evaluator:
 
     def __init__(self, fabric: Fabric, plugins: Plugins, data: DataSettings) -> None:
         self._fabric, self._plugins, self._data = fabric, plugins, data
+        self.calibration: Calibration | None = None
 
     def encode(self, model: Model, table: Table, clock: Progress, *, with_labels: bool) -> EncodedDataset:
         """Return the features and logits of a whole table, on the model's device.
@@ -78,6 +80,7 @@ class Evaluator:
         encoded = self.encode_batches(model, batches, clock)
         with _evaluating(model):
             probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
+            probs = probs if self.calibration is None else self.calibration.apply(probs)
         restore_random_state(state)
         back = np.argsort(evaluation_order(len(probs)))
         return Outputs(

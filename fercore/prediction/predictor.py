@@ -107,6 +107,7 @@ class Predictor:
         memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")
         self._model, self._plugins = model.requires_grad_(False).eval(), plugins
         self._evaluator = Evaluator(fabric, plugins, config.data)
+        self._evaluator.calibration = record.calibration
         self._needed = sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()})
         self._views = plain_views(model.mean, model.std)
         given = record.images.range
@@ -154,7 +155,8 @@ class Predictor:
     def probabilities(self, images: Tensor) -> Tensor:
         """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""
         encoded = self._plugins.encode(self._model, _batch(images, 0, {}), "none", self.record.evaluation.clock)
-        return self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
+        probs = self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
+        return probs if self.record.calibration is None else self.record.calibration.apply(probs)
 
     def modules(self) -> Iterator[nn.Module]:
         """Yield every module of the network."""

@@ -1,0 +1,114 @@
+"""How sure a model is, brought in line with how often it is right on held-out source samples, never on the target's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fercore.config import RunConfig
+from fercore.documents import Shape
+from fercore.errors import UserInputError, did_you_mean
+from fercore.evaluation.metrics import scores_of, sums_of
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+LEAST = 1e-12
+"""Below it a probability is no logarithm's argument."""
+
+
+class Calibration(Shape):
+    """What a model's probabilities p become: p^(1/temperature) * ratio, brought to the sum 1.
+
+    Of p = softmax(z) the first is softmax(z / temperature) (Guo et al., ICML 2017, section 4.2); the second moves the
+    class prior of the source to another (Saerens et al., Neural Computation 2002, equation 2.4).
+
+    Attributes:
+        temperature: 1 = as the network says. ratio: of the priors, by class; None = the source's.
+        n: held-out source samples that the temperature was fitted on. ece_before, ece_after: on them; None without.
+    """
+
+    temperature: Positive
+    ratio: list[Positive] | None
+    n: Annotated[int, Field(ge=0)]
+    ece_before: float | None
+    ece_after: float | None
+
+    def apply(self, probs: Tensor) -> Tensor:
+        """Return float32[B,K] of a method's probabilities f[B,K]."""
+        scores = probs.float().clamp_min(LEAST).log() / self.temperature
+        if self.ratio is not None:
+            scores = scores + torch.tensor(self.ratio, device=scores.device).log()
+        return scores.softmax(-1)
+
+
+def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:
+    """Make sure, before training, that a run can be calibrated as its settings ask.
+
+    Raises:
+        UserInputError: if no source sample is held out, or the prior names no share of each class.
+    """
+    if config.predict.calibrate and not config.data.source_validation:
+        fix = "hold some out: data.source_validation=0.1"
+        what = "a temperature needs source samples that are not trained on"
+        raise UserInputError(what, where="predict.calibrate", fix=fix)
+    prior = config.predict.prior
+    if prior != "source" and not config.data.sources:
+        raise UserInputError("no source whose prior could be moved", where="predict.prior", fix="leave it out")
+    if isinstance(prior, Mapping):
+        for name in prior.keys() ^ set(classes):
+            fix = did_you_mean(name, classes) if name in prior else "give a share for every class of the run"
+            raise UserInputError(f"class {name!r} is not in both", where="predict.prior", fix=fix)
+
+
+def fit_temperature(probs: np.ndarray, truth: np.ndarray) -> float:
+    """Return the temperature of least negative log-likelihood of float[N,K] probabilities of samples with labels."""
+    from scipy.optimize import minimize_scalar
+
+    scores = np.log(np.maximum(probs.astype(np.float64), LEAST))
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        z = scores / np.exp(log_temperature)
+        z -= z.max(axis=1, keepdims=True)
+        return float((np.log(np.exp(z).sum(axis=1)) - z[rows, truth]).mean())
+
+    # Between 1/20 and 20: a few samples that are all right would ask for 0.
+    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(found.x))
+
+
+def calibration_of(
+    config: RunConfig, classes: Sequence[str], source_prior: np.ndarray, held_out: tuple[np.ndarray, np.ndarray] | None
+) -> Calibration | None:
+    """Return what the settings ask for; None where probabilities stay as they are.
+
+    Args:
+        source_prior: f[K], class shares of the source samples that were trained on.
+        held_out: probabilities float[N,K] and labels int64[N] of source samples that were not; None without.
+    """
+    asked, prior = config.predict.calibrate and held_out is not None, config.predict.prior
+    if not asked and prior == "source":
+        return None
+    ratio = None
+    if prior != "source":
+        shares = np.array([prior[name] if isinstance(prior, Mapping) else 1.0 for name in classes])
+        ratio = (shares / shares.sum() / np.maximum(source_prior, LEAST)).tolist()
+    if not asked or held_out is None:
+        return Calibration(temperature=1.0, ratio=ratio, n=0, ece_before=None, ece_after=None)
+    probs, truth = held_out
+    temperature = fit_temperature(probs, truth)
+    alone = Calibration(temperature=temperature, ratio=None, n=len(truth), ece_before=None, ece_after=None)
+    after = alone.apply(torch.from_numpy(probs)).numpy()
+    before, now = (calibration_error(each, truth) for each in (probs, after))
+    return alone.model_copy(update={"ratio": ratio, "ece_before": before, "ece_after": now})
+
+
+def calibration_error(probs: np.ndarray, truth: np.ndarray) -> float:
+    """Return the expected calibration error of float[N,K] probabilities of samples int64[N] with labels."""
+    return float(
+        scores_of(sums_of(probs, truth, np.zeros(len(truth), dtype=np.int64)).weighted(np.ones((1, 1))))["ece"][0]
+    )
