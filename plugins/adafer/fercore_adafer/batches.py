@@ -59,6 +59,8 @@ def triplets_a_step(
         return min(source_batch, target_batch // 2), 0
     if anchors == "target":
         return 0, min(target_batch, source_batch // 2)
+    # A triplet with a source anchor takes one source and two target images,
+    # its counterpart the reverse: three on either side for a pair of them.
     each = min(source_batch, target_batch) // 3
     return each, each
 
@@ -72,6 +74,7 @@ def draw(n: int, count: int, weights: Tensor | None = None) -> Tensor:
     if weights is not None and count:
         return torch.multinomial(weights.double(), count, replacement=True)
     passes = [torch.randperm(n) for _ in range(-(-count // n))]
+    # An empty tensor more, so that no pass at all can be joined too.
     return torch.cat([*passes, torch.zeros(0, dtype=torch.int64)])[:count]
 
 
@@ -88,13 +91,14 @@ def balance(labels: Tensor, domain: Tensor, *, by_class: bool, by_domain: bool) 
         return 1 / _size_of_own(labels)
     pairs = torch.unique(torch.stack([domain, labels], dim=1), dim=0)
     classes = torch.bincount(pairs[:, 0]).float()
+    # Domains equally often, and inside each the classes that it has: 1 / (classes of the domain * samples of the pair).
     return 1 / (classes[domain] * _size_of_own(domain * (int(labels.max()) + 1) + labels))
 
 
 def _size_of_own(group: Tensor) -> Tensor:
     """Return float[N]: how many samples are in each sample's group."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.unique(group, return_inverse=True, return_counts=True)
-    return found[2][found[1]].float()
+    groups: tuple[Tensor, Tensor, Tensor] = torch.unique(group, return_inverse=True, return_counts=True)
+    return groups[2][groups[1]].float()
 
 
 def plan_epoch(

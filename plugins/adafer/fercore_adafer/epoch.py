@@ -66,6 +66,7 @@ def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
         s_hard = t_hard
     else:
         rows = last_match(join, neighbours=near) if conflict == "last" else random_match(join, _seed(), neighbours=near)
+        # Row -1 reads the last label, which `where` drops.
         s_hard = np.where(rows >= 0, labels[rows], -1)
     state.put("s_hard", torch.from_numpy(s_hard))
     if not bool(state.annotated):
@@ -94,6 +95,7 @@ def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
         why = "no image has a partner with its action units in the other domain and another without"
         _warn(state, NO_TRIPLET, f"{why}: the triplet loss is left out")
     state.put("layout", torch.tensor(shares))
+    # The generator that draws is the CPU's, on every device.
     labels, domain = state.source_labels.cpu(), state.source_domain.cpu()
     sizes = len(labels), len(state.target_scores)
     images = [size // batch for size, batch in zip(sizes, policy.batch, strict=True)]
@@ -139,6 +141,7 @@ def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
     agt = settings.agt
     scores = {side: _array(getattr(state, f"{side}_scores")) for side in ("source", "target")}
     packed = {side: pack_codes(_array(getattr(state, f"{side}_codes")).astype(bool)) for side in scores}
+    # In one call: keys of wide codes compare only within it.
     keys = dict(zip(packed, code_keys(*packed.values()), strict=True))
     counts: dict[str, float] = {}
     for side, other in (("source", "target"), ("target", "source")):
@@ -147,7 +150,7 @@ def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
         exclude = None
         if side == "target" and agt.exclude_same_label:
             exclude = (_array(state.t_hard), _array(state.source_labels))
-        found = mine_triplets(
+        mined = mine_triplets(
             scores[side],
             keys[side],
             scores[other],
@@ -157,12 +160,12 @@ def _mine(state: State, settings: AdaFerSettings) -> dict[str, float]:
             seed=_seed(),
             exclude=exclude,
         )
-        rows = np.stack([found.anchor, found.positive, found.negative])
+        rows = np.stack([mined.anchor, mined.positive, mined.negative])
         state.put(f"triplets_{side}", torch.from_numpy(rows))
-        counts[f"{side}_triplets"] = len(found)
-        counts[f"{side}_without_positive"] = found.without_positive
-        counts[f"{side}_without_negative"] = found.without_negative
-        counts[f"{side}_negatives_below_tau"] = found.fallbacks
+        counts[f"{side}_triplets"] = len(mined)
+        counts[f"{side}_without_positive"] = mined.without_positive
+        counts[f"{side}_without_negative"] = mined.without_negative
+        counts[f"{side}_negatives_below_tau"] = mined.fallbacks
     return counts
 
 

@@ -105,6 +105,7 @@ class Margin(nn.Module):
     def __init__(self, value: float, floor: float) -> None:
         super().__init__()
         self.floor, self.start = floor, value
+        # The inverse of softplus: the margin starts at `value`.
         self.theta = nn.Parameter(torch.tensor(math.log(math.expm1(value - floor))))
 
     def forward(self) -> Tensor:
@@ -166,9 +167,9 @@ class CodeTable(SizedByData):
         parts = [self._nearest(part) for part in torch.split(codes, ROWS_AT_ONCE)]
         shares, exact = (torch.cat(column) for column in zip(*parts, strict=True))
         known = ~scores.isnan().any(dim=1)
-        found = known & exact
-        used = known if nearest else found
-        return torch.where(used[:, None], shares, self.prior), found
+        covered = known & exact
+        used = known if nearest else covered
+        return torch.where(used[:, None], shares, self.prior), covered
 
     def _nearest(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean shares float[b,K] of the nearest codes, and bool[b]: whether they are the very same."""

@@ -95,6 +95,7 @@ class AdaFer(Plugin):
         margin, stages = f"parts.{self.part_name('margin')}", []
         for name in stage_names(self.settings):
             stage = build_stage(name, config, self.settings, margin)
+            # Counted from the codes before anything is mined: the plan stands before the first step.
             if name == TRAIN and self.settings.agt.on and stage.steps_per_epoch is None:
                 codes = {side: dataset.extras[CODES] for side, dataset in datasets.items()}
                 steps = steps_of_a_pass(codes, sampling_policy(config).batch, self.settings.agt.anchors)
@@ -107,17 +108,17 @@ class AdaFer(Plugin):
         self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Learn the domains' action units once; annotate, mine and lay out the epoch's batches."""
-        state, found = self.part(model, State), {}
+        state, metrics = self.part(model, State), {}
         if clock.stage == LOOKUP:
-            found = self._fit_table(model, encode_dataset)
+            metrics = self._fit_table(model, encode_dataset)
         elif clock.stage == FINETUNE and not state.annotated:
-            found = self._predict_target(model, encode_dataset("target"))
+            metrics = self._predict_target(model, encode_dataset("target"))
         elif clock.stage == TRAIN and (self.settings.aga.on or self.settings.agt.on):
             if not state.known:
                 begin(state, encode_dataset("source"), encode_dataset("target"))
-            found = {**annotate(state, self.settings), **fresh_epoch(state, self.settings)}
+            metrics = {**annotate(state, self.settings), **fresh_epoch(state, self.settings)}
             self._record(model, state)
-        return {f"{self.name}/{name}": value for name, value in found.items()} or None
+        return {f"{self.name}/{name}": value for name, value in metrics.items()} or None
 
     @hookimpl
     def build_sampler(self, model: Model, side: Side, clock: Progress) -> Sampler[int] | None:
@@ -165,8 +166,10 @@ class AdaFer(Plugin):
                 self._check_pairs(state, batch)
                 layout, paired = Layout(*state.shares), batch.source.labels
                 anchors, positives, _ = layout.source_anchored()
+                # Source anchors: their positives are target samples, which take the anchor's label.
                 labels[positives] = paired[anchors]
                 anchors, positives, _ = layout.target_anchored()
+                # Target anchors take the label of their source positive.
                 labels[anchors] = paired[positives]
         return PseudoLabels(labels, state.matched[at].to(state.q.dtype), state.q[at])
 
@@ -186,6 +189,7 @@ class AdaFer(Plugin):
         rows = [torch.cat(pair) for pair in zip(forward, back, strict=True)]
         learns = self.settings.gamma.mode == "learnable"
         margin = self.part(model, Margin, "margin")() if learns else self.settings.agt.gamma
+        # Distances of unit vectors are small differences, which half precision does not hold.
         with torch.autocast(source.device.type, enabled=False):
             anchor, positive, negative = (x if x.dtype == torch.float64 else x.float() for x in rows)
             value = triplet(anchor, positive, negative, margin)
@@ -217,6 +221,7 @@ class AdaFer(Plugin):
             if scheme == "t_soft":
                 value = soft_kl(logits, pseudo.probs, pseudo.weight, direction=self.settings.kl)
             else:
+                # `pseudo.labels` are those of the first scheme; T-hard beside S-hard is read from the state.
                 own = pseudo.labels if scheme == schemes[0] else self.part(model, State).t_hard[batch.target.index]
                 value = masked_cross_entropy(logits, own, pseudo.weight)
             terms.append(LossTerm(f"{self.name}/{scheme}", Role.CONSISTENCY, value, beta))
@@ -262,10 +267,10 @@ class AdaFer(Plugin):
         table = self.part(model, CodeTable, "codes")
         table.fit(source.extras[CODES], source.labels)
         nearest = self.settings.aga.unmatched == "nearest"
-        shares, found = table(target.extras[SCORES], target.extras[CODES], nearest=nearest)
-        given = torch.ones_like(found) if nearest else found
+        shares, covered = table(target.extras[SCORES], target.extras[CODES], nearest=nearest)
+        given = torch.ones_like(covered) if nearest else covered
         self.part(model, PseudoLabelRecord, "labels_au_lookup").write(shares, given)
-        return {"coverage": float(found.float().mean())}
+        return {"coverage": float(covered.float().mean())}
 
     def _predict_target(self, model: Model, target: EncodedDataset) -> dict[str, float]:
         """Label the target with the source model (baselines #3 to #5)."""

@@ -46,8 +46,8 @@ class AnnotatingSettings(Settings):
     @property
     def radius(self) -> int:
         """How many units two matching codes may differ in."""
-        found = _MATCH.fullmatch(self.match)
-        return int(found[1]) if found else 0
+        match = _MATCH.fullmatch(self.match)
+        return int(match[1]) if match else 0
 
 
 class SourceHardSettings(Settings):

@@ -45,6 +45,7 @@ def build_stage(name: str, config: RunConfig, settings: AdaFerSettings, margin: 
     groups = (*phase.groups, ParamGroup((margin,), weight_decay=0.0))
     optimiser, epochs = phase.optimiser, settings.source_pretrain_epochs if name == PRETRAIN else settings.epochs
     if epochs and name != PRETRAIN:
+        # Shares of the stage at which an epoch ends: the rate falls after each.
         milestones = tuple(k / epochs for k in range(1, epochs))
         drop = settings.lr_decay
         optimiser = replace(optimiser, schedule="step", milestones=milestones, drop=drop, max_steps=None)

@@ -92,8 +92,8 @@ class AdaCM(SemiSupervised):
         data, chosen = encode_dataset("source"), self.settings
         probs = to_float32(data.logits["main"]).softmax(-1)
         levels = self.part(model, Margins).levels
-        found = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
-        levels.copy_(found)
+        fresh_levels = labelled_thresholds(probs, data.labels, clock.epoch, floor=chosen.floor, scale=chosen.scale)
+        levels.copy_(fresh_levels)
         return {f"{self.name}/mean_threshold": float(levels.mean())}
 
     @hookimpl

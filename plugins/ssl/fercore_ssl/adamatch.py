@@ -59,7 +59,9 @@ class AdaMatch(ThresholdMethod):
         if not self.settings.interpolate:
             return terms
         sides = (batch.source.images["weak"], batch.target.images["weak"], batch.target.images["strong"])
+        # The joint batch is one forward of its own; its statistics, of both sides mixed, are not kept.
         joint = to_float32(forward_without_bn_update(model, torch.cat(sides)).logits["main"])[: len(batch.source)]
         alone = logits(encoded, "source", "weak")
+        # A weight of its own for each logit.
         mixed = torch.lerp(alone, joint, torch.rand_like(alone))
         return [self._supervised(F.cross_entropy(mixed, batch.source.labels)), *terms[1:]]

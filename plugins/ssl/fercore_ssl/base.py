@@ -168,6 +168,7 @@ def logits(encoded: Forward, side: Side, view: str) -> Tensor:
 
 def tempered(probs: Tensor, temperature: float) -> Tensor:
     """Return softmax(logits / temperature) of the logits that gave the probabilities f[B,K]."""
+    # The logits but for a constant of each row, which softmax drops.
     return (probs.clamp_min(torch.finfo(probs.dtype).tiny).log() / temperature).softmax(-1)
 
 

@@ -92,6 +92,7 @@ class Dash(ThresholdMethod):
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Train on the labelled samples for a share of the steps, then on both."""
         stage = single_stage(config, MAIN)
+        # One step at least is left for the main stage.
         warm = min(round(self.settings.warmup_share * stage.steps), stage.steps - 1)
         if warm == 0:
             return [stage]

@@ -50,6 +50,7 @@ class FlexMatch(ThresholdMethod):
         top, labels = probs.max(-1)
         cutoff = self.settings.p_cutoff
         levels = curriculum_thresholds(learnt, probs.shape[1], cutoff, warmup=self.settings.thresh_warmup)
+        # Learnt by the full threshold, trusted by the class's lower one.
         sure = top >= cutoff
         learnt[batch.target.index[sure]] = labels[sure]
         return top >= levels[labels], probs

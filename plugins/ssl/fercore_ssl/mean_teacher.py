@@ -60,6 +60,7 @@ class MeanTeacher(PiModel):
 
     def _row(self, model: Model) -> Tensor:
         state = self.part(model, SizedByData)
+        # At the first use, when add-ons have attached what they have: the teacher starts as the student.
         if not len(state.get_buffer("weights")):
             state.put("weights", parameters_to_vector(model.parameters()))
         return state.get_buffer("weights")

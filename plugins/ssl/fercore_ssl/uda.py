@@ -59,6 +59,7 @@ class UDA(ThresholdMethod):
             return terms
         z = logits(encoded, "source", "weak")
         level = annealed(self.settings.tsa_schedule, clock.progress, z.shape[1])
+        # The mean stays over the whole batch: the fewer are left, the weaker the term.
         kept = (z.detach().softmax(-1).amax(-1) <= level).to(z.dtype)
         value = (kept * F.cross_entropy(z, batch.source.labels, reduction="none")).mean()
         return [self._supervised(value), *terms[1:]]

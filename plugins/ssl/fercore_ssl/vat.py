@@ -64,13 +64,15 @@ class VAT(SemiSupervised):
         Args:
             images: f[B,3,H,W]. clean: f[B,K], their logits; constant.
         """
-        found = _unit(torch.randn_like(images))
+        unit_step = _unit(torch.randn_like(images))
         for _ in range(self.settings.iterations):
-            step = (self.settings.xi * found).requires_grad_(True)
+            # Power method: the gradient of the divergence at xi d is near
+            # the Hessian times d, whose dominant direction is sought.
+            step = (self.settings.xi * unit_step).requires_grad_(True)
             gap = _divergence(to_float32(forward_without_bn_update(model, images + step).logits["main"]), clean)
             (gradient,) = torch.autograd.grad(gap, step)
-            found = _unit(gradient.detach())
-        return found
+            unit_step = _unit(gradient.detach())
+        return unit_step
 
 
 def _divergence(z: Tensor, clean: Tensor) -> Tensor:
