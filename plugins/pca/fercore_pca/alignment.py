@@ -25,6 +25,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, eps: float, allowed: T
     """
     if not eps > 0:
         raise ValueError(f"eps must be above 0, got {eps}")
+    # Centres without a feature get no weight, rather than a weight for a zero vector.
     scores = (queries @ keys.mT / eps).masked_fill(~allowed, -torch.inf)
     return scores.softmax(-1) @ values
 
@@ -88,6 +89,7 @@ class ImageGuidedAlignment(nn.Module):
             x' f[B,d] = norm(x + xa_sc) + norm(x + xa_tc).
         """
         x = unit(features)
+        # Of images only the queries are used, of centres keys and values.
         queries = self.project(x).chunk(3, dim=-1)[0]
         halves = []
         for own, takes_part in zip(centres.to(x.dtype), allowed, strict=True):

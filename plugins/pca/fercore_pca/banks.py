@@ -28,7 +28,9 @@ def choose(features: Tensor, probs: Tensor, labels: Tensor, n: int, rule: Rule) 
         int64[C,n], most probable first, -1 where a class has fewer.
     """
     predicted = probs.argmax(-1)
+    # A labelled image that is predicted wrongly is of no class here: PDA keeps it out of its bank.
     told = torch.where((labels < 0) | (labels == predicted), predicted, -1)
+    # A bank of all rows, dropped again: its ranking is the one that is wanted.
     whole = FeatureBank(features.shape[1], max(1, len(features)), probs.shape[1]).to(features.device)
     whole.refresh(features, told, probs)
     return whole.top_per_class(n, by="label" if rule == "prediction" else "probability")
@@ -89,13 +91,13 @@ class DualBanks(nn.Module):
         Returns:
             How many classes of how many domains have no feature, in 0..2C.
         """
-        found = [bank.centres() for bank in (self.source, self.target)]
-        missing = torch.stack([none for _, none in found])
+        sides = [bank.centres() for bank in (self.source, self.target)]
+        missing = torch.stack([none for _, none in sides])
         self.built.fill_(True)
         self.usable.copy_(~missing.all())
         absent = int(missing.sum())
-        for side, (_, none) in enumerate(found):
-            centres, gone = found[1 - side] if bool(none.all()) else found[side]
+        for side, (_, none) in enumerate(sides):
+            centres, gone = sides[1 - side] if bool(none.all()) else sides[side]
             if self.empty == "text":
                 centres, gone = torch.where(gone[:, None], unit(texts.float()), centres), torch.zeros_like(gone)
             self.centres[side], self.allowed[side] = centres, ~gone

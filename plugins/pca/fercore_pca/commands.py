@@ -24,7 +24,9 @@ def warmup(
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 64,
     lr: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = 2e-3,
     augment: Annotated[str, typer.Option(help="none, light, standard or crop.")] = "none",
-    seed: Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, people held out, and batches.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**31 - 1, help="Seed of weights, subjects held out, and batches.")
+    ] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
     from fercore.plugin import refuse_taken, say, watch
@@ -40,6 +42,6 @@ def warmup(
     finally:
         watcher.end()
     save_clip(clip, out, plan, report)
-    people = f"{report['held_out']} images of people it never saw, {len(report['classes'])} classes"
-    say(f"zero-shot balanced accuracy on {people}: {report['before']:.1%} before, {report['after']:.1%} after")
+    subjects = f"{report['held_out']} images of subjects it never saw, {len(report['classes'])} classes"
+    say(f"zero-shot balanced accuracy on {subjects}: {report['before']:.1%} before, {report['after']:.1%} after")
     say(f"written to {out}; use it with model={clip.model!r} and pretrained={str(out)!r}")

@@ -107,6 +107,7 @@ class ClipMethod(Plugin):
     def refresh(self, model: Model, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
         """Fill the banks before the first epoch from un-prompted CLIP, later by `bank.refresh`; label the target."""
         network = self._network(model)
+        # A buffer, so that a resumed run does not fill the banks again from un-prompted CLIP.
         first = not bool(network.state.started)
         banks = network.banks if first or self.pca_settings.bank.refresh == "epoch" else None
         if banks is None and not self._pseudo:
@@ -200,5 +201,6 @@ class ClipMethod(Plugin):
         if self.pca_settings.mean == "samples":
             return label_loss(logits, labels, weight)
         ours = torch.ones(len(labels), dtype=torch.bool, device=labels.device)
+        # Labelled target samples travel on the source side, and belong to the target's mean.
         ours[: len(batch.source)] = self._network(model).state.of_target(batch.source.domain)
         return label_loss(logits, labels, weight * ~ours) + label_loss(logits, labels, weight * ours)

@@ -42,6 +42,7 @@ def build_network(
     """
     tower = ImageTower(clip, pca_settings.prompt.pos, trained=pca_settings.probe == "finetune")
     branches = ("cls", "iga") if pca_settings.aligned else ("cls",)
+    # The classes are scored with text features, which no head holds: branches and heads only name the outputs.
     features, heads = ({branch: nn.Identity() for branch in branches} for _ in range(2))
     model = Model(tower, features, heads, clip.mean, clip.std)
     state = RunState(labelled, scale_of(clip, pca_settings.logit_scale), include_labelled=include_labelled)
@@ -169,6 +170,7 @@ class Network:
             of_target = self.state.of_target(batch.domain)
         places: dict[Side, Tensor] = {"source": (~of_target).nonzero()[:, 0], "target": of_target.nonzero()[:, 0]}
         parts = [self.tower.encode(images[at], **prompts.vision(of)) for of, at in places.items() if len(at)]
+        # Back in the batch's order.
         return torch.cat(parts)[torch.cat([*places.values()]).argsort()]
 
     def _texts(self) -> Tensor:
@@ -208,6 +210,6 @@ class Network:
         return self._need(part, kind) if f"{self.name}/{part}" in self.model.parts else None
 
     def _need(self, part: str, kind: type[Part]) -> Part:
-        found = self.model.parts[f"{self.name}/{part}"]
-        assert isinstance(found, kind)
-        return found
+        module = self.model.parts[f"{self.name}/{part}"]
+        assert isinstance(module, kind)
+        return module

@@ -29,13 +29,13 @@ def stages(settings: CommonSettings, config: RunConfig) -> list[Stage]:
     spec, clip = optimiser_from(config), config.optim.clip_grad_norm
     per_epoch, warm = config.train.steps_per_epoch, settings.warmup
     phase = Phase("main", groups, spec, clip)
-    found = []
+    before = []
     if warm.epochs:
         slow = replace(phase, optimiser=replace(spec, lr=warm.lr, schedule="constant", warmup_steps=0))
-        found.append(Stage(WARMUP, phases=(slow,), steps_per_epoch=per_epoch, epochs=warm.epochs))
+        before.append(Stage(WARMUP, phases=(slow,), steps_per_epoch=per_epoch, epochs=warm.epochs))
     if settings.epochs is None:
-        return [*found, Stage(TRAIN, config.train.steps, (phase,), per_epoch)]
-    return [*found, Stage(TRAIN, phases=(phase,), steps_per_epoch=per_epoch, epochs=settings.epochs - warm.epochs)]
+        return [*before, Stage(TRAIN, config.train.steps, (phase,), per_epoch)]
+    return [*before, Stage(TRAIN, phases=(phase,), steps_per_epoch=per_epoch, epochs=settings.epochs - warm.epochs)]
 
 
 def view_of(side: Side, aug: AugSettings) -> ViewRequest:
@@ -61,17 +61,17 @@ def labelled_domain(settings: PcaSettings, task: TaskInfo) -> int | None:
     Raises:
         UserInputError: if `target.mode` counts on labelled target samples and there are none, or other than it says.
     """
-    found, mode = task.few_shot_domain, settings.target.mode
+    number, mode = task.few_shot_domain, settings.target.mode
     if mode not in ("shots", "fraction"):
-        return found
-    if found is None:
+        return number
+    if number is None:
         what = f"no labelled target sample, and target.mode is {mode!r}"
         raise UserInputError(what, where="--target", fix="write --target SPEC?shots=5 or ?fraction=0.1")
     other = "fraction" if mode == "shots" else "shots"
     if task.few_shots == other:
         what = f"target.mode is {mode!r}, and the target has ?{other}="
         raise UserInputError(what, where="--target", fix=f"write ?{mode}=, or leave target.mode out")
-    return found
+    return number
 
 
 def without_effect(settings: PcaSettings, clip: Clip) -> list[str]:
@@ -80,8 +80,8 @@ def without_effect(settings: PcaSettings, clip: Clip) -> list[str]:
         return []
     resnet, pooled = clip.kind == "resnet", settings.rn.attnpool_prompts
     shown = settings.prompt.visual and (pooled or not resnet)
-    found = {
+    idle_settings = {
         "rn.attnpool_prompts=true": pooled and not resnet,
         "image_encoder='per_domain_prompts'": settings.image_encoder == "per_domain_prompts" and not shown,
     }
-    return [name for name, idle in found.items() if idle]
+    return [name for name, idle in idle_settings.items() if idle]

@@ -14,6 +14,7 @@ class Temperature(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # In logarithms, the factor stays above 0.
         self.log_factor = nn.Parameter(torch.zeros(()))
 
     def forward(self, features: Tensor, logits: Tensor) -> Tensor:

@@ -51,6 +51,7 @@ class RunState(nn.Module):
 
     def of_target(self, domain: Tensor) -> Tensor:
         """Return bool[B]: which samples of the source side are labelled ones of the target."""
+        # No domain has the number -1.
         return domain == (NONE if self.labelled is None else self.labelled)
 
     def side(self) -> Side | None:

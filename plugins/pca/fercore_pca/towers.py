@@ -94,6 +94,7 @@ class Sentences(nn.Module):
             "context", context_tokens(clip, names, k=k, template=template, words=words), persistent=False
         )
         self.computed = 0
+        # In no buffer: they hold a step's graph.
         self._kept: dict[str, tuple[object, Tensor]] = {}
 
     def hand_crafted(self, network: nn.Module) -> Tensor:
@@ -106,6 +107,7 @@ class Sentences(nn.Module):
 
         They are computed once for every state of the prompts: once a step, once an evaluation.
         """
+        # Whether gradients are recorded is part of it: features without a graph are no use to a step.
         state = (prompts.data_ptr(), prompts._version, torch.is_grad_enabled(), _precision(prompts))
         return self._keep("context", state, lambda: encode_text(network, self.context, prompts))
 
@@ -114,12 +116,12 @@ class Sentences(nn.Module):
         self._kept.pop("context", None)
 
     def _keep(self, name: str, state: object, compute: Callable[[], Tensor]) -> Tensor:
-        found = self._kept.get(name)
-        if found is None or found[0] != state:
+        kept = self._kept.get(name)
+        if kept is None or kept[0] != state:
             self.computed += 1
-            found = (state, to_float32(compute()))
-            self._kept[name] = found
-        return found[1]
+            kept = (state, to_float32(compute()))
+            self._kept[name] = kept
+        return kept[1]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": {}}  # computed again
@@ -153,6 +155,7 @@ class KeptFeatures(nn.Module):
                 same for an image whatever else is in the batch.
         """
         rows, places = self._rows.setdefault(side, {}), index.tolist()
+        # Each new place once, though a batch may hold an image twice.
         new = list({place: at for at, place in enumerate(places) if place not in rows}.values())
         if new:
             self.computed += len(new)

@@ -47,8 +47,8 @@ class Warmup:
     Args:
         model: its configuration. data: SPECs of labelled faces with known subjects; generated ones bring action units,
             others may name a provider (?au=).
-        steps, batch: length, and images a step. lr: peak learning rate of AdamW. seed: of weights, people and batches.
-        held_out: share of the people that training never sees. augment: what a view does, as data.augment.
+        steps, batch: length, and images a step. lr: peak learning rate of AdamW. seed: of all draws.
+        held_out: share of the subjects that training never sees. augment: what a view does, as data.augment.
     """
 
     model: str = "tiny"
@@ -74,20 +74,20 @@ class Faces:
 
 
 def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Clip, dict[str, Any]]:
-    """Train a random CLIP on captions of faces, and score it without training on people it never saw.
+    """Train a random CLIP on captions of faces, and score it without training on subjects it never saw.
 
     Args:
         plan: model, data and lengths. say: hears step, steps and loss after each step.
 
     Returns:
         the CLIP, frozen again, and {"classes", "train", "held_out" (images), "before", "after" (balanced accuracy of
-        zero-shot recognition with the sentences of `context_tokens`, held-out people)}.
+        zero-shot recognition with the sentences of `context_tokens`, held-out subjects)}.
 
     Raises:
         UserInputError: for an unknown model, unusable data, or lengths that make no training.
     """
     if plan.steps < 1 or plan.batch < 2 or not 0 < plan.lr < 1e36 or not 0 < plan.held_out < 1:
-        what = "at least one step, two images a step, a learning rate above 0, and a share of people in (0, 1)"
+        what = "at least one step, two images a step, a learning rate above 0, and a share of subjects in (0, 1)"
         raise UserInputError(what, where="clip warmup")
     if plan.augment not in AUGMENT:
         raise UserInputError(
@@ -95,17 +95,17 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
         )
     clip_config(plan.model, where="clip warmup --model")
     clip = load_clip(ClipSettings(model=plan.model), seed=plan.seed)
-    taught, tested = _read(plan, clip.image_size)
-    classes = [name for name in CANONICAL if name in taught.labels]
-    if len(classes) < 2 or len(taught) < plan.batch:
-        what = f"{len(taught)} images of {len(classes)} classes to train on"
+    train, test = _read(plan, clip.image_size)
+    classes = [name for name in CANONICAL if name in train.labels]
+    if len(classes) < 2 or len(train) < plan.batch:
+        what = f"{len(train)} images of {len(classes)} classes to train on"
         raise UserInputError(what, where="clip warmup --data", fix=f"give two classes and {plan.batch} images or more")
-    before = zero_shot(clip, tested, classes)
+    before = zero_shot(clip, test, classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        _fit(clip, taught, plan, say)
-    after = zero_shot(clip, tested, classes)
-    counts = {"train": len(taught), "held_out": len(tested)}
+        _fit(clip, train, plan, say)
+    after = zero_shot(clip, test, classes)
+    counts = {"train": len(train), "held_out": len(test)}
     return clip, {"classes": classes, **counts, "before": before, "after": after}
 
 
@@ -125,10 +125,10 @@ def save_clip(clip: Clip, path: Path, plan: Warmup, report: dict[str, Any]) -> N
 def zero_shot(clip: Clip, faces: Faces, classes: Sequence[str]) -> float:
     """Return the balanced accuracy of the class whose sentence is nearest by cosine, nothing trained."""
     texts = F.normalize(encode_text(clip.network, context_tokens(clip, classes, k=0)), dim=1)
-    found = [
+    features = [
         encode_images(clip.network, _prepared(clip, part.float() / 255)) for part in torch.split(faces.images, 256)
     ]
-    said = (F.normalize(torch.cat(found), dim=1) @ texts.T).argmax(1)
+    said = (F.normalize(torch.cat(features), dim=1) @ texts.T).argmax(1)
     truth = torch.tensor([classes.index(label) if label in classes else -1 for label in faces.labels])
     return float(np.mean([(said[truth == c] == c).float().mean().item() for c in sorted(set(truth.tolist()) - {-1})]))
 
@@ -157,6 +157,7 @@ def _divergence(wanted: Tensor, log_found: Tensor) -> Tensor:
 def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
     network: Any = clip.network
     network.requires_grad_(True).train()
+    # As CLIP is trained: no decay of biases, norms and the scale.
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}]
@@ -188,6 +189,7 @@ def _step_loss(clip: Clip, faces: Faces, plan: Warmup, step: int) -> Tensor:
     captions = {}
     for i, draw in zip(at.tolist(), words, strict=True):
         caption = write_caption(faces.labels[i], faces.units[i], draw)
+        # Equal sentences once: as several columns they would be each other's negatives.
         captions[caption.text] = caption
     texts = encode_text(network, clip.tokenize(list(captions)))
     images = encode_images(network, _prepared(clip, seen))
@@ -215,15 +217,15 @@ def _prepared(clip: Clip, images: Tensor) -> Tensor:
 
 
 def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
-    """Return the faces of the people to train on, and of the others; held out of one dataset is held out of all."""
-    found = [read_labelled(text, size=size, held_out=plan.held_out, seed=plan.seed) for text in plan.data]
-    held = {who for part in found for who, out in zip(part.subjects, part.held_out, strict=True) if out}
-    taught, tested = [], []
-    for part in found:
+    """Return the faces of the subjects to train on, and of the others; held out of one dataset is held out of all."""
+    parts = [read_labelled(text, size=size, held_out=plan.held_out, seed=plan.seed) for text in plan.data]
+    held = {who for part in parts for who, out in zip(part.subjects, part.held_out, strict=True) if out}
+    train, test = [], []
+    for part in parts:
         out = np.array([who in held for who in part.subjects], dtype=bool)
-        taught.append(_some(part, np.flatnonzero(~out)))
-        tested.append(_some(part, np.flatnonzero(out)))
-    return _joined(taught), _joined(tested)
+        train.append(_some(part, np.flatnonzero(~out)))
+        test.append(_some(part, np.flatnonzero(out)))
+    return _joined(train), _joined(test)
 
 
 def _some(faces: LabelledImages, at: np.ndarray) -> Faces:
