@@ -214,8 +214,9 @@ def load(path: PathLike, *, device: Device = "auto") -> Predictor:
 
 def predict(
     model: PathLike,
-    inputs: str | Sequence[str],
+    inputs: str | Sequence[str] = (),
     *,
+    camera: int | None = None,
     out: PathLike | None = None,
     columns: str = "fercore",
     faces: str | None = None,
@@ -237,6 +238,7 @@ def predict(
 
     Args:
         model: a run folder, or a `model/`. inputs: paths, patterns, FORMAT:PATH, or "-" for paths on standard input.
+        camera: number of a camera instead of inputs, until q in its window or a signal ends it.
         out: a new .csv, .jsonl or .parquet in `columns` ("fercore", "pyfeat" or "openface3"); None = `each` alone.
         faces: "whole", "detect", or a table of faces by py-feat or OpenFace; None = whole, and a line if that looks
             wrong. detector, weights: which finds them.
@@ -258,7 +260,7 @@ def predict(
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
     settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth)
     return run_predict(
-        load(model, device=device), _listed(inputs), out=_path(out), settings=settings, resume=resume,
+        load(model, device=device), _listed(inputs), camera=camera, out=_path(out), settings=settings, resume=resume,
         annotate=_path(annotate), tell=tell, each=each, progress=progress,
     )  # fmt: skip
 

@@ -19,9 +19,10 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu 
 def predict(
     model: Model,
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(metavar="INPUT", help="Images, folders, patterns, videos, FORMAT:PATH, - for paths on stdin."),
-    ],
+    ] = None,
+    camera: Annotated[int | None, typer.Option(help="Number of a camera, instead of INPUT.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="New .csv, .jsonl or .parquet; without it lines are printed.")
     ] = None,
@@ -50,12 +51,12 @@ def predict(
     from fercore.console import print_lines
 
     begun = time.perf_counter()
-    with progress_bar("predicting", show=out is not None) as progress:
+    with progress_bar("predicting", show=out is not None and camera is None) as progress:
         summary = api.predict(
-            model, inputs, out=out, columns=columns, faces=faces, detector=detector, weights=weights, every=every,
-            fps=fps, tta=tta, smooth=smooth, annotate=annotate, resume=resume, device=device, workers=workers,
-            tell=lambda line: say(line, error=True),
-            each=_print_row if out is None else _silent, progress=progress,
+            model, inputs or (), camera=camera, out=out, columns=columns, faces=faces, detector=detector,
+            weights=weights, every=every, fps=fps, tta=tta, smooth=smooth, annotate=annotate, resume=resume,
+            device=device, workers=workers, tell=lambda line: say(line, error=True),
+            each=_print_row if out is None or camera is not None else _silent, progress=progress,
         )  # fmt: skip
     seconds = time.perf_counter() - begun
     if out is not None:

@@ -1,6 +1,7 @@
 """The model of a finished run as a folder of data, `model/`: weights, and what rebuilds the network without a dataset.
 
-model.safetensors holds the reported weights, model.json all else, SHA256SUMS the checksums of both.
+model.safetensors holds the reported weights, features.safetensors features of some images of the sources, model.json
+all else, SHA256SUMS the checksums of all three.
 """
 
 from __future__ import annotations
@@ -12,14 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
+import torch
 from pydantic import ConfigDict, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fercore.data import side_table
+from fercore.data.noise import permutation
 from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.resume import settings_of
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, reason_of
+from fercore.evaluation import distances
 from fercore.evaluation.calibration import Calibration
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
@@ -30,7 +36,7 @@ from fercore.records.step import Progress
 from fercore.runs.folder import CONFIG, MODEL, versions
 from fercore.writing import whole_folder, write_json, write_sums, write_tensors
 
-WEIGHTS, RECORD = "model.safetensors", "model.json"
+WEIGHTS, RECORD, FEATURES = "model.safetensors", "model.json", "features.safetensors"
 SCHEMA: Final = 1
 AGAIN = "copy it again, whole, or train again"
 
@@ -105,6 +111,20 @@ class Provenance(Shape):
     averaged: bool
 
 
+class Shift(Shape):
+    """How far the target lies from the sources in the features of the network; no label of the target is in it.
+
+    Attributes:
+        target: squared MMD of its adaptation part to the sources. spread: the standard deviation of that.
+        n_source, n_target: images that were compared.
+    """
+
+    target: Finite
+    spread: Finite
+    n_source: int
+    n_target: int
+
+
 class RunSettings(Shape):
     """The settings of a run, of which these must be there to be completed."""
 
@@ -123,6 +143,7 @@ class ModelRecord(Shape):
         images, evaluation, provenance: see there.
         settings: the run's, without what stands in `classes`, `images` and `evaluation`.
         versions: of the packages that results depend on. calibration: of the probabilities; None = as they are.
+        shift: None where a domain has too few images to say.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
@@ -136,6 +157,7 @@ class ModelRecord(Shape):
     versions: dict[str, str]
     provenance: Provenance
     calibration: Calibration | None = None
+    shift: Shift | None = None
 
     def layer(self) -> dict[str, Any]:
         """Return the settings that the network is built with; weights from elsewhere are not looked for."""
@@ -155,7 +177,8 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
     Raises:
         WriteError: if it cannot be written.
     """
-    record = _record_of(context, clock)
+    features, shift = _shift(context, clock)
+    record = _record_of(context, clock).model_copy(update={"shift": shift})
     skipped = _training_only(context.resolved.plugins)
     state = context.reported.state_dict()
     tensors = {
@@ -166,8 +189,27 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
     shutil.rmtree(path, ignore_errors=True)
     with whole_folder(path, RECORD) as draft:
         write_tensors(draft / WEIGHTS, tensors)
+        write_tensors(draft / FEATURES, features)
         write_json(draft / RECORD, record.model_dump(by_alias=True))
-        write_sums(draft, (WEIGHTS, RECORD))
+        write_sums(draft, (WEIGHTS, FEATURES, RECORD))
+
+
+def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shift | None]:
+    """Return branch -> features f[N,D] of a random sample of the sources, and how far the target is from it."""
+    tables = {"source": side_table(context.domains, "source"), "target": context.domains.adaptation}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for side, table in tables.items():
+        some = np.sort(permutation(len(table), "features", side)[: distances.SAMPLE])
+        found[side] = context.evaluator.predict(context.reported, table.subset(some), clock).features
+    source, target = found["source"], found["target"]
+    features = {name: torch.from_numpy(rows) for name, rows in source.items()}
+    n, m = (len(next(iter(rows.values()))) for rows in (source, target))
+    if min(n, m) < distances.LEAST:
+        return features, None
+    values = {"target": distances.distance(source, target), "spread": distances.spread(source, target)}
+    if not np.isfinite(list(values.values())).all():
+        return features, None
+    return features, Shift(**values, n_source=n, n_target=m)
 
 
 def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
@@ -254,6 +296,23 @@ def read_record(folder: Path) -> ModelRecord:
     if len(set(record.classes)) < len(record.classes):
         raise UserInputError(f"{RECORD} is damaged: a class is named twice", where=str(path), fix=AGAIN)
     return record
+
+
+def read_features(folder: Path) -> dict[str, np.ndarray]:
+    """Return branch -> features f[N,D] of some images of the sources; empty where the folder has none.
+
+    Raises:
+        UserInputError: if they are damaged.
+    """
+    path = folder / FEATURES
+    try:
+        refuse_irregular(path)
+        check_sum(path)
+        return {name: tensor.numpy() for name, tensor in load_file(path).items()}
+    except FileNotFoundError:
+        return {}
+    except Exception as error:  # safetensors has an error of its own, and no base class that says so
+        raise UserInputError(f"cannot read {FEATURES}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
 
 
 def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:

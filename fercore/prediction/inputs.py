@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -43,30 +44,44 @@ class Frame:
     time: float | None = None
 
 
+class Clip(Protocol):
+    """Frames one after another: a video, or a camera."""
+
+    @property
+    def path(self) -> str:
+        """Return what tables call it."""
+
+    def __len__(self) -> int:
+        """Return how many frames there are; 0 = nobody knows."""
+
+    def frames(self, after: int = -1) -> Iterator[tuple[int, float | None, Callable[[], np.ndarray]]]:
+        """Yield (number, seconds, what reads the pixels) of frames after a number."""
+
+
 @dataclass(frozen=True)
 class Inputs:
     """Everything to predict on, in order.
 
     Attributes:
-        sources: an image's path, a video, or a dataset. scaling: how images of one channel become 8 bits.
+        sources: an image's path, a clip, or a dataset. scaling: how images of one channel become 8 bits.
         ignored: files of folders that are neither image nor video.
     """
 
-    sources: tuple[str | Video | Table, ...]
+    sources: tuple[str | Clip | Table, ...]
     scaling: Scaling | None = None
     ignored: int = 0
 
     @property
     def total(self) -> int:
         """How many frames there are; of videos as many as they say."""
-        return sum(len(one) if isinstance(one, Video | Table) else 1 for one in self.sources)
+        return sum(1 if isinstance(one, str) else len(one) for one in self.sources)
 
     @property
     def names(self) -> list[str]:
         """Names of the images and videos."""
         found: list[str] = []
         for one in self.sources:
-            found.extend(one.keys if isinstance(one, Table) else [one.path if isinstance(one, Video) else one])
+            found.extend(one.keys if isinstance(one, Table) else [one if isinstance(one, str) else one.path])
         return found
 
     def __iter__(self) -> Iterator[Frame]:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from fercore.data.images.codecs import Unusable
 from fercore.datasets.prepare.one import PrepareSettings
 from fercore.documents import parse_json
 from fercore.errors import UserInputError, reason_of
+from fercore.evaluation.distances import FeatureSample
 from fercore.files import read_text
 from fercore.prediction.annotate import Annotator
+from fercore.prediction.camera import Camera, window_for
 from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
-from fercore.prediction.inputs import Inputs, find_inputs, read_frame
+from fercore.prediction.inputs import Frame, Inputs, find_inputs, read_frame
 from fercore.prediction.predictor import Predictor
 from fercore.prediction.smooth import Smoother
 from fercore.prediction.stream import Answer, answers
-from fercore.prediction.summary import Summary
+from fercore.prediction.summary import Summary, distance_of
 from fercore.prediction.tables import AGAIN, Layout, Row, TableWriter, check_out, layout_of
 from fercore.prediction.video import Stride
 from fercore.runs.folder import versions
-from fercore.stopping import Interrupted
+from fercore.stopping import Interrupted, handling
 from fercore.writing import write_json
 
 LOOKED_AT = 8
@@ -67,10 +71,21 @@ class PredictSettings:
         return {**asdict(self), "prepare": self.prepare.record(), "workers": None, "faces": self.faces or "whole"}
 
 
+class Artist(Protocol):
+    """What is given every picture, once it is answered."""
+
+    def draw(self, frame: Frame, pixels: np.ndarray | None, rows: Sequence[Row]) -> None:
+        """Take a picture uint8[H,W,3], where it could be read."""
+
+    def close(self) -> None:
+        """Hear that there are no more."""
+
+
 def predict(
     predictor: Predictor,
     inputs: Sequence[str],
     *,
+    camera: int | None = None,
     out: Path | None = None,
     settings: PredictSettings | None = None,
     resume: bool = False,
@@ -82,7 +97,8 @@ def predict(
     """Predict on inputs, and write a row for every face and for every picture without one.
 
     Args:
-        predictor: the model. inputs: see `find_inputs`.
+        predictor: the model. inputs: see `find_inputs`; none with a camera.
+        camera: number of a camera, shown in a window where there is a display, until q or a signal ends it.
         out: a new .csv, .jsonl or .parquet; beside it OUT.json says what it was made of. None = nothing is written.
         resume: go on with a table that was interrupted.
         annotate: a new .mp4 or folder for what was looked at, with the answers drawn on it.
@@ -100,6 +116,8 @@ def predict(
         check_out(out, resume=resume)
     elif resume:
         raise UserInputError("nothing to go on with", where="--resume", fix="give the --out of the first time")
+    if camera is not None:
+        return _live(predictor, Camera(camera), inputs, how, out, layout, annotate or resume, each, tell)
     found = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
     if found.ignored:
         tell(f"{found.ignored} other files in the folders are left alone")
@@ -119,6 +137,40 @@ def predict(
     finally:
         if artist is not None:
             artist.close()
+    return work.summary
+
+
+def _live(
+    predictor: Predictor,
+    camera: Camera,
+    inputs: Sequence[str],
+    how: PredictSettings,
+    out: Path | None,
+    layout: Layout,
+    other: object,
+    each: Callable[[Row], None],
+    tell: Tell,
+) -> Summary:
+    """Predict on a camera until it is stopped."""
+    if inputs or other or how.faces not in (None, "whole", "detect"):
+        fix = "leave out inputs, --resume, --annotate and tables of faces"
+        raise UserInputError("a camera goes alone", where="--camera", fix=fix)
+    how = replace(how, faces=how.faces or "detect")
+    window = window_for(camera)
+    if window is None:
+        tell("no display, or an OpenCV without windows: lines instead; Ctrl-C ends it")
+    finder = Whole() if how.faces == "whole" else Detected(how.prepare)
+    work = _Work(predictor, Inputs((camera,)), finder, how, Summary(predictor.classes), window, live=True)
+    try:
+        with handling(lambda number, frame: camera.stop()):
+            if out is None:
+                for row in work.rows(None):
+                    each(row)
+            else:
+                _written(work, out, layout, resume=False, each=each, progress=None)
+    finally:
+        if window is not None:
+            window.close()
     return work.summary
 
 
@@ -167,7 +219,8 @@ class _Work:
     finder: Finder
     how: PredictSettings
     summary: Summary
-    artist: Annotator | None = None
+    artist: Artist | None = None
+    live: bool = False
     done: dict[str, int] = field(default_factory=dict)
     last: str = ""
     clip: _Clip | None = None
@@ -209,9 +262,18 @@ class _Work:
         """Yield the rows of each frame that is not done."""
         workers = self.how.workers or os.cpu_count() or 1
         frames = self.inputs.frames(self.done, self.last)
-        kept = self.artist is not None
-        stream = answers(self.predictor, frames, self.finder, workers=workers, flip=self.how.flip, keep_pixels=kept)
+        stream = answers(
+            self.predictor,
+            frames,
+            self.finder,
+            workers=workers,
+            flip=self.how.flip,
+            keep_pixels=self.artist is not None,
+            live=self.live,
+        )
+        sample = FeatureSample()
         for answer in stream:
+            sample.add(answer.features)
             rows = self._rows_of(answer)
             if self.artist is not None:
                 self.artist.draw(answer.looked.frame, answer.looked.pixels, rows)
@@ -220,6 +282,7 @@ class _Work:
             if progress is not None:
                 progress(self.summary.frames, max(self.summary.frames, self.inputs.total))
             yield rows
+        self.summary.distance = distance_of(self.predictor, sample)
 
     def _rows_of(self, answer: Answer) -> list[Row]:
         looked, frame = answer.looked, answer.looked.frame

@@ -20,7 +20,7 @@ from fercore.data.images.resize import fitted
 from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
 from fercore.engine import memory_format
-from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_record, read_state
+from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_features, read_record, read_state
 from fercore.engine.setup import build_plugins, device_here
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator, evaluation_order
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     Item: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor | Image
 """One image: a file; RGB uint8[H,W,3] or one channel [H,W]; a PIL image; a tensor uint8[3,H,W] of RGB, or float[3,S,S]
 that `Predictor.transform` has made."""
+
+
+_Features: TypeAlias = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,18 @@ class Predictor:
 
     Args:
         record: contents of model.json. resolved: settings and plugins. plugins: their hooks. model: the network.
+        features: branch -> features f[N,D] of some images of the sources; empty where the folder has none.
 
     Attributes:
         device: where the network is. scaling: how images of one channel become 8 bits; None = no rule.
     """
 
-    def __init__(self, record: ModelRecord, resolved: ResolvedRun, plugins: Plugins, model: Model) -> None:
+    def __init__(
+        self, record: ModelRecord, resolved: ResolvedRun, plugins: Plugins, model: Model, features: _Features
+    ) -> None:
         from lightning_fabric import Fabric
 
-        self.record = record
+        self.record, self.source_features = record, features
         config = resolved.config
         fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
         self.device = fabric.device
@@ -340,7 +346,7 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", ful
     first, second = record.images.mean, record.images.std
     model.mean, model.std = (first[0], first[1], first[2]), (second[0], second[1], second[2])
     read_state(model, resolved.plugins, folder)
-    predictor = Predictor(record, resolved, plugins, model)
+    predictor = Predictor(record, resolved, plugins, model, read_features(folder))
     _try(predictor, model, folder)
     return predictor
 

@@ -55,14 +55,14 @@ class Answer:
     features: dict[str, np.ndarray]
 
 
-def ordered(function: Callable[[A], B], items: Iterable[A], workers: int) -> Iterator[B]:
-    """Yield function(item) of every item, in order, worked out by threads `AHEAD` items a thread in advance."""
+def ordered(function: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = AHEAD) -> Iterator[B]:
+    """Yield function(item) of every item, in order, worked out by threads `ahead` items a thread in advance."""
     waiting: deque[Future[B]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="fercore-decode")
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= AHEAD * workers:
+            if len(waiting) >= ahead * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -78,13 +78,14 @@ def answers(
     workers: int,
     flip: bool = False,
     keep_pixels: bool = False,
-    batch: int | None = None,
+    live: bool = False,
 ) -> Iterator[Answer]:
     """Yield what a model says of frames, in order.
 
     Args:
         finder: finds faces. workers: threads that decode. flip: see `Predictor.answer`.
-        keep_pixels: whether `Looked.pixels` is wanted. batch: faces of a batch; None = as the run's evaluation had.
+        keep_pixels: whether `Looked.pixels` is wanted. live: whether each frame is answered before the next one is
+            taken; else they go in batches of the run's evaluation.
     """
 
     def look(frame: Frame) -> Looked:
@@ -101,14 +102,14 @@ def answers(
         except Unusable as error:
             return Looked(frame, refused=str(error))
 
-    size = batch or predictor.record.evaluation.batch
+    size = 1 if live else predictor.record.evaluation.batch
     held: list[Looked] = []
     faces = pixels = 0
-    for looked in ordered(look, frames, workers):
+    for looked in ordered(look, frames, 1 if live else workers, 1 if live else AHEAD):
         held.append(looked)
         faces += len(looked.faces)
         pixels += 0 if looked.pixels is None else looked.pixels.nbytes
-        if faces >= size or len(held) >= 4 * size or pixels >= HELD:
+        if live or faces >= size or len(held) >= 4 * size or pixels >= HELD:
             yield from _answered(predictor, held, flip, size)
             held, faces, pixels = [], 0, 0
     yield from _answered(predictor, held, flip, size)

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fercore.evaluation.distances import LEAST, FeatureSample, distance
+from fercore.prediction.predictor import Predictor
 from fercore.prediction.tables import Row
 
 UNSURE = 0.5
 """Probability below which an answer counts as unsure."""
 NAMED = 5
 """Reasons that the summary's lines name."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far faces are from the sources of a model.
+
+    Attributes:
+        value: squared MMD of their features to the stored ones. n: faces that were seen for it.
+        target: that of the target which the model was adapted to. limit: above it, faces are farther than that target
+            by more than chance (two standard deviations of the difference).
+    """
+
+    value: float
+    n: int
+    target: float
+    limit: float
+
+    def lines(self) -> list[str]:
+        """Return it for people."""
+        found = f"distance from the training domain {self.value:.3f} (squared MMD of {self.n} faces)"
+        lines = [f"{found}; of the target the model was adapted to {self.target:.3f}"]
+        if self.value > self.limit:
+            lines.append("warning: these faces are farther from the training domain than that target: trust them less")
+        return lines
+
+
+def distance_of(predictor: Predictor, sample: FeatureSample) -> Distance | None:
+    """Return how far a sample of faces is; None for too few of them, or a model that has nothing to compare with."""
+    shift, stored = predictor.record.shift, predictor.source_features
+    if shift is None or not stored or sample.seen < LEAST:
+        return None
+    features = sample.arrays()
+    n = len(next(iter(features.values())))
+    chance = shift.spread * math.sqrt(1 + shift.n_target / n)
+    return Distance(distance(stored, features), sample.seen, shift.target, shift.target + 2 * chance)
 
 
 @dataclass
@@ -24,7 +62,7 @@ class Summary:
 
     Attributes:
         faces: that got an answer. refused: frames without one, by reason. confidence: sum of the highest shares.
-        frames: pictures, with an answer or without.
+        frames: pictures, with an answer or without. distance: None where it cannot be said.
     """
 
     classes: Sequence[str]
@@ -34,6 +72,7 @@ class Summary:
     unsure: int = 0
     shares: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
+    distance: Distance | None = None
     _last: tuple[str, int | None] | None = None
 
     def add(self, row: Row) -> None:
@@ -51,7 +90,7 @@ class Summary:
         self.shares[row.prediction] += 1
 
     def to_json(self) -> dict[str, Any]:
-        """Return {"frames", "faces", "refused": {reason: n}, "classes": {name: n}, "mean_confidence", "unsure"}."""
+        """Return the counts as JSON values."""
         return {
             "frames": self.frames,
             "faces": self.faces,
@@ -59,6 +98,7 @@ class Summary:
             "classes": {name: self.shares[name] for name in self.classes},
             "mean_confidence": self.confidence / self.faces if self.faces else None,
             "unsure": self.unsure,
+            "distance": None if self.distance is None else asdict(self.distance),
         }
 
     def lines(self) -> list[str]:
@@ -71,4 +111,4 @@ class Summary:
             lines.append(", ".join(f"{name} {self.shares[name] / n:.1%}" for name in order if self.shares[name]))
             sure = f"mean probability of the class {self.confidence / n:.2f}"
             lines.append(f"{sure}, below {UNSURE} in {self.unsure / n:.1%}")
-        return lines
+        return [*lines, *(self.distance.lines() if self.distance is not None else ())]

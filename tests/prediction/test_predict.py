@@ -274,3 +274,27 @@ def test_pyfeat_reads_its_columns_with_its_own_reader(trained, pictures, tmp_pat
     want = fercore.load(trained / "run", device="cpu").predict([pictures / f"{k}.png" for k in range(8)])
     assert list(found.emotions.iloc[:8][list(want.classes)].idxmax(axis=1)) == list(want.labels)
     assert found.faceboxes.iloc[0].tolist()[:4] == [0, 0, 64, 64]
+
+
+def test_how_far_images_are_is_told_beside_the_target_of_the_run(trained, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "run/model", folder)
+    record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    assert record["shift"] is None  # 42 images of either side are too few
+    assert fercore.predict(folder, "synthfer:wild?n=60", device="cpu").distance is None
+    record["shift"] = {"target": 0.05, "spread": 0.01, "n_source": 42, "n_target": 42}
+    (folder / "model.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "SHA256SUMS").unlink()
+    near = fercore.predict(folder, "synthfer:studio?n=60&seed=8", device="cpu")
+    far = fercore.predict(folder, "synthfer:thermal?n=60", device="cpu")
+    model = fercore.load(folder, device="cpu")
+    assert len(model.source_features["main"]) == 42
+    assert near.distance.n == 60
+    assert near.distance.value < far.distance.value
+    assert near.distance.limit == pytest.approx(0.05 + 2 * 0.01 * np.sqrt(1 + 42 / 60))
+    assert ("warning" in far.lines()[-1]) == (far.distance.value > far.distance.limit)
+    (folder / "features.safetensors").write_bytes(b"x")
+    with pytest.raises(UserInputError, match=r"cannot read features\.safetensors"):
+        fercore.load(folder)
+    (folder / "features.safetensors").unlink()
+    assert fercore.predict(folder, "synthfer:wild?n=60", device="cpu").distance is None
