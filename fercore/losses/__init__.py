@@ -12,6 +12,7 @@ from fercore.losses.adversarial import (
     reverse_gradient,
 )
 from fercore.losses.ambiguous import ambiguous_consistency, concave_weights, official_positive_set, positive_set
+from fercore.losses.clusters import spherical_clusters
 from fercore.losses.consistency import (
     entropy,
     mean_absolute,
@@ -139,6 +140,7 @@ __all__ = [
     "sliced_wasserstein",
     "soft_kl",
     "spectral_penalty",
+    "spherical_clusters",
     "supcon",
     "symmetric_kl",
     "to_float32",

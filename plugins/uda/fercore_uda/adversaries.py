@@ -22,14 +22,14 @@ from fercore.losses import (
 )
 from fercore.models import DomainHead, GroupedDomainHeads, Model
 from fercore.plugin import Progress, Role, Settings, TaskInfo
-from fercore_uda.base import Adaptation, Pair, UdaSettings
+from fercore_uda.base import Adaptation, Pair, PairSettings
 from fercore_uda.presets import presets
 
 LARGEST_PRODUCT = 4096
 """Features times classes above which CDAN multiplies random projections (Long et al. 2018, section 3.2)."""
 
 
-class ReversalSettings(UdaSettings):
+class ReversalSettings(PairSettings):
     """Settings of methods that reverse a gradient."""
 
     reversal: Literal["progress", "steps"] = Field(

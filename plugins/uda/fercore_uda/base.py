@@ -41,11 +41,16 @@ class NetworkSettings(Settings):
     bottleneck: int = Field(256, ge=0, description="width of the layer between backbone and head; 0 = none")
 
 
-class UdaSettings(NetworkSettings):
-    """Settings of methods with a term between the domains."""
+class TermSettings(NetworkSettings):
+    """Settings of methods with one term beside the cross-entropy."""
 
     weight: float = Field(1.0, ge=0, description="weight of the method's term")
     ramp: bool = Field(False, description="let it rise as 2 / (1 + e^(-10 progress)) - 1")
+
+
+class PairSettings(TermSettings):
+    """Settings of methods whose term compares domains."""
+
     sources: Literal["pooled", "apart"] = Field(
         "pooled", description="align all sources as one, or each with the target (the mean counts)"
     )
@@ -140,7 +145,7 @@ class Adaptation(SourceTrained):
         uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
     """
 
-    Settings: ClassVar[type[Settings]] = UdaSettings
+    Settings: ClassVar[type[Settings]] = TermSettings
     role: ClassVar[Role] = Role.ALIGNMENT
     term_name: ClassVar[str] = "alignment"
     uses_prior: ClassVar[bool] = False
@@ -179,7 +184,7 @@ class Adaptation(SourceTrained):
 
     @property
     def _weighs(self) -> bool:
-        return self.uses_prior or bool(self.settings.class_weights == "estimated")
+        return self.uses_prior or getattr(self.settings, "class_weights", "none") == "estimated"
 
     def _pairs(self, model: Model, batch: Batch, encoded: Forward) -> Iterator[Pair]:
         source, target = encoded[SOURCE], encoded[TARGET]
@@ -188,7 +193,7 @@ class Adaptation(SourceTrained):
         labels, domain = batch.source.labels, batch.source.domain
         ratio = self.part(model, ClassPrior, "prior").ratio.to(x.dtype)[labels] if self._weighs else x.new_ones(len(x))
         counts = batch.source.domain_counts()
-        apart = self.settings.sources == "apart" and len(counts) > 1
+        apart = getattr(self.settings, "sources", "pooled") == "apart" and len(counts) > 1
         every = [domain == number for number, count in enumerate(counts) if count] if apart else [slice(None)]
         for rows in every if len(x) and len(y) else []:
             weights = ratio[rows] / ratio[rows].sum()

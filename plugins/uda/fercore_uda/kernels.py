@@ -12,15 +12,15 @@ from fercore.losses import joint_mmd, linear_mmd, local_mmd
 from fercore.models import Model
 from fercore.ops import class_mmd, weighted_mmd
 from fercore.plugin import Progress, Settings
-from fercore_uda.base import Adaptation, Pair, UdaSettings
+from fercore_uda.base import Adaptation, Pair, PairSettings
 from fercore_uda.presets import presets
 
 SLOW = {"optim": {"lr": 0.003, "gamma": 3.0, "weight_decay": 5e-4}, "train": {"steps": 10000, "steps_per_epoch": 500}}
 """Rate and length of DAN and JAN: lr (1 + 0.0003 i)^-0.75."""
 
 
-class KernelSettings(UdaSettings):
-    """Settings of methods with a mixture of Gaussian kernels around the mean squared distance."""
+class Kernel(Settings):
+    """A mixture of Gaussian kernels around the mean squared distance."""
 
     num_kernels: int = Field(5, ge=1, le=16, description="Gaussians in the kernel")
     multiplier: float = Field(2.0, gt=0, description="ratio of neighbouring bandwidths")
@@ -29,6 +29,10 @@ class KernelSettings(UdaSettings):
     def kernel(self) -> dict[str, Any]:
         """What the operator takes of them."""
         return {"num_kernels": self.num_kernels, "multiplier": self.multiplier}
+
+
+class KernelSettings(Kernel, PairSettings):
+    """Settings of methods with such a kernel between domains."""
 
 
 class DanSettings(KernelSettings):

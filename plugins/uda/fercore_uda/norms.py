@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from fercore.losses import feature_norm_radius, feature_norm_step, locality, mean_entropy, to_float32
 from fercore.models import Model
 from fercore.plugin import Batch, Forward, LossTerm, Progress, Role, Settings, hookimpl
-from fercore_uda.base import TARGET, Adaptation, Pair, UdaSettings
+from fercore_uda.base import TARGET, Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 
-class AfnSettings(UdaSettings):
+class AfnSettings(TermSettings):
     """Settings of afn."""
 
     weight: float = Field(0.05, ge=0)
@@ -72,7 +72,7 @@ class SquareKeepingDropout(nn.Module):
         return dropped * (1 - self.drop.p) ** 0.5 if self.training else dropped
 
 
-class LplSettings(UdaSettings):
+class LplSettings(TermSettings):
     """Settings of lpl."""
 
     weight: float = Field(0.003, ge=0)

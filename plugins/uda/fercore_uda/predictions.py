@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fercore.losses import NormScale, class_confusion, column_norms, mean_entropy, nuclear_norm, reverse_gradient
 from fercore.models import Model
 from fercore.plugin import Progress, Role, Settings
 from fercore_uda.adversaries import Adversarial, ReversalSettings
-from fercore_uda.base import Adaptation, Pair, UdaSettings
+from fercore_uda.base import Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 CDAN_SET = {
@@ -22,7 +22,7 @@ CDAN_SET = {
 """Setting of CDAN's released code, which BNM and GVB took over: 36 + 36 images, new layers at 0.01."""
 
 
-class EntropySettings(UdaSettings):
+class EntropySettings(TermSettings):
     """Settings of entropy_min."""
 
     weight: float = Field(0.1, ge=0)
@@ -43,7 +43,7 @@ class EntropyMinimisation(Adaptation):
         return mean_entropy(pair.zy)
 
 
-class BnmSettings(UdaSettings):
+class BnmSettings(TermSettings):
     """Settings of bnm."""
 
     norm: NormScale = Field("batch", description="batch = over M (the paper), min = over min(M,K) (the code), sqrt")
@@ -66,7 +66,7 @@ class BatchNuclearNorm(Adaptation):
         return -norm(pair.zy.softmax(-1), self.settings.norm)
 
 
-class MccSettings(UdaSettings):
+class MccSettings(TermSettings):
     """Settings of mcc."""
 
     temperature: float = Field(2.5, gt=0)
@@ -93,6 +93,12 @@ class DalnSettings(ReversalSettings):
     """Settings of daln."""
 
     reversal: Literal["progress", "steps"] = "steps"
+
+    @model_validator(mode="after")
+    def _matrices_are_whole(self) -> DalnSettings:
+        if self.class_weights != "none":
+            raise ValueError("takes no class_weights: a nuclear norm is of a whole matrix")
+        return self
 
 
 class DALN(Adversarial):

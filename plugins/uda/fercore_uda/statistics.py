@@ -11,11 +11,11 @@ from torch import Tensor
 from fercore.losses import central_moments, coral, mean_discrepancy
 from fercore.models import Model
 from fercore.plugin import Progress, Settings
-from fercore_uda.base import Adaptation, Pair, UdaSettings
+from fercore_uda.base import Adaptation, Pair, PairSettings
 from fercore_uda.presets import presets
 
 
-class DdcSettings(UdaSettings):
+class DdcSettings(PairSettings):
     """Settings of ddc."""
 
     weight: float = Field(0.25, ge=0)
@@ -34,7 +34,7 @@ class DDC(Adaptation):
         return mean_discrepancy(pair.x, pair.y, pair.weights)
 
 
-class CoralSettings(UdaSettings):
+class CoralSettings(PairSettings):
     """Settings of deep_coral."""
 
     weight: float = Field(10.0, ge=0)
@@ -53,7 +53,7 @@ class DeepCORAL(Adaptation):
         return coral(pair.x, pair.y, pair.weights)
 
 
-class CmdSettings(UdaSettings):
+class CmdSettings(PairSettings):
     """Settings of cmd."""
 
     order: int = Field(5, ge=2, le=10, description="last moment")

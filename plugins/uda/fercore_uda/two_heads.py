@@ -38,14 +38,14 @@ from fercore.plugin import (
     hookimpl,
     single_stage,
 )
-from fercore_uda.base import SOURCE, VIEW, Adaptation, Pair, UdaSettings
+from fercore_uda.base import SOURCE, VIEW, Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 FIT, PART, MEET = "fit", "part", "meet"
 """Phases: everything learns the source; the heads part over the target; the features bring them together."""
 
 
-class TwoHeadSettings(UdaSettings):
+class TwoHeadSettings(TermSettings):
     """Settings of methods with two heads."""
 
     steps: int = Field(4, ge=1, description="of the features, on each batch")
@@ -204,7 +204,7 @@ class DrawnLinear(nn.Module):
         return F.linear(features, weight, self.bias)
 
 
-class SymNetsSettings(UdaSettings):
+class SymNetsSettings(TermSettings):
     """Settings of symnets."""
 
     ramp: bool = Field(True, description="let the features' part on the target rise")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
+from fercore.losses import spherical_clusters
 from fercore.records.plan import StepLoss
 from fercore.records.step import EncodedDataset, Progress, Role
 
@@ -71,6 +73,68 @@ def test_atdoc_centres(step, literal):
         mine = [one.y[i].detach() for i in range(6) if int(own.logits["main"][i].argmax()) == k]
         moved = 0.9 * centres[k] + 0.1 * sum(mine) / len(mine) if mine else centres[k]
         torch.testing.assert_close(found[k].double(), moved, rtol=1e-6, atol=1e-6)
+
+
+def test_can_contrasts_classes_of_clusters(step, literal):
+    """One class's kernel distance against those of others, each pair with a bandwidth of its own, on two layers."""
+    one = step("can_cdd", target=8)
+    clusters = [0, 0, 1, 1, 3, -1, 3, 0]
+    one.model.parts["can_cdd/clusters"].put("labels", torch.tensor(clusters))
+    term = one.terms()["contrast"]
+    total = 0.0
+    zx, zy = (one.model(rows).logits["main"] for rows in (one.x, one.y))
+    for left, right in ((one.x, one.y), (literal.softmax(zx), literal.softmax(zy))):
+        near, far = [], []
+        for c in range(4):
+            for k in range(4):
+                x = [row for row, label in zip(left, one.labels.tolist(), strict=True) if label == c]
+                y = [row for row, label in zip(right, clusters, strict=True) if label == k]
+                if x and y:
+                    s = literal.bandwidth([*x, *y])
+                    kernel = lambda a, b, s=s: literal.mixture(a, b, s)  # noqa: E731
+                    (near if c == k else far).append(literal.mmd(x, y, literal.even(x), literal.even(y), kernel))
+        total = total + sum(near) / len(near) - sum(far) / len(far)
+    torch.testing.assert_close(term.value, total, rtol=1e-9, atol=1e-11)
+    assert term.weight == 0.3
+    slopes = [torch.autograd.grad(value, [one.x, one.y], retain_graph=True) for value in (term.value, total)]
+    for ours, wanted in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-7, atol=1e-9)
+    one.model.parts["can_cdd/clusters"].put("labels", torch.full((8,), -1))
+    assert float(one.terms()["contrast"].value.detach()) == 0
+
+
+def test_clusters_begin_at_the_source_and_keep_what_is_empty():
+    east, north, west = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+    rows = torch.stack([east + 0.1 * north, 3 * east - 0.2 * north, north + 0.3 * east, 2 * north])
+    labels, distance = spherical_clusters(rows, torch.stack([5 * east, north, west]), torch.tensor([0, 1, 2]), 4)
+    assert labels.tolist() == [0, 0, 1, 1]
+    centre = unit(unit(rows[0]) + unit(rows[1]))
+    assert float(distance[0]) == pytest.approx(float(1 - unit(rows[0]) @ centre) / 2)
+    lone, _ = spherical_clusters(rows, east[None], torch.tensor([2]), 4)
+    assert lone.tolist() == [2, 2, 2, 2]
+
+
+def test_can_draws_classes_in_turns(step):
+    one = step("can_cdd", {"per_class": 2, "least": 2, "radius": 0.4}, source=9)
+    encoded = one.model(one.x.detach())
+    zero = torch.zeros(9, dtype=torch.int64)
+    sides = {
+        "source": EncodedDataset(encoded.features, encoded.logits, one.labels, zero, torch.arange(9)),
+        "target": EncodedDataset(encoded.features, encoded.logits, torch.full((9,), -1), zero, torch.arange(9)),
+    }
+    found = one.plugin.refresh(one.model, one.clock, sides.__getitem__)
+    clusters = one.model.parts["can_cdd/clusters"].labels
+    counts = torch.bincount(clusters[clusters >= 0], minlength=4)
+    assert found["can_cdd/clustered"] == float(counts.sum()) > 0
+    assert not ((counts > 0) & (counts < 2)).any()
+    dataset = type("Data", (), {"labels": one.labels.numpy()})
+    for side, labels in (("source", one.labels), ("target", clusters)):
+        drawn = list(itertools.islice(iter(one.plugin.build_sampler(one.model, dataset, side)), 40))
+        classes = labels[drawn].tolist()
+        assert all(classes[i] == classes[i + 1] for i in range(0, 40, 2))
+        assert set(classes) == set(counts.nonzero().flatten().tolist())
+    one.model.parts["can_cdd/clusters"].put("labels", torch.full((9,), -1))
+    assert one.plugin.build_sampler(one.model, dataset, "source") is None
 
 
 def test_adda_turns_the_labels_round(step):
