@@ -31,4 +31,5 @@ def keep_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     settings = ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, _KEPT_AT_THE_TOP), (_M_TOP_PAD, _GROWN_AT_ONCE))
+    # A list, not a generator: every setting is made, whatever became of those before.
     return all([library.mallopt(name, value) == 1 for name, value in settings])

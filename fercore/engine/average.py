@@ -38,9 +38,11 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, model: Model) -> None:
         """Take in the weights after a step."""
+        # The first step takes everything over as it is, batch statistics included.
         mixed = self.buffers == "average" and int(self._averaged.n_averaged) > 0
         old = {name: buffer.clone() for name, buffer in _statistics(self.model)} if mixed else {}
         self.follow(model)
+        # It averages parameters, and copies the buffers over: what was there before is mixed in again below.
         self._averaged.update_parameters(model)
         for name, before in old.items():
             self.model.get_buffer(name).lerp_(before, self.decay)
@@ -54,6 +56,7 @@ class WeightAverage:
             owner, _, last = name.rpartition(".")
             module = self.model.get_submodule(owner)
             here = module.get_buffer(last)
+            # Buffers that follow the data (`SizedByData`) change their shape when an epoch begins.
             if here.shape == buffer.shape:
                 here.copy_(buffer)
             else:
@@ -77,6 +80,7 @@ class WeightAverage:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
+        # The number decides whether the next step is taken over or averaged.
         self._averaged.n_averaged.fill_(state["steps"])
         self.model.load_state_dict(state["model"])
 

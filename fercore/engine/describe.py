@@ -84,6 +84,7 @@ def count_macs(context: RunContext) -> int:
     context.model.eval()
     with FlopCounterMode(display=False) as counter:
         context.plugins.encode(context.model, batch, "none", Progress("describe", "", 0, 0, 1))
+    # torch counts a multiplication and an addition as two.
     return int(counter.get_total_flops()) // 2
 
 
@@ -104,23 +105,23 @@ def doctor_lines() -> list[str]:
     lines.append(f"threads          {torch.get_num_threads()}")
     lines.append(f"CUDA device      {torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'}")
     lines += [f"kernel {name:<9} {where}" for name, where in ops.kernels().items()]
-    lines += [f"library {name:<8} {_library(found)}" for name, found in dispatch.report().items()]
+    lines += [f"library {name:<8} {_library(library)}" for name, library in dispatch.report().items()]
     lines.append(f"plugins          {', '.join(installed_plugins())}")
     return lines
 
 
-def _library(found: Mapping[str, Any]) -> str:
+def _library(library: Mapping[str, Any]) -> str:
     """Return in words what became of a compiled library.
 
     Args:
-        found: what `dispatch.report` says of it.
+        library: what `dispatch.report` says of it.
     """
-    if found["library"] is None:
-        compiler = found["compiler"]
+    if library["library"] is None:
+        compiler = library["compiler"]
         text = f"not compiled yet; {compiler} is there for it" if compiler else "not compiled, and no compiler is found"
     else:
-        text = f"{'in use' if found['loaded'] else 'not in use'}, compiled {found['built']}: {found['library']}"
-    if "built_with" in found:
-        text += f"; by {found['built_with']}, runs {found['vector_level']} of {', '.join(found['vector_levels'])}"
-    text += f"; for {', '.join(found['archs'])}" if "archs" in found else ""
-    return text + (f"; {found['problem'].splitlines()[0]}" if found["problem"] else "")
+        text = f"{'in use' if library['loaded'] else 'not in use'}, compiled {library['built']}: {library['library']}"
+    if "built_with" in library:
+        text += f"; by {library['built_with']}, runs {library['vector_level']} of {', '.join(library['vector_levels'])}"
+    text += f"; for {', '.join(library['archs'])}" if "archs" in library else ""
+    return text + (f"; {library['problem'].splitlines()[0]}" if library["problem"] else "")

@@ -107,14 +107,17 @@ def _chosen(context: RunContext, batch: Batch, path: Path, key: str) -> MemoryFo
     if known.get(key) in FORMATS:
         return "channels_last" if known[key] == "channels_last" else "contiguous"
     model, random = context.model, random_state()
+    # Forwards in training mode leave their trace in batch statistics.
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.train()
     seconds = {name: float("inf") for name in FORMATS}
     for number in range(_ROUNDS + 1):
+        # In turns, so that a machine that slows down or is busy for a while meets both.
         for name in FORMATS:
             apply(model, name)
             spent = _seconds(context, batch)
             if number:  # the first round of each pays for what is set up once
+                # The least of several: whatever else ran meanwhile only adds.
                 seconds[name] = min(seconds[name], spent)
     apply(model, "contiguous")
     model.load_state_dict(before)
@@ -176,10 +179,10 @@ def _memory() -> Path:
 def _remembered(path: Path) -> dict[str, str]:
     """Return what is remembered; nothing where the file is missing or damaged, as it can be made again."""
     try:
-        found = json.loads(read_text(path))
+        answers = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return answers if isinstance(answers, dict) else {}
 
 
 def _key(context: RunContext, batch: Batch) -> str:

@@ -281,18 +281,18 @@ def read_record(folder: Path) -> ModelRecord:
     path = folder / RECORD
     try:
         check_sum(path)
-        found = parse_json(read_text(path), where=str(path))
+        record_tree = parse_json(read_text(path), where=str(path))
     except UserInputError:
         raise
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot read {RECORD}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
-    schema = found.get("schema") if isinstance(found, dict) else None
+    schema = record_tree.get("schema") if isinstance(record_tree, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
         what = f"model of schema {schema}, and this fercore reads up to {SCHEMA}"
         raise UserInputError(what, where=str(path), fix="pip install --upgrade fercore")
-    if fault := misfit(found, ModelRecord):
+    if fault := misfit(record_tree, ModelRecord):
         raise UserInputError(f"{RECORD} is damaged: {fault}", where=str(path), fix=AGAIN)
-    record = ModelRecord.model_validate(found)
+    record = ModelRecord.model_validate(record_tree)
     if len(set(record.classes)) < len(record.classes):
         raise UserInputError(f"{RECORD} is damaged: a class is named twice", where=str(path), fix=AGAIN)
     return record
@@ -334,6 +334,7 @@ def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:
     skipped = _training_only(plugins)
     wanted = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(skipped)}
     try:
+        # Shapes are compared after loading: modules sized by the data have taken the file's over by then.
         if fault := _unfit(tensors, wanted):
             raise ValueError(fault)
         model.load_state_dict(tensors, strict=False)
@@ -349,6 +350,7 @@ def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:
 
 def _unfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, shapes: bool = False) -> str | None:
     """Say what of a file's tensors is no state of a network, but for shapes, which modules may take over."""
+    # Names first: a shape can only be compared with a tensor that is there.
     if not shapes and (other := sorted(tensors.keys() ^ wanted.keys())):
         return f"{other[0]} is {'missing in the file' if other[0] in wanted else 'not in the network'}"
     for name, tensor in tensors.items():

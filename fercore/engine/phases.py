@@ -44,10 +44,12 @@ class ScheduledOptimiser:
         spec = phase.optimiser
         self._fresh = spec.reset_optimizer_state
         groups = [(group, assign(trainable, phase.groups, group)) for group in phase.groups]
+        # A group may be empty in this network (a frozen backbone), not all of them.
         groups = [(group, members) for group, members in groups if members]
         if not groups:
             raise HookError(f"phase {phase.name!r} of stage {stage.name!r} trains no parameter")
         self.members = frozenset(id(p) for _, members in groups for p in members)
+        # Decay of its own, not times the learning rate: no optimiser of torch has that, so it is taken before the step.
         self._decays = [] if spec.decay_by_rate else [(members, _decay(spec, group)) for group, members in groups]
         optimiser = OPTIMISERS[spec.name]([_settings(spec, group, members) for group, members in groups], spec, fused)
         self._plain = optimiser
@@ -88,6 +90,7 @@ class ScheduledOptimiser:
         Raises:
             Exception: of any kind, if it is the state of another optimiser.
         """
+        # load_state_dict takes the saved groups' settings over without a word.
         own = [_fixed(group) for group in self._plain.param_groups]
         self._plain.load_state_dict(state["optimiser"])
         if [_fixed(group) for group in self._plain.param_groups] != own:
@@ -100,17 +103,19 @@ class ScheduledOptimiser:
                     kept[name] = torch.empty_like(parameter).copy_(value)
         if fault := misfit(state["schedule"], _Schedule):
             raise ValueError(f"the schedule of phase {self.name!r}: {fault}")
+        # The counters alone: the saved state of LambdaLR leaves its function out, and rates follow from the counter.
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule._step_count = state["schedule"]["_step_count"]
 
     def _check_kept(self, parameter: Tensor, kept: dict[str, Any]) -> None:
         """Make sure that what an optimiser keeps of a parameter is what a step of it reads."""
         shapes = dict.fromkeys(("exp_avg", "exp_avg_sq"), parameter.shape) | {"step": torch.Size()}
+        # SGD keeps one buffer, or none without momentum; Adam two moments and a count of steps.
         if "betas" not in self._plain.defaults:
             shapes = {} if kept == {"momentum_buffer": None} else {"momentum_buffer": parameter.shape}
-        found = {name: value.shape for name, value in kept.items() if value is not None}
+        shapes_kept = {name: value.shape for name, value in kept.items() if value is not None}
         positive = (kept[name] for name in ("step", "exp_avg_sq") if name in kept)
-        if found != shapes or not all(bool((value >= 0).all()) for value in positive):
+        if shapes_kept != shapes or not all(bool((value >= 0).all()) for value in positive):
             raise ValueError(f"the optimiser of phase {self.name!r} was another one, or of other parameters")
 
 
@@ -236,6 +241,7 @@ def rate_factor(spec: OptimiserSpec, phase_steps: int) -> Callable[[int], float]
     span, schedule = spec.max_steps or phase_steps, SCHEDULES[spec.schedule]
 
     def factor(step: int) -> float:
+        # + 1 twice: the first step is not at rate 0, and warmup_steps = 0 means none.
         warm = min(1.0, (step + 1) / (spec.warmup_steps + 1))
         return warm * schedule(spec, min(1.0, step / span))
 

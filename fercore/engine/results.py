@@ -65,19 +65,19 @@ def calibrate(context: RunContext, clock: Progress) -> bool:
     if context.config.predict == PredictSettings():
         return False
     domains, held_out = context.domains, context.domains.validation
-    found = None
+    held_out_outputs = None
     if context.config.predict.calibrate and held_out is not None:
         outputs = context.evaluator.predict(context.reported, held_out, clock)
-        found = outputs.probs, outputs.labels
+        held_out_outputs = outputs.probs, outputs.labels
     prior = class_prior(side_table(domains, "source").labels, len(domains.classes))
-    context.evaluator.calibration = calibration_of(context.config, domains.classes, prior, found)
+    context.evaluator.calibration = calibration_of(context.config, domains.classes, prior, held_out_outputs)
     return True
 
 
 def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
     config, domains = context.config, context.domains
-    read, taught = domains.report["target"], domains.report["sources"]
+    read, source_reports = domains.report["target"], domains.report["sources"]
     target = {
         "spec": config.data.target,
         "labelled": read["labelled"],
@@ -88,7 +88,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "test_images_in_sources": domains.report["test_images_in_sources"],
         **_scaling(read),
     }
-    sources = zip(config.data.sources, domains.sources, taught, strict=True)
+    sources = zip(config.data.sources, domains.sources, source_reports, strict=True)
     values = {
         "schema": SCHEMA,
         "plugins": list(context.plugins.names),
@@ -96,7 +96,9 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "device": str(context.fabric.device.type),
         "kernels": ops.kernels(context.fabric.device),
         "target": target,
-        "sources": [{"spec": spec, "n": len(table), **_scaling(found)} for spec, table, found in sources],
+        "sources": [
+            {"spec": spec, "n": len(table), **_scaling(domain_report)} for spec, table, domain_report in sources
+        ],
         "selection": {"rule": config.select.rule, "oracle_best": trained.oracle, **_chosen(trained.chosen)},
         "primary_metric": config.report.primary_metric,
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
@@ -138,12 +140,12 @@ def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:
 
 def label_quality(context: RunContext) -> dict[str, Any]:
     """Return "<plugin>/<record>" -> how good the pseudo labels are that a method left on the adaptation part."""
-    found = {}
+    by_record = {}
     for name, part in context.model.parts.items():
         if isinstance(part, PseudoLabelRecord) and len(part.weight):
             probs, weight = part.probs.cpu().numpy(), part.weight.cpu().numpy()
-            found[name] = score_labels(probs, weight, context.domains.truth, context.domains.classes)
-    return found
+            by_record[name] = score_labels(probs, weight, context.domains.truth, context.domains.classes)
+    return by_record
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -151,6 +153,7 @@ def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
+        # 5 resets the mark of the largest resident set (proc(5)).
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
@@ -158,6 +161,7 @@ def peak_memory_mb(device: torch.device) -> float:
     """Return the largest memory in use so far, in MiB: the device's on CUDA, else the process's resident set."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    # In bytes on macOS, in KiB elsewhere.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     with contextlib.suppress(OSError):  # Linux: the mark that can be reset
         status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -165,21 +169,23 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(peak, 1)
 
 
-def predict_target(context: RunContext, clock: Progress, tested: Outputs) -> np.ndarray:
+def predict_target(context: RunContext, clock: Progress, test_outputs: Outputs) -> np.ndarray:
     """Return class probabilities f[n,K] of every image of the target, in the order of `domains.target`.
 
     Where the run has action units, those that it neither adapts to nor tests on have none, and no row: NaN.
 
     Args:
-        tested: predictions of the test part, which are taken as they are.
+        test_outputs: predictions of the test part, which are taken as they are.
     """
     domains = context.domains
+    # NaN marks what no model has seen.
     probs = np.full((len(domains.target), len(domains.classes)), np.nan, dtype=np.float32)
 
-    def place(table: Table, found: np.ndarray) -> None:
-        probs[np.searchsorted(domains.target.rows, table.rows)] = found
+    def place(table: Table, part_probs: np.ndarray) -> None:
+        # Parts hold rows of the target's reader, and `target` is sorted by them.
+        probs[np.searchsorted(domains.target.rows, table.rows)] = part_probs
 
-    place(domains.test, tested.probs)
+    place(domains.test, test_outputs.probs)
     if not domains.transductive:
         place(domains.adaptation, context.evaluator.predict(context.reported, domains.adaptation, clock).probs)
     others = domains.target.subset(np.flatnonzero(np.isnan(probs[:, 0])))
@@ -211,14 +217,14 @@ def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> No
     lie in the space of the features.
     """
     report = context.config.report
-    found = context.evaluator.predict(context.reported, context.domains.test, clock)
-    write_predictions(context, folder, predict_target(context, clock, found))
+    test_outputs = context.evaluator.predict(context.reported, context.domains.test, clock)
+    write_predictions(context, folder, predict_target(context, clock, test_outputs))
     if report.features:
         table = side_table(context.domains, "source")
-        arrays = {**_arrays(found, ""), **_prototypes(context.reported)}
+        arrays = {**_arrays(test_outputs, ""), **_prototypes(context.reported)}
         if len(table):
-            taught = context.evaluator.predict(context.reported, table, clock)
-            arrays |= {**_arrays(taught, "source/"), "source/domain": table.domain}
+            train_outputs = context.evaluator.predict(context.reported, table, clock)
+            arrays |= {**_arrays(train_outputs, "source/"), "source/domain": table.domain}
         with whole(folder.path / "features.npz") as handle:
             np.savez_compressed(handle, **arrays)
     finished = _finished(context, clock)
@@ -264,10 +270,10 @@ def _finished(context: RunContext, clock: Progress) -> FinishedRun:
     )
 
 
-def _arrays(found: Outputs, prefix: str) -> dict[str, Any]:
-    parts = {"features": found.features, "logits": found.logits}
+def _arrays(outputs: Outputs, prefix: str) -> dict[str, Any]:
+    parts = {"features": outputs.features, "logits": outputs.logits}
     branches = {f"{prefix}{part}/{name}": array for part, named in parts.items() for name, array in named.items()}
-    return {f"{prefix}labels": found.labels, f"{prefix}probs": found.probs, **branches}
+    return {f"{prefix}labels": outputs.labels, f"{prefix}probs": outputs.probs, **branches}
 
 
 def _prototypes(model: Model) -> dict[str, Any]:

@@ -121,6 +121,7 @@ def _bound(context: RunContext, state: Mapping[str, Any]) -> Iterator[str]:
         yield f"select.rule={context.config.select.rule} chose among checkpoints that are gone"
     stage = context.stages[at]
     for old, new in zip(before[: at + 1], now, strict=False):
+        # The stage that is running may become longer: what is left of it, and nothing that was done, changes.
         free = {"steps": 0} if old is before[at] and new["steps"] >= old["steps"] else {}
         if {**old, **free} != {**new, **free}:
             yield f"its stage {old['name']!r} would have been another"

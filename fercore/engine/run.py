@@ -97,6 +97,7 @@ class Trainer:
                     self._pass_old_end()
                 while self.stage_index < len(self.context.stages):
                     self._train_stage(self.context.stages[self.stage_index])
+                    # `done` counts whole stages by the index and the rest by the step: both change in one statement.
                     self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
             self.stop.obey()
         finally:
@@ -109,7 +110,9 @@ class Trainer:
         self.context.model.train()
         while self.step < stage.steps:
             started = time.perf_counter()
+            # `step` counts batches of the stage that are finished: hooks of batch n see n, from 0.
             clock = Progress(stage.name, "", self.step // per_epoch, self.step, stage.steps)
+            # A run resumed at the border of an epoch begins it here: checkpoints are written before it begins.
             if self.step % per_epoch == 0:
                 self._begin_epoch(clock)
             reports = self._train_batch(stage, clock)
@@ -120,6 +123,7 @@ class Trainer:
             runner.release()
 
     def _enter(self, stage: Stage) -> None:
+        # Not after `restore`, which has entered the stage and loaded its optimisers.
         if not self.runners:
             context, train = self.context, self.context.config.train
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
@@ -129,10 +133,13 @@ class Trainer:
 
     def _begin_epoch(self, clock: Progress) -> None:
         context, average = self.context, self.context.average
+        # What differs afterwards a plugin has written: see `WeightAverage.adopt`.
         before = [] if average is None else [p.detach().clone() for p in context.model.parameters()]
 
         def encode_dataset(side: Side) -> EncodedDataset:
             if average is not None:
+                # Before the average is run over the data, and again after
+                # the hook: it may write between and after readings.
                 average.adopt(context.model, before)
             table = side_table(context.domains, side)
             if not len(table):
@@ -225,12 +232,12 @@ class Trainer:
         """Log the scores that need no label of the target, and keep the candidate where one of them will choose."""
         context, rule = self.context, self.context.config.select.rule
         wanted = context.config.select.scores
-        found = gather(context, clock, wanted if rule == LAST else (*wanted, rule))
-        scores = scores_of(context, found)
+        evidence = gather(context, clock, wanted if rule == LAST else (*wanted, rule))
+        scores = scores_of(context, evidence)
         self.folder.log({"kind": "selection", "done": self.done, **scores, "uses_target_labels": False})
         self.board.scalars("selection", scores, self.done)
         if rule != LAST:
-            self.candidates.keep(context, clock, found, self.done)
+            self.candidates.keep(context, clock, evidence, self.done)
 
     def choose(self) -> Chosen | None:
         """Give the network the weights of the candidate that `select.rule` takes, if it is not to be the last one."""
@@ -238,6 +245,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint of everything that decides how training goes on."""
+        # The last batch may be a checkpoint of its own, and an interrupt ask for one too.
         if self.saved_at == self.done:
             return
         if name := self._not_finite():
@@ -262,6 +270,7 @@ class Trainer:
             "random": random_state(),
         }
         checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
+        # After saving: there is never a moment without a whole checkpoint.
         checkpoint.prune(self.folder.checkpoints, self.context.config.train.keep_checkpoints)
         self.saved_at = self.done
 
@@ -287,15 +296,18 @@ class Trainer:
         self.context.model.load_state_dict(state["model"])
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
+        # After the weights: optimisers are made for the parameters as they are.
         self._enter(self.context.stages[self.stage_index])
         for optimiser, saved in zip(optimisers_of(self.runners), state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if name := self._not_finite():  # none was saved so
             raise ValueError(f"weights {name!r} are not finite")
         self.loader.load_state_dict(state["loader"])
+        # Late: building runners and loaders may draw.
         restore_random_state(state["random"])
         self.context.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved_at = self.done
+        # Last: lines are cut off only once everything else of the checkpoint has proved good.
         self.folder.rewind_log(state["log_size"])
 
 
@@ -371,6 +383,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     results.reset_peak_memory(context.fabric.device)
     if resume:
         folder.lock()
+        # Under the lock, as all that is read of the run.
         check_resume(folder, context.resolved)
         check_same_data(folder, context.domains.fingerprint())
         make_parents(folder.checkpoints / checkpoint.name_of(0))  # copies of a run may lack its empty folders
@@ -381,6 +394,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     old_end = None
     if latest is None:
+        # Killed before its first checkpoint: the run begins again.
         folder.rewind_log(0)
     else:
         old_end = take_up(trainer, latest)
@@ -402,6 +416,7 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     record = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
     write_model(context, folder.model, clock)
+    # result.json says that the run is finished, so it comes after the reports and the model.
     folder.finish(record)
     trainer.candidates.forget()
     values = record.to_json()

@@ -30,12 +30,12 @@ from fercore.records.step import DomainBatch, Progress
 from fercore.runs import checkpoint
 
 
-def scores_of(context: RunContext, found: Evidence) -> dict[str, float]:
+def scores_of(context: RunContext, evidence: Evidence) -> dict[str, float]:
     """Return the scores of `select.scores` that the run has evidence for, by name; those of a pool are left out."""
     scores = {}
     for name in context.config.select.scores:
         if not is_pooled(name):
-            value = float(score_pool(name, [found])[0])
+            value = float(score_pool(name, [evidence])[0])
             if np.isfinite(value):
                 scores[name] = value
     return scores
@@ -49,20 +49,20 @@ def gather(context: RunContext, clock: Progress, names: tuple[str, ...]) -> Evid
     """
     asked = {each for name in names for each in needs(name)}
     domains, model, evaluator = context.domains, context.reported, context.evaluator
-    table, taught = domains.adaptation, side_table(domains, "source")
-    found = evidence_of(evaluator.predict(model, table, clock), _validation(context, clock, asked))
+    table, train = domains.adaptation, side_table(domains, "source")
+    evidence = evidence_of(evaluator.predict(model, table, clock), _validation(context, clock, asked))
     more: dict[str, Any] = {}
-    if len(taught):
-        more["source_prior"] = class_prior(taught.labels, len(domains.classes))
-    if len(taught) and "train_features" in asked:
-        more["train_features"] = evidence_of(evaluator.predict(model, taught, clock), None).target_features
+    if len(train):
+        more["source_prior"] = class_prior(train.labels, len(domains.classes))
+    if len(train) and "train_features" in asked:
+        more["train_features"] = evidence_of(evaluator.predict(model, train, clock), None).target_features
     if "target_view_probs" in asked:
         more["target_view_probs"] = evaluator.predict_batches(model, _flipped(context, table), clock).probs
     if "target_au" in asked and domains.au_names:
         more["target_au"] = np.nan_to_num(table.extras["au"])
     if "target_mix" in asked:
         more["target_mix"] = _mixer(context, clock)
-    return replace(found, **more)
+    return replace(evidence, **more)
 
 
 def _validation(context: RunContext, clock: Progress, asked: set[str]) -> Outputs | None:
@@ -121,7 +121,7 @@ class Candidates:
     def __init__(self, path: Path, rule: str) -> None:
         self.path, self.rule = path, rule
 
-    def keep(self, context: RunContext, clock: Progress, found: Evidence, done: int) -> None:
+    def keep(self, context: RunContext, clock: Progress, evidence: Evidence, done: int) -> None:
         """Keep the reported network as it stands, with what the rule is worked out from.
 
         Raises:
@@ -132,8 +132,8 @@ class Candidates:
             "model": dict(context.reported.state_dict()),
             "clock": asdict(clock),
             "done": done,
-            "score": None if pooled else float(score_pool(self.rule, [found])[0]),
-            "evidence": {each: getattr(found, each) for each in needs(self.rule)} if pooled else {},
+            "score": None if pooled else float(score_pool(self.rule, [evidence])[0]),
+            "evidence": {each: getattr(evidence, each) for each in needs(self.rule)} if pooled else {},
         }
         self.path.mkdir(exist_ok=True)
         checkpoint.save(self.path / checkpoint.name_of(done), state)

@@ -121,11 +121,13 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     config = resolved.config
     plugins = build_plugins(resolved)
     fabric = build_fabric(config)
+    # What costs nothing is asked first: a typo in a path must not wait for a download of weights.
     look_for_data(config.data)
     look_for_weights(config.model)
     domains = load_domains(config.data, seed=config.seed, label_file=label_file)
     refuse_impossible(config, domains.classes)
     _check_selection(config, has_units=bool(domains.au_names))
+    # After the data, whose loading may draw, and right before the network's weights are drawn.
     seed_everything(config.seed)
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)
     counts = [table.counts(domains.classes) for table in domains.sources]

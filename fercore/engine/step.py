@@ -96,6 +96,7 @@ def train_step(
         NonFiniteLoss: naming the term, before any weight changes.
     """
     phase.activate()
+    # Read before the step: the rates that this one is taken with.
     lr, passes = phase.learning_rates(), 0
 
     def closure(keep: KeepTerm | None = None) -> StepLoss:
@@ -103,8 +104,10 @@ def train_step(
         nonlocal passes
         weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep))
         passes += 1
+        # One transfer from the device for all terms.
         stacked = torch.stack([*weighted.values()]) if weighted else torch.zeros(0)
         values = dict(zip(weighted, stacked.tolist(), strict=True))
+        # Before the gradient: a loss that is not finite must leave the weights as they are.
         _check_finite(values, clock)
         phase.backward(fabric, stacked.sum())
         return StepLoss(values, has_gradient=stacked.requires_grad)
@@ -121,6 +124,7 @@ def train_step(
 
 
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:
+    # By name, not by the order of plugins: sums of floats depend on the order.
     ordered = sorted(terms, key=lambda term: term.name)
     names = [term.name for term in ordered]
     if len(set(names)) < len(names):
