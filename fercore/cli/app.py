@@ -146,7 +146,10 @@ def compare(
     found = api.compare(method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given)
     head, rows = found.table()
     console.print_table(f"target {found.target}, mean ± std over seeds {seeds}, in points", head, rows)
-    console.print_lines([f"written to {folder}"])
+    from fercore.decisions.judging import judge_rows
+
+    judged = judge_rows(folder, [row.label for row in found.rows], found.seeds)
+    console.print_lines([*judged, f"written to {folder}"])
     if choose is not None:
         decide.print_ranking([folder], choose)
 

@@ -16,7 +16,8 @@ from fercore.data.spec import parse_spec
 from fercore.decisions.recorded import Recorded, aligned, read_recorded, result_of
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
-from fercore.evaluation.verdict import Verdict, disagreements, with_labels, without_labels
+from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labels, without_labels
+from fercore.experiments.comparison import folder_of
 from fercore.files import read_text
 from fercore.prediction.predictor import load_predictor
 
@@ -182,6 +183,35 @@ def _read_asked(path: Path) -> Asked:
     if fault := misfit(found, Asked):
         raise UserInputError(f"{ASKED} is damaged: {fault}", where=str(path), fix=fix)
     return Asked.model_validate(found)
+
+
+def judge_rows(out: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
+    """Return a line for each row of a comparison but the first, if that is source_only: what the verdict is by seed.
+
+    Args:
+        out: folder of the comparison. labels: of its rows. seeds: of each row.
+
+    Raises:
+        UserInputError: if the recorded predictions cannot be read.
+    """
+    first, *rest = labels
+    if any(result_of(folder_of(out, first, seed)).plugins != ["source_only"] for seed in seeds):
+        return []
+    lines = []
+    for label in rest:
+        words = []
+        for seed in seeds:
+            pair = [read_recorded(folder_of(out, name, seed)) for name in (first, label)]
+            try:
+                images, probs = aligned(pair)
+            except UserInputError:  # a row with a target or classes of its own
+                words.append("not comparable")
+                continue
+            if len(images) >= FEWEST and (probs[0].argmax(axis=1) != probs[1].argmax(axis=1)).any():
+                words.append(without_labels(probs[0], probs[1]).verdict)
+        counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "the same model"
+        lines.append(f"{label}: {counts} against {first}, by seed, without labels of the target")
+    return lines
 
 
 def advice(found: Verdict, reference: Path, adapted: Path) -> str:

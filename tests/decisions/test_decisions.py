@@ -16,7 +16,7 @@ import pytest
 
 from fercore.cli import main
 from fercore.decisions.asking import ask, draw
-from fercore.decisions.judging import compared, judge, read_labels
+from fercore.decisions.judging import compared, judge, judge_rows, read_labels
 from fercore.decisions.ranking import rank
 from fercore.decisions.recorded import read_recorded
 from fercore.engine.run import run
@@ -142,6 +142,21 @@ def test_compare_chooses_a_row_by_a_score_that_is_known_before_anything_is_train
     code, text, _ = fercore("compare", "a", "b", "--seeds", "0", "--choose", "aggregate", "--out", out)
     assert code == 0
     assert text.rstrip().endswith(f"take {rank([out]).names[0]}")
+
+
+def test_a_comparison_with_source_only_says_the_verdict_of_every_other_row(apart, tmp_path):
+    for name, path in {
+        "first-s0": apart[0],
+        "my-row-s0": apart[1],
+        "first-s1": apart[0],
+        "my-row-s1": apart[0],
+    }.items():
+        shutil.copytree(path, tmp_path / "cmp" / name)
+    lines = judge_rows(tmp_path / "cmp", ["first", "my row"], [0, 1])
+    assert lines == ["my row: 1 unclear against first, by seed, without labels of the target"]
+    path = tmp_path / "cmp/my-row-s0/predictions.csv"
+    path.write_text(re.sub(r"(?m)^(?!image)", "x", path.read_text()))
+    assert judge_rows(tmp_path / "cmp", ["first", "my row"], [0])[0].startswith("my row: 1 not comparable")
 
 
 def test_python_mirrors_the_commands(apart, tmp_path):
