@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fercore.arguments import Assignments, names_of, new_folder, only_longer, reopen, request_of
 from fercore.config import Device, RunConfig
+from fercore.data.spec import DomainSpec, as_spec
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.experiments import comparison
@@ -54,6 +55,9 @@ __all__ = [
 ]
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Spec: TypeAlias = DomainSpec | str
+"""FORMAT:PATH[?option=value&...], as text or parsed."""
+T = TypeVar("T", str, Spec)
 Observe: TypeAlias = Callable[[str], Observer]
 """Makes what hears of a run from the run's label; for `compare` it must be importable."""
 
@@ -111,8 +115,8 @@ def silent(label: str) -> Observer:
 def train(
     plugin: str | Sequence[str] = (),
     *,
-    source: str | Sequence[str] = (),
-    target: str | None = None,
+    source: Spec | Sequence[Spec] = (),
+    target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
     preset: str | None = None,
@@ -156,8 +160,8 @@ def train(
 def describe(
     plugin: str | Sequence[str] = (),
     *,
-    source: str | Sequence[str] = (),
-    target: str | None = None,
+    source: Spec | Sequence[Spec] = (),
+    target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
     preset: str | None = None,
@@ -267,7 +271,7 @@ def predict(
 
 def evaluate(
     models: PathLike | Sequence[PathLike],
-    spec: str,
+    spec: Spec,
     *,
     tta: str | None = None,
     device: Device = "auto",
@@ -291,7 +295,7 @@ def evaluate(
     paths = [models] if isinstance(models, str | os.PathLike) else list(models)
     loaded = {os.fspath(path): load(path, device=device) for path in paths}
     return run_evaluate(
-        loaded, spec, flip=_flip(tta), workers=workers, seed=seed, replicates=replicates, progress=progress
+        loaded, as_spec(spec), flip=_flip(tta), workers=workers, seed=seed, replicates=replicates, progress=progress
     )
 
 
@@ -299,8 +303,8 @@ def compare(
     method: str | Sequence[str],
     *,
     seeds: Sequence[int] = (0, 1, 2),
-    source: str | Sequence[str] = (),
-    target: str | None = None,
+    source: Spec | Sequence[Spec] = (),
+    target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
     preset: str | None = None,
@@ -374,7 +378,7 @@ def ask(
     *,
     out: PathLike,
     n: int = 30,
-    target: str | None = None,
+    target: Spec | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Asked:
@@ -389,14 +393,14 @@ def ask(
     """
     from fercore.decisions import asking
 
-    return asking.ask([Path(path) for path in models], Path(out), n=n, target=target, seed=seed, device=device)
+    return asking.ask([Path(path) for path in models], Path(out), n=n, target=_spec(target), seed=seed, device=device)
 
 
 def verdict(
     reference: PathLike,
     adapted: PathLike,
     *,
-    target: str | None = None,
+    target: Spec | None = None,
     others: Sequence[PathLike] = (),
     labels: PathLike | None = None,
     device: Device = "auto",
@@ -414,7 +418,7 @@ def verdict(
 
     paths = [Path(path) for path in (reference, adapted, *others)]
     found = _path(labels)
-    return judge(paths[0], paths[1], target=target, others=paths[2:], labels=found, device=device)
+    return judge(paths[0], paths[1], target=_spec(target), others=paths[2:], labels=found, device=device)
 
 
 def plugins() -> dict[str, PluginInfo]:
@@ -474,8 +478,12 @@ def _flip(tta: str | None) -> bool:
     return tta == "flip"
 
 
-def _listed(texts: str | Sequence[str]) -> Sequence[str]:
-    return [texts] if isinstance(texts, str) else texts
+def _listed(given: T | Sequence[T]) -> Sequence[T]:
+    return [given] if isinstance(given, str | DomainSpec) else given  # type: ignore[list-item, return-value]
+
+
+def _spec(given: Spec | None) -> DomainSpec | None:
+    return None if given is None else as_spec(given)
 
 
 def _path(given: PathLike | None) -> Path | None:

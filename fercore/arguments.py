@@ -14,6 +14,7 @@ from fercore.files import absolute
 from fercore.hooks.discovery import split_names
 
 if TYPE_CHECKING:
+    from fercore.data.spec import DomainSpec
     from fercore.hooks.assemble import ResolvedRun
 
 
@@ -36,8 +37,8 @@ class Request:
 
 def request_of(
     *,
-    source: Sequence[str] = (),
-    target: str | None = None,
+    source: Sequence[DomainSpec | str] = (),
+    target: DomainSpec | str | None = None,
     protocol: str | None = None,
     data_root: Path | None = None,
     preset: str | None = None,
@@ -53,31 +54,34 @@ def request_of(
     Raises:
         UserInputError: for arguments that do not go together, and wrong settings of the data.
     """
-    from fercore.config import DataSettings, asks_for_labels, check_settings, merge, read_toml
+    from fercore.config import DataSettings, check_settings, merge, read_toml
     from fercore.config.presets import preset_settings
+    from fercore.data.spec import as_spec
 
     layers = _protocol_layers(protocol, data_root, given=bool(source or target))
     layers += [read_toml(config)] if config else []
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
-    data = {key: value for key, value in (("sources", list(source)), ("target", target)) if value}
-    if source and not target and any(map(asks_for_labels, source)):
-        data["target"] = next(filter(asks_for_labels, source))  # the rest of that dataset
+    data: dict[str, Any] = {"sources": list(map(as_spec, source))} if source else {}
+    if target:
+        data["target"] = as_spec(target)
+    elif divided := next((spec for spec in data.get("sources", ()) if spec.asks_for_labels), None):
+        data["target"] = divided  # the rest of that dataset
     if "sources" in data and "target" not in data:
-        _refuse_half(data)
+        _refuse_half()
     layers += [layer for _, layer in _assigned(assignments)] + [merge(flags, {"data": data} if data else {})]
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
-    if isinstance(merged.get("data"), dict) and "target" in merged["data"] and "sources" not in merged["data"]:
-        if target or _own_data(merged["data"]):  # of a run without a source, which its plugins must allow
-            layers.append({"data": {"sources": []}})
-            merged = merge(merged, layers[-1])
-    if isinstance(merged.get("data"), dict):
-        check_settings(DataSettings, merged["data"], prefix="data")  # what follows goes by its sources and target
-    own = _own_data(merged.get("data"))
-    if len(own) == 1 and not any(map(asks_for_labels, map(str, own.get("sources", ())))):
-        _refuse_half(own)
-    chosen, why = _preset(preset, merged.get("preset"), own=bool(own))
+    given, own = merged.get("data"), False
+    if isinstance(given, dict):
+        checked = check_settings(DataSettings, given, prefix="data")  # what follows goes by its sources and target
+        if "target" in given and "sources" not in given and (target or checked.own_data):
+            layers.append({"data": {"sources": []}})  # of a run without a source, which its plugins must allow
+            checked = check_settings(DataSettings, {**given, "sources": []}, prefix="data")
+        own = checked.own_data
+        if own and "target" not in given and not any(spec.asks_for_labels for spec in checked.sources):
+            _refuse_half()
+    chosen, why = _preset(preset, merged.get("preset"), own=own)
     preset_settings(chosen)
     return Request([{key: value for key, value in layer.items() if key != "preset"} for layer in layers], chosen, why)
 
@@ -118,16 +122,8 @@ def _protocol_layers(name: str | None, root: Path | None, *, given: bool) -> lis
     return [{**protocol_layer(load_protocol(name), root), "protocol": name}]
 
 
-def _own_data(data: object) -> dict[str, Any]:
-    """Return the settings of sources and target if any of them is data of the user's, not synthetic."""
-    given = {key: data[key] for key in ("sources", "target") if key in data} if isinstance(data, dict) else {}
-    specs = [str(spec) for value in given.values() for spec in (value if isinstance(value, list) else [value])]
-    return given if any(not spec.startswith("synthfer:") for spec in specs) else {}
-
-
-def _refuse_half(data: dict[str, Any]) -> None:
-    missing = "--target" if "sources" in data else "--source"
-    raise UserInputError(f"{missing} is missing", where="fercore", fix="give both, or neither for bundled faces")
+def _refuse_half() -> None:
+    raise UserInputError("--target is missing", where="fercore", fix="give both, or neither for bundled faces")
 
 
 def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:

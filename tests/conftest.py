@@ -13,13 +13,14 @@ from PIL import Image
 
 from fercore.cli import main
 from fercore.config import DataSettings
-from fercore.data import DomainSet, load_domains
+from fercore.data import DomainSet
 from fercore.engine.observer import Observer
 from fercore.engine.setup import RunContext, build_context
 from fercore.hooks.assemble import assemble
 from fercore.ops import build
 from fercore.stopping import SIGNALS
 from fercore.synthfer.format import SynthReader
+from tests.loading import load_domains
 
 
 def pytest_configure() -> None:

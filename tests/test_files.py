@@ -91,7 +91,7 @@ def _spec(form: str) -> Callable[[Path], object]:
 
 def _option(option: str) -> Callable[[Path], object]:
     from fercore.config import DataSettings
-    from fercore.data import load_domains
+    from tests.loading import load_domains
 
     text = f"synthfer:wild?n=28&{option}="
     return lambda path: load_domains(

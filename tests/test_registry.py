@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fercore.config import RunConfig, build_config
-from fercore.data import load_domains
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.hooks import hookimpl
 from fercore.optimisers import OPTIMISERS
 from fercore.plugin import Plugin, ViewRequest
+from tests.loading import data_settings, load_domains
 
 MODULE = """
 import torch
@@ -108,7 +108,7 @@ def test_a_format_is_read_by_its_package(added, tmp_path):
     found = load_domains(settings.data, seed=0)
     assert len(found.sources[0]) == 2
     with pytest.raises(UserInputError, match="format mine has no option 'color'.*did you mean 'colour'"):
-        load_domains(settings.data.model_copy(update={"sources": (f"mine:{tmp_path}?color=red",)}), seed=0)
+        data_settings(sources=[f"mine:{tmp_path}?color=red"])
 
 
 def test_unknown_names_list_those_that_were_added(added):

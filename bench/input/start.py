@@ -54,7 +54,7 @@ def start(root: Path, epochs: int, cache: str, folder: Path) -> dict[str, object
         augment="light", cache=cache, cache_dir=str(folder),
     )  # fmt: skip
     begun, before = time.perf_counter(), (cpu(resource.RUSAGE_SELF), cpu(resource.RUSAGE_CHILDREN))
-    domains = load_domains(settings, seed=0)
+    domains = load_domains(settings.task(0), settings)
     views = [ViewRequest(side, "weak", "weak") for side in ("source", "target")]
     loader = StepLoader(domains, views, settings, seed=0, mean=HALF, std=HALF)
     next(loader)

@@ -12,7 +12,7 @@ from fercore.au.files import FORMATS_THAT_DO
 from fercore.au.providers import units_of
 from fercore.au.table import CODES, MOST, SCORES, AUTable
 from fercore.config import DataSettings
-from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -39,7 +39,7 @@ def provider_of(spec: DomainSpec, settings: DataSettings) -> str | None:
 
 def asked_for(settings: DataSettings) -> bool:
     """Return whether a run's settings name a provider for every domain, reading no file."""
-    return all(provider_of(parse_spec(text), settings) for text in (*settings.sources, settings.target))
+    return all(provider_of(spec, settings) for spec in (*settings.sources, settings.target))
 
 
 def refuse_without(settings: DataSettings, plugin: str) -> None:

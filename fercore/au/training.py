@@ -14,6 +14,7 @@ from torch import Tensor
 from fercore.au.network import SIZE, AUNetwork
 from fercore.data.images.views import one_thread, weak
 from fercore.data.noise import key, uniforms
+from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError, did_you_mean
 from fercore.synthfer import AU_NAMES, STYLES, SynthFER
 
@@ -63,12 +64,16 @@ def train_network(plan: AUTraining, say: Callable[[str], None] = lambda text: No
     test_faces = SynthFER(plan.test_style, n=max(BATCH, plan.n // 2), seed=plan.seed + 1, size=SIZE)
     f1 = f1_by_unit(network, *_pictures([test_faces]))
     report = {
-        "train": [f"synthfer:{style}?n={plan.n}&seed={plan.seed}" for style in plan.styles],
-        "test": f"synthfer:{plan.test_style}?n={test_faces.n}&seed={test_faces.seed}",
+        "train": [_spec(style, plan.n, plan.seed) for style in plan.styles],
+        "test": _spec(plan.test_style, test_faces.n, test_faces.seed),
         "f1": f1,
         "mean_f1": float(np.mean(list(f1.values()))),
     }
     return network, report
+
+
+def _spec(style: str, n: int, seed: int) -> str:
+    return DomainSpec.of("synthfer", style, {"n": str(n), "seed": str(seed)}).text
 
 
 def _check(plan: AUTraining) -> None:

@@ -44,7 +44,8 @@ def au_detect(
     size: Annotated[int, typer.Option(min=16, max=1024, help="Side of the images the detector sees, pixels.")] = 64,
 ) -> None:
     """Write the action units of a dataset's images to a CSV for data.au."""
+    from fercore.data.spec import parse_spec
     from fercore.datasets.action_units import detect_to_csv
 
-    written, unusable = detect_to_csv(source, weights, out, size=size)
+    written, unusable = detect_to_csv(parse_spec(source), weights, out, size=size)
     say(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))

@@ -43,10 +43,11 @@ def check(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is any fault.")] = False,
 ) -> None:
     """Count a dataset against what is published, and find what is wrong with its images, labels and parts."""
+    from fercore.data.spec import parse_spec
     from fercore.datasets.check import check as run_check
 
     with progress_bar("looking at images", show=not json_) as progress:
-        report = run_check(spec, similar=similar, progress=progress)
+        report = run_check([parse_spec(text) for text in spec], similar=similar, progress=progress)
     if json_:
         import json
 

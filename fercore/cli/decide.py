@@ -64,9 +64,11 @@ def verdict(
 ) -> None:
     """Say whether adapting helped, without labels of the target or with the few that were asked for."""
     from fercore.console import print_lines
+    from fercore.data.spec import parse_spec
     from fercore.decisions.judging import advice, fairness, judge
 
-    found = judge(reference, adapted, target=target, others=also or (), labels=labels, device=_device(device))
+    spec = None if target is None else parse_spec(target)
+    found = judge(reference, adapted, target=spec, others=also or (), labels=labels, device=_device(device))
     if json_:
         _print_json(found.to_json())
         return
@@ -94,9 +96,11 @@ def ask(
 ) -> None:
     """Choose the images whose labels settle which model is better, and write a page to label them on."""
     from fercore.console import print_lines
+    from fercore.data.spec import parse_spec
     from fercore.decisions import asking
 
-    found = asking.ask([reference, *adapted], out, n=n, target=target, seed=seed, device=_device(device))
+    spec = None if target is None else parse_spec(target)
+    found = asking.ask([reference, *adapted], out, n=n, target=spec, seed=seed, device=_device(device))
     print_lines(
         [
             f"{len(found.images)} of {found.disagreements} images with several answers, of {found.n}",

@@ -20,8 +20,9 @@ def export(
     ] = None,
 ) -> None:
     """Write a model for elsewhere, with normalisation and probabilities inside, once it says what the model says."""
+    from fercore.data.spec import parse_spec
     from fercore.export.targets import export_model
 
-    found = export_model(model, out, to=to, pixels=pixels, data=data)
+    found = export_model(model, out, to=to, pixels=pixels, data=parse_spec(data) if data else None)
     for line in (*found.lines(), "", *found.usage):
         say(line)

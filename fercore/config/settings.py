@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     PositiveFloat,
     ValidationError,
     ValidationInfo,
@@ -19,7 +20,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticCustomError
 
+from fercore.data.spec import DomainSpec, TaskSpec, absolute_units, as_spec, parse_spec
 from fercore.documents import in_words, parse_toml, refuse_deep
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.files import absolute, read_text
@@ -48,23 +51,23 @@ class Settings(BaseModel):
         return value
 
 
-def asks_for_labels(spec: str) -> bool:
-    """Say whether a SPEC divides one dataset into labelled and unlabelled samples: ?labels=NUMBER or ?label_file=."""
-    _, _, options = spec.rpartition("?")
-    return re.search(r"(^|&)(labels=[-+0-9.]+(&|$)|label_count=|label_file=)", options) is not None
+def _spec_of(value: Any) -> DomainSpec:
+    if not isinstance(value, str | DomainSpec):
+        raise PydanticCustomError("string_type", "Input should be a valid string")
+    return as_spec(value)
 
 
-def asks_for_shots(spec: str) -> bool:
-    """Say whether a SPEC asks for a few labelled images of a target: ?shots=NUMBER or ?fraction=SHARE."""
-    _, _, options = spec.rpartition("?")
-    return re.search(r"(^|&)(shots|fraction)=", options) is not None
+Spec: TypeAlias = Annotated[DomainSpec, PlainValidator(_spec_of), PlainSerializer(str, return_type=str)]
+"""A SPEC in settings: text in files and on the command line, parsed when the settings are built."""
 
 
 class DataSettings(Settings):
     """What is read, and how batches are drawn from it."""
 
-    sources: tuple[str, ...] = ("synthfer:studio?n=1200", "synthfer:posed?n=1200&seed=1", "synthfer:web?n=1200&seed=2")
-    target: str = "synthfer:wild?n=1600&seed=3"
+    sources: tuple[Spec, ...] = tuple(
+        map(parse_spec, ("synthfer:studio?n=1200", "synthfer:posed?n=1200&seed=1", "synthfer:web?n=1200&seed=2"))
+    )
+    target: Spec = parse_spec("synthfer:wild?n=1600&seed=3")
     classes: tuple[str, ...] | None = Field(None, description="canonical names; None = those all domains share")
     size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     resize: Literal["stretch", "crop"] = Field("stretch", description="how a non-square image becomes square")
@@ -110,17 +113,19 @@ class DataSettings(Settings):
         """
         if not isinstance(values, Mapping):
             return values
-        sources = values.get("sources", cls.model_fields["sources"].default)
-        if not isinstance(sources, list | tuple):
-            return values
-        divided = [spec for spec in sources if asks_for_labels(str(spec))]
+        sources, target = values.get("sources", cls.model_fields["sources"].default), values.get("target", "")
+        if not isinstance(sources, list | tuple) or not all(
+            isinstance(x, str | DomainSpec) for x in (*sources, target)
+        ):
+            return values  # the fields say what is wrong
+        sources = tuple(map(as_spec, sources))
         if "target" not in values:
-            return {**values, "target": divided[0]} if divided else values
-        target = str(values["target"])
-        others = [spec for spec in sources if str(spec).strip() != target.strip()]
-        if asks_for_shots(target) or ("label_file=" in target.rpartition("?")[2] and len(others) == len(sources)):
-            return {**values, "sources": [*others, target]}
-        return values
+            divided = [spec for spec in sources if spec.asks_for_labels]
+            return {**values, "sources": sources, **({"target": divided[0]} if divided else {})}
+        target = as_spec(target)
+        if target.asks_for_few or ("label_file" in target.options and target not in sources):
+            sources = (*(spec for spec in sources if spec != target), target)
+        return {**values, "sources": sources, "target": target}
 
     @field_validator("cache_dir")
     @classmethod
@@ -128,20 +133,28 @@ class DataSettings(Settings):
         return absolute(value) if value else value
 
     @field_serializer("sources")
-    def _without_few_shots(self, sources: tuple[str, ...]) -> tuple[str, ...]:
+    def _without_few_shots(self, sources: tuple[DomainSpec, ...]) -> tuple[str, ...]:
         """Leave out what follows from the target, so that a settings file fits another target too."""
-        target = self.target.strip()
-        if not asks_for_shots(target) or len(sources) == 1:
-            return sources
-        return tuple(spec for spec in sources if spec.strip() != target)
+        follows = self.target.asks_for_few and len(sources) > 1
+        return tuple(spec.text for spec in sources if not (follows and spec == self.target))
 
     @property
-    def few_shot_domain(self) -> int | None:
-        """The source domain that holds labelled images of the target, as `DomainBatch.domain` numbers it, or None."""
-        target = self.target.strip()
-        if not (asks_for_shots(target) or asks_for_labels(target)):
-            return None
-        return next((number for number, spec in enumerate(self.sources) if spec.strip() == target), None)
+    def own_data(self) -> bool:
+        """Whether any of the data are the user's, not generated."""
+        return any(not spec.generated for spec in (*self.sources, self.target))
+
+    def task(self, seed: int) -> TaskSpec:
+        """Return what a run with these data learns from and adapts to."""
+        return TaskSpec(self.sources, self.target, seed)
+
+    def absolute(self) -> DataSettings:
+        """Return the settings with every path from the root on, so that a run goes on wherever one stands."""
+        update = {
+            "sources": tuple(spec.absolute() for spec in self.sources),
+            "target": self.target.absolute(),
+            "au": self.au and absolute_units(self.au),
+        }
+        return self.model_copy(update=update)
 
     @property
     def source_step(self) -> int:
@@ -291,6 +304,11 @@ class RunConfig(Settings):
     predict: PredictSettings = PredictSettings()
     plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
+    @property
+    def task(self) -> TaskSpec:
+        """What the run learns from and adapts to."""
+        return self.data.task(self.seed)
+
 
 SECTIONS: tuple[str, ...] = tuple(name for name in RunConfig.model_fields if name != "plugins")
 
@@ -429,6 +447,8 @@ def check_settings(model: type[SettingsT], values: Mapping[str, Any], *, prefix:
 
 def _settings_error(model: type[Settings], error: ValidationError, prefix: str) -> UserInputError:
     first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    if isinstance(told := first.get("ctx", {}).get("error"), UserInputError):
+        return told  # it says where by itself
     path = [str(part) for part in first["loc"]]
     name = ".".join([prefix, *path] if prefix else path)
     if first["type"] == "extra_forbidden":

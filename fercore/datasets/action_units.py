@@ -10,17 +10,18 @@ from fercore.au.providers import DIGITS, detect, find_detector
 from fercore.config import DataSettings
 from fercore.data.domains.domain_set import read_chosen
 from fercore.data.images.preflight import inspect
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
 from fercore.writing import refuse_taken, whole
 
 
-def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
+def detect_to_csv(source: DomainSpec, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
     """Run a detector over the usable images of a dataset and write path,AU01,... with scores in [0,1].
 
     Args:
-        source: a SPEC; its split and limit count. detector: a .safetensors network or the name of an installed one.
+        source: the dataset; its split and limit count.
+        detector: a .safetensors network or the name of an installed one.
         out: a new CSV file.
         size: side of the images that the detector is handed, in pixels.
 
@@ -32,10 +33,10 @@ def detect_to_csv(source: str, detector: str, out: Path, *, size: int = 64) -> t
     """
     refuse_taken(out)
     network = find_detector(detector)
-    table, _ = read_chosen(parse_spec(source))
+    table, _ = read_chosen(source)
     usable = inspect(table).usable
     if not len(usable):
-        raise UserInputError("no usable image", where=f"spec {source!r}")
+        raise UserInputError("no usable image", where=source.where)
     part = table.subset(usable)
     units = detect(network, part, DataSettings(size=size, cache_mb=0), detector)
     with whole(out, "w") as handle:

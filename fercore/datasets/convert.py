@@ -16,7 +16,7 @@ from fercore.data.fingerprint import common_folder
 from fercore.data.formats.reading.columns import MANIFEST
 from fercore.data.images.readers import FileReader
 from fercore.data.labels import CANONICAL
-from fercore.data.spec import DomainSpec, spec_text
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
@@ -71,16 +71,11 @@ def convert(spec: DomainSpec, out: Path, *, copy: bool) -> Converted:
             paths = _write_images(table, draft, unusable)
         written = np.array([i for i, path in enumerate(paths) if path is not None], dtype=np.int64)
         _write_manifest(table.subset(written), [path for path in paths if path is not None], draft)
-    options = [f"root={spec_text(str(root))}"] if points else []
+    options = {"root": root} if points else {}
     if isinstance(table.reader, FileReader) and table.reader.scaling is not None:
-        options.append(f"range={table.reader.scaling}")  # the files are what they were; other images are 8 bits now
-    manifest = manifest_spec(out / TABLE, *options)
+        options["range"] = str(table.reader.scaling)  # the files are what they were; other images are 8 bits now
+    manifest = DomainSpec.of("manifest", str(out / TABLE), options).text
     return Converted(manifest, len(written), tuple(unusable), tuple(leftover_lines(scan)))
-
-
-def manifest_spec(path: Path, *options: str) -> str:
-    """Return the spec of a manifest with some options (`spec_text`)."""
-    return f"manifest:{spec_text(str(path))}" + ("?" + "&".join(options) if options else "")
 
 
 def _refuse_unsayable(root: str, paths: Sequence[str | None]) -> None:

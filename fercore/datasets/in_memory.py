@@ -15,7 +15,7 @@ from fercore.data.domains.domain_set import read_chosen
 from fercore.data.domains.split import divide
 from fercore.data.images.preflight import inspect
 from fercore.data.labels import CANONICAL
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
 
@@ -35,23 +35,23 @@ class LabelledImages:
     held_out: np.ndarray
 
 
-def read_labelled(text: str, *, size: int, held_out: float, seed: int) -> LabelledImages:
+def read_labelled(spec: DomainSpec, *, size: int, held_out: float, seed: int) -> LabelledImages:
     """Read the labelled images of a dataset, and hold a share of its subjects out.
 
     Args:
-        text: SPEC; generated faces bring action units, others may name a provider (?au=). size: S.
+        spec: the dataset; generated faces bring action units, others may name a provider (?au=). size: S.
         held_out: share of the subjects, in (0, 1). seed: which ones.
 
     Raises:
-        UserInputError: for a wrong SPEC, no usable labelled image, or fewer than two subjects.
+        UserInputError: for no usable labelled image, or fewer than two subjects.
     """
-    spec, settings = parse_spec(text), DataSettings(size=size, cache_mb=0)
+    settings = DataSettings(size=size, cache_mb=0)
     table, _ = read_chosen(spec)
     table = table.subset(inspect(table).usable)
     table = table.subset(np.flatnonzero(table.labels >= 0))
     if not len(table):
         raise UserInputError("no usable labelled image", where=spec.where)
-    provider = spec.options.get("au", GENERATED if spec.format == "synthfer" else None)
+    provider = spec.options.get("au", GENERATED if spec.generated else None)
     shown: list[tuple[str, ...]] = [()] * len(table)
     if provider:
         units = units_of(provider, table, settings, spec.where).table

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.config import Device
+from fercore.config import DataSettings, Device, check_settings
 from fercore.data.domains.load import read_chosen
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.decisions.judging import ASKED, NONE_OF_THEM, Asked, Compared, compared
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
@@ -24,7 +24,13 @@ PAGE, TEMPLATE = "page.html", "labels.csv"
 
 
 def ask(
-    models: Sequence[Path], out: Path, *, n: int, target: str | None = None, seed: int = 0, device: Device = "auto"
+    models: Sequence[Path],
+    out: Path,
+    *,
+    n: int,
+    target: DomainSpec | None = None,
+    seed: int = 0,
+    device: Device = "auto",
 ) -> Asked:
     """Draw images on which models disagree, and write a page to label them on, a CSV template, and how they were drawn.
 
@@ -95,23 +101,23 @@ def draw(apart: np.ndarray, probs: Sequence[np.ndarray], n: int, seed: int) -> l
     return [int(at) for at in rng.permutation(apart[ordered[places]])]
 
 
-def _target_of(run: Path) -> str:
+def _target_of(run: Path) -> DomainSpec:
     try:
-        return str(RunFolder(run).config_layers()["data"]["target"])
+        return check_settings(DataSettings, RunFolder(run).config_layers()["data"], prefix="data").target
     except KeyError:
         fix = "give --target SPEC"
         raise UserInputError("the run does not say what its target is", where=str(run), fix=fix) from None
 
 
-def _pictures(images: Sequence[str], target: str) -> list[str]:
+def _pictures(images: Sequence[str], target: DomainSpec) -> list[str]:
     """Return the images as data URLs."""
     from PIL import Image
 
-    table, _ = read_chosen(parse_spec(target))
+    table, _ = read_chosen(target)
     row = {key: at for at, key in enumerate(table.keys)}
     if strange := [image for image in images if image not in row]:
         what = f"image {strange[0]!r} is not in the target"
-        raise UserInputError(what, where=target, fix="give the --target whose images the models were compared on")
+        raise UserInputError(what, where=target.text, fix="give the --target whose images the models were compared on")
     urls = []
     for pixels in table.read_many([row[image] for image in images]):
         file = io.BytesIO()

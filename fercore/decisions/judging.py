@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fercore.config import Device
+from fercore.config import Device, Spec
 from fercore.data.domains.load import read_chosen
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.decisions.recorded import Recorded, aligned, read_recorded, result_of
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
@@ -39,7 +39,7 @@ class Asked(Shape):
     images: list[str]
     classes: list[str]
     models: list[str]
-    target: str | None
+    target: Spec | None
     n: int
     disagreements: int
     seed: int
@@ -59,7 +59,7 @@ class Compared:
     features: list[np.ndarray]
 
 
-def compared(models: Sequence[Path], target: str | None, device: Device = "auto") -> Compared:
+def compared(models: Sequence[Path], target: DomainSpec | None, device: Device = "auto") -> Compared:
     """Return what models say of the same images.
 
     Args:
@@ -74,7 +74,7 @@ def compared(models: Sequence[Path], target: str | None, device: Device = "auto"
         found = [read_recorded(path) for path in models]
         images, probs = aligned(found)
         return Compared(images, found[0].classes, probs, [])
-    table, _ = read_chosen(parse_spec(target))
+    table, _ = read_chosen(target)
     pixels = list(table.read_many(range(len(table))))
     recorded, features = [], []
     for path in models:
@@ -90,7 +90,7 @@ def judge(
     reference: Path,
     adapted: Path,
     *,
-    target: str | None = None,
+    target: DomainSpec | None = None,
     others: Sequence[Path] = (),
     labels: Path | None = None,
     device: Device = "auto",

@@ -16,7 +16,7 @@ from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.ops import dispatch
-from fercore.records.step import UNKNOWN_LABEL, DomainBatch, Progress
+from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Progress
 from fercore.runs.folder import PACKAGES, installed_version
 
 
@@ -30,7 +30,7 @@ def describe(context: RunContext, *, complexity: bool = False) -> list[str]:
     for stage in context.stages:
         context.loader(stage)  # refuses batches that the data cannot fill
     lines = [f"classes: {', '.join(domains.classes)}"]
-    few = config.data.few_shot_domain
+    few = domains.task.few_shot_domain
     for number, (spec, table) in enumerate(zip(config.data.sources, domains.sources, strict=True)):
         lines.append(f"source {spec}: {len(table)} images" + (", labelled ones of the target" if number == few else ""))
     flag = " (transductive: the same images)" if domains.transductive else ""
@@ -80,10 +80,10 @@ def count_macs(context: RunContext) -> int:
     size, device = context.config.data.size, context.fabric.device
     unknown = torch.full((1,), UNKNOWN_LABEL, device=device)
     zero = torch.zeros(1, dtype=torch.int64, device=device)
-    batch = DomainBatch({"none": torch.zeros(1, 3, size, size, device=device)}, unknown, zero, zero)
+    batch = DomainBatch({PLAIN: torch.zeros(1, 3, size, size, device=device)}, unknown, zero, zero)
     context.model.eval()
     with FlopCounterMode(display=False) as counter:
-        context.plugins.encode(context.model, batch, "none", Progress("describe", "", 0, 0, 1))
+        context.plugins.encode(context.model, batch, PLAIN, Progress("describe", "", 0, 0, 1), "target", "evaluate")
     # torch counts a multiplication and an addition as two.
     return int(counter.get_total_flops()) // 2
 

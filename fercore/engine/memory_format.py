@@ -158,7 +158,10 @@ def _seconds(context: RunContext, batch: Batch) -> float:
     started = time.perf_counter()
     with fabric.autocast():
         views = context.views_of(stage)
-        encoded = [context.plugins.encode(context.model, batch.side(view.side), view.name, clock) for view in views]
+        encoded = [
+            context.plugins.encode(context.model, batch.side(view.side), view.name, clock, view.side, "train")
+            for view in views
+        ]
         outputs = [t for one in encoded for t in (*one.features.values(), *one.logits.values()) if t.requires_grad]
         total = sum((t.float().sum() for t in outputs), torch.zeros((), device=fabric.device))
     if total.requires_grad:

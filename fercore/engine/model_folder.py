@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Field
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fercore.config import Spec
 from fercore.data import side_table
 from fercore.data.noise import permutation
 from fercore.documents import Shape, misfit, parse_json
@@ -32,7 +33,7 @@ from fercore.hooks.plugin import Plugin
 from fercore.models import Model
 from fercore.models.hub import snapshot
 from fercore.models.weights import fault_of
-from fercore.records.step import Progress
+from fercore.records.step import SIDES, Progress, Side
 from fercore.runs.folder import CONFIG, MODEL, versions
 from fercore.writing import whole_folder, write_json, write_sums, write_tensors
 
@@ -91,7 +92,7 @@ class Evaluation(Shape):
 class Domain(Shape):
     """A dataset of the run, and how many of its images were trained on."""
 
-    spec: str
+    spec: Spec
     n: int
 
 
@@ -196,11 +197,11 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
 
 def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shift | None]:
     """Return branch -> features f[N,D] of a random sample of the sources, and how far the target is from it."""
-    tables = {"source": side_table(context.domains, "source"), "target": context.domains.adaptation}
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for side, table in tables.items():
+    found: dict[Side, dict[str, np.ndarray]] = {}
+    for side in SIDES:
+        table = side_table(context.domains, side)
         some = np.sort(permutation(len(table), "features", side)[: distances.SAMPLE])
-        found[side] = context.evaluator.predict(context.reported, table.subset(some), clock).features
+        found[side] = context.evaluator.predict(context.reported, table.subset(some), clock, side).features
     source, target = found["source"], found["target"]
     features = {name: torch.from_numpy(rows) for name, rows in source.items()}
     n, m = (len(next(iter(rows.values()))) for rows in (source, target))

@@ -79,7 +79,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
     config, domains = context.config, context.domains
     read, source_reports = domains.report["target"], domains.report["sources"]
     target = {
-        "spec": config.data.target,
+        "spec": config.data.target.text,
         "labelled": read["labelled"],
         **scores,
         "n_adaptation": len(domains.adaptation),
@@ -97,7 +97,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "kernels": ops.kernels(context.fabric.device),
         "target": target,
         "sources": [
-            {"spec": spec, "n": len(table), **_scaling(domain_report)} for spec, table, domain_report in sources
+            {"spec": spec.text, "n": len(table), **_scaling(domain_report)} for spec, table, domain_report in sources
         ],
         "selection": {"rule": config.select.rule, "oracle_best": trained.oracle, **_chosen(trained.chosen)},
         "primary_metric": config.report.primary_metric,
@@ -223,7 +223,7 @@ def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> No
         table = side_table(context.domains, "source")
         arrays = {**_arrays(test_outputs, ""), **_prototypes(context.reported)}
         if len(table):
-            train_outputs = context.evaluator.predict(context.reported, table, clock)
+            train_outputs = context.evaluator.predict(context.reported, table, clock, "source")
             arrays |= {**_arrays(train_outputs, "source/"), "source/domain": table.domain}
         with whole(folder.path / "features.npz") as handle:
             np.savez_compressed(handle, **arrays)
@@ -255,14 +255,16 @@ def _finished(context: RunContext, clock: Progress) -> FinishedRun:
     domains, joined = context.domains, side_table(context.domains, "source")
 
     def outputs(part: Literal["source", "test"]) -> Outputs:
-        if part == "source" and not len(joined):
-            raise UserInputError("a report needs a source, and the run has none", where="report.also")
-        return context.evaluator.predict(context.reported, joined if part == "source" else domains.test, clock)
+        if part == "source":
+            if not len(joined):
+                raise UserInputError("a report needs a source, and the run has none", where="report.also")
+            return context.evaluator.predict(context.reported, joined, clock, "source")
+        return context.evaluator.predict(context.reported, domains.test, clock)
 
     return FinishedRun(
         classes=domains.classes,
         units=domains.au_names,
-        specs=tuple(context.config.data.sources),
+        specs=tuple(map(str, context.config.data.sources)),
         names=(*(table.name for table in domains.sources), domains.adaptation.name),
         source=Samples(joined.labels, joined.domain, joined.extras),
         adaptation=Samples(domains.truth, domains.adaptation.domain, domains.adaptation.extras),

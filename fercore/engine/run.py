@@ -25,6 +25,7 @@ from fercore.engine.setup import LAST, RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.engine.tensorboard import open_writer
 from fercore.hooks.checks import HookError, no_exit
+from fercore.hooks.guard import open_result
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.plan import RunResult, Stage, StepReport
 from fercore.records.result import SCORES
@@ -144,9 +145,9 @@ class Trainer:
             table = side_table(context.domains, side)
             if not len(table):
                 raise HookError(f"encode_dataset({side!r}): the run has no {side}")
-            return context.evaluator.encode(context.reported, table, clock, with_labels=side == "source")
+            return context.evaluator.encode(context.reported, table, clock, side)
 
-        metrics = context.plugins.refresh(context.model, clock, encode_dataset)
+        metrics = context.plugins.refresh(context.model, clock, encode_dataset, context.task)
         if average is not None:
             average.adopt(context.model, before)
         if metrics:
@@ -420,5 +421,5 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
     folder.finish(record)
     trainer.candidates.forget()
     values = record.to_json()
-    context.plugins.after_run(RunResult(str(folder.path), values))
+    context.plugins.after_run(open_result(RunResult(str(folder.path), values), context.config.data))
     return values

@@ -26,7 +26,7 @@ from fercore.evaluation.selection import (
     score_pool,
 )
 from fercore.records.outputs import Outputs
-from fercore.records.step import DomainBatch, Progress
+from fercore.records.step import PLAIN, DomainBatch, Progress
 from fercore.runs import checkpoint
 
 
@@ -55,7 +55,7 @@ def gather(context: RunContext, clock: Progress, names: tuple[str, ...]) -> Evid
     if len(train):
         more["source_prior"] = class_prior(train.labels, len(domains.classes))
     if len(train) and "train_features" in asked:
-        more["train_features"] = evidence_of(evaluator.predict(model, train, clock), None).target_features
+        more["train_features"] = evidence_of(evaluator.predict(model, train, clock, "source"), None).target_features
     if "target_view_probs" in asked:
         more["target_view_probs"] = evaluator.predict_batches(model, _flipped(context, table), clock).probs
     if "target_au" in asked and domains.au_names:
@@ -69,7 +69,7 @@ def _validation(context: RunContext, clock: Progress, asked: set[str]) -> Output
     held_out = context.domains.validation
     if held_out is None or not any(each.startswith("source_") for each in asked):
         return None
-    return context.evaluator.predict(context.reported, held_out, clock)
+    return context.evaluator.predict(context.reported, held_out, clock, "source")
 
 
 def _batches(context: RunContext, table: Table) -> Iterator[DomainBatch]:
@@ -80,7 +80,7 @@ def _batches(context: RunContext, table: Table) -> Iterator[DomainBatch]:
 def _flipped(context: RunContext, table: Table) -> Iterator[DomainBatch]:
     """Yield the batches of an evaluation, mirrored: faces have no left and right."""
     for batch in _batches(context, table.subset(evaluation_order(len(table)))):
-        yield replace(batch, images={"none": batch.images["none"].flip(-1)})
+        yield replace(batch, images={PLAIN: batch.images[PLAIN].flip(-1)})
 
 
 def _mixer(context: RunContext, clock: Progress) -> Callable[[np.ndarray, np.ndarray, float], np.ndarray]:
@@ -90,7 +90,7 @@ def _mixer(context: RunContext, clock: Progress) -> Callable[[np.ndarray, np.nda
         order = evaluation_order(len(first))
         pairs = (_batches(context, table.subset(rows[order])) for rows in (first, second))
         for one, other in zip(*pairs, strict=True):
-            yield replace(one, images={"none": share * one.images["none"] + (1 - share) * other.images["none"]})
+            yield replace(one, images={PLAIN: share * one.images[PLAIN] + (1 - share) * other.images[PLAIN]})
 
     def mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
         return context.evaluator.predict_batches(context.reported, mixed(first, second, share), clock).probs

@@ -16,7 +16,6 @@ from fercore.data import DomainSet, StepLoader, load_domains
 from fercore.data.batches.sampling import Share
 from fercore.data.domains.dataset_info import side_info, task_info
 from fercore.data.domains.load import look_for_data
-from fercore.data.spec.places import absolute_settings
 from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
@@ -32,6 +31,7 @@ from fercore.models import Model, look_for_weights
 from fercore.random_state import random_state, restore_random_state, seed_everything
 from fercore.records.plan import Stage, ViewRequest
 from fercore.records.step import SIDES
+from fercore.records.task import TaskInfo
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,7 +48,8 @@ class RunContext:
     Attributes:
         resolved: settings and plugins. plugins: their hooks. domains: the data. fabric: device and precision.
         model: the network on its device. module: the step with the network in it, as Fabric wraps it. stages,
-        views: what the method asked for. evaluator: sees target labels.
+        views: what the method asked for. evaluator: sees target labels. task: what plugins know of
+        the data.
         average: the moving average of the weights, where `train.ema` asks for it.
     """
 
@@ -61,6 +62,7 @@ class RunContext:
     stages: tuple[Stage, ...]
     views: tuple[ViewRequest, ...]
     evaluator: Evaluator
+    task: TaskInfo
     average: WeightAverage | None = None
 
     @property
@@ -122,17 +124,16 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     plugins = build_plugins(resolved)
     fabric = build_fabric(config)
     # What costs nothing is asked first: a typo in a path must not wait for a download of weights.
-    look_for_data(config.data)
+    look_for_data(config.task)
     look_for_weights(config.model)
-    domains = load_domains(config.data, seed=config.seed, label_file=label_file)
+    domains = load_domains(config.task, config.data, label_file=label_file)
     refuse_impossible(config, domains.classes)
     _check_selection(config, has_units=bool(domains.au_names))
     # After the data, whose loading may draw, and right before the network's weights are drawn.
     seed_everything(config.seed)
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)
     counts = [table.counts(domains.classes) for table in domains.sources]
-    per_epoch = config.train.steps_per_epoch
-    task = task_info(config.data, domains.classes, sizes, counts, steps_per_epoch=per_epoch)
+    task = task_info(config, domains.classes, sizes, counts)
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
     _set_statistics(model, config)
     _try_backbone(model, config)
@@ -147,7 +148,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
         for network in (model, *([] if average is None else [average.model])):
             network.compile()
         _try_compiled(model, config, fabric)
-    context = RunContext(resolved, plugins, domains, fabric, model, module, stages, views, evaluator, average)
+    context = RunContext(resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average)
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 
 
@@ -193,10 +194,10 @@ def resolve_here(resolved: ResolvedRun) -> ResolvedRun:
     """Replace the device "auto" by the one in use, and make paths absolute, so that a run goes on as it began.
 
     Raises:
-        UserInputError: if CUDA is asked for and not there, or a spec cannot be read.
+        UserInputError: if CUDA is asked for and not there.
     """
     device = device_here(resolved.config.device)
-    data, protocol = absolute_settings(resolved.config.data), resolved.config.protocol
+    data, protocol = resolved.config.data.absolute(), resolved.config.protocol
     update = {"device": device, "data": data, "protocol": protocol and absolute_protocol(protocol)}
     return replace(resolved, config=resolved.config.model_copy(update=update))
 

@@ -71,11 +71,11 @@ class StepModule(nn.Module):
                 if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
                     sizes = [len(one), len(other)]
                     with normalised_apart(model, sizes):
-                        both = plugins.encode(model, one.joined(other, view.name), view.name, clock)
+                        both = plugins.encode(model, one.joined(other, view.name), view.name, clock, None, "train")
                     first, second = both.split(sizes)
                     encoded |= {(view.side, view.name): first, (following.side, view.name): second}
                     continue
-            encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock)
+            encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock, view.side, "train")
         return encoded
 
 

@@ -19,7 +19,7 @@ from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
-from fercore.records.step import DomainBatch, Encoded, EncodedDataset, Progress
+from fercore.records.step import PLAIN, DomainBatch, Encoded, EncodedDataset, Progress, Purpose, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,24 +36,24 @@ class Evaluator:
         self._fabric, self._plugins, self._data = fabric, plugins, data
         self.calibration: Calibration | None = None
 
-    def encode(self, model: Model, table: Table, clock: Progress, *, with_labels: bool) -> EncodedDataset:
-        """Return the features and logits of a whole table, on the model's device.
-
-        Args:
-            with_labels: False hides the table's labels (-1), as for everything that training may see of the target.
-        """
-        shown = table if with_labels else table.without_labels()
-        return self.encode_batches(model, eval_batches(shown, self._data, mean=model.mean, std=model.std), clock)
+    def encode(self, model: Model, table: Table, clock: Progress, side: Side) -> EncodedDataset:
+        """Return the features and logits of a whole side, on the model's device; labels of the target are hidden."""
+        shown = table if side == "source" else table.without_labels()
+        batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
+        return self.encode_batches(model, batches, clock, side, "refresh")
 
     @torch.no_grad()
-    def encode_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Progress) -> EncodedDataset:
-        """Return the features and logits of batches with the one view "none", at least one, on the model's device."""
+    def encode_batches(
+        self, model: Model, batches: Iterable[DomainBatch], clock: Progress, side: Side, purpose: Purpose
+    ) -> EncodedDataset:
+        """Return the features and logits of batches of plain images, at least one, on the model's device."""
         parts: list[Encoded] = []
         kept = []
         with _evaluating(model):
             for batch in batches:
                 with self._fabric.autocast():
-                    parts.append(self._plugins.encode(model, batch.to(self._fabric.device), "none", clock))
+                    there = batch.to(self._fabric.device)
+                    parts.append(self._plugins.encode(model, there, PLAIN, clock, side, purpose))
                 kept.append(batch)
         return EncodedDataset(
             features=_join([part.features for part in parts]),
@@ -64,20 +64,22 @@ class Evaluator:
             extras=_join([batch.to(self._fabric.device).extras for batch in kept]),
         )
 
-    def predict(self, model: Model, table: Table, clock: Progress) -> Outputs:
+    def predict(self, model: Model, table: Table, clock: Progress, side: Side = "target") -> Outputs:
         """Return predictions for a whole table, with the labels the table knows; draws no random number of the run.
 
         Plugins see the samples in an order of their own: files come sorted by class folder.
         """
         shown = table.subset(evaluation_order(len(table))).without_labels()
         batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
-        return replace(self.predict_batches(model, batches, clock), labels=np.asarray(table.labels))
+        return replace(self.predict_batches(model, batches, clock, side), labels=np.asarray(table.labels))
 
     @torch.no_grad()
-    def predict_batches(self, model: Model, batches: Iterable[DomainBatch], clock: Progress) -> Outputs:
+    def predict_batches(
+        self, model: Model, batches: Iterable[DomainBatch], clock: Progress, side: Side = "target"
+    ) -> Outputs:
         """Return predictions for batches whose samples come in `evaluation_order`; no random generator is moved."""
         state = random_state()
-        encoded = self.encode_batches(model, batches, clock)
+        encoded = self.encode_batches(model, batches, clock, side, "evaluate")
         with _evaluating(model):
             probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
             probs = probs if self.calibration is None else self.calibration.apply(probs)

@@ -186,7 +186,7 @@ def compare(
     _refuse_other_data(tasks)
     primary_metric = leading_score(results)
     targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
-    target = targets[-1] if targets else f"of preset {preset}"
+    target = str(targets[-1]) if targets else f"of preset {preset}"
     comparison = Comparison(
         preset=preset, target=target, seeds=list(seeds), primary_metric=primary_metric, rows=summarise(results)
     )
@@ -203,7 +203,6 @@ def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: in
 def _check(task: Task) -> None:
     """Resolve a task's settings, refusing a folder that holds another run, and a target that scores nothing."""
     from fercore.data.domains.load import has_labelled_test
-    from fercore.data.spec import parse_spec
     from fercore.runs.folder import RunFolder
 
     guard_streams()  # of a process of its own
@@ -213,7 +212,7 @@ def _check(task: Task) -> None:
             target = folder.result().target
             _refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
         else:
-            _refuse_unscored(has_labelled_test(parse_spec(config.data.target), config.seed))
+            _refuse_unscored(has_labelled_test(config.data.target, config.seed))
 
 
 def _refuse_other_data(tasks: Sequence[Task]) -> None:

@@ -13,13 +13,13 @@ import torch
 
 from fercore.data.domains.load import read_domain
 from fercore.data.noise import permutation
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 from fercore.export.graph import Pixels
 from fercore.prediction.predictor import Predictor
 
 IMAGES: Final = 64
-FACES: Final = f"synthfer:wild?n={IMAGES}"
+FACES: Final = DomainSpec.of("synthfer", "wild", {"n": str(IMAGES)})
 """Images that are compared where the user names none: generated faces, there on every machine."""
 SECONDS: Final = 0.3
 Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]
@@ -43,11 +43,11 @@ class Check:
     """What was measured; without a speed where the same network runs.
 
     Attributes:
-        data: SPEC of the images. n: how many. difference: largest one of a probability to torch. agreement: share of
+        data: the images. n: how many. difference: largest one of a probability to torch. agreement: share of
             images of the same likeliest class. speed: name -> images a second, in batches of `n`. threads: of the CPU.
     """
 
-    data: str
+    data: DomainSpec
     n: int
     difference: float
     agreement: float
@@ -84,16 +84,16 @@ class Exported:
         return [f"{self.what}, {size}", *self.check.lines(), f"written to {self.path}"]
 
 
-def read_images(predictor: Predictor, data: str, n: int = IMAGES) -> np.ndarray:
+def read_images(predictor: Predictor, data: DomainSpec, n: int = IMAGES) -> np.ndarray:
     """Return images of a dataset in the model's size, uint8[n,3,S,S], drawn over all of it; labels are not looked at.
 
     Raises:
         UserInputError: if it cannot be read, or has none.
     """
-    table, _ = read_domain(parse_spec(data))
+    table, _ = read_domain(data)
     rows = permutation(len(table), "export")[:n].tolist()
     if not rows:
-        raise UserInputError("no image to compare", where=data, fix="name another dataset")
+        raise UserInputError("no image to compare", where=data.text, fix="name another dataset")
     return np.stack([predictor.fit(table.read(row)) for row in rows])
 
 
@@ -102,7 +102,9 @@ def as_input(images: np.ndarray, pixels: Pixels) -> np.ndarray:
     return images if pixels == "uint8" else images.astype(np.float32) / np.float32(255)
 
 
-def check(predictor: Predictor, images: np.ndarray, data: str, pixels: Pixels, exported: dict[str, Answer]) -> Check:
+def check(
+    predictor: Predictor, images: np.ndarray, data: DomainSpec, pixels: Pixels, exported: dict[str, Answer]
+) -> Check:
     """Compare what was exported with the model, image by image.
 
     Args:
@@ -139,7 +141,7 @@ def refuse_worse(found: Check, bound: Bound, what: str) -> None:
     loss = f"differs from the model by {found.difference:.1e} and names another class for {1 - found.agreement:.1%}"
     limit = f"at most {bound.difference:g} and {1 - bound.agreement:.0%} are let pass"
     fix = "nothing was written; leave --half and --int8 out, or name the images it is for with --data"
-    raise UserInputError(f"the {what} export {loss} of {found.n} images, {limit}", where=found.data, fix=fix)
+    raise UserInputError(f"the {what} export {loss} of {found.n} images, {limit}", where=found.data.text, fix=fix)
 
 
 def _speed(run: Answer, given: np.ndarray) -> float:

@@ -8,14 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from fercore.data.table import opaque
+from fercore.config import DataSettings, check_settings
+from fercore.data.spec import DomainSpec
 from fercore.documents import parse_json
 from fercore.engine.model_folder import RECORD, WEIGHTS, ModelRecord, find_model
 from fercore.errors import UserInputError
 from fercore.export.check import Bound, Check, Exported, compare, read_images, refuse_worse
 from fercore.export.origin import describe, render
 from fercore.files import open_regular, read_text
-from fercore.hooks.guard import unplaced
+from fercore.hooks.guard import open_data, unplaced
 from fercore.models import External
 from fercore.prediction.predictor import load_predictor
 from fercore.runs.folder import RunFolder
@@ -25,12 +26,12 @@ CARD, CONFIG = "README.md", "config.json"
 SAME: Final = Bound(difference=0.0, agreement=1.0)
 
 
-def export_hub(model: Path, out: Path, data: str) -> Exported:
+def export_hub(model: Path, out: Path, data: DomainSpec) -> Exported:
     """Write a folder that `fercore.load` reads, here or from the hub, and that names no place of this machine.
 
     Args:
         model: a run folder, whose scores go into the card, or the `model/` in it. out: a new or empty folder.
-        data: SPEC of the images that it is compared on.
+        data: the images that it is compared on.
 
     Raises:
         UserInputError: if the model cannot be used, `data` cannot be read, or the folder cannot be written.
@@ -86,13 +87,14 @@ def _config(record: ModelRecord, about: Mapping[str, Any]) -> dict[str, Any]:
 def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     """Return model.json without the paths of datasets and of weights that training began from."""
     settings, origin = record["settings"], record["provenance"]
-    data, network = settings["data"], settings["model"]
-    data |= {"sources": [unplaced(spec) for spec in data["sources"]], "target": unplaced(data["target"])}
-    data |= {"au": None if data.get("au") is None else opaque(data["au"]), "cache_dir": None}
+    network, domains = settings["model"], ModelRecord.model_validate(record).provenance
+    hidden = open_data(check_settings(DataSettings, settings["data"], prefix="data")).model_dump(mode="json")
+    settings["data"] |= {name: hidden[name] for name in ("sources", "target", "au", "cache_dir")}
     if network.get("weights", "none") not in ("none", "timm"):
         network["weights"] = Path(network["weights"]).name
-    for domain in (*origin["sources"], origin["target"]):
-        domain["spec"] = unplaced(domain["spec"])
+    pairs = zip((*origin["sources"], origin["target"]), (*domains.sources, domains.target), strict=True)
+    for written, domain in pairs:
+        written["spec"] = unplaced(domain.spec).text
     return record
 
 

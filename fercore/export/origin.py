@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.datasets.facts import FACTS
 from fercore.engine.model_folder import WEIGHTS, ModelRecord
 from fercore.export.graph import Pixels
@@ -16,9 +16,9 @@ from fercore.terminal import printable
 SCALES: dict[Pixels, str] = {"float": "float32 RGB in 0..1", "uint8": "uint8 RGB in 0..255"}
 
 
-def title_of(spec: str) -> str:
+def title_of(spec: DomainSpec) -> str:
     """Return what a dataset is called: its published name, else the format it was read in."""
-    name = parse_spec(spec).format
+    name = spec.format
     return FACTS[name].title if name in FACTS else name
 
 
@@ -26,10 +26,10 @@ def licence_notes(record: ModelRecord) -> list[str]:
     """Return a line for each dataset of the run on where its terms stand, and one on weights from elsewhere."""
     notes = []
     for domain in (*record.provenance.sources, record.provenance.target):
-        name = parse_spec(domain.spec).format
+        name = domain.spec.format
         if name in FACTS:
             notes.append(f"{FACTS[name].title}: terms of use at {FACTS[name].page}")
-        elif name != "synthfer":
+        elif not domain.spec.generated:
             notes.append(f"dataset read as {name!r}: ask whoever it is from for its terms of use")
     network = record.settings.model
     if network.get("weights", "none") != "none":

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from torch.export import ExportedProgram
 
+from fercore.data.spec import DomainSpec
 from fercore.engine.model_folder import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
@@ -55,13 +56,13 @@ KINDS: Final[dict[str, Kind]] = {
 }  # fmt: skip
 
 
-def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data: str | None = None) -> Exported:
+def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data: DomainSpec | None = None) -> Exported:
     """Write a model for elsewhere, once it is seen to say what the model says.
 
     Args:
         model: a run folder, or the `model/` in it. out: what is written; nothing may stand there.
         to: one of `KINDS`, or `HUB`.
-        pixels: what RGB it takes, one of `PIXELS`. data: SPEC of images that it is compared on; None = generated faces.
+        pixels: what RGB it takes, one of `PIXELS`. data: images that it is compared on; None = generated faces.
 
     Raises:
         UserInputError: for a name that is none of these, if a package is missing, the model cannot be used or predicts

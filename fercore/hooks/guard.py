@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-from fercore.config import RunConfig
-from fercore.data.spec import option_name, parse_spec, spec_text
+from fercore.config import DataSettings, RunConfig
+from fercore.data.spec import DomainSpec
 from fercore.data.table import opaque
 from fercore.hooks.checks import HookError
 from fercore.records.plan import Closure, RunResult, StepLoss
@@ -29,40 +29,43 @@ KNOWN_OPTIONS = frozenset({"label_file", "au"})
 def shown(argument: Any) -> Any:
     """Return an argument of a hook as plugins get it."""
     if isinstance(argument, RunConfig):
-        return _open_config(argument)
-    return _open_result(argument) if isinstance(argument, RunResult) else argument
+        return argument.model_copy(update={"data": open_data(argument.data)})
+    return argument
 
 
-def unplaced(text: str) -> str:
-    """Return a SPEC without its place: equal for equal ones, and one that `parse_spec` reads.
+def unplaced(spec: DomainSpec) -> DomainSpec:
+    """Return a spec without its place: equal for equal ones.
 
     It keeps the format and `OPEN_OPTIONS`. The path goes, and so does what would make the data again, such as the
     seed of generated faces.
     """
-    spec = parse_spec(text)
-    kept = {name: value for name, value in spec.options.items() if name in OPEN_OPTIONS}
-    kept |= {name: opaque(value) for name, value in spec.options.items() if name in KNOWN_OPTIONS}
-    options = "&".join(f"{option_name(name)}={spec_text(value)}" for name, value in kept.items())
-    return f"{spec.format}:{opaque(spec.text)}" + (f"?{options}" if options else "")
+    whole = spec.absolute()
+    kept = {name: value for name, value in whole.options.items() if name in OPEN_OPTIONS}
+    kept |= {name: opaque(value) for name, value in whole.options.items() if name in KNOWN_OPTIONS}
+    return DomainSpec.of(whole.format, opaque(repr((whole.path, sorted(whole.options.items())))), kept)
 
 
-def _open_config(config: RunConfig) -> RunConfig:
-    """Return the run's settings as plugins get them: SPECs and files of the data without their places."""
-    data = config.data
+def open_data(data: DataSettings) -> DataSettings:
+    """Return settings of data as plugins and strangers get them: SPECs and files without their places."""
     hidden = {
         "sources": tuple(map(unplaced, data.sources)),
         "target": unplaced(data.target),
         "au": None if data.au is None else opaque(data.au),
         "cache_dir": None,
     }
-    return config.model_copy(update={"data": data.model_copy(update=hidden)})
+    return data.model_copy(update=hidden)
 
 
-def _open_result(result: RunResult) -> RunResult:
-    """Return a finished run as plugins get it: result.json with SPECs without their places."""
+def open_result(result: RunResult, data: DataSettings) -> RunResult:
+    """Return a finished run as plugins get it: result.json with SPECs without their places.
+
+    Args:
+        data: the run's.
+    """
     record: Mapping[str, Any] = result.record
-    target = {**record["target"], "spec": unplaced(record["target"]["spec"])}
-    sources = [{**source, "spec": unplaced(source["spec"])} for source in record["sources"]]
+    target = {**record["target"], "spec": unplaced(data.target).text}
+    pairs = zip(record["sources"], data.sources, strict=True)
+    sources = [{**source, "spec": unplaced(spec).text} for source, spec in pairs]
     return RunResult(result.folder, {**record, "target": target, "sources": sources})
 
 

@@ -32,6 +32,7 @@ from fercore.records.step import (
     LossTerm,
     Progress,
     PseudoLabels,
+    Purpose,
     Side,
 )
 
@@ -209,19 +210,22 @@ class Plugins:
         return expect_or_none(sampler, Sampler, "build_sampler")
 
     def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
     ) -> dict[str, float]:
         """Let plugins renew their epoch state; returns their numbers for the log."""
         with guard.encoding(encode_dataset):
-            results = self._call("refresh", model=model, clock=clock, encode_dataset=guard.encode_dataset)
+            arguments = {"model": model, "clock": clock, "encode_dataset": guard.encode_dataset, "task": task}
+            results = self._call("refresh", **arguments)
         metrics: dict[str, float] = {}
         for result in results:
             metrics.update({str(name): float(value) for name, value in expect(result, dict, "refresh").items()})
         return metrics
 
-    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded:
-        """Run one view of one side through the network."""
-        encoded = self._call("encode", model=model, batch=batch, view=view, clock=clock)
+    def encode(
+        self, model: Model, batch: DomainBatch, view: str, clock: Progress, side: Side | None, purpose: Purpose
+    ) -> Encoded:
+        """Run one view of one side through the network; `side` is None for samples of both."""
+        encoded = self._call("encode", model=model, batch=batch, view=view, clock=clock, side=side, purpose=purpose)
         return expect(encoded, Encoded, "encode")
 
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
@@ -260,7 +264,7 @@ class Plugins:
         self._call("after_step", model=model, report=report, clock=clock)
 
     def after_run(self, result: RunResult) -> None:
-        """Tell plugins that the run is done."""
+        """Tell plugins that the run is done; the result must be that of `guard.open_result`."""
         self._call("after_run", result=result)
 
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         LossTerm,
         Progress,
         PseudoLabels,
+        Purpose,
         Side,
     )
     from fercore.records.task import TaskInfo
@@ -88,12 +89,15 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
 
 
 @hookspec
-def refresh(model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]) -> dict[str, float] | None:
+def refresh(
+    model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
+) -> dict[str, float] | None:
     """Renew what holds for an epoch: banks, prototypes, thresholds, mined triplets; before each epoch. Collected.
 
     Args:
         model: write results into buffers of `model.parts["<plugin>/..."]`, in place.
         encode_dataset: runs one whole side, un-augmented, in evaluation mode and without gradients; in this hook alone.
+        task: classes, datasets and batches.
 
     Returns:
         Numbers for the log, or None.
@@ -101,11 +105,16 @@ def refresh(model: Model, clock: Progress, encode_dataset: Callable[[Side], Enco
 
 
 @hookspec(firstresult=True)
-def encode(model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded | None:
+def encode(
+    model: Model, batch: DomainBatch, view: str, clock: Progress, side: Side | None, purpose: Purpose
+) -> Encoded | None:
     """Run one view of one side through the network. First result; core hook.
 
     Args:
         batch: one side's samples; `batch.images[view]` is float[B,3,H,W].
+        side: whose samples they are; None = both sides', where every plugin lets them share a forward
+            (`Plugin.joint_forward`).
+        purpose: "train" in a step, "refresh" in `encode_dataset`, "evaluate" for predictions.
 
     Returns:
         Features float[B,D] and logits float[B,K] per branch. The default is `model(batch.images[view])`.

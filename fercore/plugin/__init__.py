@@ -13,14 +13,13 @@ What stands in `__all__` is stable; every other module of the core may change. `
 from fercore.au import CODES, SCORES, refuse_without
 from fercore.config import RunConfig, Settings, merge
 from fercore.data.domains.dataset_info import SideInfo
-from fercore.data.formats import Format
 from fercore.data.formats.reading.scan import Rows, Scan
 from fercore.data.images.readers import FileReader
 from fercore.data.images.views import weak_view
 from fercore.data.labels import CANONICAL
 from fercore.data.noise import key as noise_key
 from fercore.data.noise import permutation, uniforms
-from fercore.data.spec import DomainSpec
+from fercore.data.spec import DomainSpec, Format, parse_spec
 from fercore.datasets.in_memory import LabelledImages, read_labelled
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import Plugin, hookimpl
@@ -52,6 +51,7 @@ from fercore.records.step import (
     LossTerm,
     Progress,
     PseudoLabels,
+    Purpose,
     Role,
     Side,
 )
@@ -88,6 +88,7 @@ __all__ = [
     "Progress",
     "PseudoLabelRecord",
     "PseudoLabels",
+    "Purpose",
     "Role",
     "Rows",
     "RunConfig",
@@ -111,6 +112,7 @@ __all__ = [
     "merge",
     "noise_key",
     "optimiser_from",
+    "parse_spec",
     "permutation",
     "read_labelled",
     "refuse_taken",

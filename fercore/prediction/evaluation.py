@@ -11,7 +11,7 @@ import numpy as np
 
 from fercore.data.domains.domain_set import read_chosen
 from fercore.data.labels import CANONICAL
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.evaluation import metrics
@@ -89,7 +89,7 @@ def _points(found: dict[str, Any], sign: str = "") -> str:
 
 def evaluate(
     models: dict[str, Predictor],
-    spec: str,
+    spec: DomainSpec,
     *,
     flip: bool = False,
     workers: int = 0,
@@ -100,24 +100,23 @@ def evaluate(
     """Score models on the same samples: those with a label that every model knows, and an image that can be read.
 
     Args:
-        models: by name; differences are taken to the first. spec: FORMAT:PATH[?option=value&...].
+        models: by name; differences are taken to the first. spec: the dataset.
         flip: as `Predictor.answer`. workers: threads that decode, 0 = one a core.
         seed, replicates: of the bootstrap. progress: told images done and in all.
 
     Raises:
-        UserInputError: for the spec, no label in it that the models know, or a model that needs more than images.
+        UserInputError: for no label in it that the models know, or a model that needs more than images.
     """
-    parsed = parse_spec(spec)
     for predictor in models.values():
         predictor.refuse_extras()
     if replicates < 1:
         raise UserInputError(f"{replicates} replicates", where="--replicates", fix="give a whole number from 1 up")
-    table, _ = read_chosen(parsed)
+    table, _ = read_chosen(spec)
     left_out: Counter[str] = Counter()
     table = _known(table, models, left_out)
     if not len(table):
         what = "no image with a label that the models know"
-        raise UserInputError(what, where=parsed.where, fix="give a labelled dataset with classes of theirs")
+        raise UserInputError(what, where=spec.where, fix="give a labelled dataset with classes of theirs")
     found: list[np.ndarray] = []
     readable = np.ones(len(table), dtype=bool)
     for number, predictor in enumerate(models.values()):
@@ -134,7 +133,7 @@ def evaluate(
                 progress(number * len(table) + i + 1, len(models) * len(table))
         found.append(probs)
     if not readable.any():
-        raise UserInputError("no image can be read", where=parsed.where, fix="see `fercore data check`")
+        raise UserInputError("no image can be read", where=spec.where, fix="see `fercore data check`")
     units, unit = metrics.number_units([table.subjects[i] for i in np.flatnonzero(readable)])
     sums = []
     for predictor, probs in zip(models.values(), found, strict=True):
@@ -144,7 +143,7 @@ def evaluate(
     drawn = metrics.bootstrap(sums, replicates=replicates, seed=seed)
     names = list(models)
     return Evaluation(
-        spec=spec,
+        spec=spec.text,
         n=int(readable.sum()),
         unit=unit,
         units=len(sums[0].confusion),
@@ -174,7 +173,7 @@ def evaluate(
             for k, name in enumerate(names)
             if k
         },
-        notes=tuple(line for name, predictor in models.items() for line in _seen(name, predictor, parsed.path)),
+        notes=tuple(line for name, predictor in models.items() for line in _seen(name, predictor, spec.path)),
     )
 
 
@@ -192,8 +191,8 @@ def _seen(name: str, predictor: Predictor, path: str) -> list[str]:
     """Return what a reader has to know of a model that has met this dataset before."""
     provenance, here = predictor.record.provenance, absolute(path)
     lines = []
-    if any(absolute(parse_spec(source.spec).path) == here for source in provenance.sources):
+    if any(absolute(source.spec.path) == here for source in provenance.sources):
         lines.append(f"{name} was trained on labels of this dataset: it is tested on what it may have learnt by heart")
-    if absolute(parse_spec(provenance.target.spec).path) == here:
+    if absolute(provenance.target.spec.path) == here:
         lines.append(f"{name} was adapted to images of this dataset, without their labels")
     return lines

@@ -13,11 +13,10 @@ from typing import Protocol
 import numpy as np
 
 from fercore.data.domains.domain_set import read_chosen
-from fercore.data.formats import FORMATS
 from fercore.data.images.codecs import HEAD, IMAGE_SUFFIXES, Unusable, is_picture
 from fercore.data.images.readers import decode, file_bytes
 from fercore.data.images.scaling import Scaling
-from fercore.data.spec import parse_spec
+from fercore.data.spec import is_spec, parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.files import file_kind, open_regular
@@ -136,7 +135,7 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
             ignored += others
         elif os.path.exists(text):
             found.append(_file(text))
-        elif text.partition(":")[0].lower() in FORMATS:
+        elif is_spec(text):
             found.append(read_chosen(parse_spec(text))[0])
         elif glob.has_magic(text):
             found += _pattern(text)

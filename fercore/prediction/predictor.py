@@ -31,7 +31,7 @@ from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
-from fercore.records.step import UNKNOWN_LABEL, DomainBatch, Encoded
+from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Encoded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -160,7 +160,8 @@ class Predictor:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""
-        encoded = self._plugins.encode(self._model, _batch(images, 0, {}), "none", self.record.evaluation.clock)
+        batch, clock = _batch(images, 0, {}), self.record.evaluation.clock
+        encoded = self._plugins.encode(self._model, batch, PLAIN, clock, "target", "evaluate")
         probs = self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
         return probs if self.record.calibration is None else self.record.calibration.apply(probs)
 
@@ -180,7 +181,7 @@ class Predictor:
             raise UserInputError(what, where="predict", fix=fix)
 
     def _normalised(self, pixels: np.ndarray) -> Tensor:
-        return self._views.make(pixels, np.zeros(len(pixels), dtype=np.int64))["none"]
+        return self._views.make(pixels, np.zeros(len(pixels), dtype=np.int64))[PLAIN]
 
     def predict(
         self, images: Item | Iterable[Item], *, extras: Mapping[str, np.ndarray | Tensor] | None = None
@@ -248,7 +249,7 @@ def _batch(images: Tensor, start: int, extras: Mapping[str, Tensor]) -> DomainBa
     """Return normalised images float32[B,3,S,S] as a batch without labels, numbered from `start`."""
     n = images.shape[0]
     return DomainBatch(
-        images={"none": images},
+        images={PLAIN: images},
         labels=torch.full((n,), UNKNOWN_LABEL),
         domain=torch.zeros(n, dtype=torch.int64),
         index=torch.arange(start, start + n),
@@ -331,13 +332,12 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", ful
     try:
         resolved = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
         plugins = build_plugins(resolved)
-        data, per_epoch = resolved.config.data, resolved.config.train.steps_per_epoch
-        sources = record.provenance.sources
+        data, sources = resolved.config.data, record.provenance.sources
         if len(sources) != len(data.sources):
             raise UserInputError(f"{len(sources)} sources in its provenance, {len(data.sources)} in its settings")
         sizes = [source.n for source in sources], record.provenance.target.n
         counts = [source.per_class for source in sources]
-        task = task_info(data, record.classes, sizes, counts, steps_per_epoch=per_epoch)
+        task = task_info(resolved.config, record.classes, sizes, counts)
         model = plugins.build_model(resolved.config, len(record.classes), task)
     except UserInputError as error:
         raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error

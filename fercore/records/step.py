@@ -12,6 +12,10 @@ from torch import Tensor
 
 Side: TypeAlias = Literal["source", "target"]
 SIDES: tuple[Side, Side] = ("source", "target")
+Purpose: TypeAlias = Literal["train", "refresh", "evaluate"]
+"""What images are encoded for: a step, an epoch's `refresh`, or predictions."""
+PLAIN = "plain"
+"""Name of the one view that `refresh` and evaluation have: the images as they are."""
 UNKNOWN_LABEL = -1
 
 

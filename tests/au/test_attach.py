@@ -13,9 +13,10 @@ import torch
 from fercore.au import CODES, SCORES, refuse_without
 from fercore.au.network import AUNetwork, load_network, save_network
 from fercore.config import DataSettings
-from fercore.data import load_domains, mismatch_lines, side_info
+from fercore.data import mismatch_lines, side_info
 from fercore.errors import UserInputError
 from fercore.synthfer import AU_NAMES, SynthFER, write
+from tests.loading import load_domains
 
 STUDIO, WILD = "synthfer:studio?n=28", "synthfer:wild?n=56&seed=2"
 

@@ -14,9 +14,9 @@ from fercore.au import SCORES, load_network
 from fercore.au.training import AUTraining, f1_by_unit, train_network
 from fercore.cli import app
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.errors import UserInputError
 from fercore.synthfer import AU_NAMES, SynthFER, write
+from tests.loading import load_domains
 
 pytestmark = pytest.mark.slow
 

@@ -67,7 +67,7 @@ class Ear(Plugin):
 
     @hookimpl
     def build_sampler(self, config, dataset, side):
-        self.heard.append((side, config.data.few_shot_domain, dataset.labels.tolist(), dataset.domain.tolist()))
+        self.heard.append((side, config.task.few_shot_domain, dataset.labels.tolist(), dataset.domain.tolist()))
 
     @hookimpl
     def loss(self, batch):

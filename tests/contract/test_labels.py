@@ -22,10 +22,10 @@ from PIL import Image
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.config import Settings
-from fercore.data import DomainSet, Table, load_domains
+from fercore.data import DomainSet, Table
 from fercore.data.domains.load import LoadedDomain
 from fercore.data.images.readers import FileReader
-from fercore.data.spec import DomainSpec
+from fercore.data.spec import DomainSpec, parse_spec
 from fercore.data.table import JoinedReader
 from fercore.engine.run import Trainer, run
 from fercore.engine.setup import RunContext, build_context
@@ -38,7 +38,9 @@ from fercore.hooks.guard import encode_dataset as the_handed_function
 from fercore.hooks.guard import unplaced
 from fercore.hooks.manager import Plugins
 from fercore.records.plan import ViewRequest
+from fercore.records.step import PLAIN
 from fercore.runs.folder import RunFolder
+from tests.loading import load_domains
 
 MARK = "zq17"
 """In every name of the planted target: its folder, its class folders, its files."""
@@ -175,16 +177,16 @@ class Spy(Plugin):
         return (yield)
 
     @hookimpl
-    def refresh(self, model, clock, encode_dataset):
+    def refresh(self, model, clock, encode_dataset, task):
         self.kept.append(encode_dataset)
-        self.look("refresh", model=model, clock=clock, encode_dataset=encode_dataset)
+        self.look("refresh", model=model, clock=clock, encode_dataset=encode_dataset, task=task)
         self.look("refresh", target=encode_dataset("target"), source=encode_dataset("source"))
 
     @hookimpl(wrapper=True)
-    def encode(self, model, batch, view, clock):
-        self.look("encode", model=model, batch=batch, view=view, clock=clock)
-        if view == "none" and not model.training:
-            self.tested.append(batch.images["none"].amax((1, 2, 3)))
+    def encode(self, model, batch, view, clock, side, purpose):
+        self.look("encode", model=model, batch=batch, view=view, clock=clock, side=side, purpose=purpose)
+        if purpose != "train":
+            self.tested.append(batch.images[PLAIN].amax((1, 2, 3)))
         return (yield)
 
     @hookimpl(wrapper=True)
@@ -365,10 +367,11 @@ def test_encode_dataset_is_dead_outside_refresh(planted, tiny, tmp_path, listene
     ],
 )
 def test_a_spec_without_its_place(spec, left):
-    found = unplaced(spec)
-    assert re.fullmatch(left, found)
-    assert found == unplaced(f" {spec}")
-    assert found != unplaced(f"{spec}&split=train" if "?" in spec else f"{spec}?split=train")
+    found = unplaced(parse_spec(spec))
+    assert re.fullmatch(left, found.text)
+    assert found == unplaced(parse_spec(f" {spec}"))
+    other = f"{spec}&split=train" if "?" in spec else f"{spec}?split=train"
+    assert found != unplaced(parse_spec(other))
 
 
 def test_settings_keep_what_methods_go_by(tiny):
@@ -383,7 +386,7 @@ def test_settings_keep_what_methods_go_by(tiny):
     config = assemble(["source_only"], [tiny, data]).config
     Plugins([], [Ear("ear", SourceOnly.Settings())], {})._call("plan", config=config, model=None, datasets={})
     (handed,) = Ear.heard
-    assert handed.few_shot_domain == config.data.few_shot_domain == 2
+    assert handed.task(0).few_shot_domain == config.task.few_shot_domain == 2
     assert handed.source_step == config.data.source_step
     assert "/data" not in repr(handed)
     assert (handed.au is None, config.data.au) == (False, "/data/au.csv")

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.batches.loader import StepLoader
 from fercore.data.cache import disk as cache_disk
 from fercore.data.cache import stores as cache
@@ -26,6 +25,7 @@ from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.records.plan import ViewRequest
+from tests.loading import load_domains
 
 N, SIZE = 12, 20
 IMAGE = 3 * SIZE * SIZE

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.batches.loader import StepLoader, eval_batches
 from fercore.data.cache import stores as cache
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 from fercore.records.plan import ViewRequest
+from tests.loading import load_domains
 
 CHANGED = "image changed since the run looked at it .*; bring it back as it was, or start the run again"
 CACHES = {"none": {"cache_mb": 0}, "memory": {}, "disk": {"cache": "disk"}, "workers": {"cache_mb": 0, "workers": 1}}

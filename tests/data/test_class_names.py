@@ -13,15 +13,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reading import counts, error_of, read, skipped
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.domains.report import mismatch_lines
 from fercore.data.domains.skipped import leftover_lines
 from fercore.data.labels import CANONICAL, find_label
 from fercore.data.spec import parse_spec
-from fercore.datasets.check import check
 from fercore.datasets.check.words import fault_lines
 from fercore.errors import UserInputError
+from tests.loading import check_texts, load_domains
 
 Tree = Callable[..., Path]
 
@@ -62,7 +61,7 @@ def test_the_nearest_name_is_told_wherever_a_name_is_unknown(misspelt: Path, tre
     assert "?names=FILE.toml" in str(caught.value)
     report = load_domains(DataSettings(sources=(spec,), target=other, max_bad_share=0.9), seed=0).report
     assert f"s: labels nobody knows dropped: {hints}" in mismatch_lines(report)
-    assert f"labels nobody knows: {hints}" in fault_lines(check([spec])["domains"][0])
+    assert f"labels nobody knows: {hints}" in fault_lines(check_texts([spec])["domains"][0])
     assert leftover_lines(read_domain(parse_spec(spec))[1])[0].startswith(f"labels nobody knows: {hints}")
 
 

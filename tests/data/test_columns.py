@@ -14,13 +14,13 @@ from reading import counts, error_of, read
 from fercore.au.files import read_au_file
 from fercore.cli import app
 from fercore.config import DataSettings
-from fercore.data.domains.domain_set import load_domains
 from fercore.data.domains.report import mismatch_lines
 from fercore.data.formats.reading.columns import MANIFEST, meaning
 from fercore.data.spec import parse_spec
 from fercore.datasets.convert import convert
 from fercore.datasets.prepare.boxes import read_boxes
 from fercore.errors import UserInputError
+from tests.loading import load_domains
 
 ROW = {"path": "0.png", "label": "fear", "domain": "web", "split": "test", "subject": "P1", "sequence": "q"}
 

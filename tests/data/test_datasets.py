@@ -13,9 +13,8 @@ import layouts
 from reading import counts, error_of, read, rows, same_pixels, skipped
 
 from fercore.data.domains.domain_set import read_domain
-from fercore.data.formats import FORMATS
 from fercore.data.labels import CANONICAL
-from fercore.data.spec import parse_spec
+from fercore.data.spec import FORMATS, parse_spec
 
 
 def test_ckplus_frames(tmp_path: Path):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, load_domains, mismatch_lines, parse_spec, side_table
+from fercore.data import DomainSet, mismatch_lines, parse_spec, side_table
 from fercore.data.domains.domain_set import read_domain
 from fercore.errors import UserInputError
+from tests.loading import load_domains
 
 Tree = Callable[..., Path]
 

@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fercore.config import DataSettings, RunConfig, asks_for_shots
-from fercore.data import DomainSet, StepLoader, load_domains, mismatch_lines, side_info, side_table
+from fercore.config import DataSettings, RunConfig
+from fercore.data import DomainSet, StepLoader, mismatch_lines, side_info, side_table
+from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 from fercore.records.plan import ViewRequest
+from tests.loading import data_settings, load_domains
 
 STUDIO = "synthfer:studio?n=84"
 VIEWS = (ViewRequest("source", "weak", "weak"), ViewRequest("target", "weak", "weak"))
 
 
 def loaded(options: str, *, sources: tuple[str, ...] = (STUDIO,), target: str = "", seed: int = 0, **rest) -> DomainSet:
-    data = DataSettings(sources=sources, target=f"{target or 'synthfer:wild?n=210&seed=3'}&{options}", size=16)
+    data = data_settings(sources=sources, target=f"{target or 'synthfer:wild?n=210&seed=3'}&{options}", size=16)
     return load_domains(data, seed=seed, **rest)
 
 
@@ -236,18 +238,21 @@ def test_shots_of_a_source_are_refused():
 def test_settings_number_the_domain():
     target = "synthfer:wild?shots=5"
     data = DataSettings(sources=(STUDIO, "synthfer:web"), target=target)
-    assert data.sources == (STUDIO, "synthfer:web", target)
-    assert data.few_shot_domain == 2
+    assert data.sources == tuple(map(parse_spec, (STUDIO, "synthfer:web", target)))
+    assert data.task(0).few_shot_domain == 2
     assert data.source_step == 63
     again = RunConfig.model_validate(json.loads(RunConfig(data=data).model_dump_json())).data
     assert again == data
-    assert DataSettings(sources=(target, STUDIO), target=target).few_shot_domain == 1
-    assert DataSettings(target=target).sources[-1] == target
-    assert DataSettings(sources=(STUDIO,), target="synthfer:wild").few_shot_domain is None
-    assert DataSettings(sources=(f"{STUDIO}&labels=70",)).few_shot_domain == 0
-    assert DataSettings(sources=(STUDIO,), target="synthfer:wild?label_file=x.json").few_shot_domain == 1
-    assert asks_for_shots("folder:x?limit=4&shots=5")
-    assert not asks_for_shots("folder:/shots=5")
+    assert DataSettings(sources=(target, STUDIO), target=target).task(0).few_shot_domain == 1
+    assert DataSettings(target=target).sources[-1].text == target
+    assert DataSettings(sources=(STUDIO,), target="synthfer:wild").task(0).few_shot_domain is None
+    assert DataSettings(sources=(f"{STUDIO}&labels=70",)).task(0).few_shot_domain == 0
+    assert DataSettings(sources=(STUDIO,), target="synthfer:wild?label_file=x.json").task(0).few_shot_domain == 1
+    assert parse_spec("folder:x?limit=4&shots=5").asks_for_few
+    assert not parse_spec("folder:/shots=5").asks_for_few
+    assert DataSettings(sources=(STUDIO,), target="synthfer:wild?seed=2&shots=5").task(0).few_shot_domain == 1
+    both = DataSettings(sources=(STUDIO, "synthfer:wild?shots=05&seed=2"), target=" synthfer:wild?seed=2&shots=05")
+    assert [spec.text for spec in both.sources] == [STUDIO, "synthfer:wild?seed=2&shots=05"]
 
 
 def test_settings_that_are_written_fit_another_target():
@@ -256,15 +261,15 @@ def test_settings_that_are_written_fit_another_target():
     assert written["sources"] == [STUDIO, "synthfer:web"]
     assert DataSettings(**written) == data
     other = DataSettings(**{**written, "target": "synthfer:nir?shots=2"})
-    assert other.sources == (STUDIO, "synthfer:web", "synthfer:nir?shots=2")
-    assert DataSettings(**{**written, "target": "synthfer:nir"}).sources == (STUDIO, "synthfer:web")
+    assert list(map(str, other.sources)) == [STUDIO, "synthfer:web", "synthfer:nir?shots=2"]
+    assert DataSettings(**{**written, "target": "synthfer:nir"}).sources == data.sources[:2]
     alone = DataSettings(sources=("synthfer:wild?shots=5",), target="synthfer:wild?shots=5")
     assert DataSettings(**json.loads(alone.model_dump_json())) == alone
 
 
 def test_a_source_that_a_file_divides_keeps_its_place():
     data = DataSettings(sources=("folder:x?label_file=f", STUDIO))
-    assert data.sources == ("folder:x?label_file=f", STUDIO)
+    assert list(map(str, data.sources)) == ["folder:x?label_file=f", STUDIO]
     assert DataSettings(**json.loads(data.model_dump_json())) == data
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
+from tests.loading import load_domains
 
 Tree = Callable[..., Path]
 

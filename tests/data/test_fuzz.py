@@ -23,12 +23,11 @@ import layouts
 from fercore.config import parse_assignment, read_toml
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.domains.split import parse_shares, read_split
-from fercore.data.formats import FORMATS
 from fercore.data.formats.ckplus import read_emotion
 from fercore.data.images.codecs import Unusable
 from fercore.data.images.crops import CropReader
 from fercore.data.images.readers import decode
-from fercore.data.spec import parse_spec
+from fercore.data.spec import FORMATS, parse_spec
 from fercore.datasets.prepare.boxes import read_boxes
 from fercore.datasets.prepare.journal import Journal
 from fercore.datasets.protocols import load_protocol

@@ -12,14 +12,14 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import load_domains, parse_spec
+from fercore.data import parse_spec
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.domains.report import mismatch_lines
 from fercore.data.domains.skipped import leftover_lines
 from fercore.data.images import codecs
-from fercore.datasets.check import check
 from fercore.datasets.prepare import PrepareSettings, prepare
 from fercore.errors import UserInputError
+from tests.loading import check_texts, load_domains
 
 NAMES = {
     "a.JPG": "JPEG", "b.jfif": "JPEG", "c.jpe": "JPEG", "d.gif": "GIF", "e.jp2": "JPEG2000", "f.webp": "WEBP",
@@ -67,7 +67,7 @@ def test_every_image_is_read_whatever_its_suffix(mixed: Path):
     table, scan = read_domain(parse_spec(f"folder:{mixed}"))
     assert sorted(Path(key).name for key in table.keys) == sorted([*NAMES, *NAMES])
     assert not scan.rows.skipped
-    report = check([f"folder:{mixed}"])
+    report = check_texts([f"folder:{mixed}"])
     assert report["faults"] == 0, report
 
 
@@ -86,7 +86,7 @@ def test_what_is_no_image_is_named_and_counted(mixed: Path):
 
 @pytest.mark.timeout(60)
 def test_check_names_what_cannot_be_read_and_what_would_make_it_readable(mixed: Path):
-    (domain,) = check([f"folder:{spoiled(mixed)}"])["domains"]
+    (domain,) = check_texts([f"folder:{spoiled(mixed)}"])["domains"]
     reasons = {Path(found["path"]).name: found["reason"] for found in domain["unusable"]}
     assert reasons.keys() == {"x.heic", "phone"}
     assert set(reasons.values()) == {"a HEIC image: install fercore[heif] to read it, or save it as PNG or JPEG"}

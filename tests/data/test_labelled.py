@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fercore.config import DataSettings, asks_for_labels
-from fercore.data import DomainSet, load_domains, mismatch_lines
+from fercore.config import DataSettings
+from fercore.data import DomainSet, mismatch_lines
 from fercore.data.domains.labelled import LABELLED, UNLABELLED, divide_labels
 from fercore.data.domains.sealed import sealed
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
+from tests.loading import data_settings, load_domains
 
 
 def loaded(options: str, *, seed: int = 0, n: int = 400, label_file: Path | None = None, **settings) -> DomainSet:
-    data = DataSettings(sources=(f"synthfer:wild?n={n}&seed=3&{options}",), size=16, **settings)
+    data = data_settings(sources=(f"synthfer:wild?n={n}&seed=3&{options}",), size=16, **settings)
     return load_domains(data, seed=seed, label_file=label_file)
 
 
@@ -191,14 +192,14 @@ def test_two_divided_sources_and_a_strange_target_are_refused():
 
 def test_a_coding_of_labels_is_no_number_of_labels(tree):
     folder = tree("s", {"sad": 8, "fear": 8, "anger": 8})
-    assert asks_for_labels("folder:x?labels=30")
-    assert asks_for_labels("folder:x?limit=4&label_file=y.json")
-    assert not asks_for_labels("folder:x?labels=fer2013")
+    assert parse_spec("folder:x?labels=30").asks_for_labels
+    assert parse_spec("folder:x?limit=4&label_file=y.json").asks_for_labels
+    assert not parse_spec("folder:x?labels=fer2013").asks_for_labels
     domains = load_domains(DataSettings(sources=(f"folder:{folder}?labels=6",), size=16), seed=0)
     assert len(domains.sources[0]) == 6
     assert parse_spec("list:x?labels=30&labels=fer2013").options == {"label_count": "30", "labels": "fer2013"}
 
 
 def test_a_given_target_is_kept():
-    assert DataSettings(sources=("synthfer:wild?labels=70",)).target == "synthfer:wild?labels=70"
-    assert DataSettings(sources=("synthfer:wild?labels=70",), target="synthfer:web").target == "synthfer:web"
+    assert DataSettings(sources=("synthfer:wild?labels=70",)).target.text == "synthfer:wild?labels=70"
+    assert DataSettings(sources=("synthfer:wild?labels=70",), target="synthfer:web").target.text == "synthfer:web"

@@ -12,12 +12,13 @@ import torch
 from torch.utils.data import RandomSampler
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, StepLoader, eval_batches, load_domains, side_table
+from fercore.data import DomainSet, StepLoader, eval_batches, side_table
 from fercore.data.batches.sampling import Share
 from fercore.data.cache.stores import fetch, fitted
 from fercore.errors import UserInputError
 from fercore.records.plan import ViewRequest
-from fercore.records.step import Batch
+from fercore.records.step import PLAIN, Batch
+from tests.loading import load_domains
 
 LoadedDomain = Callable[..., tuple[DomainSet, DataSettings]]
 HALF = (0.5, 0.5, 0.5)
@@ -320,7 +321,7 @@ def test_evaluation_batches_are_in_order(loaded: LoadedDomain):
     assert [len(batch) for batch in batches] == [7, 7, 1]
     assert torch.cat([batch.labels for batch in batches]).tolist() == domains.test.labels.tolist()
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(15))
-    assert set(batches[0].images) == {"none"}
+    assert set(batches[0].images) == {PLAIN}
     joined = side_table(domains, "source")
     domain = torch.cat([batch.domain for batch in eval_batches(joined, data, mean=HALF, std=HALF)])
     assert domain.tolist() == [0] * 24 + [1] * 18

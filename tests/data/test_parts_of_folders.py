@@ -13,11 +13,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from reading import error_of, read, skipped
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.domains.report import mismatch_lines
 from fercore.data.formats.folder import part_of
-from fercore.datasets.check import check
 from fercore.errors import UserInputError
+from tests.loading import check_texts, load_domains
 
 Tree = Callable[..., Path]
 
@@ -107,9 +106,9 @@ def test_a_run_says_which_parts_it_does_not_use(tree: Tree):
 
 def test_a_folder_beside_parts_is_a_fault(tree: Tree):
     root = tree("s", {"train/anger": 4, "train/fear": 4, "test/anger": 2, "test/fear": 2})
-    assert check([f"folder:{root}"])["faults"] == 0
+    assert check_texts([f"folder:{root}"])["faults"] == 0
     tree("s", {"other/fear": 3, "Held out/anger": 1}, 50)
-    report = check([f"folder:{root}"])
+    report = check_texts([f"folder:{root}"])
     assert report["faults"] == 2
     assert report["domains"][0]["folders_beside_parts"] == [
         "folder 'Held out' beside the parts", "folder 'other' beside the parts",

@@ -7,11 +7,8 @@ import os
 import pytest
 
 from fercore.config import DataSettings, ModelSettings
-from fercore.data.formats import FORMATS
-from fercore.data.spec import parse_spec, spec_text
-from fercore.data.spec.places import absolute_settings, absolute_spec
+from fercore.data.spec import FORMATS, parse_spec, spec_text
 from fercore.datasets.protocols import absolute_protocol, load_protocol
-from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings
 
 
@@ -37,13 +34,12 @@ def test_every_path_of_a_spec_is_absolute_and_nothing_else_changes(here, tmp_pat
         "folder:a?au=some_detector&label_file=l.json": f"folder:{told}/a?au=some_detector&label_file={told}/l.json",
         "synthfer:wild?n=60&au=synthfer": "synthfer:wild?n=60&au=synthfer",
     }.items():
-        found = absolute_spec(text)
+        found = parse_spec(text).absolute().text
         assert found == expected
-        assert absolute_spec(found) == found
+        assert parse_spec(found).absolute().text == found
+        assert parse_spec(found) == parse_spec(text)
         assert parse_spec(found).options.keys() == parse_spec(text).options.keys()
         assert os.path.abspath(parse_spec(found).path).startswith(("/", "wild"))
-    with pytest.raises(UserInputError, match="unknown format"):
-        absolute_spec("nofmt:x")
 
 
 def test_options_that_are_paths_are_options():
@@ -56,19 +52,20 @@ def test_bytes_that_are_no_utf_8_can_be_written_in_settings(tmp_path, monkeypatc
     folder = os.path.join(os.fsencode(tmp_path), b"\xe4")
     os.mkdir(folder)
     monkeypatch.chdir(folder)
-    found = absolute_spec("folder:a")
+    found = parse_spec("folder:a").absolute().text
     assert found.encode("utf-8").endswith(b"/%E4/a")
     assert os.fsencode(parse_spec(found).path) == folder + b"/a"
 
 
 def test_settings_that_are_paths_are_absolute(here, tmp_path):
     data = DataSettings(sources=("folder:a",), target="folder:b?shots=5", au="au.csv", cache_dir="images")
-    found = absolute_settings(data)
-    assert found.sources == (f"folder:{spec_text(here)}/a", f"folder:{spec_text(here)}/b?shots=5")
-    assert found.few_shot_domain == 1
+    found = data.absolute()
+    assert list(map(str, found.sources)) == [f"folder:{spec_text(here)}/a", f"folder:{spec_text(here)}/b?shots=5"]
+    assert found == data.model_copy(update={"au": found.au})  # other words for the same datasets
+    assert found.task(0).few_shot_domain == 1
     assert (found.au, found.cache_dir) == (f"{here}/au.csv", f"{here}/images")
-    assert absolute_settings(DataSettings()) == DataSettings()
-    assert DataSettings(au="synthfer").au == absolute_settings(DataSettings(au="synthfer")).au
+    assert DataSettings().absolute() == DataSettings()
+    assert DataSettings(au="synthfer").au == DataSettings(au="synthfer").absolute().au
     assert ModelSettings(weights="~/w.pth").weights == f"{tmp_path}/w.pth"
     assert ModelSettings(weights="timm").weights == "timm"
     assert ClipSettings(pretrained="w.safetensors").pretrained == f"{here}/w.safetensors"

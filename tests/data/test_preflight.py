@@ -131,8 +131,8 @@ def test_a_second_look_decodes_only_what_changed(tmp_path: Path, image, monkeypa
 
 
 def test_a_cache_in_memory_remembers_the_preflight_too(loaded, tmp_path: Path, image, monkeypatch):
-    from fercore.data import load_domains
     from fercore.data.images import readers
+    from tests.loading import load_domains
 
     folder = tmp_path / "memory"
     first, settings = loaded(cache="memory", cache_dir=str(folder))

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, eval_batches, inspect, load_domains, mismatch_lines
+from fercore.data import DomainSet, eval_batches, inspect, mismatch_lines
 from fercore.data.cache.files import source_key
 from fercore.data.domains.load import read_domain
 from fercore.data.images.codecs import Unusable
@@ -24,6 +24,8 @@ from fercore.datasets.convert import convert
 from fercore.datasets.prepare.faces import Face
 from fercore.datasets.prepare.one import PrepareSettings, prepare_one
 from fercore.errors import UserInputError
+from fercore.records.step import PLAIN
+from tests.loading import load_domains
 
 EXPRESSIONS = ("anger", "happiness", "sadness")
 
@@ -262,7 +264,7 @@ def test_batches_are_the_same_with_any_cache(infrared: Path, visible: Path, tmp_
             domains = loaded(visible, f"folder:{infrared}?range={text}", **settings)
             data = DataSettings(size=16, **settings)
             batches = eval_batches(domains.test, data, mean=(0, 0, 0), std=(1, 1, 1))
-            images.append(next(batches).images["none"].numpy())
+            images.append(next(batches).images[PLAIN].numpy())
     assert all((each == images[0]).all() for each in images[1:4])
     assert all((each == images[4]).all() for each in images[5:])
     assert not (images[0] == images[4]).all()

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from fercore.config import DataSettings
-from fercore.data import DomainSet, SideInfo, eval_batches, load_domains, mismatch_lines, side_info, side_table
+from fercore.data import DomainSet, SideInfo, eval_batches, mismatch_lines, side_info, side_table
 from fercore.errors import UserInputError
+from tests.loading import load_domains
 
 Tree = Callable[..., Path]
 Write = Callable[..., Path]

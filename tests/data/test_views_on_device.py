@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.batches.loader import StepLoader
 from fercore.data.images.views import Views
 from fercore.records.plan import CropAndColour, ViewRequest
+from tests.loading import load_domains
 
 HALF = (0.5, 0.5, 0.5)
 TRANSFORMS = ("none", "weak", "strong", CropAndColour())

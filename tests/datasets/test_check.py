@@ -16,11 +16,11 @@ from PIL import Image, ImageOps
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import layouts
 
-from fercore.datasets.check import check
 from fercore.datasets.check.near import near_pairs, thumbnail
 from fercore.datasets.check.words import between_lines, count_rows, fault_lines
 from fercore.errors import UserInputError
 from fercore.synthfer import SynthFER
+from tests.loading import check_texts
 
 KINDS = (
     "unknown_labels", "missing_files", "unusable", "duplicates", "near_duplicates", "mislabelled", "leaks",
@@ -42,14 +42,14 @@ def clean(tmp_path: Path) -> Path:
 
 
 def faults(root: Path) -> dict:
-    report = check([f"folder:{root}"])
+    report = check_texts([f"folder:{root}"])
     json.dumps(report)
     return {kind: report["domains"][0][kind] for kind in KINDS if report["domains"][0][kind]}
 
 
 def test_a_clean_set_has_no_fault(clean: Path):
     assert faults(clean) == {}
-    assert check([f"folder:{clean}"])["faults"] == 0
+    assert check_texts([f"folder:{clean}"])["faults"] == 0
 
 
 def huge_png(path: Path, side: int = 40_000) -> None:
@@ -125,7 +125,7 @@ def test_subjects_sequences_and_missing_files(tmp_path: Path):
         ("train", "s1"), ("train", "s2"), ("test", "s1"), ("test", "s3")])]  # fmt: skip
     lines = [f"{path},{label},{part},{subject},q" for path, label, part, subject in rows]
     paint.text("m.csv", "path,label,split,subject,sequence\n" + "\n".join([*lines, "gone.png,anger,train,s9,"]) + "\n")
-    domain = check([f"manifest:{tmp_path}/m.csv"])["domains"][0]
+    domain = check_texts([f"manifest:{tmp_path}/m.csv"])["domains"][0]
     assert domain["subjects_in_several_parts"] == [{"name": "s1", "parts": ["test", "train"]}]
     assert domain["sequences_in_several_parts"] == [{"name": "s1/q", "parts": ["test", "train"]}]
     assert domain["missing_files"] == [f"{tmp_path}/gone.png"]
@@ -142,13 +142,13 @@ def test_frames_of_one_recording_are_no_near_duplicates(tmp_path: Path):
     rows = "".join(f"S005/001/a_{k}.png,anger,S005,{{}}\n" for k in (1, 2, 3))
     paint.text("same.csv", "path,label,subject,sequence\n" + rows.format("q", "q", "q"))
     paint.text("other.csv", "path,label,subject,sequence\n" + rows.format("q", "r", "s"))
-    assert check([f"manifest:{tmp_path}/same.csv"])["domains"][0]["near_duplicates"] == []
-    assert len(check([f"manifest:{tmp_path}/other.csv"])["domains"][0]["near_duplicates"]) == 3
+    assert check_texts([f"manifest:{tmp_path}/same.csv"])["domains"][0]["near_duplicates"] == []
+    assert len(check_texts([f"manifest:{tmp_path}/other.csv"])["domains"][0]["near_duplicates"]) == 3
 
 
 def test_published_counts(tmp_path: Path):
     layouts.jaffe(tmp_path)
-    domain = check([f"jaffe:{tmp_path}"])["domains"][0]
+    domain = check_texts([f"jaffe:{tmp_path}"])["domains"][0]
     wrong = {item["class"]: (item["found"], item["published"]) for item in domain["published"]["wrong"]}
     assert wrong == {
         "": (14, 213), "anger": (2, 30), "disgust": (2, 29), "fear": (2, 32), "happiness": (2, 31),
@@ -166,7 +166,7 @@ def test_pictures_in_two_datasets(clean: Path, tmp_path: Path):
     shutil.copy(clean / "test/anger/1.png", other / "exact.png")
     Image.open(clean / "test/happiness/3.png").convert("RGB").save(other / "near.jpg", quality=92)
     layouts.Painter(other)("alone.png")
-    report = check([f"folder:{clean}", f"folder:{tmp_path}/other"])
+    report = check_texts([f"folder:{clean}", f"folder:{tmp_path}/other"])
     found = {(Path(item["paths"][0]).name, Path(item["paths"][1]).name): item for item in report["between"]}
     assert set(found) == {("1.png", "exact.png"), ("3.png", "near.jpg")}
     assert found["1.png", "exact.png"]["similarity"] == 1.0
@@ -202,12 +202,12 @@ def test_nothing_to_compare():
 
 def test_similarity_outside_its_range():
     with pytest.raises(UserInputError, match="similarity 0 is not above 0"):
-        check(["synthfer:wild?n=4"], similar=0)
+        check_texts(["synthfer:wild?n=4"], similar=0)
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real images are not here")
 def test_the_faults_planted_in_real_photographs():
-    domain = check([f"folder:{REAL}"])["domains"][0]
+    domain = check_texts([f"folder:{REAL}"])["domains"][0]
     name = lambda item: {Path(path).name for path in item["paths"]}  # noqa: E731
     assert {Path(item["path"]).name for item in domain["unusable"]} == {
         "zero_bytes.jpg", "truncated.jpg", "not_an_image.jpg", "forty_thousand_pixels.png",

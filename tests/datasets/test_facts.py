@@ -8,12 +8,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import layouts
 
-from fercore.data.formats import FORMATS
 from fercore.data.labels import CANONICAL
-from fercore.data.spec import parse_spec
-from fercore.datasets.check import check
+from fercore.data.spec import FORMATS, parse_spec
 from fercore.datasets.check.words import fault_lines
 from fercore.datasets.facts import FACTS
+from tests.loading import check_texts
 
 
 def test_published_facts_fit_the_spec_and_add_up():
@@ -50,7 +49,7 @@ def test_dropped_classes_come_off_the_published_numbers():
 
 def found(spec: str) -> dict[tuple[str, str], tuple[int, int]]:
     """Return (part, class) -> found, published, of what differs."""
-    (domain,) = check([spec])["domains"]
+    (domain,) = check_texts([spec])["domains"]
     return {(item["part"], item["class"]): (item["found"], item["published"]) for item in domain["published"]["wrong"]}
 
 
@@ -66,5 +65,5 @@ def test_classes_of_a_whole_in_parts(tmp_path: Path):
     wrong = found(f"expw:{tmp_path}")
     assert wrong["", "fear"] == (2, 1088)
     assert wrong["train", ""] == (5, 28_848)
-    (domain,) = check([f"expw:{tmp_path}"])["domains"]
+    (domain,) = check_texts([f"expw:{tmp_path}"])["domains"]
     assert "fear 2 [1088]" in fault_lines(domain)[0]

@@ -86,7 +86,7 @@ def test_action_units_of_such_names_are_read_back(tmp_path, faces, monkeypatch):
     found = SimpleNamespace(names=("AU01",), scores=np.full((len(NAMES) - 1, 1), 0.5))
     monkeypatch.setattr("fercore.datasets.action_units.find_detector", lambda name: None)
     monkeypatch.setattr("fercore.datasets.action_units.detect", lambda *_: found)
-    detect_to_csv("list:list.txt", "any", tmp_path / "au.csv")
+    detect_to_csv(parse_spec("list:list.txt"), "any", tmp_path / "au.csv")
     assert all(map(is_text, cells_of(tmp_path / "au.csv")))
     read = read_au_file(tmp_path / "au.csv", 0.5)
     assert {name.rpartition("/")[2] for name in read.images} == set(NAMES[:-1])

@@ -12,12 +12,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import layouts
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
 from fercore.datasets.protocols import HERE, describe_protocol, load_protocol, protocol_layer, protocol_names
 from fercore.errors import UserInputError
+from tests.loading import load_domains
 
 NAMES = protocol_names()
 
@@ -33,13 +33,12 @@ def test_every_paper_has_its_protocols():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_protocol_is_sound(name: str):
     protocol = load_protocol(name)
-    target = parse_spec(protocol.target)
+    target = protocol.target
     assert target.flag("transductive") == protocol.transductive
     assert protocol.adaptation
     assert protocol.test
     assert set(protocol.classes) <= set(CANONICAL)
-    for text in protocol.sources.values():
-        source = parse_spec(text)
+    for source in protocol.sources.values():
         assert "transductive" not in source.options
         if source.format == target.format and source.path == target.path:
             assert source.options != target.options or "label_count" in source.options
@@ -84,7 +83,7 @@ def root(tmp_path: Path) -> Path:
 )
 def test_a_protocol_opens(root: Path, name: str, sizes: dict, test: int):
     protocol = load_protocol(name)
-    fewer = lambda text: text.replace("labels=100", "labels=7").replace("labels=30", "labels=6")  # noqa: E731
+    fewer = lambda spec: parse_spec(spec.text.replace("labels=100", "labels=7").replace("labels=30", "labels=6"))  # noqa: E731
     sources = {key: fewer(spec) for key, spec in protocol.sources.items()}
     protocol = protocol.model_copy(update={"sources": sources, "target": fewer(protocol.target)})
     layer = protocol_layer(protocol, root)
@@ -97,8 +96,8 @@ def test_a_protocol_opens(root: Path, name: str, sizes: dict, test: int):
 
 def test_the_infrared_test_subjects_are_in_no_source(root: Path):
     layer = protocol_layer(load_protocol("pca/oulu_vl_to_ni"), root)["data"]
-    layer["sources"] = [spec.replace("labels=30", "labels=6") for spec in layer["sources"]]
-    layer["target"] = layer["target"].replace("labels=30", "labels=6")
+    layer["sources"] = [spec.text.replace("labels=30", "labels=6") for spec in layer["sources"]]
+    layer["target"] = str(layer["target"]).replace("labels=30", "labels=6")
     domains = load_domains(DataSettings(**layer), seed=0)
     tested = set(domains.test.subjects)
     assert tested
@@ -143,7 +142,7 @@ def test_the_folder_of_the_data_may_have_any_name(tmp_path: Path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD.replace("synthfer:studio?n=70", "folder:{root}/faces?name=x"))
     layer = protocol_layer(load_protocol(str(file)), root)
-    assert parse_spec(layer["data"]["sources"][0]).path == f"{root}/faces"
+    assert layer["data"]["sources"][0].path == f"{root}/faces"
 
 
 GOOD = """title = "t"
@@ -160,7 +159,7 @@ def test_a_protocol_of_ones_own(tmp_path: Path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD)
     layer = protocol_layer(load_protocol(str(file)), None)
-    assert layer["data"]["sources"] == ["synthfer:studio?n=70"]
+    assert list(map(str, layer["data"]["sources"])) == ["synthfer:studio?n=70"]
     assert "methods" not in layer
     file.write_text(GOOD + "[methods.la_cmfer]\nalpha = 0.4\n")
     own = load_protocol(str(file))

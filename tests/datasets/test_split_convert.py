@@ -15,7 +15,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import layouts
 
 from fercore.config import DataSettings
-from fercore.data import load_domains
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.domains.sealed import sealed
 from fercore.data.domains.split import divide, folds, parse_shares, read_split, split_record, write_split
@@ -23,6 +22,7 @@ from fercore.data.labels import CANONICAL
 from fercore.data.spec import parse_spec
 from fercore.datasets.convert import convert
 from fercore.errors import UserInputError
+from tests.loading import load_domains
 
 FACES = "synthfer:wild?n=400&seed=2"
 SHARES = {"train": 0.7, "val": 0.1, "test": 0.2}

@@ -138,8 +138,8 @@ def test_a_report_that_no_package_brings_is_refused_before_the_run(make_context,
 def test_evaluation_draws_nothing_from_the_run(make_context, tmp_path, listener, weights_of, monkeypatch):
     from fercore.builtin.defaults import Defaults
 
-    def encode(self, model, batch, view):
-        if view == "none":
+    def encode(self, model, batch, view, purpose):
+        if purpose == "evaluate":
             torch.rand(3)
         return model(batch.images[view])
 

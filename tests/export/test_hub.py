@@ -11,6 +11,7 @@ from huggingface_hub import constants
 from PIL import Image
 
 import fercore
+from fercore.data.spec import parse_spec
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.export.origin import markdown
@@ -30,7 +31,7 @@ def placed(tmp_path_factory, make_context, listener):
                 Image.fromarray(pixels).save(home / domain / name / f"{i}.png")
     data = {"sources": [f"folder:{home}/one"], "target": f"folder:{home}/other", "source_batch": 6, "target_batch": 2}
     run(make_context("source_only", layers=({"data": data, "train": {"steps": 2}},)), home / "run", listener())
-    return home, export_model(home / "run", home / "faces", to="hub", data=f"folder:{home}/other")
+    return home, export_model(home / "run", home / "faces", to="hub", data=parse_spec(f"folder:{home}/other"))
 
 
 @pytest.fixture

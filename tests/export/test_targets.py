@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import fercore
+from fercore.data.spec import parse_spec
 from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.export import targets
@@ -51,7 +52,7 @@ def test_the_printed_lines_run_without_fercore(small_run, tmp_path, to, name, pi
 @pytest.mark.slow
 def test_any_number_of_bytes_images_comes_in_and_metadata_tells_of_the_model(small_run, tmp_path):
     out = tmp_path / "model.onnx"
-    export_model(small_run, out, to="onnx", pixels="uint8", data="synthfer:studio?n=5")
+    export_model(small_run, out, to="onnx", pixels="uint8", data=parse_spec("synthfer:studio?n=5"))
     model = fercore.load(small_run, device="cpu")
     session = onnxruntime.InferenceSession(out)
     pixels = np.random.default_rng(1).integers(0, 256, (7, 3, 32, 32), dtype=np.uint8)
@@ -73,7 +74,7 @@ def test_any_number_of_bytes_images_comes_in_and_metadata_tells_of_the_model(sma
     [
         ({"to": "onyx"}, "unknown value 'onyx' (--to); did you mean 'onnx'?"),
         ({"pixels": "double"}, "unknown value 'double' (--input)"),
-        ({"data": "synthfer:nowhere"}, "nowhere"),
+        ({"data": parse_spec("synthfer:nowhere")}, "nowhere"),
         ({"name": "model.bin"}, "not a new .onnx file"),
         ({"name": "taken.onnx"}, "output file exists"),
         ({"name": "missing/model"}, "model not found"),
@@ -141,7 +142,7 @@ def test_every_method_agrees(tmp_path, make_context, listener):
 
 def test_images_to_compare_are_those_of_the_dataset(small_run):
     model = fercore.load(small_run, device="cpu")
-    images = read_images(model, "synthfer:studio?n=9", n=4)
-    again = read_images(model, "synthfer:studio?n=9", n=4)
+    images = read_images(model, parse_spec("synthfer:studio?n=9"), n=4)
+    again = read_images(model, parse_spec("synthfer:studio?n=9"), n=4)
     assert images.shape == (4, 3, 32, 32)
     assert np.array_equal(images, again)

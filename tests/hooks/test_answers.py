@@ -51,8 +51,8 @@ CALLS = {
     "request_views": lambda p: p.request_views(RunConfig()),
     "plan": lambda p: p.plan(RunConfig(), MODEL, {}, None),
     "build_sampler": lambda p: p.build_sampler(RunConfig(), MODEL, [0] * ROWS, "target", CLOCK),
-    "refresh": lambda p: p.refresh(MODEL, CLOCK, lambda side: None),
-    "encode": lambda p: p.encode(MODEL, BATCH.target, "weak", CLOCK),
+    "refresh": lambda p: p.refresh(MODEL, CLOCK, lambda side: None, None),
+    "encode": lambda p: p.encode(MODEL, BATCH.target, "weak", CLOCK, "target", "train"),
     "pseudo_label": lambda p: p.pseudo_label(MODEL, BATCH, {}, CLOCK),
     "align": lambda p: p.align(MODEL, BATCH, {}, None, CLOCK),
     "loss": lambda p: p.loss(MODEL, BATCH, {}, None, CLOCK),
@@ -219,7 +219,7 @@ def test_a_network_with_a_class_too_many_names_who_built_it():
     model = CALLS["build_model"](plugins)
     who = r"the network of plugin 'offending' \(dist 1\.0\) in hook 'build_model', run by hook 'encode',: "
     with pytest.raises(HookError, match=who + "logits of branch 'a' must have one column for each of 3 classes"):
-        plugins.encode(model, BATCH.target, "weak", CLOCK)
+        plugins.encode(model, BATCH.target, "weak", CLOCK, "target", "train")
 
 
 @pytest.mark.parametrize("hook", CALLS)

@@ -124,12 +124,12 @@ def test_wrong_loss_terms_are_refused(result, message):
         ("build_model", "model", lambda p: p.build_model(RunConfig(), 3, None)),
         ("plan", [1], lambda p: p.plan(RunConfig(), tiny_model(), {}, None)),
         ("plan", [Stage("a", 1), Stage("a", 1)], lambda p: p.plan(RunConfig(), tiny_model(), {}, None)),
-        ("encode", {"a": 1}, lambda p: p.encode(tiny_model(), None, "weak", CLOCK)),
+        ("encode", {"a": 1}, lambda p: p.encode(tiny_model(), None, "weak", CLOCK, "source", "train")),
         ("pseudo_label", torch.ones(3), lambda p: p.pseudo_label(tiny_model(), None, {}, CLOCK)),
         ("build_sampler", [1, 2], lambda p: p.build_sampler(RunConfig(), tiny_model(), None, "source", CLOCK)),
         ("predict", torch.ones(3), lambda p: p.predict(tiny_model(), Encoded({}, {}))),
         ("predict", torch.full((2, 3), torch.nan), lambda p: p.predict(tiny_model(), Encoded({}, {}))),
-        ("refresh", [3], lambda p: p.refresh(tiny_model(), CLOCK, lambda side: None)),
+        ("refresh", [3], lambda p: p.refresh(tiny_model(), CLOCK, lambda side: None, None)),
         ("request_views", [ViewRequest("aside", "weak", "weak")], lambda p: p.request_views(RunConfig())),
         ("request_views", [ViewRequest("source", "weak", "odd")], lambda p: p.request_views(RunConfig())),
     ],
@@ -161,7 +161,7 @@ def test_pseudo_labels_come_out_detached():
 def test_refresh_collects_numbers():
     one = plugin("one", refresh=lambda self: {"one/threshold": torch.tensor(0.5)})
     two = plugin("two", kind="addon", refresh=lambda self: None)
-    assert manager(one, two).refresh(tiny_model(), CLOCK, lambda side: None) == {"one/threshold": 0.5}
+    assert manager(one, two).refresh(tiny_model(), CLOCK, lambda side: None, None) == {"one/threshold": 0.5}
 
 
 def test_after_hooks_reach_every_plugin():

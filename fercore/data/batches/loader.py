@@ -43,7 +43,7 @@ def side_table(domains: DomainSet, side: Side) -> Table:
 def eval_batches(
     table: Table, settings: DataSettings, *, mean: Sequence[float], std: Sequence[float]
 ) -> Iterator[DomainBatch]:
-    """Yield a whole table in order as batches of settings.eval_batch with the one view "none".
+    """Yield a whole table in order as batches of settings.eval_batch with the one view `PLAIN`.
 
     Args:
         table: any table; its labels go into the batches as they are.
@@ -144,11 +144,13 @@ class StepLoader:
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
         policy = settings.augment
         made = tuple(Views(views, side, seed=seed, policy=policy, mean=mean, std=std) for side in SIDES)
-        names = [table.name for table in domains.sources]
+        names, few = [table.name for table in domains.sources], domains.task.few_shot_domain
         self._tables: dict[Side, Table] = dict(zip(SIDES, tables, strict=True))
         self._settings = settings
         self._built_in: dict[Side, SideOrder] = {
-            "source": source_order(tables[0], names, settings, seed, trains=bool(made[0].transforms)),
+            "source": source_order(
+                tables[0], names, settings, seed, few_shot_domain=few, trains=bool(made[0].transforms)
+            ),
             "target": target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
         }
         self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
@@ -284,15 +286,22 @@ class _Endless:
 
 
 def source_order(
-    table: Table, names: Sequence[str], settings: DataSettings, seed: int, *, trains: bool = True
+    table: Table,
+    names: Sequence[str],
+    settings: DataSettings,
+    seed: int,
+    *,
+    few_shot_domain: int | None = None,
+    trains: bool = True,
 ) -> SideOrder:
     """Return the built-in order of the source side.
 
-    Balanced sources have equal shares, the labelled part of the target (`DataSettings.few_shot_domain`) as well: its
+    Balanced sources have equal shares, the labelled part of the target (`few_shot_domain`) as well: its
     few images come again, whatever `small_domains` says, and do not decide how long an epoch is.
 
     Args:
         table: the joined sources. names: of the sources. settings: batch and sampling. seed: the run's.
+        few_shot_domain: number of the source that is a labelled part of the target; None without one.
         trains: whether any view of this side is asked for; if not, batches fit, being cut to the domains.
 
     Raises:
@@ -301,7 +310,7 @@ def source_order(
     if not names:
         return SideOrder((), table.domain)
     whole = np.arange(len(table))
-    few = settings.few_shot_domain if settings.source_sampling == "balanced" and len(names) > 1 else None
+    few = few_shot_domain if settings.source_sampling == "balanced" and len(names) > 1 else None
     if settings.source_sampling == "proportional":
         pools = [(whole, settings.source_step, "the sources together")]
     else:

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fercore.config import DataSettings
+from fercore.config import RunConfig
 from fercore.data.domains.domain_set import DomainSet
-from fercore.data.formats import FORMATS
-from fercore.data.spec import parse_spec
+from fercore.data.spec import FORMATS, DomainSpec
 from fercore.data.table import join
 from fercore.records.step import Side
 from fercore.records.task import BatchPolicy, DatasetInfo, FewShots, TaskInfo
@@ -51,39 +50,36 @@ def side_info(domains: DomainSet, side: Side) -> SideInfo:
 
 
 def task_info(
-    settings: DataSettings,
+    config: RunConfig,
     classes: Sequence[str],
     sizes: tuple[Sequence[int], int],
     counts: Sequence[Mapping[str, int]] = (),
-    *,
-    steps_per_epoch: int | None = None,
 ) -> TaskInfo:
     """Return what plugins may know of a run.
 
     Args:
-        settings: of the data. classes: names in the order of the labels. sizes: training samples of each source, and
-            of the target. counts: samples of each class, of each source; empty = unknown.
-        steps_per_epoch: as `train.steps_per_epoch`.
+        config: the run's. classes: names in the order of the labels. sizes: training samples of each source, and of
+            the target. counts: samples of each class, of each source; empty = unknown.
     """
-    target, numbers = parse_spec(settings.target), counts or [{}] * len(settings.sources)
+    task, settings = config.task, config.data
+    target, numbers = task.target, counts or [{}] * len(task.sources)
     options: dict[str, FewShots] = {"shots": "shots", "fraction": "fraction", "label_count": "labels"}
-    several = len(settings.sources) > 1 and settings.source_sampling == "balanced"
+    several = len(task.sources) > 1 and settings.source_sampling == "balanced"
     return TaskInfo(
         classes=tuple(classes),
-        sources=tuple(dataset_info(*each) for each in zip(settings.sources, sizes[0], numbers, strict=True)),
-        target=dataset_info(settings.target, sizes[1]),
-        few_shot_domain=settings.few_shot_domain,
+        sources=tuple(dataset_info(*each) for each in zip(task.sources, sizes[0], numbers, strict=True)),
+        target=dataset_info(target, sizes[1]),
+        few_shot_domain=task.few_shot_domain,
         few_shots=next((name for option, name in options.items() if option in target.options), None),
         include_labelled=target.flag("include_labelled"),
         batch=BatchPolicy(
-            settings.source_step, settings.target_batch, steps_per_epoch, settings.class_balanced, several
+            settings.source_step, settings.target_batch, config.train.steps_per_epoch, settings.class_balanced, several
         ),
     )
 
 
-def dataset_info(text: str, n: int, class_counts: Mapping[str, int] | None = None) -> DatasetInfo:
+def dataset_info(spec: DomainSpec, n: int, class_counts: Mapping[str, int] | None = None) -> DatasetInfo:
     """Return which dataset a SPEC names, with its number of training samples."""
-    spec = parse_spec(text)
     named = FORMATS[spec.format].dataset_option
     dataset = spec.options.get(named, "") if named else spec.format
     return DatasetInfo(spec.format, dataset, n, dict(class_counts or {}))

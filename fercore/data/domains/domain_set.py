@@ -12,10 +12,10 @@ import numpy as np
 
 from fercore.config import DataSettings
 from fercore.data.domains.label_space import choose_classes, divided_target, images_of_test, labelled_part
-from fercore.data.domains.labelled import LabelSplit, divide_labels, divided_source
+from fercore.data.domains.labelled import LabelSplit, divide_labels
 from fercore.data.domains.load import UNLABELLED, LoadedDomain, load_domain, read_chosen, read_domain, spec_seed
 from fercore.data.domains.split import divide
-from fercore.data.spec import asks_for_few, parse_spec
+from fercore.data.spec import TaskSpec
 from fercore.data.table import Table, join
 from fercore.errors import UserInputError
 
@@ -31,7 +31,7 @@ class DomainSet:
         sources: training part of each source, in the order of the settings.
         adaptation: what training may see of the target: no label, opaque keys, order shuffled.
         test: the target's test part, for the evaluator alone; labels where they are known, else -1.
-        transductive: whether `adaptation` and `test` are the same images.
+        task: what was asked for.
         report: what was read, dropped and found; JSON values. `mismatch_lines` puts it in words.
         truth: int64[n] labels of `adaptation` where they are known, else -1; for the evaluator alone.
         target: every usable image of the target, in the dataset's order and by name; for the evaluator alone.
@@ -47,7 +47,7 @@ class DomainSet:
     sources: tuple[Table, ...]
     adaptation: Table
     test: Table
-    transductive: bool
+    task: TaskSpec
     report: dict[str, Any]
     target: Table
     target_parts: tuple[str, ...]
@@ -56,6 +56,11 @@ class DomainSet:
     fingerprints: Mapping[str, Any] = field(default_factory=dict)
     label_split: Mapping[str, Any] | None = None
     validation: Table | None = None
+
+    @property
+    def transductive(self) -> bool:
+        """Whether `adaptation` and `test` are the same images."""
+        return self.task.transductive
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this data from any other, as JSON values.
@@ -66,49 +71,43 @@ class DomainSet:
         return {"classes": list(self.classes), **deepcopy(dict(self.fingerprints))}
 
 
-def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None = None) -> DomainSet:
-    """Read the domains that settings name, and decide classes and parts by the rules of the command line's SPEC.
+def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | None = None) -> DomainSet:
+    """Read the domains of a task, and decide classes and parts by the rules of the command line's SPEC.
 
     Args:
-        settings: sources, target, classes, and the share of unusable images that is let pass.
-        seed: of the half-and-half division, of drawing labels and of `limit`, where a spec has no seed of its own.
+        task: sources and target. settings: classes, and the share of unusable images that is let pass.
         label_file: which samples are labelled, as the run that goes on keeps it.
 
     Raises:
         UserInputError: for whatever is wrong with a spec, a file or the set of classes. Nothing is written.
     """
-    specs = [parse_spec(text) for text in settings.sources]
-    target_spec = parse_spec(settings.target)
-    divided = divided_source(specs, target_spec)
-    same = divided is not None and divided.text == target_spec.text
-    for spec in specs:
-        if spec.flag("transductive"):
-            fix = "only a target adapts; remove it"
-            raise UserInputError("option transductive on a source", where=spec.where, fix=fix)
-    target = load_domain(target_spec, settings, seed, target=True)
-    if same and not target.labelled:
-        few = asks_for_few(target_spec)
+    task.check()
+    divided, own_domain, seed = task.divided, task.few_shot_domain, task.seed
+    target = load_domain(task.target, settings, seed, target=True)
+    if own_domain is not None and not target.labelled:
+        few = task.target.asks_for_few
         what = "no labelled target sample" if few else "source without a labelled image"
         fix = f"{'a few' if few else 'its'} images need labels: class folders or a label column"
-        raise UserInputError(what, where=target_spec.where, fix=fix)
+        raise UserInputError(what, where=task.target.where, fix=fix)
     sources = [
         replace(target, spec=spec, report=deepcopy(target.report))
-        if same and spec is divided
+        if number == own_domain
         else load_domain(spec, settings, seed)
-        for spec in specs
+        for number, spec in enumerate(task.sources)
     ]
     classes = choose_classes(settings, sources, target)
-    adaptation, test = divided_target(target, classes, spec_seed(target_spec, seed))
+    adaptation, test = divided_target(target, classes, spec_seed(task.target, seed))
     label_split = None
     tables, validation = [], dict[int, Table]()
     for loaded in sources:
-        if loaded.spec is not divided:
+        if divided is None or loaded.spec != divided:
             training, held_out = _held_out(loaded, labelled_part(loaded, classes), settings.source_validation, seed)
             tables.append(training)
             if held_out is not None:
                 validation[len(tables) - 1] = held_out
                 loaded.report |= {"n_validation": len(held_out)}
             continue
+        same = divided == task.target
         pool = adaptation if same else labelled_part(loaded, classes)
         watched = test if same else None
         label_split = _label_split(loaded, pool, classes, spec_seed(divided, seed), watched, label_file)
@@ -119,7 +118,7 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
             target.report["n_adaptation"] = len(adaptation)
     parts = (tables, validation, adaptation, test)
     tables, validation, adaptation, test, au_names, au_report = _with_units(settings, classes, sources, target, *parts)
-    own = tables[specs.index(divided)] if same and divided is not None else adaptation.subset([])
+    own = adaptation.subset([]) if own_domain is None else tables[own_domain]
     target.report["labelled"] = {"n": len(own), "per_class": own.counts(classes)}
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     if not sources:
@@ -147,7 +146,7 @@ def load_domains(settings: DataSettings, *, seed: int, label_file: Path | None =
         tuple(tables),
         adaptation.without_labels(),
         test,
-        target_spec.flag("transductive"),
+        task,
         report,
         target=whole,
         target_parts=_target_parts(whole, test, own, adaptation),

@@ -10,7 +10,7 @@ import numpy as np
 from fercore.data.domains.options import label_quota
 from fercore.data.labels import CANONICAL
 from fercore.data.noise import permutation
-from fercore.data.spec import DomainSpec, asks_for_few
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -51,7 +51,7 @@ def _refuse_too_few(found: np.ndarray, classes: Sequence[str], spec: DomainSpec)
         what = f"{count} labels asked for, and {found.sum()} labelled images to take them from"
         raise UserInputError(what, where=spec.where, fix="ask for fewer or give more images")
     empty = [name for name, n in zip(classes, found, strict=True) if not n]
-    if empty and not asks_for_few(spec):
+    if empty and not spec.asks_for_few:
         fix = "leave the class out of data.classes"
         raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
     if empty:
@@ -63,7 +63,7 @@ def _refuse_too_few(found: np.ndarray, classes: Sequence[str], spec: DomainSpec)
 
 def _unit(pool: Table, spec: DomainSpec) -> str:
     known = all(pool.subjects) and len(set(pool.subjects)) > 1
-    by = spec.choice("label_by", ("subject", "image"), "subject" if known and not asks_for_few(spec) else "image")
+    by = spec.choice("label_by", ("subject", "image"), "subject" if known and not spec.asks_for_few else "image")
     if by == "subject" and not known:
         raise UserInputError("not every subject is known", where=spec.where, fix="give label_by=image")
     return by

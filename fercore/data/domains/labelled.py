@@ -28,7 +28,7 @@ from fercore.data.domains.label_draw import draw_labels
 from fercore.data.domains.sealed import read_sealed, sealed
 from fercore.data.fingerprint import common_folder
 from fercore.data.formats.reading.scan import user_path
-from fercore.data.spec import HOW_MANY, DomainSpec, asks_for_few, option_name
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.documents import Shape
 from fercore.errors import UserInputError
@@ -92,45 +92,6 @@ class LabelSplit:
         }
 
 
-def divides(spec: DomainSpec) -> bool:
-    """Say whether a spec asks for labelled and unlabelled samples of one dataset."""
-    return any(option in spec.options for option in HOW_MANY)
-
-
-def divided_source(specs: Sequence[DomainSpec], target: DomainSpec) -> DomainSpec | None:
-    """Return the source that is to be divided, if there is one; with the target's text it is the target's dataset.
-
-    Raises:
-        UserInputError: if there are two, the target is to be divided and is not that source, or a source asks for what
-            is the target's.
-    """
-    for spec in specs:
-        if asks_for_few(spec) and spec.text != target.text:
-            fix = "write it after --target; of a source, ?labels=NUMBER labels so many images over all classes"
-            raise UserInputError(f"option {_chosen(spec)} on a source", where=spec.where, fix=fix)
-    found = [spec for spec in specs if divides(spec)]
-    if len(found) > 1:
-        fix = "drop " + " or ".join(dict.fromkeys(f"?{_chosen(spec)}=" for spec in found)) + " from all but one"
-        raise UserInputError("two sources are to be divided", where=f"{found[0].where}, {found[1].where}", fix=fix)
-    if divides(target) and (not found or found[0].text != target.text):
-        fix = "write the same spec as --source and leave --target out, or ?shots= for a few labels beside other sources"
-        raise UserInputError("a target with ?labels= is the rest of a source's dataset", where=target.where, fix=fix)
-    if asks_for_few(target) and len(specs) == 1:
-        fix = "give a labelled --source, or learn from one dataset alone with --source SPEC?labels=NUMBER"
-        raise UserInputError(
-            f"option {_chosen(target)} without a source beside the target", where=target.where, fix=fix
-        )
-    if found and target.text == found[0].text and found[0].flag("transductive"):
-        fix = "remove one of them: labelled images would be test images"
-        raise UserInputError(f"options {_chosen(target)} and transductive at once", where=target.where, fix=fix)
-    return found[0] if found else None
-
-
-def _chosen(spec: DomainSpec) -> str:
-    """Return the option by which a spec says how much is labelled."""
-    return option_name(next(option for option in HOW_MANY if option in spec.options))
-
-
 def divide_labels(
     pool: Table,
     content: Mapping[int, str],
@@ -163,7 +124,7 @@ def divide_labels(
         record = read_labels(file)
         parts = _parts_of(record, pool, content, classes, file)
     else:
-        watched = test if test is not None and asks_for_few(spec) else pool.subset([])
+        watched = test if test is not None and spec.asks_for_few else pool.subset([])
         shown = _shown(pool, watched)
         chosen, skipped, how = draw_labels(pool, np.where(shown, -1, labels), classes, spec, seed)
         if shown.any():

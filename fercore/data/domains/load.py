@@ -16,7 +16,6 @@ from fercore.data.cache.files import cache_folder, make_room
 from fercore.data.domains.options import apply_options
 from fercore.data.domains.parts import choose_split, limited, target_parts, training_part, unused_parts
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
-from fercore.data.formats import FORMATS
 from fercore.data.formats.reading.codes import fits
 from fercore.data.formats.reading.scan import Scan, present
 from fercore.data.images.crops import CropReader
@@ -25,7 +24,7 @@ from fercore.data.images.preflight import Preflight, inspect
 from fercore.data.images.readers import FileReader, kind_of
 from fercore.data.images.scaling import NO_RANGE, Scaling, parse_scaling
 from fercore.data.labels import unknown_names
-from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.spec import FORMATS, DomainSpec, TaskSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 
@@ -60,15 +59,14 @@ class LoadedDomain:
         return {**found, "au": units} if units else found
 
 
-def look_for_data(settings: DataSettings) -> None:
-    """Make sure that every source and the target can be meant and are there, before anything that takes long.
+def look_for_data(task: TaskSpec) -> None:
+    """Make sure that every source and the target are there, before anything that takes long.
 
     Raises:
-        UserInputError: for a spec that cannot be read, or a path where nothing is.
+        UserInputError: for a path where nothing is.
     """
-    for text in (*settings.sources, settings.target):
-        spec = parse_spec(text)
-        if spec.format != "synthfer":
+    for spec in task.specs:
+        if not spec.generated:
             present(spec.path, where=spec.where)
 
 
@@ -125,7 +123,7 @@ def read_chosen(spec: DomainSpec) -> tuple[Table, Scan]:
 
 def spec_seed(spec: DomainSpec, seed: int) -> int:
     """Return the seed of a spec's drawings: its own, or the run's; of generated data the run's always."""
-    return seed if spec.format == "synthfer" else spec.integer("seed", seed)
+    return seed if spec.generated else spec.integer("seed", seed)
 
 
 def load_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: bool = False) -> LoadedDomain:

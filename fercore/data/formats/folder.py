@@ -21,7 +21,7 @@ from fercore.data.formats.reading.scan import Rows, Scan, existing, listed, not_
 from fercore.data.images.codecs import HEAD, IMAGE_SUFFIXES, is_picture
 from fercore.data.images.readers import FileReader
 from fercore.data.labels import CANONICAL, find_label
-from fercore.data.spec import DomainSpec, spec_text
+from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 
 PARTS: dict[str, str] = {
@@ -74,7 +74,7 @@ def scan(spec: DomainSpec) -> Scan:
     if rows.unknown:
         # Archives often wrap the dataset in a folder of its own.
         inner = next((child for child in subfolders(root) if not parts and _is_dataset(child)), None)
-        fix = f"did you mean 'folder:{spec_text(str(inner))}'?" if inner is not None else FIX
+        fix = f"did you mean '{DomainSpec.of('folder', str(inner))}'?" if inner is not None else FIX
     not_empty(rows, str(root), fix)
     return Scan(rows, FileReader(tuple(rows.keys)))
 

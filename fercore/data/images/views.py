@@ -27,7 +27,7 @@ from fercore.data.noise import key, uniforms
 from fercore.errors import UserInputError
 from fercore.ops import dispatch
 from fercore.records.plan import CropAndColour, Transform, ViewRequest
-from fercore.records.step import Side
+from fercore.records.step import PLAIN, Side
 from fercore.registry import Registry
 
 CHUNK = 2**20
@@ -110,8 +110,8 @@ class Views:
 
 
 def plain_views(mean: Sequence[float], std: Sequence[float]) -> Views:
-    """Return what makes the one view "none" of images: normalised, and else as they are."""
-    return Views([ViewRequest("source", "none", "none")], "source", seed=0, policy="none", mean=mean, std=std)
+    """Return what makes the one view `PLAIN` of images: normalised, and else as they are."""
+    return Views([ViewRequest("source", PLAIN, "none")], "source", seed=0, policy="none", mean=mean, std=std)
 
 
 @contextmanager

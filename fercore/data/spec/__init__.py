@@ -1,25 +1,32 @@
-"""SPEC texts: the one place that reads and writes them."""
+"""SPEC texts: the one place that reads and writes them, and what a run's specs come to."""
 
 from fercore.data.spec.domain_spec import (
     COMMON_OPTIONS,
     HOW_MANY,
     SPLITS,
     DomainSpec,
-    asks_for_few,
+    absolute_units,
+    as_spec,
+    is_spec,
     option_name,
     parse_spec,
     spec_text,
-    split_spec,
 )
+from fercore.data.spec.format_table import FORMATS, Format
+from fercore.data.spec.task_spec import TaskSpec
 
 __all__ = [
     "COMMON_OPTIONS",
+    "FORMATS",
     "HOW_MANY",
     "SPLITS",
     "DomainSpec",
-    "asks_for_few",
+    "Format",
+    "TaskSpec",
+    "absolute_units",
+    "as_spec",
+    "is_spec",
     "option_name",
     "parse_spec",
     "spec_text",
-    "split_spec",
 ]

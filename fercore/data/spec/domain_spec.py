@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote, unquote
 
-from fercore.data.formats import FORMATS
+from fercore.data.spec.format_table import FORMATS
 from fercore.errors import UserInputError, did_you_mean
+from fercore.files import absolute
 
 COMMON_OPTIONS: tuple[str, ...] = (
     "split", "transductive", "name", "limit", "seed", "au",
@@ -29,12 +31,16 @@ HOW_MANY: tuple[str, ...] = ("label_count", "shots", "fraction", "label_file")
 """Options that say which samples of a dataset are labelled; a spec has one of them."""
 
 
-@dataclass(frozen=True)
+ROOT = "{root}"
+"""In a protocol's spec, the folder that holds the datasets."""
+
+
+@dataclass(frozen=True, eq=False)
 class DomainSpec:
-    """A parsed spec.
+    """A parsed spec; two are equal that mean the same dataset in the same way, however they are written.
 
     Attributes:
-        format: a key of `fercore.data.formats.FORMATS`.
+        format: a key of `fercore.data.spec.FORMATS`.
         path: file or folder (the style, for synthfer).
         options: option -> value, names checked.
         text: the spec as it was written.
@@ -45,8 +51,73 @@ class DomainSpec:
     options: Mapping[str, str] = field(default_factory=dict)
     text: str = ""
 
+    @classmethod
+    def of(cls, form: str, path: str, options: Mapping[str, str] = MappingProxyType({})) -> DomainSpec:
+        """Return the spec of parts that are known to be right, with the text that says them."""
+        pairs = "&".join(f"{option_name(name)}={spec_text(value)}" for name, value in options.items())
+        text = f"{form}:{spec_text(path)}" + (f"?{pairs}" if pairs else "")
+        return cls(form, path, dict(options), text)
+
     def __str__(self) -> str:
         return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DomainSpec) and self._meaning() == other._meaning()
+
+    def __hash__(self) -> int:
+        return hash(self._meaning())
+
+    def _meaning(self) -> tuple[str, str, frozenset[tuple[str, str]]]:
+        path, options = self._absolute()
+        return self.format, path, frozenset(options.items())
+
+    def _absolute(self) -> tuple[str, dict[str, str]]:
+        """Return path and options, what is a path in them from the root on."""
+        options = {name: absolute(value) if name in self.paths else value for name, value in self.options.items()}
+        if "au" in options:
+            options["au"] = absolute_units(options["au"])
+        return self.path if self.generated else absolute(self.path), options
+
+    def absolute(self) -> DomainSpec:
+        """Return the spec with every path in it from the root on, so that it means the same from every folder."""
+        path, options = self._absolute()
+        if (path, options) == (self.path, self.options):
+            return self
+        return DomainSpec.of(self.format, path, options)
+
+    @property
+    def below_root(self) -> bool:
+        """Whether it lies in the folder that holds a protocol's datasets."""
+        return ROOT in self.text
+
+    def under(self, root: Path) -> DomainSpec:
+        """Return a protocol's spec with the folder that holds the datasets in its place."""
+        return parse_spec(self.text.replace(ROOT, spec_text(str(root))))
+
+    @property
+    def generated(self) -> bool:
+        """Whether its images are made, not read."""
+        return FORMATS[self.format].generated
+
+    @property
+    def divides(self) -> bool:
+        """Whether it asks for labelled and unlabelled samples of one dataset."""
+        return any(option in self.options for option in HOW_MANY)
+
+    @property
+    def asks_for_few(self) -> bool:
+        """Whether it asks for a few labelled samples of a target: shots= or fraction=."""
+        return "shots" in self.options or "fraction" in self.options
+
+    @property
+    def asks_for_labels(self) -> bool:
+        """Whether it divides one dataset into labelled and unlabelled samples: labels=NUMBER or label_file=."""
+        return self.divides and not self.asks_for_few
+
+    @property
+    def how_many(self) -> str:
+        """Name of the option by which it says how much is labelled, as people write it; "" without one."""
+        return next((option_name(option) for option in HOW_MANY if option in self.options), "")
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -127,7 +198,7 @@ def parse_spec(text: str) -> DomainSpec:
     """
     form, colon, _ = text.strip().partition(":")
     _check_format(text, form, bool(colon))
-    _, path, tail = split_spec(text.strip())
+    _, path, tail = _split(text.strip())
     options = _options(text, form.lower(), tail)
     spec = DomainSpec(form.lower(), _decoded(path.strip()), options, text.strip())
     if not spec.path:
@@ -138,7 +209,21 @@ def parse_spec(text: str) -> DomainSpec:
     return spec
 
 
-def split_spec(text: str) -> tuple[str, str, str]:
+def is_spec(text: str) -> bool:
+    """Say whether a text that may be something else, such as a file's name, begins as a spec."""
+    return text.partition(":")[0].lower() in FORMATS
+
+
+def as_spec(value: DomainSpec | str) -> DomainSpec:
+    """Return a spec that may still be text.
+
+    Raises:
+        UserInputError: as `parse_spec`.
+    """
+    return parse_spec(value) if isinstance(value, str) else value
+
+
+def _split(text: str) -> tuple[str, str, str]:
     """Return format, path and options of a spec as they are written; "" for no options."""
     form, _, rest = text.partition(":")
     path, mark, tail = rest.rpartition("?")
@@ -192,9 +277,10 @@ def option_name(option: str) -> str:
     return "labels" if option == "label_count" else option
 
 
-def asks_for_few(spec: DomainSpec) -> bool:
-    """Say whether a spec asks for a few labelled samples of a target: shots= or fraction=."""
-    return "shots" in spec.options or "fraction" in spec.options
+def absolute_units(provider: str) -> str:
+    """Return what says which action units images show, an absolute path where it is one."""
+    is_path = provider.lower().endswith((".csv", ".safetensors")) or os.path.isdir(os.path.expanduser(provider))
+    return absolute(provider) if is_path else provider
 
 
 def _check_common(spec: DomainSpec) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fercore.data.formats.folder import beside_parts
-from fercore.data.spec import parse_spec
+from fercore.data.spec import DomainSpec
 from fercore.datasets.check import find
 from fercore.datasets.check.look import Progress, Seen, look
 from fercore.datasets.check.near import SIMILAR
@@ -15,7 +15,7 @@ from fercore.errors import UserInputError
 __all__ = ["check", "find", "look"]
 
 
-def check(specs: Sequence[str], *, similar: float = SIMILAR, progress: Progress | None = None) -> dict[str, Any]:
+def check(specs: Sequence[DomainSpec], *, similar: float = SIMILAR, progress: Progress | None = None) -> dict[str, Any]:
     """Look at every image of some datasets and say what is wrong, as JSON values.
 
     {"schema": 1, "similar": ..., "domains": [...], "between": [...], "faults": n}; a domain has its counts, the
@@ -24,15 +24,15 @@ def check(specs: Sequence[str], *, similar: float = SIMILAR, progress: Progress 
     counts all of them.
 
     Args:
-        specs: FORMAT:PATH?options, one or more. similar: correlation from which two pictures count as one.
+        specs: one or more. similar: correlation from which two pictures count as one.
         progress: told about the images seen of each dataset.
 
     Raises:
-        UserInputError: for a bad spec or a layout that cannot be read.
+        UserInputError: for a layout that cannot be read.
     """
     if not 0 < similar <= 1:
         raise UserInputError(f"similarity {similar} is not above 0 and at most 1", where="--similar")
-    seen = [look(parse_spec(text), progress) for text in specs]
+    seen = [look(spec, progress) for spec in specs]
     domains = [_domain(one, similar) for one in seen]
     shared = find.between(seen, similar)
     faults = len(shared) + sum(domain["faults"] for domain in domains)

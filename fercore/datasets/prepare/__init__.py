@@ -17,7 +17,6 @@ from fercore.data.images.readers import Reader
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
-from fercore.datasets.convert import manifest_spec
 from fercore.datasets.prepare.boxes import read_boxes
 from fercore.datasets.prepare.detectors import make_detector
 from fercore.datasets.prepare.faces import CHOICES, Detector, Face
@@ -195,7 +194,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
             else:
                 keep.writerow(_row(table, i, record))
                 prepared += 1
-    spec = manifest_spec(out / "manifest.csv")
+    spec = DomainSpec.of("manifest", str(out / "manifest.csv")).text
     refusals = dict(reasons.most_common())
     return {
         "images": len(table),

@@ -8,22 +8,21 @@ LA-CMFER, CD-FER. `NAME@SOURCE` takes one of a protocol's sources alone.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from fercore.config import Settings, check_settings, read_toml
+from fercore.config import Settings, Spec, check_settings, read_toml
 from fercore.data.formats.reading.scan import user_path
 from fercore.data.labels import canonical_label
-from fercore.data.spec import DomainSpec, parse_spec, spec_text
+from fercore.data.spec import DomainSpec
 from fercore.datasets.facts import FACTS
 from fercore.errors import UserInputError, did_you_mean
 from fercore.files import absolute, no_file
 
 HERE = Path(__file__).parent
-ROOT = "{root}"
 
 
 class Protocol(Settings):
@@ -31,8 +30,8 @@ class Protocol(Settings):
 
     title: str
     paper: str
-    sources: dict[str, str] = Field(min_length=1, description="name -> spec")
-    target: str
+    sources: dict[str, Spec] = Field(min_length=1, description="name -> spec")
+    target: Spec
     transductive: bool
     classes: tuple[str, ...] = Field(min_length=2)
     metrics: tuple[str, ...] = Field(
@@ -103,12 +102,10 @@ def _narrowed(protocol: Protocol, wanted: str, where: str) -> Protocol:
 def _check(protocol: Protocol, where: str) -> None:
     for label in protocol.classes:
         canonical_label(label, where=where)
-    for text in protocol.sources.values():
-        parse_spec(text)
     if not isinstance(protocol.settings.get("data", {}), Mapping):
         raise UserInputError("settings.data is no table", where=where, fix="write [settings.data] and its keys below")
     # Stated twice on purpose: whether test images are adapted to changes what the numbers mean.
-    if parse_spec(protocol.target).flag("transductive") != protocol.transductive:
+    if protocol.target.flag("transductive") != protocol.transductive:
         fix = "write both, or neither"
         raise UserInputError("transductive differs between the protocol and its target", where=where, fix=fix)
 
@@ -122,17 +119,17 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
     Raises:
         UserInputError: if the folder is missing, or datasets in it are; names all of them and where to ask for them.
     """
-    texts = [*protocol.sources.values(), protocol.target]
-    if any(ROOT in text for text in texts):
+    specs = [*protocol.sources.values(), protocol.target]
+    if any(spec.below_root for spec in specs):
         if root is None:
             fix = "add --data-root DIR, the folder that holds the datasets"
             raise UserInputError("a protocol needs the data", where="--protocol", fix=fix)
         if not root.is_dir():
             raise UserInputError("no such folder", where=f"--data-root {root}")
-        below = [ROOT in text for text in texts]
-        texts = [text.replace(ROOT, spec_text(str(root))) for text in texts]
-        _refuse_missing([parse_spec(text) for text, inside in zip(texts, below, strict=True) if inside], root)
-    data: dict[str, Any] = {"sources": texts[:-1], "target": texts[-1], "classes": list(protocol.classes)}
+        placed = [spec.under(root) for spec in specs]
+        _refuse_missing([spec for spec, was in zip(placed, specs, strict=True) if was.below_root], root)
+        specs = placed
+    data: dict[str, Any] = {"sources": specs[:-1], "target": specs[-1], "classes": list(protocol.classes)}
     settings = dict(protocol.settings)
     more = settings.pop("data", {})
     methods = {"methods": protocol.methods} if protocol.methods else {}
@@ -140,7 +137,7 @@ def protocol_layer(protocol: Protocol, root: Path | None) -> dict[str, Any]:
     return {**settings, **methods, "data": {**more, **data}}
 
 
-def _refuse_missing(specs: list[DomainSpec], root: Path) -> None:
+def _refuse_missing(specs: Sequence[DomainSpec], root: Path) -> None:
     missing: dict[str, str] = {}
     for spec in specs:
         if not os.path.exists(user_path(spec.path)):
@@ -157,7 +154,7 @@ def describe_protocol(name: str, protocol: Protocol) -> list[str]:
     test = f"{protocol.test} ({protocol.n_test})" if protocol.n_test else protocol.test
     lines = [
         f"{name}: {protocol.title} ({protocol.paper})",
-        *(f"source {key}: {text}" for key, text in protocol.sources.items()),
+        *(f"source {key}: {spec}" for key, spec in protocol.sources.items()),
         f"target: {protocol.target}",
         f"adaptation, without labels: {protocol.adaptation}",
         f"test: {test}" + ("; transductive" if protocol.transductive else ""),

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fercore.plugin import CODES, SCORES, SIDES, EncodedDataset, Side, UserInputError
+from fercore.plugin import CODES, SCORES, SIDES, BatchPolicy, EncodedDataset, Side, UserInputError
 from fercore.retrieval import (
     code_histogram,
     code_keys,
@@ -79,16 +79,19 @@ def annotate(state: State, settings: AdaFerSettings) -> dict[str, float]:
     return {"coverage": float(matched.mean())}
 
 
-def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
-    """Mine triplets where it is time to, and draw the samples of the epoch's steps."""
-    agt, policy = settings.agt, state.policy
+def fresh_epoch(state: State, settings: AdaFerSettings, policy: BatchPolicy) -> dict[str, float]:
+    """Mine triplets where it is time to, and draw the samples of the epoch's steps as the run draws them.
+
+    An epoch without a length of its own is a pass over the triplets, or without any over the side that lasts longer.
+    """
+    agt, batch = settings.agt, (policy.source, policy.target)
     if not agt.on:
         return {}
     counts: dict[str, float] = {}
     if agt.resample == "epoch" or not bool(state.mined):
         counts = _mine(state, settings)
         state.put("mined", torch.tensor(True))
-    wanted = triplets_a_step(*policy.batch, agt.anchors)
+    wanted = triplets_a_step(*batch, agt.anchors)
     held = state.triplets_source.shape[1], state.triplets_target.shape[1]
     shares = tuple(share if there else 0 for share, there in zip(wanted, held, strict=True))
     if not sum(shares):
@@ -98,17 +101,17 @@ def fresh_epoch(state: State, settings: AdaFerSettings) -> dict[str, float]:
     # The generator that draws is the CPU's, on every device.
     labels, domain = state.source_labels.cpu(), state.source_domain.cpu()
     sizes = len(labels), len(state.target_scores)
-    images = [size // batch for size, batch in zip(sizes, policy.batch, strict=True)]
+    images = [size // of_step for size, of_step in zip(sizes, batch, strict=True)]
     codes = {side: _array(getattr(state, f"{side}_codes")) for side in SIDES}
-    triplets = steps_of_a_pass(codes, policy.batch, agt.anchors)
+    triplets = steps_of_a_pass(codes, batch, agt.anchors)
     source, target = plan_epoch(
         state.triplets_source.cpu(),
         state.triplets_target.cpu(),
         sizes=sizes,
-        batch=policy.batch,
+        batch=batch,
         shares=(int(shares[0]), int(shares[1])),
-        steps=policy.steps or triplets or max(1, *images),
-        weights=balance(labels, domain, by_class=policy.by_class, by_domain=policy.by_domain),
+        steps=policy.steps_per_epoch or triplets or max(1, *images),
+        weights=balance(labels, domain, by_class=policy.class_balanced, by_domain=policy.domain_balanced),
     )
     state.put("order_source", source)
     state.put("order_target", target)

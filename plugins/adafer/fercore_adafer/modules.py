@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +15,11 @@ ROWS_AT_ONCE = 1024
 """Columns of the AU inputs of baseline #5; the run's units come first, the rest is 0."""
 
 
-@dataclass(frozen=True)
-class SamplingPolicy:
-    """How a run draws its samples.
-
-    Attributes:
-        batch: images a step of source and target. steps: of an epoch; None = a pass over the triplets, or without
-            any over the side that lasts longer.
-        by_class, by_domain: whether source anchors come evenly from classes, from sources.
-    """
-
-    batch: tuple[int, int]
-    steps: int | None = None
-    by_class: bool = False
-    by_domain: bool = False
-
-
 class State(SizedByData):
     """Action units of both domains, pseudo labels of the target, this epoch's triplets and the order of its batches.
 
     Args:
         num_classes: K.
-        policy: how the run draws its samples.
 
     Attributes:
         source_scores, target_scores: float[N,A]. source_codes, target_codes: uint8[N,A].
@@ -70,7 +52,7 @@ class State(SizedByData):
     mined: Tensor
     warned: Tensor
 
-    def __init__(self, num_classes: int, policy: SamplingPolicy) -> None:
+    def __init__(self, num_classes: int) -> None:
         def ints(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int64)
 
@@ -86,7 +68,6 @@ class State(SizedByData):
         flags = {name: flag() for name in ("known", "annotated", "mined")}
         super().__init__({**scores, **codes, **lists, **mined, **orders, **labels, **flags, "layout": ints(2)})
         self.register_buffer("warned", flag(2))
-        self.policy = policy
 
     @property
     def shares(self) -> tuple[int, int]:

@@ -33,6 +33,7 @@ from fercore.plugin import (
     Side,
     SideInfo,
     Stage,
+    TaskInfo,
     UserInputError,
     ViewRequest,
     hookimpl,
@@ -40,7 +41,7 @@ from fercore.plugin import (
 )
 from fercore_adafer.batches import Layout, Order, triplets_a_step
 from fercore_adafer.epoch import annotate, begin, fresh_epoch, steps_of_a_pass
-from fercore_adafer.modules import CodeTable, Margin, SamplingPolicy, State, UnitHead
+from fercore_adafer.modules import CodeTable, Margin, State, UnitHead
 from fercore_adafer.presets import PRESETS
 from fercore_adafer.settings import SCHEMES, AdaFerSettings
 from fercore_adafer.stages import FINETUNE, FINETUNED, LOOKUP, TRAIN, VIEW, build_stage, stage_names, views_of
@@ -66,14 +67,14 @@ class AdaFer(Plugin):
         return {"joint": (SCORES,), "au_lookup": (SCORES, CODES)}.get(self.settings.baseline, ())
 
     @hookimpl
-    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build backbone and linear head, and the parts that the settings ask for."""
         chosen = self.settings
         if chosen.baseline not in ("hard_labels", "soft_labels"):
             refuse_without(config.data, self.name)
-        self._check(config)
+        self._check(task)
         model = build_classifier(config.model, num_classes, name=BRANCH)
-        self.attach(model, State(num_classes, sampling_policy(config)))
+        self.attach(model, State(num_classes))
         for name in self._recorded():
             self.attach(model, PseudoLabelRecord(num_classes), f"labels_{name}")
         if chosen.gamma.mode == "learnable":
@@ -90,7 +91,7 @@ class AdaFer(Plugin):
         return views_of(self.settings)
 
     @hookimpl
-    def plan(self, config: RunConfig, datasets: Mapping[Side, SideInfo]) -> Sequence[Stage]:
+    def plan(self, config: RunConfig, datasets: Mapping[Side, SideInfo], task: TaskInfo) -> Sequence[Stage]:
         """Lay out the stages: source alone where asked for, then both domains; or those of a baseline."""
         margin, stages = f"parts.{self.part_name('margin')}", []
         for name in stage_names(self.settings):
@@ -98,14 +99,15 @@ class AdaFer(Plugin):
             # Counted from the codes before anything is mined: the plan stands before the first step.
             if name == TRAIN and self.settings.agt.on and stage.steps_per_epoch is None:
                 codes = {side: dataset.extras[CODES] for side, dataset in datasets.items()}
-                steps = steps_of_a_pass(codes, sampling_policy(config).batch, self.settings.agt.anchors)
+                batch = task.batch.source, task.batch.target
+                steps = steps_of_a_pass(codes, batch, self.settings.agt.anchors)
                 stage = replace(stage, steps_per_epoch=steps)
             stages.append(stage)
         return stages
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
     ) -> dict[str, float] | None:
         """Learn the domains' action units once; annotate, mine and lay out the epoch's batches."""
         state, metrics = self.part(model, State), {}
@@ -116,7 +118,7 @@ class AdaFer(Plugin):
         elif clock.stage == TRAIN and (self.settings.aga.on or self.settings.agt.on):
             if not state.known:
                 begin(state, encode_dataset("source"), encode_dataset("target"))
-            metrics = {**annotate(state, self.settings), **fresh_epoch(state, self.settings)}
+            metrics = {**annotate(state, self.settings), **fresh_epoch(state, self.settings, task.batch)}
             self._record(model, state)
         return {f"{self.name}/{name}": value for name, value in metrics.items()} or None
 
@@ -232,7 +234,7 @@ class AdaFer(Plugin):
         """Return the head's class probabilities; of baseline #2, the classes' shares among the code's source images."""
         return encoded.logits["au"] if "au" in encoded.logits else encoded.logits[BRANCH].softmax(dim=1)
 
-    def _check(self, config: RunConfig) -> None:
+    def _check(self, task: TaskInfo) -> None:
         chosen = self.settings
         if chosen.gamma.mode == "learnable" and chosen.gamma.floor >= chosen.agt.gamma:
             what = f"the margin's floor {chosen.gamma.floor:g} is not below its first value {chosen.agt.gamma:g}"
@@ -241,7 +243,7 @@ class AdaFer(Plugin):
             fix = f"set {self.name}.aga.on=true or leave the option out"
             what = "negatives can only be held apart by pseudo labels, which are off"
             raise UserInputError(what, where=f"{self.name}.agt.exclude_same_label", fix=fix)
-        batch = config.data.source_step, config.data.target_batch
+        batch = task.batch.source, task.batch.target
         if chosen.baseline == "none" and chosen.agt.on and not sum(triplets_a_step(*batch, chosen.agt.anchors)):
             fix = "take at least 3 on either side"
             what = f"batches of {batch[0]} source and {batch[1]} target images hold no triplet"
@@ -289,11 +291,3 @@ class AdaFer(Plugin):
         labels["s_hard"] = F.one_hot(state.s_hard.clamp_min(0), classes).float()
         for name, probs in labels.items():
             self.part(model, PseudoLabelRecord, f"labels_{name}").write(probs, state.matched)
-
-
-def sampling_policy(config: RunConfig) -> SamplingPolicy:
-    """Return how a run draws its samples."""
-    data = config.data
-    by_domain = data.source_sampling == "balanced" and len(data.sources) > 1
-    batch = data.source_step, data.target_batch
-    return SamplingPolicy(batch, config.train.steps_per_epoch, data.class_balanced, by_domain)

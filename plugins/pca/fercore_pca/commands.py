@@ -29,11 +29,11 @@ def warmup(
     ] = 0,
 ) -> None:
     """Train a random CLIP on captions of synthetic faces; use the file as `pretrained`."""
-    from fercore.plugin import refuse_taken, say, watch
+    from fercore.plugin import parse_spec, refuse_taken, say, watch
     from fercore_pca.warmup import Warmup, save_clip, warm_up
 
     refuse_taken(out, ".safetensors")
-    chosen = tuple(data) if data else Warmup.data
+    chosen = tuple(map(parse_spec, data)) if data else Warmup.data
     plan = Warmup(model, chosen, steps=steps, batch=batch, lr=lr, seed=seed, augment=augment)
     watcher = watch("step")
     watcher.begin(0, steps)

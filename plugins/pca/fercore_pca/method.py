@@ -24,6 +24,7 @@ from fercore.plugin import (
     LossTerm,
     Plugin,
     PseudoLabels,
+    Purpose,
     Role,
     RunConfig,
     Settings,
@@ -115,8 +116,7 @@ class ClipMethod(Plugin):
         read: dict[Side, EncodedDataset] = {}
         sides: tuple[Side, ...] = SIDES if banks is not None else ("target",)
         for side in sides:
-            with network.state.read(side, hand_crafted=first):
-                read[side] = encode_dataset(side)
+            read[side] = encode_dataset(side)
         report = {}
         if banks is not None:
             report[f"{self.name}/classes_without_features"] = float(network.fill(read, hand_crafted=first))
@@ -137,12 +137,12 @@ class ClipMethod(Plugin):
         return float(sure.sum())
 
     @hookimpl
-    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
+    def encode(self, model: Model, batch: DomainBatch, view: str, side: Side, purpose: Purpose) -> Encoded:
         """Run CLIP with what is learnt: branch "cls" holds x_v (Eqs 1-7), branch "iga" x' (Eqs 9-11)."""
         network = self._network(model)
-        if view.startswith("clip_"):
-            return network.encode(batch, batch.images[view], planning.side_of(view))
-        return network.evaluate(batch, batch.images[view])
+        if purpose == "train":
+            return network.encode(batch, batch.images[view], side)
+        return network.evaluate(batch, batch.images[view], side, reading=purpose == "refresh")
 
     @hookimpl
     def pseudo_label(self, model: Model, batch: Batch) -> PseudoLabels | None:

@@ -106,16 +106,20 @@ class Network:
         kept = self._need("kept", KeptFeatures)
         return self._scored(kept.get(side, batch.index, images, self.tower.one_by_one))
 
-    def evaluate(self, batch: DomainBatch, images: Tensor) -> Encoded:
-        """Encode images as they are: of the side that is being read, or of the target's test part."""
-        if bool(self.state.hand_crafted) and not self.tower.trained:
-            features = to_float32(self._read(batch, images))
+    def evaluate(self, batch: DomainBatch, images: Tensor, side: Side, *, reading: bool = False) -> Encoded:
+        """Encode images as they are.
+
+        Args:
+            reading: they are read for an epoch's banks and pseudo labels; for the first with CLIP as it was loaded.
+        """
+        if reading and not bool(self.state.started) and not self.tower.trained:
+            features = to_float32(self._read(batch, images, side))
             texts = self.sentences.hand_crafted(self.tower.network)
             with torch.autocast(images.device.type, enabled=False):
                 return Encoded({"cls": features}, {"cls": cosine_logits(features, texts, self.state.scale)})
         if not self.tower.trained and not self._shown:
-            return self._scored(self._read(batch, images))
-        return self._scored(self._prompted(batch, images, self.state.side() or "target"))
+            return self._scored(self._read(batch, images, side) if reading else self.tower.encode(images))
+        return self._scored(self._prompted(batch, images, side))
 
     def fill(self, read: Mapping[Side, EncodedDataset], *, hand_crafted: bool) -> int:
         """Fill the banks with what was read of both sides; labelled target samples belong to the target's, once.
@@ -150,11 +154,11 @@ class Network:
         """Whether images are encoded with prompts."""
         return self.prompts is not None and self.prompts.visual
 
-    def _read(self, batch: DomainBatch, images: Tensor) -> Tensor:
+    def _read(self, batch: DomainBatch, images: Tensor, side: Side) -> Tensor:
         """Encode images without prompts; those of a side that is read every epoch are encoded once."""
-        side, pca_settings = self.state.side(), self.pca_settings
+        pca_settings = self.pca_settings
         again = pca_settings.bank.refresh == "epoch" or (side == "target" and pca_settings.target.mode == "pseudo")
-        if side is None or not again or self._shown or not pca_settings.cache:
+        if not again or self._shown or not pca_settings.cache:
             return self.tower.encode(images)
         # The batches of a reading are always the same, so the bits are those of reading again.
         return self._need("kept", KeptFeatures).get(f"{side} read", batch.index, images, self.tower.encode)

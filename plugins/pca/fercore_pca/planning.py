@@ -39,7 +39,7 @@ def stages(settings: CommonSettings, config: RunConfig) -> list[Stage]:
 
 
 def view_of(side: Side, aug: AugSettings) -> ViewRequest:
-    """Return the view of a side that training sees; its name tells the side."""
+    """Return the view of a side that training sees; the sides draw numbers of their own."""
     crop = CropAndColour(area=aug.area, jitter_chance=0.0, grey_chance=0.0, blur_chance=0.0)
     transforms: dict[str, Transform | CropAndColour] = {"crop": crop, "weak": "weak", "none": "none"}
     return ViewRequest(side, view_name(side), transforms[aug.kind])
@@ -48,11 +48,6 @@ def view_of(side: Side, aug: AugSettings) -> ViewRequest:
 def view_name(side: Side) -> str:
     """Return the name of a side's view."""
     return f"clip_{side}"
-
-
-def side_of(view: str) -> Side:
-    """Return the side that a view of training belongs to."""
-    return "source" if view == view_name("source") else "target"
 
 
 def labelled_domain(settings: PcaSettings, task: TaskInfo) -> int | None:

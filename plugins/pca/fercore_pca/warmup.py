@@ -20,11 +20,13 @@ from fercore.models.clip.captions import Caption, write_caption
 from fercore.models.clip.configs import clip_config
 from fercore.plugin import (
     CANONICAL,
+    DomainSpec,
     LabelledImages,
     RunConfig,
     UserInputError,
     did_you_mean,
     noise_key,
+    parse_spec,
     permutation,
     read_labelled,
     uniforms,
@@ -52,7 +54,9 @@ class Warmup:
     """
 
     model: str = "tiny"
-    data: tuple[str, ...] = tuple(f"synthfer:{style}?n=2000&seed=70" for style in ("studio", "posed", "web", "wild"))
+    data: tuple[DomainSpec, ...] = tuple(
+        parse_spec(f"synthfer:{style}?n=2000&seed=70") for style in ("studio", "posed", "web", "wild")
+    )
     steps: int = 1200
     batch: int = 64
     lr: float = 2e-3
@@ -117,7 +121,8 @@ def save_clip(clip: Clip, path: Path, plan: Warmup, report: dict[str, Any]) -> N
     """
     packages = {name: version(name) for name in ("fercore", "torch", "open_clip_torch")}
     metadata = {"kind": KIND, "model": clip.model, "image_size": str(clip.image_size)}
-    metadata |= {"plan": json.dumps(asdict(plan)), "report": json.dumps(report), "versions": json.dumps(packages)}
+    settings = {**asdict(plan), "data": list(map(str, plan.data))}
+    metadata |= {"plan": json.dumps(settings), "report": json.dumps(report), "versions": json.dumps(packages)}
     write_tensors(path, clip.network.state_dict(), metadata)
 
 
@@ -218,7 +223,7 @@ def _prepared(clip: Clip, images: Tensor) -> Tensor:
 
 def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
     """Return the faces of the subjects to train on, and of the others; held out of one dataset is held out of all."""
-    parts = [read_labelled(text, size=size, held_out=plan.held_out, seed=plan.seed) for text in plan.data]
+    parts = [read_labelled(spec, size=size, held_out=plan.held_out, seed=plan.seed) for spec in plan.data]
     held = {who for part in parts for who, out in zip(part.subjects, part.held_out, strict=True) if out}
     train, test = [], []
     for part in parts:

@@ -22,9 +22,11 @@ from fercore.plugin import (
     ParamGroup,
     Phase,
     Progress,
+    Purpose,
     Role,
     RunConfig,
     Settings,
+    Side,
     Stage,
     TaskInfo,
     UserInputError,
@@ -39,7 +41,7 @@ from fercore_uda.presets import presets
 PRETRAIN, ADAPT = "pretrain", "adapt"
 CRITIC, MAP = "critic", "map"
 ADAPTED = "adapted"
-"""The target's view: a name of its own, for `encode` is told no side."""
+"""The target's view; its random numbers are its own."""
 
 
 class AddaSettings(NetworkSettings):
@@ -107,9 +109,11 @@ class ADDA(SourceTrained):
             self.part(model, Kept, "source_encoder").encoder.load_state_dict(learnt)
 
     @hookimpl
-    def encode(self, model: Model, batch: DomainBatch, view: str, clock: Progress) -> Encoded:
+    def encode(
+        self, model: Model, batch: DomainBatch, view: str, clock: Progress, side: Side, purpose: Purpose
+    ) -> Encoded:
         """Run the network; the source's samples through the encoder they keep, in the second stage."""
-        if view != VIEW or clock.stage == PRETRAIN:
+        if side == "target" or purpose != "train" or clock.stage == PRETRAIN:
             encoded: Encoded = model(batch.images[view])
             return encoded
         with torch.no_grad():

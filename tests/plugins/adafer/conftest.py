@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from fercore_adafer.epoch import annotate, begin, fresh_epoch
-from fercore_adafer.modules import Margin, SamplingPolicy, State
+from fercore_adafer.modules import Margin, State
 from fercore_adafer.plugin import AdaFer
 from fercore_adafer.settings import AdaFerSettings
 
 from fercore.records.step import Batch, DomainBatch, Encoded, EncodedDataset, Progress
+from fercore.records.task import BatchPolicy
 
 CLASSES = 3
 CLOCK = Progress("train", "main", 0, 0, 10)
@@ -73,9 +74,10 @@ def epoch(method):
     def run(world, batch=(12, 12), steps=None, seed=0, by_class=False, by_domain=False, **settings):
         torch.manual_seed(seed)
         plugin = method(**settings)
-        state = State(CLASSES, SamplingPolicy(batch, steps, by_class, by_domain)).double()
+        state = State(CLASSES).double()
         begin(state, world.dataset("source"), world.dataset("target"))
-        counts = {**annotate(state, plugin.settings), **fresh_epoch(state, plugin.settings)}
+        state.sizes, policy = batch, BatchPolicy(*batch, steps, by_class, by_domain)
+        counts = {**annotate(state, plugin.settings), **fresh_epoch(state, plugin.settings, policy)}
         return plugin, state, counts
 
     return run
@@ -86,7 +88,7 @@ class Step:
 
     def __init__(self, world, plugin, state, number=0, at=None):
         self.plugin, self.state = plugin, state
-        sizes = dict(zip(("source", "target"), state.policy.batch, strict=True))
+        sizes = dict(zip(("source", "target"), getattr(state, "sizes", (0, 0)), strict=True))
         orders = {"source": state.order_source, "target": state.order_target}
         self.at = at or {side: orders[side][number * n : (number + 1) * n] for side, n in sizes.items()}
         rng = np.random.default_rng(7)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from fercore_adafer import modules
 from fercore_adafer.modules import CodeTable, UnitHead
-from fercore_adafer.plugin import sampling_policy
 from fercore_adafer.settings import AdaFerSettings
 
 from fercore.config import RunConfig, check_settings, merge, parse_assignment
-from fercore.data.domains.dataset_info import SideInfo
+from fercore.data.domains.dataset_info import SideInfo, task_info
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
+from fercore.records.task import BatchPolicy
 
 SMALL = {
     "data": {"size": 32, "sources": ["folder:a"], "target": "folder:t", "au": "units.csv"},
@@ -32,6 +32,10 @@ def read(*switches):
 
 def config(**data):
     return RunConfig.model_validate({**SMALL, "data": {**SMALL["data"], **data}})
+
+
+def task(config):
+    return task_info(config, (), ([1] * len(config.data.sources), 1))
 
 
 def test_the_defaults_are_the_papers():
@@ -80,14 +84,14 @@ def test_presets():
 def test_without_action_units_it_fails_early_and_names_the_formats(method, baseline):
     plugin = method(baseline=baseline)
     with pytest.raises(UserInputError, match="adafer needs action units.*data.au.*OpenFace 2.*path,AU01"):
-        plugin.build_model(config=config(au=None), num_classes=7)
+        plugin.build_model(config=config(au=None), num_classes=7, task=task(config(au=None)))
 
 
 def test_what_needs_no_action_units_asks_for_none(method):
     for baseline in ("hard_labels", "soft_labels"):
-        method(baseline=baseline).build_model(config=config(au=None), num_classes=7)
+        method(baseline=baseline).build_model(config=config(au=None), num_classes=7, task=task(config(au=None)))
     spec = {"sources": ["folder:a?au=x.csv"], "target": "folder:t?au=y.csv", "au": None}
-    method().build_model(config=config(**spec), num_classes=7)
+    method().build_model(config=config(**spec), num_classes=7, task=task(config(**spec)))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +104,11 @@ def test_what_needs_no_action_units_asks_for_none(method):
 )
 def test_settings_that_do_not_go_together(method, settings, data, words):
     with pytest.raises(UserInputError, match=words):
-        method(**settings).build_model(config=config(**data), num_classes=7)
+        method(**settings).build_model(config=config(**data), num_classes=7, task=task(config(**data)))
 
 
 def parts(method, **settings):
-    return set(method(**settings).build_model(config=config(), num_classes=7).parts)
+    return set(method(**settings).build_model(config=config(), num_classes=7, task=task(config())).parts)
 
 
 def test_parts_follow_the_settings(method):
@@ -126,7 +130,9 @@ def datasets(source=((1, 0), (0, 1)), target=((1, 0), (0, 1))):
 
 def stages(method, train=None, **settings):
     run = RunConfig.model_validate({**SMALL, "train": {"steps": 30, **(train or {})}})
-    return [(s.name, s.steps, s.epochs) for s in method(**settings).plan(config=run, datasets=datasets())]
+    return [
+        (s.name, s.steps, s.epochs) for s in method(**settings).plan(config=run, task=task(run), datasets=datasets())
+    ]
 
 
 def test_stages(method):
@@ -152,7 +158,7 @@ def test_an_epoch_is_one_pass_over_the_triplets(method):
     run = config(source_batch=12, target_batch=12)
 
     def steps_per_epoch(**settings):
-        found = method(**settings).plan(config=run, datasets=datasets(source, target))
+        found = method(**settings).plan(config=run, task=task(run), datasets=datasets(source, target))
         return [stage.steps_per_epoch for stage in found]
 
     assert steps_per_epoch(epochs=40) == [max(math.ceil(held[side] / 4) for side in held)]
@@ -161,9 +167,9 @@ def test_an_epoch_is_one_pass_over_the_triplets(method):
     assert steps_per_epoch(source_pretrain_epochs=2)[0] is None  # source images alone
     assert steps_per_epoch(agt={"on": False}) == steps_per_epoch(baseline="soft_labels")[:1] == [None]
     alike = datasets([[1, 1]] * 5, [[1, 1]] * 3)
-    assert method().plan(config=run, datasets=alike)[0].steps_per_epoch is None
+    assert method().plan(config=run, task=task(run), datasets=alike)[0].steps_per_epoch is None
     given = RunConfig.model_validate({"train": {"steps_per_epoch": 7}})
-    assert method().plan(config=given, datasets=datasets(source, target))[0].steps_per_epoch == 7
+    assert method().plan(config=given, task=task(given), datasets=datasets(source, target))[0].steps_per_epoch == 7
 
 
 def test_views_are_made_where_they_are_used(method):
@@ -180,23 +186,24 @@ def test_the_papers_schedule_drops_after_each_epoch(method):
     from fercore.engine.phases import rate_factor
 
     run = RunConfig.model_validate({**SMALL, "optim": {"schedule": "constant"}})
-    (stage,) = method(epochs=40, lr_decay=0.9).plan(config=run, datasets=datasets())
+    (stage,) = method(epochs=40, lr_decay=0.9).plan(config=run, task=task(run), datasets=datasets())
     factor = rate_factor(stage.phases[0].optimiser, 40 * 63)
     for epoch in (0, 1, 2, 20, 39):
         assert factor(epoch * 63 + 30) == pytest.approx(0.9**epoch)
 
 
 def test_a_learnable_margin_takes_no_weight_decay(method):
-    (stage,) = method(gamma={"mode": "learnable"}).plan(config=config(), datasets=datasets())
+    (stage,) = method(gamma={"mode": "learnable"}).plan(config=config(), task=task(config()), datasets=datasets())
     groups = {group.prefixes: group.weight_decay for group in stage.phases[0].groups}
     assert groups[("parts.adafer/margin",)] == 0
 
 
 def test_how_samples_are_drawn_follows_the_run():
-    one = sampling_policy(config(source_batch=20, target_batch=10, class_balanced=True))
-    assert (one.batch, one.by_class, one.by_domain) == ((20, 10), True, False)
-    assert sampling_policy(config(sources=["folder:a", "folder:b"])).by_domain
-    assert not sampling_policy(config(sources=["folder:a", "folder:b"], source_sampling="proportional")).by_domain
+    one = task(config(source_batch=20, target_batch=10, class_balanced=True)).batch
+    assert one == BatchPolicy(20, 10, None, class_balanced=True, domain_balanced=False)
+    assert task(config(sources=["folder:a", "folder:b"])).batch.domain_balanced
+    alike = config(sources=["folder:a", "folder:b"], source_sampling="proportional")
+    assert not task(alike).batch.domain_balanced
 
 
 def test_the_code_table_is_baseline_2():

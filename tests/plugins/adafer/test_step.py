@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from fercore_adafer.batches import Layout
-from fercore_adafer.modules import Margin, SamplingPolicy, State
+from fercore_adafer.modules import Margin, State
 
 from fercore.models import PseudoLabelRecord
 from fercore.records.step import DomainBatch, Encoded, Progress, Role
@@ -233,11 +233,11 @@ def test_only_training_stages_have_target_terms(world, epoch, step):
 )
 def test_fine_tuning_learns_from_the_source_models_predictions(world, method, step, baseline, name):
     scene, plugin = world(), method(baseline=baseline)
-    state = State(3, SamplingPolicy((12, 12))).double()
+    state = State(3).double()
     record = PseudoLabelRecord(3)
     model = SimpleNamespace(parts={"adafer/state": state, "adafer/labels_predicted": record})
     clock = Progress("finetune", "main", 0, 0, 10)
-    plugin.refresh(model=model, clock=clock, encode_dataset=scene.dataset)
+    plugin.refresh(model=model, clock=clock, encode_dataset=scene.dataset, task=None)
     logits = scene.dataset("target").logits["main"]
     torch.testing.assert_close(state.q, logits.softmax(1).double())
     assert torch.equal(record.probs, logits.softmax(1))
@@ -256,7 +256,7 @@ def test_fine_tuning_learns_from_the_source_models_predictions(world, method, st
     assert term.value.item() == pytest.approx(expected, rel=1e-6)
     # A second epoch keeps the labels of the source model.
     before = state.q.clone()
-    assert plugin.refresh(model=model, clock=clock, encode_dataset=None) is None
+    assert plugin.refresh(model=model, clock=clock, encode_dataset=None, task=None) is None
     assert torch.equal(before, state.q)
 
 

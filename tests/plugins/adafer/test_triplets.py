@@ -8,6 +8,10 @@ import torch
 from fercore_adafer.batches import Layout, Order, balance, draw, triplets_a_step
 from fercore_adafer.epoch import fresh_epoch
 
+from fercore.records.task import BatchPolicy
+
+POLICY = BatchPolicy(12, 12, None, class_balanced=False, domain_balanced=False)
+
 
 def similarity(a, b, kind):
     if kind == "cosine":
@@ -78,7 +82,7 @@ def test_once_keeps_the_triplets_and_epoch_draws_new_ones(world, epoch):
     for resample, kept in (("once", True), ("epoch", False)):
         plugin, state, _ = epoch(scene, agt={"resample": resample})
         before = state.triplets_source.clone(), state.order_source.clone()
-        fresh_epoch(state, plugin.settings)
+        fresh_epoch(state, plugin.settings, POLICY)
         assert torch.equal(before[0], state.triplets_source) is kept
         assert not torch.equal(before[1], state.order_source)
 
@@ -120,7 +124,7 @@ def test_one_code_for_all_leaves_the_triplets_out_and_warns_once(world, epoch, s
     codes = {"source": np.ones((20, 3), dtype=int), "target": np.ones((15, 3), dtype=int)}
     scene = world(codes=codes)
     plugin, state, counts = epoch(scene)
-    fresh_epoch(state, plugin.settings)
+    fresh_epoch(state, plugin.settings, POLICY)
     assert counts["source_without_negative"] == 20
     assert state.shares == (0, 0)
     assert sum("triplet loss is left out" in record.message for record in caplog.records) == 1

@@ -133,9 +133,9 @@ def test_text_features_are_computed_once_a_step_and_once_an_evaluation(network, 
         optimiser.step()
         net.sentences.forget()
     with torch.no_grad():
-        first = net.evaluate(batch_of(images), images)
+        first = net.evaluate(batch_of(images), images, "target")
         for _ in range(3):
-            net.evaluate(batch_of(images), images)
+            net.evaluate(batch_of(images), images, "target")
     assert net.sentences.computed == 4
     net.encode(batch_of(images), images, "source")
     assert net.sentences.computed == 5
@@ -146,22 +146,22 @@ def test_text_features_are_computed_once_a_step_and_once_an_evaluation(network, 
 def test_text_features_follow_an_optimiser_that_leaves_no_trace(network, batch_of, images):
     net = network(iga={"on": False}, prompt={"visual": False})
     with torch.no_grad():
-        before = net.evaluate(batch_of(images), images).logits["cls"]
+        before = net.evaluate(batch_of(images), images, "target").logits["cls"]
         net.prompts.text.data.mul_(20)  # as fused optimisers do: the version counter stays
         net.sentences.forget()
-        after = net.evaluate(batch_of(images), images).logits["cls"]
+        after = net.evaluate(batch_of(images), images, "target").logits["cls"]
     assert not torch.allclose(before, after)
 
 
 def test_text_features_of_an_evaluation_are_those_of_its_prompts(network, batch_of, images):
     net = network(iga={"on": False})
     with torch.no_grad():
-        before = net.evaluate(batch_of(images), images).logits["cls"]
+        before = net.evaluate(batch_of(images), images, "target").logits["cls"]
         net.prompts.text.mul_(20)
-        after = net.evaluate(batch_of(images), images).logits["cls"]
+        after = net.evaluate(batch_of(images), images, "target").logits["cls"]
         fresh = network(iga={"on": False})
         fresh.prompts.text.mul_(20)
-        wanted = fresh.evaluate(batch_of(images), images).logits["cls"]
+        wanted = fresh.evaluate(batch_of(images), images, "target").logits["cls"]
     torch.testing.assert_close(after, wanted)
     assert not torch.allclose(before, after)
 
@@ -173,9 +173,9 @@ def test_prompts_of_each_domain_see_their_own_samples(network, batch_of, images)
     with torch.no_grad():
         found = net.encode(mixed, images, "source").features["cls"]
         own = [net.tower.encode(images, **net.prompts.vision(side)) for side in ("source", "target")]
-        tested = net.evaluate(batch_of(images), images).features["cls"]
-        with net.state.read("source", hand_crafted=False):
-            read = net.evaluate(mixed, images).features["cls"]
+        tested = net.evaluate(batch_of(images), images, "target").features["cls"]
+        net.state.started.fill_(True)
+        read = net.evaluate(mixed, images, "source", reading=True).features["cls"]
     wanted = torch.stack([own[1][0], own[0][1], own[1][2]])
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(read, wanted, rtol=1e-4, atol=1e-5)
@@ -207,15 +207,17 @@ def test_sides_that_are_read_every_epoch_are_encoded_once(network, batch_of, ima
     part = net.model.parts["pca_ifer/kept"]
     read = {}
     for side in ("source", "target", "source", "target"):
-        with net.state.read(side, hand_crafted=side not in read), torch.no_grad():
-            features = net.evaluate(batch_of(images), images).features["cls"]
+        net.state.started.fill_(side in read)
+        with torch.no_grad():
+            features = net.evaluate(batch_of(images), images, side, reading=True).features["cls"]
         assert torch.equal(read.setdefault(side, features), features)
     assert part.computed == (3 if pseudo else 6)
-    net.evaluate(batch_of(images), images)
+    net.evaluate(batch_of(images), images, "target")
     assert part.computed == (3 if pseudo else 6)
     shown = network(**mode)
-    with shown.state.read("target", hand_crafted=False), torch.no_grad():
-        shown.evaluate(batch_of(images), images)
+    shown.state.started.fill_(True)
+    with torch.no_grad():
+        shown.evaluate(batch_of(images), images, "target", reading=True)
     assert shown.model.parts["pca_ifer/kept"].computed == 0
 
 
@@ -237,12 +239,11 @@ def test_images_of_another_size_are_resized(network, batch_of):
 
 def test_banks_are_read_with_clip_as_it_was_loaded(network, batch_of, images):
     net = network()
-    with net.state.read("source", hand_crafted=True), torch.no_grad():
-        read = net.evaluate(batch_of(images), images)
+    with torch.no_grad():
+        read = net.evaluate(batch_of(images), images, "source", reading=True)
         wanted = net.tower.network.encode_image(images)
     torch.testing.assert_close(read.features["cls"], wanted, rtol=1e-4, atol=1e-5)
     assert set(read.features) == {"cls"}
-    assert net.state.side() is None
 
 
 @pytest.mark.parametrize("hand_crafted", [True, False])
@@ -263,5 +264,5 @@ def test_an_absent_class_has_the_text_that_goes_with_the_images(network, hand_cr
 def test_before_the_banks_are_filled_x_prime_is_the_image(network, batch_of, images):
     net = network()
     with torch.no_grad():
-        encoded = net.evaluate(batch_of(images), images)
+        encoded = net.evaluate(batch_of(images), images, "target")
     torch.testing.assert_close(encoded.logits["iga"], encoded.logits["cls"])

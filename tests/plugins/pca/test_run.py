@@ -70,9 +70,8 @@ def test_the_banks_hold_what_they_should(context, tmp_path, listener):
 
     read = {}
     for side in ("source", "target"):
-        with net.state.read(side, hand_crafted=True):
-            table = side_table(made.domains, side)
-            read[side] = made.evaluator.encode(made.model, table, clock, with_labels=side == "source")
+        net.state.started.fill_(False)  # as before the first epoch, when the banks were filled
+        read[side] = made.evaluator.encode(made.model, side_table(made.domains, side), clock, side)
     ours = read["source"].domain == 1
     assert int(ours.sum()) == 7
     pools = {
@@ -176,19 +175,20 @@ def test_pseudo_labels_come_from_zero_shot_and_then_from_the_model(context, meth
     calls = []
 
     def encode_dataset(side):
-        calls.append((side, bool(net.state.hand_crafted), net.state.side()))
+        first = not net.state.started
+        calls.append((side, first))
         n = torch.arange(2)
-        logits = {"cls": rows} if net.state.hand_crafted else {"cls": rows.flip(1), "iga": 3 * rows.flip(1)}
+        logits = {"cls": rows} if first else {"cls": rows.flip(1), "iga": 3 * rows.flip(1)}
         features = {name: torch.eye(2, 64) for name in logits}
         return EncodedDataset(features, logits, torch.tensor([0, 1]), torch.zeros_like(n), n)
 
     report = plugin.refresh(made.model, encode_dataset)
-    assert calls == [("source", True, "source"), ("target", True, "target")]
+    assert calls == [("source", True), ("target", True)]
     torch.testing.assert_close(net.record.probs, rows.softmax(-1))
     assert net.record.weight.tolist() == [1, 0]
     assert report["pca_ifer/pseudo_labelled"] == 1
     plugin.refresh(made.model, encode_dataset)
-    assert calls[2:] == [("target", False, "target")]
+    assert calls[2:] == [("target", False)]
     later = infer({"cls": rows.flip(1), "iga": 3 * rows.flip(1)}, "weighted", (0.5, 0.5))
     torch.testing.assert_close(net.record.probs, later)
 

@@ -12,11 +12,17 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from fercore.cli import app
+from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
 from fercore.models.clip import ClipSettings, load_clip
 from fercore.writing import refuse_taken
 
-PLAN = Warmup(data=("synthfer:studio?n=400&seed=5",), steps=3, batch=16)
+
+def specs(*texts):
+    return tuple(map(parse_spec, texts))
+
+
+PLAN = Warmup(data=specs("synthfer:studio?n=400&seed=5"), steps=3, batch=16)
 
 
 def test_the_loss_is_clips_where_each_image_has_one_text():
@@ -104,7 +110,7 @@ def test_a_person_held_out_in_one_dataset_is_in_every_one(monkeypatch):
     monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))
     monkeypatch.setattr(clip_warmup, "zero_shot", lambda clip, faces, classes: seen.update(tested=faces) or 0.0)
     # The first 200 images of both show the same ten people.
-    warm_up(replace(PLAN, data=("synthfer:studio?n=200&seed=5", "synthfer:studio?n=400&seed=5")))
+    warm_up(replace(PLAN, data=specs("synthfer:studio?n=200&seed=5", "synthfer:studio?n=400&seed=5")))
     pixels = {image.numpy().tobytes() for image in seen["taught"].images}
     assert len(seen["taught"]) + len(seen["tested"]) == 600
     assert not any(image.numpy().tobytes() in pixels for image in seen["tested"].images)
@@ -163,14 +169,14 @@ def test_the_command(tmp_path):
     ("plan", "line"),
     [
         (replace(PLAN, model="tinny"), "did you mean 'tiny'"),
-        (replace(PLAN, data=("synthfer:studio?n=8",)), "images of .* classes to train on"),
-        (replace(PLAN, data=("synthfer:studyo",)), "studio"),
+        (replace(PLAN, data=specs("synthfer:studio?n=8")), "images of .* classes to train on"),
+        (replace(PLAN, data=specs("synthfer:studyo")), "studio"),
         (replace(PLAN, steps=0), "at least one step"),
         (replace(PLAN, lr=0.0), "a learning rate above 0"),
         (replace(PLAN, lr=1e30), "not finite after . steps.*lower --lr"),
         (replace(PLAN, lr=float("nan")), "a learning rate above 0"),
         (replace(PLAN, lr=1e60), "a learning rate above 0"),
-        (replace(PLAN, data=("synthfer:studio?n=1",)), "need known subjects.*manifest"),
+        (replace(PLAN, data=specs("synthfer:studio?n=1")), "subjects to hold out are not known.*manifest"),
         (replace(PLAN, augment="lite"), "unknown augmentation 'lite'.*did you mean 'light'"),
     ],
 )
