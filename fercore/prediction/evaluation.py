@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,7 @@ def evaluate(
         probs = np.full((len(table), len(predictor.classes)), np.nan, dtype=np.float32)
         frames = Inputs((table,))
         stream = answers(predictor, frames, Whole(), workers=workers or os.cpu_count() or 1, flip=flip)
-        for i, answer in enumerate(stream):
+        for i, answer in enumerate(chain.from_iterable(stream)):
             if answer.looked.refused:
                 readable[i] = False
                 left_out[answer.looked.refused.partition(":")[0]] += not number

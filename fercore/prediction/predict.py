@@ -193,7 +193,7 @@ def _written(
         if resume:
             work.replay(table.rows())
         write_json(beside, {**record, "finished": False})
-        for rows in work.frames(progress):
+        for rows in work.batches(progress):
             table.write(rows)
             for row in rows:
                 each(row)
@@ -255,11 +255,11 @@ class _Work:
 
     def rows(self, progress: Progress | None) -> Iterator[Row]:
         """Yield rows one by one."""
-        for rows in self.frames(progress):
+        for rows in self.batches(progress):
             yield from rows
 
-    def frames(self, progress: Progress | None) -> Iterator[list[Row]]:
-        """Yield the rows of each frame that is not done."""
+    def batches(self, progress: Progress | None) -> Iterator[list[Row]]:
+        """Yield the rows of the frames that are not done, those of a batch at once."""
         workers = self.how.workers or os.cpu_count() or 1
         frames = self.inputs.frames(self.done, self.last)
         stream = answers(
@@ -272,17 +272,22 @@ class _Work:
             live=self.live,
         )
         sample = FeatureSample()
-        for answer in stream:
-            sample.add(answer.features)
-            rows = self._rows_of(answer)
-            if self.artist is not None:
-                self.artist.draw(answer.looked.frame, answer.looked.pixels, rows)
-            for row in rows:
-                self.summary.add(row)
+        for batch in stream:
+            rows = [row for answer in batch for row in self._answered(answer, sample)]
             if progress is not None:
                 progress(self.summary.frames, max(self.summary.frames, self.inputs.total))
             yield rows
         self.summary.distance = distance_of(self.predictor, sample)
+
+    def _answered(self, answer: Answer, sample: FeatureSample) -> list[Row]:
+        """Return the rows of a frame, counted and drawn."""
+        sample.add(answer.features)
+        rows = self._rows_of(answer)
+        for row in rows:
+            self.summary.add(row)
+        if self.artist is not None:
+            self.artist.draw(answer.looked.frame, answer.looked.pixels, rows)
+        return rows
 
     def _rows_of(self, answer: Answer) -> list[Row]:
         looked, frame = answer.looked, answer.looked.frame

@@ -79,8 +79,8 @@ def answers(
     flip: bool = False,
     keep_pixels: bool = False,
     live: bool = False,
-) -> Iterator[Answer]:
-    """Yield what a model says of frames, in order.
+) -> Iterator[list[Answer]]:
+    """Yield what a model says of frames, in order, those of a batch at once.
 
     Args:
         finder: finds faces. workers: threads that decode. flip: see `Predictor.answer`.
@@ -110,12 +110,13 @@ def answers(
         faces += len(looked.faces)
         pixels += 0 if looked.pixels is None else looked.pixels.nbytes
         if live or faces >= size or len(held) >= 4 * size or pixels >= HELD:
-            yield from _answered(predictor, held, flip, size)
+            yield _answered(predictor, held, flip, size)
             held, faces, pixels = [], 0, 0
-    yield from _answered(predictor, held, flip, size)
+    if held:
+        yield _answered(predictor, held, flip, size)
 
 
-def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -> Iterator[Answer]:
+def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -> list[Answer]:
     """Run the faces of some frames through the network, at most `size` at a time."""
     crops = [looked.crops for looked in held if looked.crops is not None]
     every = np.concatenate(crops) if crops else np.zeros((0, 3, 1, 1), dtype=np.uint8)
@@ -123,8 +124,9 @@ def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -
     probs = np.concatenate([part.probs for part in parts]) if parts else np.zeros((0, len(predictor.classes)))
     names = parts[0].features if parts else {}
     features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
-    start = 0
+    start, found = 0, []
     for looked in held:
         part = slice(start, start + len(looked.faces))
         start = part.stop
-        yield Answer(looked, probs[part], {name: values[part] for name, values in features.items()})
+        found.append(Answer(looked, probs[part], {name: values[part] for name, values in features.items()}))
+    return found
