@@ -59,6 +59,7 @@ def pairs(found: dict[int, dict[str, dict]]) -> list[dict]:
                     "disagreements": len(apart),
                     "difference": gaps.mean(),
                     "on_disagreements": gaps[apart].mean(),
+                    "gaps": gaps[apart],
                     "witnesses": {name: gains.mean() for name, gains in said.items()},
                 }
             )
@@ -82,9 +83,9 @@ def tested(rows: list[dict], names: tuple[str, ...], slope: float, spread: float
     clear = [row for row in rows if abs(row["difference"]) > CLEAR]
     middles = [slope * np.mean([row["witnesses"][name] for name in names]) for row in clear]
     decided = [(m, row) for m, row in zip(middles, clear, strict=True) if abs(m) > spread]
-    right = sum((m > 0) == (row["difference"] > 0) for m, row in decided)
-    signs = sum((m > 0) == (row["difference"] > 0) for m, row in zip(middles, clear, strict=True))
-    helped = sum(row["difference"] > 0 for row in clear)
+    right = sum(bool(m > 0) == bool(row["difference"] > 0) for m, row in decided)
+    signs = sum(bool(m > 0) == bool(row["difference"] > 0) for m, row in zip(middles, clear, strict=True))
+    helped = sum(bool(row["difference"] > 0) for row in clear)
     return {
         "pairs": len(rows),
         "clear": len(clear),
@@ -93,6 +94,26 @@ def tested(rows: list[dict], names: tuple[str, ...], slope: float, spread: float
         "sign_right": signs,
         "always_adapt_right": helped,
         "never_adapt_right": len(clear) - helped,
+    }
+
+
+def with_thirty_labels(rows: list[dict], draws: int = 500) -> dict:
+    """How often 30 labels of disagreements have the right sign, and how often McNemar's test decides and is right."""
+    rng = np.random.default_rng(0)
+    signs = decided = right = total = 0
+    for row in [row for row in rows if abs(row["difference"]) > CLEAR]:
+        gaps, adapted = row["gaps"], row["difference"] > 0
+        for _ in range(draws):
+            drawn = rng.choice(gaps, min(30, len(gaps)), replace=False)
+            better, worse = int((drawn > 0).sum()), int((drawn < 0).sum())
+            settled = module.mcnemar(better, worse) < 0.05
+            agrees = (better > worse) == adapted and better != worse
+            signs, total = signs + agrees, total + 1
+            decided, right = decided + settled, right + (settled and agrees)
+    return {
+        "sign_right": round(signs / max(1, total), 3),
+        "decided": round(decided / max(1, total), 3),
+        "decided_right": round(right / max(1, decided), 3),
     }
 
 
@@ -140,9 +161,13 @@ def main() -> None:
         slope, spread = fitted(fit, names)
         record["fitted"]["+".join(names)] = [round(slope, 3), round(spread, 3)]
         record["tested"]["+".join(names)] = tested(test, names, slope, spread)
+    record["thirty_labels"] = with_thirty_labels(rows)
     record["scores"] = scores(found)
     record["pairs"] = [
-        {**row, "witnesses": {name: round(v, 4) for name, v in row["witnesses"].items()}}
+        {
+            **{key: value for key, value in row.items() if key != "gaps"},
+            "witnesses": {name: round(v, 4) for name, v in row["witnesses"].items()},
+        }
         | {key: round(row[key], 4) for key in ("difference", "on_disagreements")}
         for row in rows
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +67,17 @@ def test_the_interval_has_the_fitted_spread_and_the_word_goes_by_it(monkeypatch)
     assert unclear.verdict == "unclear"
     assert unclear.labels_wanted == 40  # all of them
     assert set(unclear.to_json()) >= {"schema", "verdict", "difference", "interval", "n", "disagreements", "witnesses"}
+
+
+def test_slope_and_spread_follow_from_the_committed_pairs():
+    record = json.loads((Path(__file__).parents[2] / "bench/results/verdict.json").read_text())
+    rows = [row for row in record["pairs"] if row["cell"] % 2 == 0]
+    true = np.array([row["on_disagreements"] for row in rows])
+    for names, (slope, spread) in module.FITTED.items():
+        said = np.array([sum(row["witnesses"][name] for name in names) / len(names) for row in rows])
+        assert np.linalg.lstsq(said[:, None], true, rcond=None)[0][0] == pytest.approx(slope, abs=2e-3)
+        off = sorted(abs(true - slope * said))
+        assert off[math.ceil(0.9 * (len(rows) + 1)) - 1] == pytest.approx(spread, abs=2e-3)
 
 
 @pytest.mark.parametrize(
