@@ -126,6 +126,7 @@ def train(
     device: Device | None = None,
     out: PathLike | None = None,
     resume: PathLike | None = None,
+    verbose: bool = False,
     observe: Observe = silent,
 ) -> Run:
     """Train a method, score the adapted model on the target, and write a run folder.
@@ -136,7 +137,8 @@ def train(
         preset: demo, small or paper. config: a TOML file of settings.
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
-        resume: go on with the run in this folder. observe: makes what hears of progress.
+        resume: go on with the run in this folder. verbose: tell the hook chain too.
+        observe: makes what hears of progress.
 
     Raises:
         UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to mend it.
@@ -150,7 +152,10 @@ def train(
         prepared = _prepare(plugin, set, resume, observe, given)
         from fercore.engine.describe import describe as lines_of
 
-        for line in [*lines_of(prepared.context), *_protocol_lines(prepared.context), f"run folder: {prepared.folder}"]:
+        context = prepared.context
+        steps = sum(stage.steps for stage in context.stages)
+        header = f"preset {context.config.preset} | {steps} steps | out {prepared.folder}"
+        for line in [*lines_of(context, chain=verbose), *_protocol_lines(context), header]:
             prepared.observer.message(line)
         from fercore.engine.run import run
     run(prepared.context, prepared.folder, prepared.observer, resume=resume is not None)
@@ -170,6 +175,7 @@ def describe(
     seed: int | None = None,
     device: Device | None = None,
     out: PathLike | None = None,
+    verbose: bool = False,
     observe: Observe = silent,
 ) -> list[str]:
     """Build everything that `train` would, train nothing, and return lines on data, network and plugins.
@@ -185,7 +191,7 @@ def describe(
         context = _prepare(plugin, set, None, observe, given).context
         from fercore.engine.describe import describe as lines_of
 
-        return [*lines_of(context, complexity=True), *_protocol_lines(context)]
+        return [*lines_of(context, complexity=True, chain=verbose), *_protocol_lines(context)]
 
 
 def open_run(path: PathLike) -> Run:

@@ -39,7 +39,8 @@ def test_a_run_from_python_is_the_run_of_the_command_line(tiny_file, tmp_path, m
         observe=lambda label: Ear(),
     )
     assert heard[0] == "preset demo: the data are synthetic faces"
-    assert heard[-1] == f"run folder: {tmp_path / 'py'}"
+    assert heard[-1] == f"preset demo | 2 steps | out {tmp_path / 'py'}"
+    assert not any("hook chain" in line for line in heard)
     arguments = ["run", "-p", "source_only", "--config", str(tiny_file), "--set", "optim.lr=0.25", "--seed", "4"]
     monkeypatch.setattr(sys, "argv", ["fercore", *arguments, "--out", str(tmp_path / "cli")])
     with pytest.raises(SystemExit) as done:
@@ -47,6 +48,7 @@ def test_a_run_from_python_is_the_run_of_the_command_line(tiny_file, tmp_path, m
     assert done.value.code == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert all(" ".join(line.split()) in printed for line in heard[:-1])
+    assert printed.endswith(f"next: fercore predict {tmp_path / 'cli/model'} DIR")
     other = fercore.open_run(str(tmp_path / "cli"))
     assert run.finished
     assert run.result.target == other.result.target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -96,16 +97,21 @@ def run(
     out: Out = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print it, train nothing.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the hook chain too.")] = False,
 ) -> None:
     """Train a method, score the adapted model on the target, write a run folder."""
     from fercore import console
+    from fercore.runs.folder import MODEL
 
     given: dict[str, Any] = {
         "plugin": plugin, "source": source or (), "target": target, "protocol": protocol, "data_root": data_root,
         "preset": preset, "config": config, "set": set_ or (), "seed": seed, "device": device, "out": out,
+        "verbose": verbose,
     }  # fmt: skip
     if not dry_run:
-        console.print_result(api.train(**given, resume=resume, observe=console.ConsoleObserver).result)
+        done = api.train(**given, resume=resume, observe=console.ConsoleObserver)
+        console.print_result(done.result)
+        console.print_lines([f"next: fercore predict {shlex.quote(str(done.path / MODEL))} DIR"])
     elif resume is not None:
         raise only_longer()
     else:

@@ -20,11 +20,11 @@ from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Progress
 from fercore.runs.folder import PACKAGES, installed_version
 
 
-def describe(context: RunContext, *, complexity: bool = False) -> list[str]:
-    """Return lines on data, network and hooks of a run that is about to start.
+def describe(context: RunContext, *, complexity: bool = False, chain: bool = False) -> list[str]:
+    """Return lines on data and network of a run that is about to start.
 
     Args:
-        complexity: count multiply-accumulates too, which runs the network once.
+        complexity: count multiply-accumulates too, which runs the network once. chain: tell the hook chain too.
     """
     config, domains = context.config, context.domains
     for stage in context.stages:
@@ -39,7 +39,7 @@ def describe(context: RunContext, *, complexity: bool = False) -> list[str]:
     kernels = ", ".join(f"{name} {form}" for name, form in ops.kernels(context.fabric.device).items())
     lines.append(f"device {context.fabric.device}, kernels: {kernels}")
     lines += network_lines(context, macs=complexity)
-    return lines + chain_lines(context.plugins)
+    return lines + (chain_lines(context.plugins) if chain else [])
 
 
 def network_lines(context: RunContext, *, macs: bool) -> list[str]:

@@ -203,6 +203,8 @@ class Trainer:
         values["skipped"] = self.skipped.get(f"{report.stage}/{report.phase}", 0)
         self.folder.log({"kind": "step", "done": self.done, **where, **values, "images_per_second": round(rate, 1)})
         self.board.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
+        rates = {f"group{number}": rate for number, rate in enumerate(report.lr)}
+        self.board.scalars(f"learning_rate/{report.phase}", rates, self.done)
 
     def _pass_old_end(self) -> None:
         """Evaluate where a run of this length would have: the shorter one's last evaluation is no part of it."""

@@ -161,7 +161,7 @@ def test_the_preset_taken_is_told_with_why(fercore, tmp_path, monkeypatch, comma
 
 def test_dry_run_counts_and_writes_nothing(fercore, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--dry-run")
+    code, text, _ = fercore("run", "--plugin", "source_only", *FACES, *SMALL, "--dry-run", "-v")
     assert code == 0
     assert "G MACs per image" in text
     assert "hook chain" in text

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine.run import run
@@ -124,7 +125,11 @@ def test_reports_are_written_when_asked_for(make_context, tmp_path, listener):
     assert distances["sources"]["main"]["intra_l2"] > 0
     assert len(distances["mmd_to_target"]) == len(record["sources"])
     assert all(0 < found["main"] < 3 for found in distances["mmd_to_target"].values())
-    assert list((tmp_path / "run/tensorboard").iterdir())
+    board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    steps = [line for line in map(json.loads, (tmp_path / "run/metrics.jsonl").open()) if line["kind"] == "step"]
+    logged = board.Scalars("learning_rate/main/group0")
+    assert [event.step for event in logged] == [line["done"] for line in steps]
+    assert [event.value for event in logged] == pytest.approx([line["lr"][0] for line in steps])
 
 
 def test_a_report_that_no_package_brings_is_refused_before_the_run(make_context, tmp_path, listener):
