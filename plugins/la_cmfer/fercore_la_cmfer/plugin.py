@@ -76,6 +76,7 @@ class LaCmfer(Plugin):
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build shared encoder, branches, classifiers, and discriminators where they are asked for."""
         reduction = self.settings.network.reduction
+        # The local branch cuts the map into quarters: it must be two cells high and wide.
         if config.data.size < 2 * reduction:
             fix = f"take data.size of at least {2 * reduction}, or a smaller {self.name}.network.reduction"
             raise UserInputError(f"images of {config.data.size} px are too small", where="data.size", fix=fix)

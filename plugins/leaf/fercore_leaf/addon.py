@@ -138,6 +138,8 @@ class LeafEaf(Plugin):
     def _with_mixtures(self, stage: Stage) -> Stage:
         mine = f"parts.{self.part_name('')}"
         prefixes = (prefix for phase in stage.phases for group in phase.groups for prefix in group.prefixes)
+        # A prefix that covers the mixtures trains them already: a
+        # longer one of our own would take them out of its group.
         if any(mine.startswith(prefix) for prefix in prefixes):
             return stage
         first, *others = stage.phases

@@ -25,6 +25,7 @@ TRAIN, WARMUP = "train", "warmup"
 
 def stages(settings: CommonSettings, config: RunConfig) -> list[Stage]:
     """Return the warm-up, where there is one, and training."""
+    # The longest prefix wins: the empty one takes everything else.
     groups = (ParamGroup(("backbone.",), config.optim.backbone_multiplier), ParamGroup(("",)))
     spec, clip = optimiser_from(config), config.optim.clip_grad_norm
     per_epoch, warm = config.train.steps_per_epoch, settings.warmup

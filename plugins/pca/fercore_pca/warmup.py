@@ -188,6 +188,7 @@ def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
 def _step_loss(clip: Clip, faces: Faces, plan: Warmup, step: int) -> Tensor:
     network: Any = clip.network
     at = _batch(len(faces), plan, step)
+    # Numbered over the whole warm-up, as a run numbers its draws: no two views share random numbers.
     draws = np.arange(step * plan.batch, (step + 1) * plan.batch)
     seen = weak_view(faces.images[at].float() / 255, _draws(plan, "view", draws, 16), plan.augment)
     words = _draws(plan, "words", draws, 4).numpy()

@@ -94,6 +94,7 @@ class RunState(nn.Module):
         num_classes = probs.shape[1]
         confidence, predicted = probs.max(-1)
         self.thresholds = adaptive_thresholds(confidence, predicted, num_classes, beta).clamp_max(NEVER)
+        # Assigned, which replaces the buffers: the number of target samples is first known here.
         self.probs, self.trusted = probs, confidence >= self.thresholds[predicted]
         labels = predicted if counted == "all" else predicted[self.trusted]
         self.target_counts = torch.bincount(labels, minlength=num_classes)

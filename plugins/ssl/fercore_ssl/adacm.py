@@ -116,6 +116,7 @@ class AdaCM(SemiSupervised):
         assert pseudo is not None
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
         value = weighted_cross_entropy(logits(encoded, "target", "strong"), pseudo.labels, pseudo.weight)
+        # Where the classes are not trusted, two views of one image still agree on which image it is.
         unsure = pseudo.weight == 0
         one, other = (to_float32(encoded["target", name].features["main"])[unsure] for name in ("weak", "weak2"))
         contrast = info_nce(one, other, self.settings.tau)

@@ -120,6 +120,7 @@ class Dash(ThresholdMethod):
         if clock.stage != MAIN:
             return None
         state, chosen = self.part(model, Threshold), self.settings
+        # From the step's number, not from the last threshold: a resumed run needs nothing but `start`.
         updates = int(clock.step / max(1.0, chosen.update_share * clock.total_steps))
         rho = shrinking_threshold(float(state.start), updates, base=chosen.gamma, factor=chosen.C)
         state.rho.fill_(max(rho, chosen.rho_min))

@@ -76,6 +76,7 @@ class FreeMatch(ThresholdMethod):
     def trusted(self, model: Model, batch: Batch, encoded: Forward, probs: Tensor) -> tuple[Tensor, Tensor]:
         """Return 1 where the largest probability reaches its class's threshold (Eqs 8-9), else 0."""
         means = self.part(model, RunningMeans)
+        # Eqs 5-7 first: this batch's confidences count in the thresholds that it is held to.
         means.follow(probs, self.settings)
         top, labels = probs.max(-1)
         return top >= self_adaptive_thresholds(means.level, means.probs)[labels], probs

@@ -53,6 +53,7 @@ class ConfidenceMoments(nn.Module):
         """Take in a batch of probabilities f[B,K], and return the weights f[B] (Eqs 6-8)."""
         top, labels = probs.max(-1)
         place = labels if len(self.mean) > 1 else torch.zeros_like(labels)
+        # Taken in before it is weighed: a batch counts in its own mean and variance.
         mean, variance = _moments(top, place, len(self.mean))
         self.mean.lerp_(mean.to(self.mean.dtype), 1 - momentum)
         self.variance.lerp_(variance.to(self.variance.dtype), 1 - momentum)
