@@ -43,20 +43,20 @@ def snapshot(name: str) -> Path | None:
     Raises:
         UserInputError: if it cannot be had.
     """
-    found = re.fullmatch(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@(.+))?", name)
-    if found is None:
+    match = re.fullmatch(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@(.+))?", name)
+    if match is None:
         return None
     from huggingface_hub import constants, snapshot_download
 
     with quick_hub():
         offline = constants.HF_HUB_OFFLINE
         try:
-            return Path(snapshot_download(found[1], revision=found[2], local_files_only=offline))
+            return Path(snapshot_download(match[1], revision=match[2], local_files_only=offline))
         except Exception as error:  # the client's errors have no common class, and their texts are pages
             reason = "the hub is out of reach, and its cache has none" if offline else reason_of(error)
-            what = f"cannot fetch model {found[1]!r}: {reason}"
+            what = f"cannot fetch model {match[1]!r}: {reason}"
             fix = "look at its name and revision, or log in with `hf auth login` where it is not public"
-            raise UserInputError(what, where=f"hf://{found[1]}", fix=fix) from None
+            raise UserInputError(what, where=f"hf://{match[1]}", fix=fix) from None
 
 
 def _out_of_reach(endpoint: str) -> bool:
