@@ -145,5 +145,5 @@ def test_encode_is_told_its_side_and_purpose(tiny, tmp_path, listener):
     order = list(dict.fromkeys(calls))
     assert order == [
         ("target", "refresh", PLAIN, 0), ("source", "refresh", PLAIN, 0), ("source", "train", "weak", 28),
-        ("target", "evaluate", PLAIN, 0),
+        ("target", "evaluate", PLAIN, 0), ("source", "evaluate", PLAIN, 0),
     ]  # fmt: skip

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from fercore.cli import main
+from fercore.data.spec import parse_spec
 from fercore.decisions.asking import ask, draw
 from fercore.decisions.judging import compared, judge, judge_rows, read_labels
 from fercore.decisions.ranking import rank
@@ -182,7 +183,7 @@ def test_the_verdict_prints_what_programs_read(apart, fercore):
 
 
 def test_a_verdict_on_another_dataset_runs_the_models(runs):
-    found = compared(runs[:2], "synthfer:web?n=30&seed=8")
+    found = compared(runs[:2], parse_spec("synthfer:web?n=30&seed=8"))
     assert len(found.images) == 30
     assert [f.shape[0] for f in found.features] == [30, 30]
     assert found.probs[0].shape == (30, 7)
