@@ -196,7 +196,9 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
 
 
 def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shift | None]:
-    """Return branch -> features f[N,D] of a random sample of the sources, and how far the target is from it."""
+    """Return branch -> features f[N,D] of a random sample of the sources, if any, and how far the target is from it."""
+    if not context.domains.sources:
+        return {}, None
     found: dict[Side, dict[str, np.ndarray]] = {}
     for side in SIDES:
         table = side_table(context.domains, side)

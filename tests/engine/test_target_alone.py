@@ -10,6 +10,7 @@ import torch
 
 from fercore.arguments import request_of
 from fercore.builtin.supervised import SourceOnly
+from fercore.engine.model_folder import read_features, read_record
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
@@ -96,7 +97,8 @@ def test_a_run_of_the_target_alone_is_whole(whole):
         json.loads((folder / "data.json").read_text())["class_rule"]
         == "those of the target's labels; there is no source"
     )
-    assert json.loads((folder / "model" / "model.json").read_text())["provenance"]["sources"] == []
+    model = read_record(folder / "model")
+    assert (model.provenance.sources, model.shift, read_features(folder / "model")) == ([], None, {})
 
 
 def test_its_method_gets_a_source_side_without_a_sample(whole):
