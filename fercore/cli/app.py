@@ -51,15 +51,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # help texts hold brackets that are no markup
     context_settings={"max_content_width": 120},
 )
-app.add_typer(data_app, name="data")
-app.add_typer(au_app, name="au")
-for command in (decide.select, decide.verdict, decide.ask):
-    app.command()(command)
-app.command()(predict)
-app.command()(evaluate)
-app.add_typer(weights_app, name="weights")
-app.command()(export)
-app.command()(report)
 
 Plugin = Annotated[
     list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")
@@ -221,6 +212,12 @@ def _seeds(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise UserInputError(f"cannot read seeds {text!r}", where="--seeds", fix="write --seeds 0,1,2") from None
+
+
+for command in (predict, evaluate, decide.select, decide.verdict, decide.ask, export, report):
+    app.command()(command)
+for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights")):
+    app.add_typer(group, name=name)
 
 
 def main() -> None:
