@@ -118,6 +118,9 @@ def print_result(result: Result) -> None:
     head = ("target", "n", *(SCORES[name] for name in names))
     if target.accuracy is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])
+        if target.predicted is not None:
+            shares = target.predicted.class_shares.items()
+            print_lines([f"{target.predicted.n} images: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"])
         return
     scores = [f"{target.score(name):.4f}" for name in names]
     title = f"{'+'.join(result.plugins)}, seed {result.seed}, checkpoint '{result.selection.rule}'"

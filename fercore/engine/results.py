@@ -24,7 +24,7 @@ from fercore.engine.selection import Chosen
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.calibration import calibration_of
-from fercore.evaluation.evaluate import score, score_labels
+from fercore.evaluation.evaluate import score, score_labels, without_labels
 from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
@@ -38,7 +38,8 @@ from fercore.writing import whole, write_json
 def evaluate_target(context: RunContext, clock: Progress) -> dict[str, Any]:
     """Score the target's test part; the only use of its labels."""
     predictions = context.evaluator.predict(context.reported, context.domains.test, clock)
-    return score(predictions, context.domains.classes)
+    classes = context.domains.classes
+    return {**score(predictions, classes), "predicted": without_labels(predictions.probs, classes)}
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,27 @@ def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def without_labels(probs: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what can be said of predictions without a label.
+
+    Args:
+        probs: float[N,K].
+
+    Returns:
+        {"n", "class_shares": {name: share predicted as it}, "entropy": mean, as a share of the largest, "confidence":
+        mean of the largest probability}; None where there is no image.
+    """
+    n, k = probs.shape
+    logs = np.log(np.maximum(probs, np.finfo(np.float64).tiny), dtype=np.float64)
+    shares = np.bincount(probs.argmax(axis=1), minlength=k) / max(1, n)
+    return {
+        "n": n,
+        "class_shares": dict(zip(classes, shares.tolist(), strict=True)),
+        "entropy": float(-(probs * logs).sum(axis=1).mean() / np.log(k)) if n else None,
+        "confidence": float(probs.max(axis=1).mean()) if n else None,
+    }
+
+
 def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Return how many target samples a method labels, and how well: only the evaluator may compare the two.
 

@@ -25,6 +25,15 @@ class Labelled(Shape):
     per_class: dict[str, int]
 
 
+class Predicted(Shape):
+    """What can be said of predictions without a label; see `fercore.evaluation.evaluate.without_labels`."""
+
+    n: int
+    class_shares: dict[str, Share]
+    entropy: float | None
+    confidence: Share | None
+
+
 class Target(Shape):
     """The target and the scores on its test part; None where nothing has a label.
 
@@ -32,6 +41,7 @@ class Target(Shape):
         n: labelled test images. confusion: rows are the truth. n_adaptation: images adapted to.
         transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
         scaling: how one-channel images became 8 bits, where the spec has a range.
+        predicted: of the test images, with a label or without; None in results of earlier versions.
     """
 
     spec: str
@@ -49,6 +59,7 @@ class Target(Shape):
     adaptation_filtered_by_label: int
     test_images_in_sources: int
     scaling: dict[str, Any] | None = None
+    predicted: Predicted | None = None
 
     def score(self, name: str) -> float | None:
         """Return a score by its name in result.json, as `Result.primary_metric` has it."""
