@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fercore.errors import UserInputError
 from fercore.terminal import say
 
 
@@ -15,6 +16,8 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, torch or hub.")],
     out: Annotated[Path, typer.Option(help="New file .onnx or .pt2, or new folder.")],
     pixels: Annotated[str, typer.Option("--input", help="RGB it takes: float (0..1) or uint8 (0..255).")] = "float",
+    half: Annotated[bool, typer.Option("--half", help="ONNX in float16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="ONNX whose convolutions and products are of int8.")] = False,
     data: Annotated[
         str | None, typer.Option(help="SPEC of images that it is compared on; generated faces if not given.")
     ] = None,
@@ -23,6 +26,9 @@ def export(
     from fercore.data.spec import parse_spec
     from fercore.export.targets import export_model
 
-    found = export_model(model, out, to=to, pixels=pixels, data=parse_spec(data) if data else None)
+    if half and int8:
+        raise UserInputError("two kinds of arithmetic", where="--half, --int8", fix="leave one out")
+    form = "half" if half else "int8" if int8 else "float32"
+    found = export_model(model, out, to=to, pixels=pixels, form=form, data=parse_spec(data) if data else None)
     for line in (*found.lines(), "", *found.usage):
         say(line)

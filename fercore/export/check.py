@@ -19,7 +19,7 @@ from fercore.export.graph import Pixels
 from fercore.prediction.predictor import Predictor
 
 IMAGES: Final = 64
-FACES: Final = DomainSpec.of("synthfer", "wild", {"n": str(IMAGES)})
+FACES: Final = DomainSpec.of("synthfer", "wild", {"n": str(2 * IMAGES)})
 """Images that are compared where the user names none: generated faces, there on every machine."""
 SECONDS: Final = 0.3
 Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]

@@ -9,6 +9,8 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
@@ -42,6 +44,42 @@ def build(program: ExportedProgram) -> Any:
     graph = translated.model_proto
     graph.producer_name, graph.producer_version = "fercore", installed_version("fercore")
     return graph
+
+
+def halved(graph: Any, _: np.ndarray) -> Any:
+    """Return a float32 graph in float16; what comes in and goes out stays as it was."""
+    import onnx_ir
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    # onnxruntime 1.32 crashes on the CPU where Gelu is of float16.
+    with quiet():
+        reduced = convert_float_to_float16(graph, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, "Gelu"])
+    ordered = onnx_ir.from_proto(reduced)  # the conversion leaves casts behind the nodes that read them
+    ordered.graph.sort()
+    return onnx_ir.to_proto(ordered)
+
+
+def quantised(graph: Any, images: np.ndarray) -> Any:
+    """Return a float32 graph whose convolutions and products are of int8 (static, a scale for each channel of weights).
+
+    Args:
+        images: as the graph takes them, [N,3,S,S]: activations are scaled by their extremes on these.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._left = iter(np.array_split(images, max(1, len(images) // 16)))
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            part = next(self._left, None)
+            return None if part is None else {INPUT: part}
+
+    with TemporaryDirectory() as folder, quiet():
+        path = Path(folder) / "int8.onnx"
+        quantize_static(graph, path, Reader(), per_channel=True, op_types_to_quantize=["Conv", "Gemm", "MatMul"])
+        return onnx.load(path)
 
 
 def content(graph: Any, about: dict[str, Any]) -> bytes:
@@ -85,12 +123,11 @@ def needed(modules: Sequence[str], *, where: str) -> None:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's reports of its progress to itself; what goes wrong is raised."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(before)

@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
+import numpy as np
 from torch.export import ExportedProgram
 
 from fercore.data.spec import DomainSpec
 from fercore.engine.model_folder import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
-from fercore.export.check import FACES, Answer, Bound, Exported, check, read_images, refuse_worse
+from fercore.export.check import FACES, IMAGES, Answer, Bound, Exported, as_input, check, read_images, refuse_worse
 from fercore.export.graph import PIXELS, trace
 from fercore.export.hub import export_hub
 from fercore.export.origin import SCALES, describe, render
@@ -23,8 +24,15 @@ from fercore.writing import refuse_taken, whole
 
 HUB: Final = "hub"
 T = TypeVar("T")
-BOUND: Final = Bound(difference=1e-4, agreement=0.98)
-"""Of float32; its sums come in another order than torch's, and 1e-5 is usual. A near tie may fall either way."""
+Reduce: TypeAlias = Callable[[Any, np.ndarray], Any]
+"""From a graph, and images as it takes them, to one of fewer bits."""
+FORMS: Final[dict[str, tuple[Bound, Reduce]]] = {
+    # Sums come in another order than torch's: 1e-6 is usual, and a near tie may fall either way.
+    "float32": (Bound(difference=1e-4, agreement=0.98), lambda graph, _: graph),
+    "half": (Bound(difference=0.02, agreement=0.98), onnx.halved),
+    "int8": (Bound(difference=0.25, agreement=0.95), onnx.quantised),
+}
+"""Arithmetic -> what it may lose, and how it is come by."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,15 @@ KINDS: Final[dict[str, Kind]] = {
 }  # fmt: skip
 
 
-def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data: DomainSpec | None = None) -> Exported:
+def export_model(
+    model: Path, out: Path, *, to: str, pixels: str = "float", form: str = "float32", data: DomainSpec | None = None
+) -> Exported:
     """Write a model for elsewhere, once it is seen to say what the model says.
 
     Args:
         model: a run folder, or the `model/` in it. out: what is written; nothing may stand there.
         to: one of `KINDS`, or `HUB`.
+        form: its arithmetic, one of `FORMS`; only ONNX has others than float32.
         pixels: what RGB it takes, one of `PIXELS`. data: images that it is compared on; None = generated faces.
 
     Raises:
@@ -69,6 +80,9 @@ def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data
             from more than images, `data` cannot be read, the export says something else than the model, or the file
             cannot be written.
     """
+    bound, reduce = _chosen(form, FORMS, "form")
+    if form != "float32" and to != "onnx":
+        raise UserInputError(f"no {form} for --to {to}", where=f"--{form}", fix="leave it out, or take --to onnx")
     if to == HUB:
         return export_hub(model, out, data or FACES)
     kind = _chosen(to, KINDS, "--to", (HUB,))
@@ -77,19 +91,19 @@ def export_model(model: Path, out: Path, *, to: str, pixels: str = "float", data
     refuse_taken(out, kind.suffix)
     folder, predictor = find_model(model), load_predictor(model, device="cpu", full_precision=True)
     record = predictor.record
-    images = read_images(predictor, data or FACES)
-    about = {**describe(record, folder), "input": SCALES[taken]}
+    images, others = np.split(read_images(predictor, data or FACES, 2 * IMAGES), [IMAGES])
+    about = {**describe(record, folder), "input": SCALES[taken], "arithmetic": form}
     begin = time.perf_counter()
-    built = kind.build(trace(predictor, taken))
+    built = reduce(kind.build(trace(predictor, taken)), as_input(others if len(others) else images, taken))
     draft = kind.content(built, about)
     seconds = time.perf_counter() - begin
     found = check(predictor, images, data or FACES, taken, {kind.engine: kind.runner(draft)})
-    refuse_worse(found, BOUND, "float32")
+    refuse_worse(found, bound, form)
     content = kind.content(built, {**about, "difference": found.difference, "compared": found.n})
     with whole(out) as file:
         file.write(content)
     usage = render(f"{to}.py", path=str(out), resize=record.images.resize, pixels=taken).splitlines()
-    what = f"float32 {kind.what}, takes {SCALES[taken]}"
+    what = f"{form} {kind.what}, takes {SCALES[taken]}"
     return Exported(out, what, len(content), seconds, found, tuple(usage))
 
 

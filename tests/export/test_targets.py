@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
@@ -75,6 +77,7 @@ def test_any_number_of_bytes_images_comes_in_and_metadata_tells_of_the_model(sma
         ({"to": "onyx"}, "unknown value 'onyx' (--to); did you mean 'onnx'?"),
         ({"pixels": "double"}, "unknown value 'double' (--input)"),
         ({"data": parse_spec("synthfer:nowhere")}, "nowhere"),
+        ({"to": "torch", "name": "model.pt2", "form": "int8"}, "no int8 for --to torch (--int8)"),
         ({"name": "model.bin"}, "not a new .onnx file"),
         ({"name": "taken.onnx"}, "output file exists"),
         ({"name": "missing/model"}, "model not found"),
@@ -98,7 +101,24 @@ def test_what_says_something_else_is_refused_and_not_written(small_run, tmp_path
     with pytest.raises(UserInputError, match=r"the float32 export differs from the model by .* of 64 images"):
         export_model(small_run, tmp_path / "model.pt2", to="torch")
     assert list(tmp_path.iterdir()) == []
-    assert targets.BOUND == Bound(difference=1e-4, agreement=0.98)
+    assert targets.FORMS["float32"][0] == Bound(difference=1e-4, agreement=0.98)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "kind"), [("half", "FLOAT16"), ("int8", "INT8")])
+def test_fewer_bits_say_nearly_the_same_in_less_room(small_run, tmp_path, form, kind, monkeypatch):
+    found = export_model(small_run, tmp_path / "model.onnx", to="onnx", form=form)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    sizes = {name: 0 for name in ("FLOAT", kind)}
+    for each in graph.initializer:
+        name = onnx.TensorProto.DataType.Name(each.data_type)
+        sizes[name] = sizes.get(name, 0) + math.prod(each.dims)
+    assert sizes[kind] > 10 * sizes["FLOAT"]
+    assert 1e-6 < found.check.difference < 0.25
+    monkeypatch.setitem(targets.FORMS, form, (Bound(difference=1e-7, agreement=1.0), targets.FORMS[form][1]))
+    with pytest.raises(UserInputError, match=rf"the {form} export differs .* leave --half and --int8 out"):
+        export_model(small_run, tmp_path / "other.onnx", to="onnx", form=form)
+    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_a_missing_package_is_named_with_what_installs_it(small_run, tmp_path, monkeypatch):
