@@ -96,9 +96,9 @@ def test_an_observer_tells_loss_and_terms_and_where_it_stopped(monkeypatch):
 
 
 def test_data_check_counts_each_dataset_by_itself(capsys):
-    from fercore.cli.data import _progress
+    from fercore.cli.data import progress_bar
 
-    with _progress("looking at images") as progress:
+    with progress_bar("looking at images") as progress:
         for number in (1, 2, 1, 2):
             progress(number, 2)
     lines = capsys.readouterr().err.splitlines()
