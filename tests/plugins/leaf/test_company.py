@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def test_methods_of_consistency_are_among_those_installed():
 def test_it_names_no_method():
     folder = Path(fercore_leaf.__file__).parent
     text = "".join((folder / name).read_text() for name in ("addon.py", "levels.py"))
-    assert [name for name in METHODS if name in text] == []
+    assert [name for name in METHODS if re.search(rf"\b{name}\b", text)] == []
 
 
 def test_add_ons_alone_and_wrong_company_are_one_clear_line():
