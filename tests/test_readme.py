@@ -53,6 +53,32 @@ def test_the_first_lines_train_load_and_predict(tmp_path, monkeypatch, capsys):
     assert [Path(match[1]).name for match in found if match] == ["a.png", "b.png"]
 
 
+@pytest.mark.slow
+def test_the_whole_way_from_a_run_to_something_used(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    *commands, last = re.search(r"```sh\n(.*?)```", README, re.S)[1].splitlines()
+    assert len(commands) == 4
+    (tmp_path / "faces").mkdir()
+    Image.new("RGB", (70, 60)).save(tmp_path / "faces/a.png")
+    monkeypatch.chdir(tmp_path)
+    for line in commands:
+        words = shlex.split(line.replace("steps=20", "steps=2 --set data.size=32"))
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit) as end:
+            main()
+            raise SystemExit(0)
+        assert not end.value.code, line
+    assert {"answers.csv", "model.onnx"} <= {path.name for path in tmp_path.iterdir()}
+    assert (tmp_path / "runs/way/report.html").stat().st_size > 10_000
+    capsys.readouterr()
+    python, option, code = shlex.split(last)
+    assert (python, option) == ("python", "-c")
+    exec(compile(code, "README.md", "exec"), {})
+    row = (tmp_path / "answers.csv").read_text().splitlines()[1].split(",")
+    assert row[3] in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("block", PYTHON)
 def test_a_module_is_accepted(block):
     from fercore.hooks import Plugin
