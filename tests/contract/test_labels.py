@@ -25,7 +25,7 @@ from fercore.config import Settings
 from fercore.data import DomainSet, Table
 from fercore.data.domains.load import LoadedDomain
 from fercore.data.images.readers import FileReader
-from fercore.data.spec import DomainSpec, parse_spec
+from fercore.data.spec import parse_spec
 from fercore.data.table import JoinedReader
 from fercore.engine.run import Trainer, run
 from fercore.engine.setup import RunContext, build_context
@@ -51,7 +51,6 @@ HOLDERS = (
     DomainSet,
     Table,
     LoadedDomain,
-    DomainSpec,
     FileReader,
     JoinedReader,
     RunContext,
