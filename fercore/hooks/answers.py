@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from fercore.data.images.views import TRANSFORMS
+from fercore.errors import did_you_mean
 from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
 from fercore.records.plan import CropAndColour, ParamGroup, Phase, Stage, StepLoss, ViewRequest
 from fercore.records.step import Encoded, LossTerm, PseudoLabels, Role
 
 MUST_ANSWER = frozenset({"build_model", "plan", "encode", "backward", "predict"})
+LISTS = frozenset({"request_views", "align", "loss"})
 """First-result hooks that a run cannot do without."""
 
 
@@ -54,8 +56,10 @@ def check_answer(value: object, call: Call, *, given: object = None, wraps: bool
         elif wraps and given is not None and call.hook in MUST_ANSWER:
             raise HookError("the wrapper returned None in place of an answer; write `return result` after the yield")
         return
+    # A `loss` without `return` would train nothing and say so nowhere: who has no term says [].
+    required = call.hook in LISTS
     for answer in _answers(value) if wraps else [value]:
-        if answer is not None:
+        if answer is not None or required:
             check(answer, call)
 
 
@@ -73,7 +77,8 @@ def _kind(value: object, kind: type) -> None:
 
 def _list_of(value: object, kind: type) -> Sequence[Any]:
     if not isinstance(value, list | tuple):
-        raise HookError(f"must return list or tuple, got {type(value).__name__}")
+        empty = "; return [] for none" if value is None else ""
+        raise HookError(f"must return a list of {kind.__name__}, got {type(value).__name__}{empty}")
     for item in value:
         _kind(item, kind)
     return value
@@ -93,7 +98,11 @@ def _views(value: Any, call: Call) -> None:
         made = isinstance(request.transform, CropAndColour) or request.transform in TRANSFORMS
         named = isinstance(request.name, str) and request.name != ""
         if request.side not in SIDES or not made or not named:
-            raise HookError(f"returned {request}: side in {SIDES}, transform in {tuple(TRANSFORMS)}, a name")
+            if not named:
+                raise HookError(f"returned {request}: its name must be some text")
+            what, known = ("side", SIDES) if request.side not in SIDES else ("transform", tuple(TRANSFORMS))
+            near = did_you_mean(str(getattr(request, what)), known)
+            raise HookError(f"returned a view with {what} {getattr(request, what)!r}; {near}")
 
 
 def _stages(value: Any, call: Call) -> None:
@@ -209,7 +218,11 @@ def _terms(value: Any, call: Call) -> None:
     for term in terms:
         _check_name("term", term.name, call)
         if not isinstance(term.value, Tensor) or term.value.ndim != 0 or not term.value.is_floating_point():
-            got = (term.value.dtype, tuple(term.value.shape)) if isinstance(term.value, Tensor) else type(term.value)
+            got = (
+                (term.value.dtype, tuple(term.value.shape))
+                if isinstance(term.value, Tensor)
+                else type(term.value).__name__
+            )
             raise HookError(f"the value of {term.name!r} must be a scalar float tensor, got {got}")
         if not isinstance(term.role, Role):
             raise HookError(f"the role of {term.name!r} must be one of fercore.records.step.Role, got {term.role!r}")

@@ -176,9 +176,10 @@ class Plugins:
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build the network; see `fercore.hooks.specs.build_model`."""
         self._classes = num_classes
-        return expect(
-            self._call("build_model", config=config, num_classes=num_classes, task=task), Model, "build_model"
-        )
+        model = self._call("build_model", config=config, num_classes=num_classes, task=task)
+        if model is None:
+            raise HookError(f"no plugin of {', '.join(self.names)} builds a network: a method implements 'build_model'")
+        return expect(model, Model, "build_model")
 
     def request_views(self, config: RunConfig) -> tuple[ViewRequest, ...]:
         """Return every requested view once, in order of first request.

@@ -76,8 +76,8 @@ FAST = ParamGroup(("",), 10.0)
 SIMPLEX = "finite, at least 0, and sum to 1 in each row; row 0 is"
 WRONG = [
     ("build_model", nn.Linear(2, 2), "must return Model, got Linear"),
-    ("request_views", [ViewRequest("source", "", "weak")], "a name"),
-    ("request_views", ViewRequest("source", "weak", "weak"), "list or tuple"),
+    ("request_views", [ViewRequest("source", "", "weak")], "its name must be some text"),
+    ("request_views", ViewRequest("source", "weak", "weak"), "a list of ViewRequest"),
     ("plan", [], "stages with distinct names"),
     ("plan", [Stage("a", 1), Stage("a", 1)], "stages with distinct names"),
     ("plan", [Stage("a", 1.5)], "whole steps"),
@@ -111,7 +111,10 @@ WRONG = [
     ("pseudo_label", PseudoLabels(LABELS, WEIGHT[:2], PROBS), "weight must have one row for each of 4 samples"),
     ("pseudo_label", PseudoLabels(LABELS, WEIGHT, PROBS * 2), "probabilities that sum to 1"),
     ("pseudo_label", PseudoLabels(LABELS, WEIGHT, PROBS[:, :2]), "one column for each of 3 classes"),
-    ("align", term(), "must return list or tuple, got LossTerm"),
+    ("align", term(), "must return a list of LossTerm, got LossTerm"),
+    ("loss", None, r"must return a list of LossTerm, got NoneType; return \[\] for none"),
+    ("request_views", [ViewRequest("source", "weak", "week")], "a view with transform 'week'; did you mean 'weak'"),
+    ("loss", [term(value=0.5)], "scalar float tensor, got float"),
     ("loss", [1.0], "must return LossTerm, got float"),
     ("loss", [term("else/x")], "must be named '<plugin>/<term>'"),
     ("loss", [term("offending/")], "must be named '<plugin>/<term>'"),

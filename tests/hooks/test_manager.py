@@ -103,7 +103,7 @@ def test_an_exception_names_plugin_version_and_hook():
 @pytest.mark.parametrize(
     ("result", "message"),
     [
-        (term(), "must return list or tuple, got LossTerm"),
+        (term(), "must return a list of LossTerm, got LossTerm"),
         ([1.0], "must return LossTerm, got float"),
         ([term("x")], "must be named '<plugin>/<term>'"),
         ([term("two/x")], "must be named '<plugin>/<term>'"),
