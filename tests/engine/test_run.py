@@ -49,7 +49,7 @@ def test_the_record_is_complete_and_true(make_context, tmp_path, listener):
     assert record["target"]["balanced_accuracy"] == pytest.approx(recalls.mean())
     assert record["selection"] == {"rule": "last", "oracle_best": None}
     assert record["sources"] == [
-        {"spec": s, "n": len(t)} for s, t in zip(context.config.data.sources, context.domains.sources, strict=True)
+        {"spec": str(s), "n": len(t)} for s, t in zip(context.config.data.sources, context.domains.sources, strict=True)
     ]
     assert record["versions"]["source_only"].startswith("fercore ")
     assert record["versions"]["open_clip_torch"] == version("open_clip_torch")
