@@ -42,7 +42,10 @@ def split(context, batch) -> dict[str, float]:
     clock, model, plugins = Progress("bench", "bench", 0, 0, 100), context.model, context.plugins
     marks = [time.thread_time()]
     lap = lambda: marks.append(time.thread_time())  # noqa: E731
-    encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in context.views}
+    encoded = {
+        (v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock, v.side, "train")
+        for v in context.views
+    }
     with torch.no_grad():
         pseudo = plugins.pseudo_label(model, batch, encoded, clock)
     lap()

@@ -92,7 +92,6 @@ def run(
 ) -> None:
     """Train a method, score the adapted model on the target, write a run folder."""
     from fercore import console
-    from fercore.runs.folder import MODEL
 
     given: dict[str, Any] = {
         "plugin": plugin, "source": source or (), "target": target, "protocol": protocol, "data_root": data_root,
@@ -101,6 +100,8 @@ def run(
     }  # fmt: skip
     if not dry_run:
         done = api.train(**given, resume=resume, observe=console.ConsoleObserver)
+        from fercore.runs.folder import MODEL
+
         console.print_result(done.result)
         console.print_lines([f"next: fercore predict {shlex.quote(str(done.path / MODEL))} DIR"])
     elif resume is not None:

@@ -357,7 +357,7 @@ def test_add_ons_follow_the_method_with_a_plus_or_by_themselves(fercore, plugins
     code, text, _ = fercore("plugins", "--explain", *plugins)
     assert code == 0
     assert "leaf_eaf wraps > source_only implements" in text
-    assert "leaf_eaf wraps > source_only implements" in fercore("run", *plugins, *FACES, *SMALL, "--dry-run")[1]
+    assert "leaf_eaf wraps > source_only implements" in fercore("run", *plugins, *FACES, *SMALL, "--dry-run", "-v")[1]
 
 
 @pytest.mark.parametrize(

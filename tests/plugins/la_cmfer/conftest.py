@@ -14,6 +14,7 @@ from fercore_la_cmfer.settings import LaCmferSettings
 from fercore.config import RunConfig
 from fercore.data.domains.dataset_info import dataset_info, task_info
 from fercore.data.labels import CANONICAL as CLASSES
+from fercore.data.spec import parse_spec
 from fercore.records.step import Batch, DomainBatch, Encoded, Progress
 
 TINY = {"network": {"widths": [8, 8], "depths": [1, 1], "local_width": 2, "local_depth": 1, "cbam_reduction": 4}}
@@ -87,7 +88,7 @@ def step(method):
 
     def run(inputs, target="jaffe:x", **settings):
         plugin = method(**settings)
-        state = RunState(resolve_alpha(plugin.settings, dataset_info(target, 9))[0])
+        state = RunState(resolve_alpha(plugin.settings, dataset_info(parse_spec(target), 9))[0])
         model = SimpleNamespace(parts={"la_cmfer/state": state})
         encoded, batch = inputs.encoded(), inputs.batch()
         with torch.no_grad():
@@ -113,7 +114,7 @@ def build(method):
         layered = {key: {**small.get(key, {}), **(config or {}).get(key, {})} for key in {*small, *(config or {})}}
         config = RunConfig.model_validate(layered)
         sizes = [9] * len(config.data.sources), 9
-        return plugin, plugin.build_model(config, num_classes, task_info(config.data, CLASSES[:num_classes], sizes))
+        return plugin, plugin.build_model(config, num_classes, task_info(config, CLASSES[:num_classes], sizes))
 
     return make
 

@@ -34,7 +34,7 @@ def run_step(plugin, model, batch, clock):
 def test_the_published_network(method):
     with torch.device("meta"):
         config = RunConfig.model_validate({"data": {"size": 224}})
-        model = method().build_model(config, 7, task_info(config.data, (), ([9, 9, 9], 9)))
+        model = method().build_model(config, 7, task_info(config, (), ([9, 9, 9], 9)))
         encoded = model.eval()(torch.empty(2, 3, 224, 224))
         trunk_map = model.backbone(torch.empty(2, 3, 224, 224))
     assert trunk_map.shape == (2, 128, 28, 28)

@@ -11,6 +11,7 @@ from fercore_la_cmfer.settings import LaCmferSettings
 from fercore.config import build_config, check_settings
 from fercore.config.presets import PRESETS
 from fercore.data.domains.dataset_info import dataset_info
+from fercore.data.spec import parse_spec
 from fercore.datasets.protocols import load_protocol, protocol_names
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
@@ -74,7 +75,7 @@ def test_every_switch_changes_the_loss(inputs, step, switch):
     ],
 )
 def test_alpha_follows_the_dataset_of_the_target_and_says_so(target, alpha, why):
-    target = dataset_info(target, 9)
+    target = dataset_info(parse_spec(target), 9)
     found, reason = resolve_alpha(LaCmferSettings(), target)
     assert found == alpha
     assert re.search(why, reason)

@@ -89,7 +89,7 @@ def step_of(context):
     clock, loader = Progress("all", "network", 0, 0, 6), context.loader()
     batch = next(loader)
     encoded = {
-        (v.side, v.name): context.plugins.encode(context.model, batch.side(v.side), v.name, clock)
+        (v.side, v.name): context.plugins.encode(context.model, batch.side(v.side), v.name, clock, v.side, "train")
         for v in context.views
     }
     pseudo = context.plugins.pseudo_label(context.model, batch, encoded, clock)
@@ -191,7 +191,9 @@ def test_every_switch_changes_the_term(around, tiny):
         model = plugins.build_model(context.config, 7, None)
         torch.manual_seed(1)
         views = plugins.request_views(context.config)
-        encoded = {(v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock) for v in views}
+        encoded = {
+            (v.side, v.name): plugins.encode(model, batch.side(v.side), v.name, clock, v.side, "train") for v in views
+        }
         pseudo = PseudoLabels(torch.zeros(14, dtype=torch.int64), torch.arange(14) / 13, torch.zeros(14, 7))
         terms = {term.name: term for term in plugins.loss(model, batch, encoded, pseudo, clock)}
         return terms["leaf_eaf/consistency"].value.item()

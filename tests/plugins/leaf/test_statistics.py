@@ -16,7 +16,7 @@ def leaves_a_trace(context, view, training=True):
     """Say whether encoding a view changes a buffer of the network."""
     context.model.train(training)
     before = {name: b.clone() for name, b in context.model.named_buffers()}
-    found = context.plugins.encode(context.model, next(context.loader()).target, view, CLOCK)
+    found = context.plugins.encode(context.model, next(context.loader()).target, view, CLOCK, "target", "train")
     assert torch.isfinite(found.logits["main"]).all()
     return any(not torch.equal(before[name], b) for name, b in context.model.named_buffers())
 
@@ -43,7 +43,9 @@ def test_a_network_that_failed_has_its_statistics(make_context):
     context = make_context("source_only", "leaf_eaf", layers=({"leaf_eaf": TINY},))
     held = dict(context.model.named_buffers())
     with pytest.raises(KeyError):
-        context.plugins.encode(context.model, next(context.loader()).source, "strong", CLOCK)  # there is no such view
+        context.plugins.encode(
+            context.model, next(context.loader()).source, "strong", CLOCK, "source", "train"
+        )  # there is no such view
     assert all(held[name] is b for name, b in context.model.named_buffers())
 
 

@@ -82,7 +82,7 @@ def test_it_repeats_and_saves_what_it_made(model, tmp_path):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     assert (metadata["model"], metadata["image_size"]) == (model, "64")
-    assert json.loads(metadata["plan"])["data"] == list(plan.data)
+    assert json.loads(metadata["plan"])["data"] == [str(spec) for spec in plan.data]
     assert json.loads(metadata["plan"])["steps"] == 3
     assert json.loads(metadata["report"]) == report
     assert set(json.loads(metadata["versions"])) == {"fercore", "torch", "open_clip_torch"}
@@ -140,7 +140,7 @@ def small_faces():
 
 @pytest.mark.slow
 def test_it_learns_faces_by_name():
-    plan = Warmup("tiny-rn", ("synthfer:studio?n=800&seed=5",), steps=150, batch=32)
+    plan = Warmup("tiny-rn", (parse_spec("synthfer:studio?n=800&seed=5"),), steps=150, batch=32)
     losses = []
     _, report = warm_up(plan, lambda step, steps, loss: losses.append(loss))
     assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.3
