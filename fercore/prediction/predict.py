@@ -129,11 +129,7 @@ def predict(
         tell(line)
     work = _Work(predictor, found, finder, how, Summary(predictor.classes), artist)
     try:
-        if out is None:
-            for row in work.rows(progress):
-                each(row)
-        else:
-            _written(work, out, layout, resume=resume, each=each, progress=progress)
+        _deliver(work, out, layout, resume=resume, each=each, progress=progress)
     finally:
         if artist is not None:
             artist.close()
@@ -163,27 +159,27 @@ def _live(
     work = _Work(predictor, Inputs((camera,)), finder, how, Summary(predictor.classes), window, live=True)
     try:
         with handling(lambda number, frame: camera.stop()):
-            if out is None:
-                for row in work.rows(None):
-                    each(row)
-            else:
-                _written(work, out, layout, resume=False, each=each, progress=None)
+            _deliver(work, out, layout, resume=False, each=each, progress=None)
     finally:
         if window is not None:
             window.close()
     return work.summary
 
 
-def _written(
+def _deliver(
     work: _Work,
-    out: Path,
+    out: Path | None,
     layout: Layout,
     *,
     resume: bool,
     each: Callable[[Row], None],
     progress: Progress | None,
 ) -> None:
-    """Write the table, and what it was made of beside it."""
+    """Hand on every row, and write the table and what it was made of beside it where that is asked for."""
+    if out is None:
+        for row in work.rows(progress):
+            each(row)
+        return
     beside = out.with_name(f"{out.name}.json")
     record = {"schema": 1, **work.record()}
     if resume:
