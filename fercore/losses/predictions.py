@@ -48,9 +48,8 @@ def class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
         Scalar in [0, 1 - 1/K]; 0 for one class.
     """
     probs = (logits / temperature).softmax(-1)
-    # Sure samples weigh more; weights have mean 1 over the batch.
+    # Sure samples weigh more. The paper scales the weights to mean 1; dividing by the row's sum takes that out again.
     weight = 1 + (-entropy(probs)).exp().detach()
-    weight = weight * len(probs) / weight.sum()
     confusion = (probs.T * weight) @ probs
     within = confusion.diagonal() / confusion.sum(1).clamp_min(torch.finfo(probs.dtype).tiny)
     return 1 - within.mean()
