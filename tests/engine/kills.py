@@ -23,6 +23,8 @@ import numpy as np
 import sklearn.metrics  # noqa: F401
 import torch.utils.tensorboard  # noqa: F401
 
+# As a script it sees neither the fixtures nor the root that they import from.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TINY
 
