@@ -26,7 +26,7 @@ from fercore.prediction.video import Stride
 def plain(predictor: Predictor, files: list[str]) -> np.ndarray:
     images, batch = predictor.record.images, predictor.record.evaluation.batch
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (images.mean, images.std))
-    found = []
+    probs = []
     with torch.no_grad():
         for start in range(0, len(files), batch):
             pixels = []
@@ -35,8 +35,8 @@ def plain(predictor: Predictor, files: list[str]) -> np.ndarray:
                 pixels.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
             x = (torch.stack(pixels).float() / 255 - mean) / std
             (logits,) = predictor._model(x.to(predictor.device)).logits.values()
-            found.append(logits.softmax(1).cpu().numpy())
-    return np.concatenate(found)
+            probs.append(logits.softmax(1).cpu().numpy())
+    return np.concatenate(probs)
 
 
 def timed(call: Callable[[], object]) -> tuple[float, float]:

@@ -85,19 +85,19 @@ def evaluate(
     if out is not None:
         refuse_taken(out, ".json")
     with progress_bar("predicting") as progress:
-        found = api.evaluate(
+        evaluation = api.evaluate(
             models, spec, tta=tta, device=device, workers=workers, seed=seed, replicates=replicates, progress=progress
         )
-    drawn = f"bootstrap by {found.unit}, {found.units} of them, seed {found.seed}"
-    print_table(f"{found.spec}: {found.n} images, points with 95 % intervals ({drawn})", *found.table())
-    if found.differences:
-        print_table(f"differences to {models[0]}, paired", *found.difference_table())
-    for name in found.models:
-        print_table(f"{name}: classes, and what each was taken for", *found.class_table(name))
-    print_lines([f"left out {n}: {reason}" for reason, n in found.left_out.items()])
-    print_lines(found.notes)
+    drawn = f"bootstrap by {evaluation.unit}, {evaluation.units} of them, seed {evaluation.seed}"
+    print_table(f"{evaluation.spec}: {evaluation.n} images, points with 95 % intervals ({drawn})", *evaluation.table())
+    if evaluation.differences:
+        print_table(f"differences to {models[0]}, paired", *evaluation.difference_table())
+    for name in evaluation.models:
+        print_table(f"{name}: classes, and what each was taken for", *evaluation.class_table(name))
+    print_lines([f"left out {n}: {reason}" for reason, n in evaluation.left_out.items()])
+    print_lines(evaluation.notes)
     if out is not None:
-        write_json(out, found.to_json())
+        write_json(out, evaluation.to_json())
         print_lines([f"written to {out}"])
 
 

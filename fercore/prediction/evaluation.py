@@ -59,23 +59,23 @@ class Evaluation:
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return head and rows of the scores in points, with their intervals."""
-        rows = [(name, *(_points(found["scores"][score]) for score in metrics.MEASURES))
-                for name, found in self.models.items()]  # fmt: skip
+        rows = [(name, *(_points(measured["scores"][score]) for score in metrics.MEASURES))
+                for name, measured in self.models.items()]  # fmt: skip
         return ("model", *metrics.MEASURES.values()), rows
 
     def difference_table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return head and rows of the differences to the first model."""
-        rows = [(name, *(_points(found[score], sign="+") for score in metrics.MEASURES))
-                for name, found in self.differences.items()]  # fmt: skip
+        rows = [(name, *(_points(difference[score], sign="+") for score in metrics.MEASURES))
+                for name, difference in self.differences.items()]  # fmt: skip
         return ("model", *metrics.MEASURES.values()), rows
 
     def class_table(self, model: str) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return head and rows of the classes of a model: scores, and how often each class was taken for which."""
-        found = self.models[model]
-        head = ("class", "n", "recall", "precision", "F1", *found["classes"])
+        scored = self.models[model]
+        head = ("class", "n", "recall", "precision", "F1", *scored["classes"])
         rows = []
-        for name, counts in zip(found["classes"], found["confusion"], strict=True):
-            scores = found["per_class"][name]
+        for name, counts in zip(scored["classes"], scored["confusion"], strict=True):
+            scores = scored["per_class"][name]
             shown = (
                 "-" if scores[key] is None else f"{100 * scores[key]:.1f}" for key in ("recall", "precision", "f1")
             )
@@ -83,9 +83,9 @@ class Evaluation:
         return head, rows
 
 
-def _points(found: dict[str, Any], sign: str = "") -> str:
-    low, high = found["interval"]
-    return f"{100 * found['value']:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+def _points(estimate: dict[str, Any], sign: str = "") -> str:
+    low, high = estimate["interval"]
+    return f"{100 * estimate['value']:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
 
 
 def evaluate(
@@ -118,7 +118,7 @@ def evaluate(
     if not len(table):
         what = "no image with a label that the models know"
         raise UserInputError(what, where=spec.where, fix="give a labelled dataset with classes of theirs")
-    found: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
     readable = np.ones(len(table), dtype=bool)
     for number, predictor in enumerate(models.values()):
         probs = np.full((len(table), len(predictor.classes)), np.nan, dtype=np.float32)
@@ -132,12 +132,12 @@ def evaluate(
                 probs[i] = answer.probs[0]
             if progress is not None:
                 progress(number * len(table) + i + 1, len(models) * len(table))
-        found.append(probs)
+        probabilities.append(probs)
     if not readable.any():
         raise UserInputError("no image can be read", where=spec.where, fix="see `fercore data check`")
     units, unit = metrics.number_units([table.subjects[i] for i in np.flatnonzero(readable)])
     sums = []
-    for predictor, probs in zip(models.values(), found, strict=True):
+    for predictor, probs in zip(models.values(), probabilities, strict=True):
         places = np.array([predictor.classes.index(name) if name in predictor.classes else -1 for name in CANONICAL])
         sums.append(metrics.sums_of(probs[readable], places[table.labels[readable]], units))
     values = [metrics.scores_of(one.weighted(np.ones((1, len(one.confusion))))) for one in sums]

@@ -78,10 +78,10 @@ class Inputs:
     @property
     def names(self) -> list[str]:
         """Names of the images and videos."""
-        found: list[str] = []
+        names: list[str] = []
         for one in self.sources:
-            found.extend(one.keys if isinstance(one, Table) else [one if isinstance(one, str) else one.path])
-        return found
+            names.extend(one.keys if isinstance(one, Table) else [one if isinstance(one, str) else one.path])
+        return names
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames({}, "")
@@ -123,27 +123,27 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
     Raises:
         UserInputError: for one that is nothing of all that, or a folder or pattern that nothing is found by.
     """
-    found: list[str | Table] = []
+    sources: list[str | Table] = []
     ignored = 0
     for text in texts:
         if text == "-":
             listed = [line.rstrip("\r\n") for line in sys.stdin]
-            found += [path for path in listed if path.strip()]
+            sources += [path for path in listed if path.strip()]
         elif os.path.isdir(text):
             inside, others = _folder(text)
-            found.extend(inside)
+            sources.extend(inside)
             ignored += others
         elif os.path.exists(text):
-            found.append(_file(text))
+            sources.append(_file(text))
         elif is_spec(text):
-            found.append(read_chosen(parse_spec(text))[0])
+            sources.append(read_chosen(parse_spec(text))[0])
         elif glob.has_magic(text):
-            found += _pattern(text)
+            sources += _pattern(text)
         else:
             raise UserInputError("input not found", where=text, fix=FIX)
-    if not found:
+    if not sources:
         raise UserInputError("no input", where=WHERE, fix=FIX)
-    once = list({one if isinstance(one, str) else id(one): one for one in found}.values())
+    once = list({one if isinstance(one, str) else id(one): one for one in sources}.values())
     return Inputs(
         tuple(Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once), scaling, ignored
     )
@@ -151,24 +151,24 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
 
 def _folder(path: str) -> tuple[list[str], int]:
     """Return the images and videos below a folder, sorted, and how many other files there are."""
-    found, others = [], 0
+    usable, others = [], 0
     for folder, inner, files in os.walk(path):
         inner.sort()
         for name in sorted(files):
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES or is_video(name):
-                found.append(os.path.join(folder, name))
+                usable.append(os.path.join(folder, name))
             else:
                 others += 1
-    if not found:
+    if not usable:
         raise UserInputError("no image and no video in the folder", where=path, fix=FIX)
-    return found, others
+    return usable, others
 
 
 def _pattern(text: str) -> list[str]:
-    found = sorted(path for path in glob.glob(text, recursive=True) if not os.path.isdir(path))
-    if not found:
+    matches = sorted(path for path in glob.glob(text, recursive=True) if not os.path.isdir(path))
+    if not matches:
         raise UserInputError("no file fits the pattern", where=text, fix=FIX)
-    return found
+    return matches
 
 
 def _file(path: str) -> str:

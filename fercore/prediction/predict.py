@@ -68,6 +68,7 @@ class PredictSettings:
 
     def record(self) -> dict[str, Any]:
         """Return what decides the answers, as JSON values."""
+        # As many threads as anybody likes give the same rows: a table goes on with another number of them.
         return {**asdict(self), "prepare": self.prepare.record(), "workers": None, "faces": self.faces or "whole"}
 
 
@@ -118,16 +119,16 @@ def predict(
         raise UserInputError("nothing to go on with", where="--resume", fix="give the --out of the first time")
     if camera is not None:
         return _live(predictor, Camera(camera), inputs, how, out, layout, annotate or resume, each, tell)
-    found = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
-    if found.ignored:
-        tell(f"{found.ignored} other files in the folders are left alone")
+    frames = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
+    if frames.ignored:
+        tell(f"{frames.ignored} other files in the folders are left alone")
     if annotate is not None and resume:
         raise UserInputError("--annotate draws from the start", where="--resume", fix="leave one of them out")
-    finder = _finder(how, found)
-    artist = None if annotate is None else Annotator(annotate, found)
-    if how.faces is None and (line := no_crops(found, how.prepare)):
+    finder = _finder(how, frames)
+    artist = None if annotate is None else Annotator(annotate, frames)
+    if how.faces is None and (line := no_crops(frames, how.prepare)):
         tell(line)
-    work = _Work(predictor, found, finder, how, Summary(predictor.classes), artist)
+    work = _Work(predictor, frames, finder, how, Summary(predictor.classes), artist)
     try:
         _deliver(work, out, layout, resume=resume, each=each, progress=progress)
     finally:
@@ -243,6 +244,7 @@ class _Work:
             self.done[row.input] = -1 if row.number is None else row.number
             if row.input != self.last:
                 self.last = row.input
+            # The next frame of this video has to meet the same faces, and the same averages, as it would have.
             if row.face is not None and row.box is not None and row.time is not None:
                 clip = self._clip(row.input)
                 clip.tracker.remember({row.face: row.box}, row.time)
@@ -364,7 +366,7 @@ def _refuse_other(beside: Path, record: dict[str, Any]) -> None:
         UserInputError: if not, or if what says so cannot be read.
     """
     try:
-        found = parse_json(read_text(beside), where=str(beside))
+        begun = parse_json(read_text(beside), where=str(beside))
     except FileNotFoundError:
         raise UserInputError("no table to go on with", where=str(beside), fix="leave --resume out") from None
     except UserInputError:
@@ -372,7 +374,7 @@ def _refuse_other(beside: Path, record: dict[str, Any]) -> None:
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot be read: {reason_of(error)}", where=str(beside), fix=AGAIN) from None
     for part, wanted in record.items():
-        given = found.get(part) if isinstance(found, dict) else None
+        given = begun.get(part) if isinstance(begun, dict) else None
         if given != wanted:
             differing = [name for name in wanted if not isinstance(given, dict) or given.get(name) != wanted[name]] \
                 if isinstance(wanted, dict) else [part]  # fmt: skip

@@ -150,13 +150,14 @@ class Predictor:
             pixels: uint8[B,3,S,S], B at least 1, as `fit` makes them.
             flip: whether probabilities are the mean over each image and its mirror image.
         """
+        # Made in the evaluation's order, so that a batch of the test part sums as it did there; handed back in ours.
         order = evaluation_order(len(pixels))
         batch = _batch(self._normalised(pixels[order]), 0, {})
-        found = self._evaluator.predict_batches(self._model, [batch], self.record.evaluation.clock)
+        outputs = self._evaluator.predict_batches(self._model, [batch], self.record.evaluation.clock)
         if not flip:
-            return found
+            return outputs
         mirrored = self.answer(np.ascontiguousarray(pixels[..., ::-1]))
-        return replace(found, probs=(found.probs + mirrored.probs) / 2)
+        return replace(outputs, probs=(outputs.probs + mirrored.probs) / 2)
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""

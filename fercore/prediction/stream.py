@@ -94,11 +94,11 @@ def answers(
             height, width = pixels.shape[:2]
             kept = pixels if keep_pixels else None
             try:
-                found = finder.find(frame, pixels)
+                cuts = finder.find(frame, pixels)
             except Unusable as error:
                 return Looked(frame, width=width, height=height, refused=str(error), pixels=kept)
-            crops = np.stack([predictor.fit(cut) for _, cut in found])
-            return Looked(frame, tuple(face for face, _ in found), crops, width, height, pixels=kept)
+            crops = np.stack([predictor.fit(cut) for _, cut in cuts])
+            return Looked(frame, tuple(face for face, _ in cuts), crops, width, height, pixels=kept)
         except Unusable as error:
             return Looked(frame, refused=str(error))
 
@@ -109,6 +109,7 @@ def answers(
         held.append(looked)
         faces += len(looked.faces)
         pixels += 0 if looked.pixels is None else looked.pixels.nbytes
+        # Frames without a face fill no batch: they are not held back for ever, nor whole pictures without bound.
         if live or faces >= size or len(held) >= 4 * size or pixels >= HELD:
             yield _answered(predictor, held, flip, size)
             held, faces, pixels = [], 0, 0
@@ -124,9 +125,9 @@ def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -
     probs = np.concatenate([part.probs for part in parts]) if parts else np.zeros((0, len(predictor.classes)))
     names = parts[0].features if parts else {}
     features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}
-    start, found = 0, []
+    start, answered = 0, []
     for looked in held:
         part = slice(start, start + len(looked.faces))
         start = part.stop
-        found.append(Answer(looked, probs[part], {name: values[part] for name, values in features.items()}))
-    return found
+        answered.append(Answer(looked, probs[part], {name: values[part] for name, values in features.items()}))
+    return answered

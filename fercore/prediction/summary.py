@@ -35,8 +35,8 @@ class Distance:
 
     def lines(self) -> list[str]:
         """Return it for people."""
-        found = f"distance from the training domain {self.value:.3f} (squared MMD of {self.n} faces)"
-        lines = [f"{found}; of the target the model was adapted to {self.target:.3f}"]
+        here = f"distance from the training domain {self.value:.3f} (squared MMD of {self.n} faces)"
+        lines = [f"{here}; of the target the model was adapted to {self.target:.3f}"]
         if self.value > self.limit:
             lines.append("warning: these faces are farther from the training domain than that target: trust them less")
         return lines

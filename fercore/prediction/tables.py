@@ -107,8 +107,8 @@ class Layout:
         """Return the cells of a row; None where a row has nothing."""
         shares: dict[str, Cell] = {**dict.fromkeys(self.classes), **dict(zip(self.classes, row.probs, strict=False))}
         make = {"fercore": self._as_fercore, "pyfeat": self._as_pyfeat, "openface3": self._as_openface3}[self.kind]
-        found = {**make(row, shares), "refused": row.refused}
-        return {name: found.get(name) for name in self.columns}
+        filled = {**make(row, shares), "refused": row.refused}
+        return {name: filled.get(name) for name in self.columns}
 
     @staticmethod
     def _as_fercore(row: Row, shares: Mapping[str, Cell]) -> dict[str, Cell]:
@@ -323,12 +323,12 @@ class TableWriter:
                     text = raw.decode("utf-8")
                     if self._write is _json:
                         cells = json.loads(text)
-                        found = list(cells)
+                        columns = list(cells)
                     else:
                         values = [plain_cell(cell) for cell in next(csv.reader([text], strict=True))]
-                        found = names if end else values
+                        columns = names if end else values
                         cells = dict(zip(names, values, strict=True)) if end else {}
-                    if found != names:
+                    if columns != names:
                         raise ValueError("it has other columns")
                     end += len(raw)
                     yield end, cells

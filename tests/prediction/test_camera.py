@@ -48,7 +48,7 @@ def test_without_a_display_there_are_lines_and_a_table(trained, tmp_path):
     told: list[str] = []
     seen: list[Row] = []
     given = {"camera": 0, "faces": "whole", "device": "cpu", "tell": told.append, "each": seen.append}
-    found = fercore.predict(trained / "run", out=tmp_path / "a.csv", **given)
+    summary = fercore.predict(trained / "run", out=tmp_path / "a.csv", **given)
     assert "lines instead" in told[0]
     assert [(row.input, row.number) for row in seen] == [("camera 0", k) for k in range(5)]
     picture = np.ascontiguousarray(Device(0).read()[1][:, :, ::-1])
@@ -56,7 +56,7 @@ def test_without_a_display_there_are_lines_and_a_table(trained, tmp_path):
         fercore.load(trained / "run", device="cpu").predict(picture).probs[0], abs=1e-6
     )
     with (tmp_path / "a.csv").open(encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) == found.faces == 5
+        assert len(list(csv.DictReader(file))) == summary.faces == 5
     assert Device.released == 1
 
 

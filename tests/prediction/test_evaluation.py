@@ -29,16 +29,16 @@ def scored(scored_images, tmp_path_factory) -> str:
 
 def test_scores_are_those_of_the_run(trained, scored):
     target = fercore.open_run(trained / "run").result.target
-    found = fercore.evaluate(trained / "run", scored, device="cpu", replicates=200).to_json()
-    (model,) = found["models"].values()
+    scores = fercore.evaluate(trained / "run", scored, device="cpu", replicates=200).to_json()
+    (model,) = scores["models"].values()
     for score in ("accuracy", "balanced_accuracy", "macro_f1"):
         low, high = model["scores"][score]["interval"]
         assert model["scores"][score]["value"] == pytest.approx(getattr(target, score))
         assert low <= model["scores"][score]["value"] <= high
     assert model["confusion"] == target.confusion
-    assert found["n"] == target.n
-    assert found["left_out"] == {"class contempt, which not every model knows": 1, "not an image": 1}
-    assert (found["unit"], found["units"]) == ("image", target.n)
+    assert scores["n"] == target.n
+    assert scores["left_out"] == {"class contempt, which not every model knows": 1, "not an image": 1}
+    assert (scores["unit"], scores["units"]) == ("image", target.n)
 
 
 def test_models_stand_side_by_side_and_people_are_drawn_whole(trained, tmp_path, capsys, monkeypatch):
@@ -49,11 +49,11 @@ def test_models_stand_side_by_side_and_people_are_drawn_whole(trained, tmp_path,
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 0
-    found = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
+    scores = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
     table, _ = read_domain(parse_spec(spec))
-    assert (found["unit"], found["units"]) == ("subject", len(set(table.subjects)))
-    assert list(found["differences"]) == [str(tmp_path / "other")]
-    assert found["differences"][str(tmp_path / "other")]["accuracy"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert (scores["unit"], scores["units"]) == ("subject", len(set(table.subjects)))
+    assert list(scores["differences"]) == [str(tmp_path / "other")]
+    assert scores["differences"][str(tmp_path / "other")]["accuracy"] == {"value": 0.0, "interval": [0.0, 0.0]}
     out = capsys.readouterr().out
     assert "differences to" in out
     assert "happiness" in out
@@ -62,10 +62,10 @@ def test_models_stand_side_by_side_and_people_are_drawn_whole(trained, tmp_path,
 def test_what_the_model_has_met_before_is_said(trained):
     (trained / "gone").rename(trained / "data")
     try:
-        found = fercore.evaluate(trained / "run", f"folder:{trained}/data/studio", device="cpu", replicates=10)
-        assert "trained on labels of this dataset" in found.notes[0]
-        found = fercore.evaluate(trained / "run", f"folder:{trained}/data/wild", device="cpu", replicates=10)
-        assert "without their labels" in found.notes[0]
+        evaluation = fercore.evaluate(trained / "run", f"folder:{trained}/data/studio", device="cpu", replicates=10)
+        assert "trained on labels of this dataset" in evaluation.notes[0]
+        evaluation = fercore.evaluate(trained / "run", f"folder:{trained}/data/wild", device="cpu", replicates=10)
+        assert "without their labels" in evaluation.notes[0]
     finally:
         (trained / "data").rename(trained / "gone")
 

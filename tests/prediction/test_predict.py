@@ -54,7 +54,7 @@ def refusal(*arguments, **keywords) -> str:
 
 def test_rows_are_what_the_model_and_its_run_say_and_what_cannot_be_read_has_a_reason(trained, pictures, tmp_path):
     told: list[str] = []
-    found = fercore.predict(
+    summary = fercore.predict(
         trained / "run",
         [str(pictures), str(pictures / "0.png")],
         out=tmp_path / "a.csv",
@@ -78,7 +78,7 @@ def test_rows_are_what_the_model_and_its_run_say_and_what_cannot_be_read_has_a_r
     assert abs(given[0] - [float(own[name]) for name in model.classes]).max() < 1e-5
     beside = json.loads((tmp_path / "a.csv.json").read_text(encoding="utf-8"))
     assert beside["finished"] is True
-    assert beside["faces"] == found.faces == 8
+    assert beside["faces"] == summary.faces == 8
     assert beside["refused"] == {"empty file": 1, "not an image": 1}
     assert beside["classes"] == {name: want.labels.count(name) for name in model.classes}
     assert beside["mean_confidence"] == pytest.approx(float(want.confidence.mean()), abs=1e-6)
@@ -174,8 +174,8 @@ def test_a_full_disk_leaves_whole_rows(tmp_path, monkeypatch):
     with pytest.raises(UserInputError, match=r"No space left on device .*a\.csv.*make room there"):
         table.write([row])
     table.close()
-    (found,) = rows_of(tmp_path / "a.csv")
-    assert (found["image"], found["prediction"], found["fear"]) == ("a\nb.png", "fear", "0.750000")
+    (row,) = rows_of(tmp_path / "a.csv")
+    assert (row["image"], row["prediction"], row["fear"]) == ("a\nb.png", "fear", "0.750000")
     again = TableWriter(tmp_path / "a.csv", layout, resume=True)
     again.write([row, row])
     again.close()
@@ -261,8 +261,8 @@ def test_work_is_handed_out_in_order_and_never_far_ahead():
         time.sleep(0.002 * (k % 3))
         return k
 
-    for k, found in enumerate(ordered(work, items(), 3)):
-        assert found == k
+    for k, result in enumerate(ordered(work, items(), 3)):
+        assert result == k
         with lock:
             assert len(taken) <= k + AHEAD * 3
 
@@ -270,10 +270,10 @@ def test_work_is_handed_out_in_order_and_never_far_ahead():
 def test_pyfeat_reads_its_columns_with_its_own_reader(trained, pictures, tmp_path):
     io_of_feat = pytest.importorskip("feat.utils.io", exc_type=ImportError)
     fercore.predict(trained / "run", str(pictures), out=tmp_path / "a.csv", columns="pyfeat", device="cpu")
-    found = io_of_feat.read_feat(str(tmp_path / "a.csv"))
+    fex = io_of_feat.read_feat(str(tmp_path / "a.csv"))
     want = fercore.load(trained / "run", device="cpu").predict([pictures / f"{k}.png" for k in range(8)])
-    assert list(found.emotions.iloc[:8][list(want.classes)].idxmax(axis=1)) == list(want.labels)
-    assert found.faceboxes.iloc[0].tolist()[:4] == [0, 0, 64, 64]
+    assert list(fex.emotions.iloc[:8][list(want.classes)].idxmax(axis=1)) == list(want.labels)
+    assert fex.faceboxes.iloc[0].tolist()[:4] == [0, 0, 64, 64]
 
 
 def test_how_far_images_are_is_told_beside_the_target_of_the_run(trained, tmp_path):

@@ -29,22 +29,22 @@ def copied(trained, tmp_path):
 def test_probabilities_and_features_are_those_of_the_evaluation_to_the_bit(trained, scored_images):
     state = torch.get_rng_state()
     model = fercore.load(trained / "run", device="cpu")
-    found = model.predict(scored_images)
+    predictions = model.predict(scored_images)
     assert torch.equal(torch.get_rng_state(), state)
     want = np.load(trained / "run/features.npz")
-    assert len(found) == len(want["probs"]) > 16
-    assert np.array_equal(found.probs, want["probs"])
+    assert len(predictions) == len(want["probs"]) > 16
+    assert np.array_equal(predictions.probs, want["probs"])
     (features,) = model.features(scored_images).values()
     assert np.array_equal(features, want["features/main"])
-    assert found.images == tuple(map(str, scored_images))
+    assert predictions.images == tuple(map(str, scored_images))
     assert (
-        found.classes
+        predictions.classes
         == model.classes
         == tuple(json.loads((trained / "run/result.json").read_text())["target"]["classes"])
     )
-    assert found.labels == tuple(model.classes[k] for k in want["probs"].argmax(1))
-    first = found.to_json()[0]
-    assert first["prediction"] == found.labels[0]
+    assert predictions.labels == tuple(model.classes[k] for k in want["probs"].argmax(1))
+    first = predictions.to_json()[0]
+    assert first["prediction"] == predictions.labels[0]
     assert first["confidence"] == max(first["probabilities"].values())
     assert json.loads(json.dumps(first)) == first
 

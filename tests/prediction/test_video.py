@@ -48,13 +48,13 @@ def noise(n: int) -> list[np.ndarray]:
 
 def read(video: Video) -> tuple[list[tuple[int, float | None, int]], str]:
     """Return number, seconds and grey of each frame, and why there are no more."""
-    found, reason = [], ""
+    frames, reason = [], ""
     for number, time, get in video.frames():
         try:
-            found.append((number, time, int(get().mean())))
+            frames.append((number, time, int(get().mean())))
         except Unusable as error:
             reason = str(error)
-    return found, reason
+    return frames, reason
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +74,10 @@ def clip(tmp_path_factory) -> Path:
 )
 def test_the_frames_taken_are_those_asked_for(clip, stride, numbers):
     video = Video(str(clip), stride)
-    found, reason = read(video)
-    assert [number for number, *_ in found] == numbers
-    assert [time for _, time, _ in found] == pytest.approx([number / 10 for number in numbers])
-    assert all(abs(grey - (4 * number + 16)) <= 3 for number, _, grey in found)
+    frames, reason = read(video)
+    assert [number for number, *_ in frames] == numbers
+    assert [time for _, time, _ in frames] == pytest.approx([number / 10 for number in numbers])
+    assert all(abs(grey - (4 * number + 16)) <= 3 for number, _, grey in frames)
     assert reason == ""
     assert len(video) == len(numbers)
     assert [number for number, *_ in video.frames(after=20)] == [number for number in numbers if number > 20]
@@ -96,11 +96,11 @@ def test_what_comes_before_damage_is_kept_and_the_damage_told(tmp_path, codec, h
     else:
         content[middle : middle + 2000] = bytes(2000)
     path.write_bytes(content)
-    found, reason = read(Video(str(path)))
+    frames, reason = read(Video(str(path)))
     if codec == "libx264" and how == "cut":  # the index of an MP4 comes last
-        assert (found, reason[:30]) == ([], "cannot be opened as a video: I")
+        assert (frames, reason[:30]) == ([], "cannot be opened as a video: I")
     else:
-        assert 10 < len(found) < 60
+        assert 10 < len(frames) < 60
         assert "damaged" in reason
 
 
@@ -111,8 +111,8 @@ def test_what_is_no_video_is_told(tmp_path):
     (tmp_path / "play.mp4").write_text(f"#EXTM3U\n#EXTINF:1,\n{other}\n#EXT-X-ENDLIST\n", encoding="utf-8")
     (tmp_path / "text.mp4").write_text("words", encoding="utf-8")
     for name in ("list", "play", "text", "none"):
-        found, reason = read(Video(str(tmp_path / f"{name}.mp4")))
-        assert found == []
+        frames, reason = read(Video(str(tmp_path / f"{name}.mp4")))
+        assert frames == []
         assert reason.startswith("cannot be opened as a video")
 
 
