@@ -137,11 +137,11 @@ def train(
         preset: demo, small or paper. config: a TOML file of settings.
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
-        resume: go on with the run in this folder. verbose: tell the hook chain too.
+        resume: continue the run in this folder. verbose: tell the hook chain too.
         observe: makes what hears of progress.
 
     Raises:
-        UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to mend it.
+        UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to fix it.
         Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
     """
     given: dict[str, Any] = {
@@ -255,7 +255,7 @@ def predict(
         every, fps: which frames of videos are taken. tta: "flip" asks mirror images, too.
         smooth: seconds that answers through a video are averaged over.
         annotate: a new .mp4 or folder for what was looked at, with boxes and classes drawn on it.
-        resume: goes on with `out`. device: as for `load`. workers: threads that decode; 0 = one a core.
+        resume: continues `out`. device: as for `load`. workers: threads that decode; 0 = one a core.
         tell: hears lines for people. each: gets every row. progress: told pictures done and in all.
 
     Raises:
@@ -423,8 +423,7 @@ def verdict(
     from fercore.decisions.judging import judge
 
     paths = [Path(path) for path in (reference, adapted, *others)]
-    found = _path(labels)
-    return judge(paths[0], paths[1], target=_spec(target), others=paths[2:], labels=found, device=device)
+    return judge(paths[0], paths[1], target=_spec(target), others=paths[2:], labels=_path(labels), device=device)
 
 
 def plugins() -> dict[str, PluginInfo]:

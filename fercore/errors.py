@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one clear line that says what is wrong, where, and how to mend it."""
+"""Errors that a user can fix: one clear line that says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class UserInputError(ValueError):
     Args:
         what: what is wrong, in a few words ("unknown plugin 'la_cmfr'").
         where: file and line, setting or option the fault stands in.
-        fix: how to mend it.
+        fix: how to fix it.
     """
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:

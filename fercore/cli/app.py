@@ -141,12 +141,14 @@ def compare(
         "source": source or (), "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
         "config": config, "set": set_ or (), "device": device,
     }  # fmt: skip
-    found = api.compare(method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given)
-    head, rows = found.table()
-    console.print_table(f"target {found.target}, mean ± std over seeds {seeds}, in points", head, rows)
+    comparison = api.compare(
+        method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given
+    )
+    head, rows = comparison.table()
+    console.print_table(f"target {comparison.target}, mean ± std over seeds {seeds}, in points", head, rows)
     from fercore.decisions.judging import judge_rows
 
-    judged = judge_rows(folder, [row.label for row in found.rows], found.seeds)
+    judged = judge_rows(folder, [row.label for row in comparison.rows], comparison.seeds)
     console.print_lines([*judged, f"written to {folder}"])
     if choose is not None:
         decide.print_ranking([folder], choose)
@@ -184,7 +186,7 @@ def protocols(
     if name is not None:
         console.print_lines(describe_protocol(name, load_protocol(name)))
         return
-    found = {each: load_protocol(each) for each in protocol_names()}
+    known = {each: load_protocol(each) for each in protocol_names()}
     rows = [
         (
             each,
@@ -194,7 +196,7 @@ def protocols(
             str(one.n_test or "-"),
             one.metrics[0],
         )
-        for each, one in found.items()
+        for each, one in known.items()
     ]
     console.print_table("", ("protocol", "what", "transductive", "classes", "test images", "metric"), rows)
 

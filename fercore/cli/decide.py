@@ -43,12 +43,12 @@ def print_ranking(folders: list[Path], score: str | None, *, oracle: bool = Fals
     from fercore.console import print_lines, print_table
     from fercore.decisions.ranking import MEAN_RANK, rank
 
-    found = rank(folders, score=score, oracle=oracle)
-    by = "mean rank" if found.by == MEAN_RANK else found.by
-    print_table(f"best first by {by}; no label of the target", *found.table())
-    if found.transductive:
+    ranking = rank(folders, score=score, oracle=oracle)
+    by = "mean rank" if ranking.by == MEAN_RANK else ranking.by
+    print_table(f"best first by {by}; no label of the target", *ranking.table())
+    if ranking.transductive:
         print_lines(["transductive: adapted to the test images themselves"])
-    print_lines([f"take {found.names[0]}"])
+    print_lines([f"take {ranking.names[0]}"])
 
 
 def verdict(
@@ -68,21 +68,21 @@ def verdict(
     from fercore.decisions.judging import advice, fairness, judge
 
     spec = None if target is None else parse_spec(target)
-    found = judge(reference, adapted, target=spec, others=also or (), labels=labels, device=_device(device))
+    judged = judge(reference, adapted, target=spec, others=also or (), labels=labels, device=_device(device))
     if json_:
-        _print_json(found.to_json())
+        _print_json(judged.to_json())
         return
-    low, high = found.interval
+    low, high = judged.interval
     lines = [
-        f"{found.verdict}: {100 * found.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}",
-        f"two answers on {found.disagreements} of {found.n} images",
+        f"{judged.verdict}: {100 * judged.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}",
+        f"two answers on {judged.disagreements} of {judged.n} images",
     ]
-    lines += [f"{name}: {100 * value:+.1f} points" for name, value in found.witnesses.items()]
-    if found.evidence is not None:
-        told = found.evidence
+    lines += [f"{name}: {100 * value:+.1f} points" for name, value in judged.witnesses.items()]
+    if judged.evidence is not None:
+        told = judged.evidence
         right = f"{told['better']:.0f} right by the adapted model alone, {told['worse']:.0f} by the reference alone"
-        lines.append(f"{found.labels_used} labels: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}")
-    print_lines([*lines, *fairness(reference, adapted), advice(found, reference, adapted)])
+        lines.append(f"{judged.labels_used} labels: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}")
+    print_lines([*lines, *fairness(reference, adapted), advice(judged, reference, adapted)])
 
 
 def ask(
@@ -100,10 +100,10 @@ def ask(
     from fercore.decisions import asking
 
     spec = None if target is None else parse_spec(target)
-    found = asking.ask([reference, *adapted], out, n=n, target=spec, seed=seed, device=_device(device))
+    chosen = asking.ask([reference, *adapted], out, n=n, target=spec, seed=seed, device=_device(device))
     print_lines(
         [
-            f"{len(found.images)} of {found.disagreements} images with several answers, of {found.n}",
+            f"{len(chosen.images)} of {chosen.disagreements} images with several answers, of {chosen.n}",
             f"label them on {out / asking.PAGE}, save the CSV in that folder, then:",
             f"fercore verdict {reference} {adapted[0]} --labels {out / asking.TEMPLATE}",
         ]

@@ -29,6 +29,6 @@ def export(
     if half and int8:
         raise UserInputError("two kinds of arithmetic", where="--half, --int8", fix="leave one out")
     form = "half" if half else "int8" if int8 else "float32"
-    found = export_model(model, out, to=to, pixels=pixels, form=form, data=parse_spec(data) if data else None)
-    for line in (*found.lines(), "", *found.usage):
+    exported = export_model(model, out, to=to, pixels=pixels, form=form, data=parse_spec(data) if data else None)
+    for line in (*exported.lines(), "", *exported.usage):
         say(line)

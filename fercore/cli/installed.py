@@ -22,8 +22,8 @@ class WithPackages(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return one of its own or a package's; None if there is none."""
         own = super().get_command(ctx, cmd_name)
-        found = None if own is not None else installed_plugins(group=COMMANDS).get(cmd_name)
-        return own if found is None else _PackageCommands(found)
+        package = None if own is not None else installed_plugins(group=COMMANDS).get(cmd_name)
+        return own if package is None else _PackageCommands(package)
 
 
 class _PackageCommands(TyperGroup):

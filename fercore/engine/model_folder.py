@@ -199,12 +199,12 @@ def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shi
     """Return branch -> features f[N,D] of a random sample of the sources, if any, and how far the target is from it."""
     if not context.domains.sources:
         return {}, None
-    found: dict[Side, dict[str, np.ndarray]] = {}
+    features_of: dict[Side, dict[str, np.ndarray]] = {}
     for side in SIDES:
         table = side_table(context.domains, side)
         some = np.sort(permutation(len(table), "features", side)[: distances.SAMPLE])
-        found[side] = context.evaluator.predict(context.reported, table.subset(some), clock, side).features
-    source, target = found["source"], found["target"]
+        features_of[side] = context.evaluator.predict(context.reported, table.subset(some), clock, side).features
+    source, target = features_of["source"], features_of["target"]
     features = {name: torch.from_numpy(rows) for name, rows in source.items()}
     n, m = (len(next(iter(rows.values()))) for rows in (source, target))
     if min(n, m) < distances.LEAST:

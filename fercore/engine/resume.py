@@ -49,7 +49,7 @@ def _check_settings(folder: RunFolder, before: Mapping[str, Any], now: Mapping[s
     if not changed or (changed.keys() == {STEPS} and now["train"]["steps"] > before["train"]["steps"]):
         return
     fix = "put back what it was, or start again; only train.steps may grow"
-    what = f"settings are not those that the run has been trained with: {told(changed)}"
+    what = f"settings are not those that the run has been trained with: {changes_text(changed)}"
     raise UserInputError(what, where=str(folder.path / CONFIG), fix=fix)
 
 
@@ -68,7 +68,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}".removeprefix("plugins."), value
 
 
-def told(changed: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
+def changes_text(changed: Mapping[str, tuple[Any, Any]], most: int = 5) -> str:
     """Return differences in words: "optim.lr 0.01 -> 0.02, ..."."""
     texts = [f"{name} {_shown(was)} -> {_shown(now)}" for name, (was, now) in changed.items()]
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")

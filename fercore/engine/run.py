@@ -320,7 +320,7 @@ def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = F
 
     Args:
         context: the run's parts.
-        path: the run folder; a new one, or with `resume` the one to go on with.
+        path: the run folder; a new one, or with `resume` the one to resume.
         observer: hears of progress.
         resume: go on from the newest checkpoint in `path`.
 
@@ -347,7 +347,7 @@ def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = F
 
 
 def _kept(trainer: Trainer) -> str:
-    """Return what an interrupted run leaves, and the command that goes on with it."""
+    """Return what an interrupted run leaves, and the command that resumes it."""
     if not trainer.folder.begun:
         return "interrupted; nothing was written"
     text = f"interrupted after {trainer.done} of {trainer.total} steps"

@@ -207,7 +207,7 @@ def _check(task: Task) -> None:
 
     guard_streams()  # of a process of its own
     with _named(task):
-        config, folder = _company(task).config, RunFolder(task.folder)
+        config, folder = _resolved(task).config, RunFolder(task.folder)
         if folder.finished:
             target = folder.result().target
             _refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
@@ -226,10 +226,10 @@ def _refuse_other_data(tasks: Sequence[Task]) -> None:
     first: dict[str, tuple[Task, Any]] = {}
     for task in tasks:
         folder = RunFolder(task.folder)
-        settings, found = folder.config_layers(), folder.data_report()["fingerprint"]
+        settings, data = folder.config_layers(), folder.data_report()["fingerprint"]
         named = [settings["seed"], *(settings["data"].get(key) for key in ("sources", "target", "classes"))]
-        other, before = first.setdefault(repr(named), (task, found))
-        if any(found.get(part) != before.get(part) for part in ("sources", "test")):
+        other, before = first.setdefault(repr(named), (task, data))
+        if any(data.get(part) != before.get(part) for part in ("sources", "test")):
             what = f"{task.label} had other data than {other.label}: it changed between the two"
             fix = "delete the folder of the one that had the wrong data, and give the command again"
             raise UserInputError(what, where=f"{task.folder}, {other.folder}", fix=fix)
@@ -243,9 +243,9 @@ def _refuse_unscored(scored: bool) -> None:
         raise UserInputError(what, where="data.target", fix=fix)
 
 
-def _company(task: Task) -> ResolvedRun:
+def _resolved(task: Task) -> ResolvedRun:
     from fercore.engine.memory_format import as_recorded
-    from fercore.engine.resume import check_resume, differences, told
+    from fercore.engine.resume import changes_text, check_resume, differences
     from fercore.engine.setup import resolve_here
     from fercore.hooks.assemble import assemble
     from fercore.runs.folder import CONFIG, RunFolder
@@ -253,12 +253,12 @@ def _company(task: Task) -> ResolvedRun:
     resolved = resolve_here(assemble(task.entry.plugins, task.layers, preset=task.preset))
     if (task.folder / CONFIG).is_file():
         folder = RunFolder(task.folder)
-        found = folder.config_layers()
-        resolved = as_recorded(resolved, found)
+        recorded = folder.config_layers()
+        resolved = as_recorded(resolved, recorded)
         wanted = without_none(resolved.config.model_dump(mode="json"))
-        changed = differences(found, wanted)
+        changed = differences(recorded, wanted)
         if changed:
-            what = f"folder holds a run with other settings: {told(changed)}"
+            what = f"folder holds a run with other settings: {changes_text(changed)}"
             raise UserInputError(what, where=str(task.folder), fix="choose another --out")
         check_resume(folder, resolved)
         if not folder.finished:
@@ -282,7 +282,7 @@ def _run_once(task: Task, observe: Callable[[str], Observer]) -> Result:
 
     guard_streams()  # of a process of its own
     with _named(task):
-        resolved = _company(task)
+        resolved = _resolved(task)
         folder = RunFolder(task.folder)
         resume = (task.folder / CONFIG).is_file()
         if resume and folder.finished:
@@ -306,17 +306,17 @@ def read_comparison(out: Path) -> Comparison:
     """
     path, fix = out / COMPARE, "bring it back as it was, or give the command of the comparison again"
     try:
-        found = parse_json(read_text(path), where=str(path))
+        values = parse_json(read_text(path), where=str(path))
     except UserInputError:
         raise
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot read {COMPARE}: {reason_of(error)}", where=str(path), fix=fix) from None
-    fault = misfit(found, Comparison)
-    if not fault and not (found["rows"] and all(_fits(row, len(found["seeds"])) for row in found["rows"])):
+    fault = misfit(values, Comparison)
+    if not fault and not (values["rows"] and all(_fits(row, len(values["seeds"])) for row in values["rows"])):
         fault = "rows: a score for every seed is wanted"
     if fault:
         raise UserInputError(f"{COMPARE} is damaged: {fault}", where=str(path), fix=fix)
-    return Comparison.model_validate(found)
+    return Comparison.model_validate(values)
 
 
 def _fits(row: Mapping[str, Any], seeds: int) -> bool:

@@ -196,7 +196,7 @@ def _pseudo(value: Any, call: Call) -> None:
         ("probs must be probabilities that sum to 1 where the weight is above 0", used & ~_simplex(value.probs)),
     )
     # One transfer from the device for all three.
-    for (what, _), wrong in zip(faults, torch.stack([found.any() for _, found in faults]).tolist(), strict=True):
+    for (what, _), wrong in zip(faults, torch.stack([fault.any() for _, fault in faults]).tolist(), strict=True):
         if wrong:
             raise HookError(what)
 

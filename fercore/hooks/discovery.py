@@ -44,18 +44,18 @@ def installed_plugins(
         UserInputError: if two distributions offer one name; names both. If a name is no identifier: settings stand
             under it, and folders are called by it.
     """
-    found: dict[str, PluginInfo] = {}
+    by_name: dict[str, PluginInfo] = {}
     for point in importlib.metadata.entry_points(group=group) if paths is None else paths:
         info = _describe(point)
         if not (point.name.isascii() and point.name.isidentifier()):
             what = f"package {info.distribution} calls a plugin {point.name!r}, which is no identifier"
             raise UserInputError(what, fix="uninstall it, or have it name letters, digits and _ alone")
-        other = found.get(point.name)
+        other = by_name.get(point.name)
         if other and other.target != info.target:
             both = f"{other.distribution} and {info.distribution}"
             raise UserInputError(f"two packages offer plugin {point.name!r}: {both}", fix="uninstall one of them")
-        found[point.name] = info
-    return dict(sorted(found.items()))
+        by_name[point.name] = info
+    return dict(sorted(by_name.items()))
 
 
 def _describe(point: importlib.metadata.EntryPoint) -> PluginInfo:

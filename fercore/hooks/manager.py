@@ -231,8 +231,8 @@ class Plugins:
 
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
         """Return the method's pseudo labels for the target samples, detached, or None."""
-        found = self._call("pseudo_label", model=model, batch=batch, encoded=encoded, clock=clock)
-        pseudo = expect_or_none(found, PseudoLabels, "pseudo_label")
+        answer = self._call("pseudo_label", model=model, batch=batch, encoded=encoded, clock=clock)
+        pseudo = expect_or_none(answer, PseudoLabels, "pseudo_label")
         return None if pseudo is None else pseudo.detach()
 
     def align(
@@ -253,8 +253,8 @@ class Plugins:
     def backward(self, model: Model, closure: Closure, clock: Progress) -> StepLoss:
         """Leave the step's gradient in the parameters; returns the terms that it is of."""
         with guard.stepping(closure):
-            found = self._call("backward", model=model, closure=guard.closure, clock=clock)
-        return expect(found, StepLoss, "backward")
+            answer = self._call("backward", model=model, closure=guard.closure, clock=clock)
+        return expect(answer, StepLoss, "backward")
 
     def predict(self, model: Model, encoded: Encoded) -> Tensor:
         """Return class probabilities float[B,K]."""

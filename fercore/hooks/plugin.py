@@ -75,10 +75,10 @@ class Plugin:
         Raises:
             KeyError: if there is no such part. TypeError: if it is of another class.
         """
-        found = model.parts[self.part_name(name)]
-        if kind is not None and not isinstance(found, kind):
-            raise TypeError(f"part {self.part_name(name)!r} is {type(found).__name__}, not {kind.__name__}")
-        return found
+        part = model.parts[self.part_name(name)]
+        if kind is not None and not isinstance(part, kind):
+            raise TypeError(f"part {self.part_name(name)!r} is {type(part).__name__}, not {kind.__name__}")
+        return part
 
     def goes_by_length(self) -> str:
         """Say what of it goes by the length of training: `Progress.progress`, `Progress.total_steps`.

@@ -17,7 +17,7 @@ def sliced_wasserstein(first: Tensor, second: Tensor, directions: int = 128) -> 
 
     Args:
         first: f[B,K], second: f[M,K]: probabilities; the longer side is cut to the length of the other.
-        directions: of unit length, drawn anew from torch's generator.
+        directions: of unit length, drawn again from torch's generator.
 
     Returns:
         Scalar.

@@ -90,7 +90,7 @@ class RunFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Let other processes go on with this run."""
+        """Let other processes resume this run."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None

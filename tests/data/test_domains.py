@@ -188,7 +188,7 @@ def test_bad_files_are_skipped_below_the_limit_and_refused_above(tree: Tree):
     assert message_of(source, target) == (
         "2 of 26 samples are bad (7.7%, at most 1.0% are let pass): "
         f"1 unusable images, first {source}/sad/zero.png: empty file; 1 with labels nobody knows: 'Wut' (1) "
-        f"(spec 'folder:{source}'); remove, mend or rename them (?names=FILE.toml says what names mean), "
+        f"(spec 'folder:{source}'); remove, fix or rename them (?names=FILE.toml says what names mean), "
         "or raise data.max_bad_share"
     )
     domains = open_pair(source, target, max_bad_share=0.1)

@@ -103,7 +103,7 @@ def test_persons_of_the_test_part_are_not_labelled(tmp_path: Path, image, tree):
         domains = loaded("shots=5", sources=source, target=target, seed=seed)
         assert set(domains.sources[1].subjects) <= {"p3", "p4", "p5"}
         assert {"p0", "p1", "p2"} <= set(domains.adaptation.subjects)  # without labels they may adapt
-        assert domains.report["label_split"]["persons_of_test"] == 12
+        assert domains.report["label_split"]["subjects_of_test"] == 12
         assert any(line.startswith("12 images stay unlabelled") for line in mismatch_lines(domains.report))
     found = loaded("shots=50", sources=source, target=target)
     assert np.bincount(found.sources[1].labels).tolist() == [6, 6]
@@ -125,11 +125,11 @@ def test_frames_of_tested_sequences_are_not_labelled(tmp_path: Path, image, tree
         domains = loaded("shots=2", sources=source, target=f"manifest:{tmp_path / 'faces.csv'}?name=t", seed=seed)
         assert set(domains.test.sequences) == {"clip4", "clip5", "clip6", "clip7"}
         assert set(domains.sources[1].sequences) <= {"clip0", "clip1", "clip2", "clip3"}
-        assert domains.report["label_split"]["persons_of_test"] == 4
+        assert domains.report["label_split"]["subjects_of_test"] == 4
     whole = f"manifest:{tmp_path / 'faces.csv'}?split=all"
     text = refused("shots=9", sources=source, target=whole)
     assert text.startswith("no labelled target sample of")
-    assert "person or sequence of the test part" in text
+    assert "subject or sequence of the test part" in text
 
 
 def test_a_class_whose_labels_are_all_of_test_persons_is_refused(tmp_path: Path, image, tree):

@@ -101,7 +101,7 @@ class StepDataset(Dataset[Batch | str]):
                 for table, drawn, views in zip(self.tables, plan, self.views, strict=True)
             ]
         except UserInputError as error:
-            # As a value: a DataLoader raises a worker's exception anew with its traceback as the message.
+            # As a value: a DataLoader raises a worker's exception again with its traceback as the message.
             return str(error)
         return Batch(*sides)
 

@@ -1,1 +1,1 @@
-"""From a dataset that has been found to what trains, adapts and tests."""
+"""From a dataset that has been read to what trains, adapts and tests."""

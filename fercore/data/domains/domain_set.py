@@ -159,7 +159,7 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
 
 
 def _held_out(loaded: LoadedDomain, table: Table, share: float, seed: int) -> tuple[Table, Table | None]:
-    """Return what of a source is trained on, and what is not: persons where all are known, else class by class.
+    """Return what of a source is trained on, and what is not: subjects where all are known, else class by class.
 
     Copies of a training image are not held out. None for a share of 0.
 
@@ -183,10 +183,10 @@ def _held_out(loaded: LoadedDomain, table: Table, share: float, seed: int) -> tu
 
 def _target_parts(whole: Table, test: Table, labelled: Table, adaptation: Table) -> tuple[str, ...]:
     """Return what each sample of the target is taken for; one that is two things goes by the first."""
-    found = dict.fromkeys(whole.rows.tolist(), "unused")
+    part_of_row = dict.fromkeys(whole.rows.tolist(), "unused")
     for part, table in (("adaptation", adaptation), ("labelled", labelled), ("test", test)):
-        found |= dict.fromkeys(table.rows.tolist(), part)
-    return tuple(found.values())
+        part_of_row |= dict.fromkeys(table.rows.tolist(), part)
+    return tuple(part_of_row.values())
 
 
 def _label_split(
@@ -212,14 +212,14 @@ def _with_units(
     from fercore.au.attach import Domain, add_units
 
     held_out = [{"validation": validation[n]} if n in validation else {} for n in range(len(tables))]
-    taught = [
+    labelled = [
         Domain(o.spec, o.table.name, {"train": t, **v}) for o, t, v in zip(sources, tables, held_out, strict=True)
     ]
     adapted = Domain(target.spec, target.table.name, {"adaptation": adaptation, "test": test}, fixed=("test",))
-    names, report = add_units([*taught, adapted], settings)
-    found = [domain.parts["train"] for domain in taught]
-    for loaded, table in zip(sources, found, strict=True):
+    names, report = add_units([*labelled, adapted], settings)
+    training = [domain.parts["train"] for domain in labelled]
+    for loaded, table in zip(sources, training, strict=True):
         loaded.report |= {"classes": table.counts(classes), "n": len(table)}
     target.report["n_adaptation"] = len(adapted.parts["adaptation"])
-    held = {number: taught[number].parts["validation"] for number in validation}
-    return found, held, adapted.parts["adaptation"], adapted.parts["test"], names, report
+    held = {number: labelled[number].parts["validation"] for number in validation}
+    return training, held, adapted.parts["adaptation"], adapted.parts["test"], names, report

@@ -1,4 +1,4 @@
-"""Drawing the labelled samples of a training part: how many of each class, by image or by person."""
+"""Drawing the labelled samples of a training part: how many of each class, by image or by subject."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def draw_labels(
     Raises:
         UserInputError: if there are fewer samples than labels, or a class has none.
     """
-    found = np.bincount(labels[labels >= 0], minlength=len(classes))
-    _refuse_too_few(found, classes, spec)
+    counts = np.bincount(labels[labels >= 0], minlength=len(classes))
+    _refuse_too_few(counts, classes, spec)
     canonical = [CANONICAL.index(name) for name in classes]
-    rule, by_name = label_quota(dict(zip(canonical, found.tolist(), strict=True)), spec)
+    rule, by_name = label_quota(dict(zip(canonical, counts.tolist(), strict=True)), spec)
     quota = {k: by_name[number] for k, number in enumerate(canonical)}
     by = _unit(pool, spec)
     order = np.array(sorted(range(len(pool)), key=lambda i: pool.keys[i]), dtype=np.int64)
@@ -45,19 +45,21 @@ def draw_labels(
     return chosen, skipped, {"labels": asked, "rule": rule, "by": by, "seed": seed, "short": short}
 
 
-def _refuse_too_few(found: np.ndarray, classes: Sequence[str], spec: DomainSpec) -> None:
+def _refuse_too_few(counts: np.ndarray, classes: Sequence[str], spec: DomainSpec) -> None:
     """Refuse a training part with fewer labelled samples than asked for in all, or none of a class."""
-    if found.sum() < (count := spec.integer("label_count", 0)):
-        what = f"{count} labels asked for, and {found.sum()} labelled images to take them from"
+    if counts.sum() < (count := spec.integer("label_count", 0)):
+        what = f"{count} labels asked for, and {counts.sum()} labelled images to take them from"
         raise UserInputError(what, where=spec.where, fix="ask for fewer or give more images")
-    empty = [name for name, n in zip(classes, found, strict=True) if not n]
+    empty = [name for name, n in zip(classes, counts, strict=True) if not n]
     if empty and not spec.asks_for_few:
         fix = "leave the class out of data.classes"
         raise UserInputError(f"no image of {empty[0]} to label in the training part", where=spec.where, fix=fix)
     if empty:
         what = f"no labelled target sample of {empty[0]} in the training part"
-        what += " (what shows a person or sequence of the test part, or has a copy under another label, does not count)"
-        fix = "leave the class out of data.classes, or divide the target by person (?divide=subject:50/50, ?split=all)"
+        what += (
+            " (what shows a subject or sequence of the test part, or has a copy under another label, does not count)"
+        )
+        fix = "leave the class out of data.classes, or divide the target by subject (?divide=subject:50/50, ?split=all)"
         raise UserInputError(what, where=spec.where, fix=fix)
 
 
@@ -82,7 +84,7 @@ def _by_image(
 def _by_subject(
     order: np.ndarray, labels: np.ndarray, subjects: Sequence[str], quota: Mapping[int, int], seed: int
 ) -> tuple[list[int], list[int]]:
-    """Return the labelled samples, and the other samples of the same persons."""
+    """Return the labelled samples, and the other samples of the same subjects."""
     members: dict[str, list[int]] = {}
     for i in order.tolist():
         members.setdefault(subjects[i], []).append(i)

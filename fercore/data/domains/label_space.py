@@ -103,10 +103,10 @@ def divided_target(loaded: LoadedDomain, classes: Sequence[str], seed: int) -> t
     if not len(train) or not len(test):
         missing = "an unlabelled training image" if not len(train) else "a test image"
         raise UserInputError(f"target without {missing} of the run's classes", where=loaded.spec.where)
-    tested = mapped.subset(test)
-    labelled = int((tested.labels >= 0).sum())
+    test_part = mapped.subset(test)
+    labelled = int((test_part.labels >= 0).sum())
     report |= {
-        "classes": tested.counts(classes),
+        "classes": test_part.counts(classes),
         "n_adaptation": len(train),
         "n_test": len(test),
         "transductive": rule == "transductive",
@@ -118,14 +118,14 @@ def divided_target(loaded: LoadedDomain, classes: Sequence[str], seed: int) -> t
     }
     # Files come sorted by class folder: shuffled, a sample's place says nothing about its class.
     shuffled = train[permutation(len(train), "adaptation", len(train))]
-    return mapped.subset(shuffled), tested
+    return mapped.subset(shuffled), test_part
 
 
 def images_of_test(sources: Sequence[LoadedDomain], tables: Sequence[Table], target: LoadedDomain, test: Table) -> int:
     """Return how many source images that training sees with their labels are images of the target's test part."""
-    tested = {target.content[row] for row in test.rows.tolist()}
+    test_content = {target.content[row] for row in test.rows.tolist()}
     pairs = zip(sources, tables, strict=True)
-    return sum(source.content[row] in tested for source, table in pairs for row in table.rows.tolist())
+    return sum(source.content[row] in test_content for source, table in pairs for row in table.rows.tolist())
 
 
 def _without_test_images(

@@ -4,13 +4,13 @@ labels=100                of a source's training part so many samples are labell
 label_rule=equal_floor    how they are shared out over the classes; see `fercore.data.domains.options`
 shots=5                   so many samples of each class of a target's training part are labelled: the last source domain
 fraction=0.1              this share of each class of it is, to the nearest sample, and at least one
-label_by=subject          nobody is on both sides: further images of a labelled person are left out; or "image".
+label_by=subject          nobody is on both sides: further images of a labelled subject are left out; or "image".
                           Left out, it is "subject" for `labels` where every subject is known, and else "image"
 include_labelled=true     the labelled images are among the unlabelled ones too, without their labels
 label_file=FILE           in place of a number: the division as a run folder's labelled.json keeps it
 
-The test part never holds a labelled sample. With `shots` and `fraction` it shows no person of one either, nor, where
-persons are unknown, another frame of its sequence: samples whose person or sequence is in it, as parts that a dataset
+The test part never holds a labelled sample. With `shots` and `fraction` it shows no subject of one either, nor, where
+subjects are unknown, another frame of its sequence: samples whose subject or sequence is in it, as parts that a dataset
 comes with may have it, are not labelled.
 """
 
@@ -58,7 +58,7 @@ class _Labelled(Shape):
     by: str
     seed: int
     short: int
-    persons_of_test: int = 0
+    subjects_of_test: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class LabelSplit:
         """Return counts and rule, without the samples, as JSON values."""
         return {key: self.record[key] for key in ("labels", "rule", "by", "seed", "counts", "per_class", "short")} | {
             "include_labelled": self.include_labelled,
-            "persons_of_test": self.record.get("persons_of_test", 0),
+            "subjects_of_test": self.record.get("subjects_of_test", 0),
         }
 
 
@@ -110,7 +110,7 @@ def divide_labels(
         content: row of the reader -> hash of its content.
         classes: of the run. spec: options as of this module. seed: of the drawing.
         excluded: rows whose label is in doubt; they stay unlabelled.
-        test: the test part; with shots or fraction samples of its persons and sequences stay unlabelled too.
+        test: the test part; with shots or fraction samples of its subjects and sequences stay unlabelled too.
         file: labelled.json of the run that goes on; it wins over the options.
 
     Raises:
@@ -128,7 +128,7 @@ def divide_labels(
         shown = _shown(pool, watched)
         chosen, skipped, how = draw_labels(pool, np.where(shown, -1, labels), classes, spec, seed)
         if shown.any():
-            how["persons_of_test"] = int((labels[shown] >= 0).sum())
+            how["subjects_of_test"] = int((labels[shown] >= 0).sum())
         parts = _named_parts(len(pool), chosen, skipped)
         record = _record(pool, parts, content, classes, {"spec": spec.text, **how})
     split = LabelSplit(parts, record, spec.flag("include_labelled"))
@@ -139,10 +139,10 @@ def divide_labels(
 
 
 def _shown(pool: Table, test: Table) -> np.ndarray:
-    """Return bool[n]: whose person is in the test part, or, if that is unknown, whose sequence."""
-    persons, sequences = set(test.subjects) - {""}, set(test.sequences) - {""}
+    """Return bool[n]: whose subject is in the test part, or, if that is unknown, whose sequence."""
+    subjects, sequences = set(test.subjects) - {""}, set(test.sequences) - {""}
     pairs = zip(pool.subjects, pool.sequences, strict=True)
-    return np.array([who in persons if who else sequence in sequences for who, sequence in pairs], dtype=bool)
+    return np.array([who in subjects if who else sequence in sequences for who, sequence in pairs], dtype=bool)
 
 
 def _named_parts(n: int, chosen: Sequence[int], skipped: Sequence[int]) -> tuple[str, ...]:

@@ -54,9 +54,9 @@ class LoadedDomain:
 
     def fingerprint(self, part: Table) -> dict[str, Any]:
         """Return the fingerprint of a part of this domain."""
-        found = part_fingerprint(part, self.content, self.resolved)
+        images = part_fingerprint(part, self.content, self.resolved)
         units = units_fingerprint(part)
-        return {**found, "au": units} if units else found
+        return {**images, "au": units} if units else images
 
 
 def look_for_data(task: TaskSpec) -> None:
@@ -270,9 +270,9 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
         kinds.append(f"{len(missing)} missing files, first {missing[0]}")
     if unknown:
         kinds.append(f"{sum(unknown.values())} with labels nobody knows: {unknown_names(unknown)}")
-    fix = "remove or mend them, or raise data.max_bad_share"
+    fix = "remove or fix them, or raise data.max_bad_share"
     if unknown and "names" in FORMATS[spec.format].options:
-        fix = "remove, mend or rename them (?names=FILE.toml says what names mean), or raise data.max_bad_share"
+        fix = "remove, fix or rename them (?names=FILE.toml says what names mean), or raise data.max_bad_share"
     if unknown and (fitting := fits(scan.rows.numbers)):
         fix = f"all numbers fit ?labels= {'; '.join(fitting)}; else {fix}"
     what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)

@@ -59,26 +59,26 @@ def _divided(table: Table, spec: DomainSpec) -> list[str]:
     return divide(table, shares, by=match[1], seed=spec.integer("seed", 0))
 
 
-def label_quota(found: Mapping[int, int], spec: DomainSpec) -> tuple[str, dict[int, int]]:
+def label_quota(counts: Mapping[int, int], spec: DomainSpec) -> tuple[str, dict[int, int]]:
     """Return the name of the rule, and class (canonical number) -> labels the spec's options give it.
 
     shots=K gives K to each class; fraction=F the share F of the class's samples, to the nearest, at least one;
     labels=N shares N out by `label_rule`.
 
     Args:
-        found: class -> labelled samples there are. spec: which has one of those options.
+        counts: class -> labelled samples there are. spec: which has one of those options.
 
     Raises:
         UserInputError: as `budget_quota`.
     """
     if "shots" in spec.options:
         shots = spec.integer("shots", 1, least=1)
-        return f"shots={shots}", dict.fromkeys(found, shots)
+        return f"shots={shots}", dict.fromkeys(counts, shots)
     if "fraction" in spec.options:
         share = Fraction(spec.options["fraction"])
-        return f"fraction={float(share):g}", {label: max(1, floor(share * n + HALF)) for label, n in found.items()}
+        return f"fraction={float(share):g}", {label: max(1, floor(share * n + HALF)) for label, n in counts.items()}
     rule = spec.choice("label_rule", ("equal_floor", "adacm"), "equal_floor")
-    return rule, budget_quota(list(found), spec.integer("label_count", 1, least=1), spec)
+    return rule, budget_quota(list(counts), spec.integer("label_count", 1, least=1), spec)
 
 
 def budget_quota(classes: list[int], budget: int, spec: DomainSpec) -> dict[int, int]:

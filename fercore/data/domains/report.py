@@ -73,30 +73,32 @@ def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
         f"labelled {counts['labelled']} ({_counts(split['per_class'])}), unlabelled {counts['unlabelled']}: {rule}"
     ]
     if counts["left out"]:
-        lines.append(f"{counts['left out']} unlabelled images of labelled persons left out; ?label_by=image keeps them")
-    if split["persons_of_test"]:
-        n = split["persons_of_test"]
-        lines.append(f"{n} images stay unlabelled: their persons or sequences are in the test part")
+        lines.append(
+            f"{counts['left out']} unlabelled images of labelled subjects left out; ?label_by=image keeps them"
+        )
+    if split["subjects_of_test"]:
+        n = split["subjects_of_test"]
+        lines.append(f"{n} images stay unlabelled: their subjects or sequences are in the test part")
     if split["short"]:
         lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
     return lines
 
 
-def _scaling_line(found: Mapping[str, Any]) -> str:
+def _scaling_line(scaling: Mapping[str, Any]) -> str:
     """Return what is to be said of a dataset whose one-channel images are scaled to 8 bits."""
-    of = "each image's own values" if str(found["range"]).startswith("image") else "fixed"
-    colour = f", {found['colour']} colour images as they are" if found["colour"] else ""
-    return f"{found['one_channel']} one-channel images scaled to 8 bits by range={found['range']} ({of}){colour}"
+    of = "each image's own values" if str(scaling["range"]).startswith("image") else "fixed"
+    colour = f", {scaling['colour']} colour images as they are" if scaling["colour"] else ""
+    return f"{scaling['one_channel']} one-channel images scaled to 8 bits by range={scaling['range']} ({of}){colour}"
 
 
-def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
+def _unit_lines(units: Mapping[str, Any] | None) -> list[str]:
     """Return what is to be said of the action units of a run, if it has any."""
-    if not found:
+    if not units:
         return []
-    lines = [f"action units: {', '.join(found['names'])} (present from {found['threshold']:g})"]
-    if found["unshared"]:
-        lines.append(f"action units of some domains only, left out: {', '.join(found['unshared'])}")
-    for domain in found["domains"]:
+    lines = [f"action units: {', '.join(units['names'])} (present from {units['threshold']:g})"]
+    if units["unshared"]:
+        lines.append(f"action units of some domains only, left out: {', '.join(units['unshared'])}")
+    for domain in units["domains"]:
         name, skipped = domain["name"], sum(domain["skipped"].values())
         if domain["without_row"]:
             text = f"{domain['without_row']} images without a row of action units, {skipped} left out of training"
@@ -112,21 +114,20 @@ def _unit_lines(found: Mapping[str, Any] | None) -> list[str]:
 
 
 def _faults(domain: Mapping[str, Any]) -> list[str]:
-    found = domain["preflight"]
+    preflight = domain["preflight"]
     lines = [_scaling_line(domain["scaling"])] if "scaling" in domain else []
     if domain["missing_files"]:
         lines.append(f"{domain['missing_files']} listed files are missing, first {domain['first_missing'][0]}")
-    if found["unusable"]:
-        key, reason = found["unusable_files"][0]
-        lines.append(f"{found['unusable']} unusable images skipped, first {key}: {reason}")
-    if found["duplicate_groups"]:
-        lines.append(
-            f"{found['duplicate_groups']} images stand there more than once, as {_group(found['duplicate_files'])}"
-        )
-    if found["mislabelled_groups"]:
+    if preflight["unusable"]:
+        key, reason = preflight["unusable_files"][0]
+        lines.append(f"{preflight['unusable']} unusable images skipped, first {key}: {reason}")
+    if preflight["duplicate_groups"]:
+        text = f"{preflight['duplicate_groups']} images stand there more than once, as "
+        lines.append(text + _group(preflight["duplicate_files"]))
+    if preflight["mislabelled_groups"]:
         dropped = "; all copies dropped" if domain.get("mislabelled_dropped") else ""
-        text = f"{found['mislabelled_groups']} images stand there under different labels, as "
-        lines.append(text + _group(found["mislabelled_files"]) + dropped)
+        text = f"{preflight['mislabelled_groups']} images stand there under different labels, as "
+        lines.append(text + _group(preflight["mislabelled_files"]) + dropped)
     return lines
 
 

@@ -28,13 +28,13 @@ def left_out_lines(reasons: Mapping[str, int]) -> list[str]:
     return [f"left out: {reason}; {nouns[reason]}: {n}" for reason, n in reasons.items() if n]
 
 
-def by_end_lines(n: int, found: Sequence[str]) -> list[str]:
+def by_end_lines(n: int, files: Sequence[str]) -> list[str]:
     """Return the line about listed paths that were found by their end only; none without such.
 
     Args:
-        n: how many. found: "PATH as FILE" of the first, or more.
+        n: how many. files: "PATH as FILE" of the first, or more.
     """
-    return [f"listed paths found by their end: {n}, first {found[0]}"] if n else []
+    return [f"listed paths found by their end: {n}, first {files[0]}"] if n else []
 
 
 def unread_lines(columns: Sequence[str]) -> list[str]:

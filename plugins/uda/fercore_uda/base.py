@@ -165,8 +165,8 @@ class Adaptation(SourceTrained):
         """Estimate the target's class shares after each epoch, where they are used."""
         if not self._weighs or clock.step == 0:
             return None
-        found = self.part(model, ClassPrior, "prior").estimate(encode_dataset("target").logits["main"])
-        return {f"{self.name}/share_{name}": share for name, share in found.items()}
+        shares = self.part(model, ClassPrior, "prior").estimate(encode_dataset("target").logits["main"])
+        return {f"{self.name}/share_{name}": share for name, share in shares.items()}
 
     @hookimpl
     def align(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:

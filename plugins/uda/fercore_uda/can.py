@@ -69,13 +69,13 @@ class CAN(SourceTrained):
     @hookimpl
     def align(self, model: Model, batch: Batch, encoded: Forward) -> Sequence[LossTerm]:
         """Return the contrastive discrepancy of features and of predictions, added; none without a shared class."""
-        found = self.part(model, SizedByData, "clusters").get_buffer("labels")[batch.target.index]
+        clusters = self.part(model, SizedByData, "clusters").get_buffer("labels")[batch.target.index]
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             x, zx = (to_float32(each["main"]) for each in (encoded[SOURCE].features, encoded[SOURCE].logits))
             y, zy = (to_float32(each["main"]) for each in (encoded[TARGET].features, encoded[TARGET].logits))
             values = []
             for left, right in ((x, y), (zx.softmax(-1), zy.softmax(-1))):
-                pairs = class_mmd(left, right, batch.source.labels, found, zx.shape[1], **self.settings.kernel)
+                pairs = class_mmd(left, right, batch.source.labels, clusters, zx.shape[1], **self.settings.kernel)
                 values.append(pair_contrast(*(each[None] for each in pairs))[0].sum())
         return [LossTerm(f"{self.name}/contrast", Role.ALIGNMENT, values[0] + values[1], self.settings.weight)]
 

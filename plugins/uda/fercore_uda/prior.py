@@ -44,7 +44,7 @@ class ClassPrior(nn.Module):
         Returns:
             The shares by class.
         """
-        found = class_shares(to_float32(logits).softmax(-1), self.source)
+        shares = class_shares(to_float32(logits).softmax(-1), self.source)
         first = torch.equal(self.target, self.source)
-        self.target.copy_(found if first else torch.lerp(found, self.target, momentum))
+        self.target.copy_(shares if first else torch.lerp(shares, self.target, momentum))
         return dict(zip(self.classes, self.target.tolist(), strict=True))

@@ -58,8 +58,8 @@ class TwoHeadSettings(TermSettings):
 
 
 def _presets(name: str) -> dict[str, Mapping[str, Any]]:
-    found = presets(name, paper={"optim": {"lr": 1e-3, "backbone_multiplier": 1.0, "schedule": "constant"}})
-    return {key: {name: {"bottleneck": 0, "hidden": 0}} if key != "paper" else layer for key, layer in found.items()}
+    layers = presets(name, paper={"optim": {"lr": 1e-3, "backbone_multiplier": 1.0, "schedule": "constant"}})
+    return {key: {name: {"bottleneck": 0, "hidden": 0}} if key != "paper" else layer for key, layer in layers.items()}
 
 
 class MCD(Adaptation):
@@ -165,7 +165,7 @@ class SWD(MCD):
 
 
 class STAR(MCD):
-    """MCD whose heads are drawn anew from one Gaussian of heads at every use."""
+    """MCD whose heads are drawn again from one Gaussian of heads at every use."""
 
     paper = "Lu et al., CVPR 2020"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _presets("star")

@@ -92,27 +92,27 @@ def test_people_held_out_are_not_trained_on(monkeypatch):
     from fercore_pca import warmup as clip_warmup
 
     seen = {}
-    monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))
+    monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(trained=faces))
     monkeypatch.setattr(clip_warmup, "zero_shot", lambda clip, faces, classes: seen.update(tested=faces) or 0.0)
     warm_up(PLAN)
-    taught, tested = seen["taught"], seen["tested"]
-    assert len(taught) + len(tested) == 400
+    trained, tested = seen["trained"], seen["tested"]
+    assert len(trained) + len(tested) == 400
     assert 60 <= len(tested) <= 100
-    pixels = {image.numpy().tobytes() for image in taught.images}
+    pixels = {image.numpy().tobytes() for image in trained.images}
     assert not any(image.numpy().tobytes() in pixels for image in tested.images)
-    assert any(taught.units)
+    assert any(trained.units)
 
 
 def test_a_person_held_out_in_one_dataset_is_in_every_one(monkeypatch):
     from fercore_pca import warmup as clip_warmup
 
     seen = {}
-    monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(taught=faces))
+    monkeypatch.setattr(clip_warmup, "_fit", lambda clip, faces, plan, say: seen.update(trained=faces))
     monkeypatch.setattr(clip_warmup, "zero_shot", lambda clip, faces, classes: seen.update(tested=faces) or 0.0)
     # The first 200 images of both show the same ten people.
     warm_up(replace(PLAN, data=specs("synthfer:studio?n=200&seed=5", "synthfer:studio?n=400&seed=5")))
-    pixels = {image.numpy().tobytes() for image in seen["taught"].images}
-    assert len(seen["taught"]) + len(seen["tested"]) == 600
+    pixels = {image.numpy().tobytes() for image in seen["trained"].images}
+    assert len(seen["trained"]) + len(seen["tested"]) == 600
     assert not any(image.numpy().tobytes() in pixels for image in seen["tested"].images)
 
 
