@@ -19,6 +19,7 @@ from fercore.data.spec import DomainSpec, as_spec
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.experiments import comparison
+from fercore.experiments.cells import parse_entry
 from fercore.experiments.comparison import Comparison
 from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
 from fercore.records.result import Result
@@ -332,7 +333,7 @@ def compare(
         UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings.
         Interrupted: for a signal; says how to go on.
     """
-    entries = [comparison.parse_entry(text) for text in _listed(method)]
+    entries = [parse_entry(text) for text in _listed(method)]
     request = request_of(
         source=_listed(source), target=target, protocol=protocol, data_root=_path(data_root), preset=preset,
         config=_path(config), assignments=set, device=device,

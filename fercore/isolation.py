@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,23 +38,55 @@ def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Ite
         UserInputError: if a process ends without an answer; names the call.
         BaseException: what a call raised; the calls that run beside it end first, no other begins.
     """
+    done: dict[int, T] = {}
+    number = 0
+    ending = outcomes(calls, jobs=jobs)
+    try:
+        for index, answer in ending:
+            if isinstance(answer, BaseException):
+                raise answer
+            done[index] = answer
+            while number in done:
+                yield done.pop(number)
+                number += 1
+    except Exception as error:
+        ending.throw(error)
+    finally:
+        ending.close()
+
+
+def outcomes(
+    calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1
+) -> Generator[tuple[int, T | Exception], None, None]:
+    """Yield (number of the call, what it returns or raised) as they end, every one made in a process of its own.
+
+    An error thrown into this lets the running processes end by themselves and begins no other; closing it stops them.
+
+    Args:
+        calls, jobs: as for `apart`.
+
+    Raises:
+        BaseException: what a call raised that is no Exception, such as an interrupt.
+    """
     waiting = deque(enumerate(calls))
     running: dict[Connection, tuple[int, BaseProcess]] = {}
-    done: dict[int, T] = {}
     try:
-        for number in range(len(calls)):
-            while number not in done:
-                while waiting and len(running) < jobs:
-                    index, (name, call) = waiting.popleft()
-                    receiver, process = _start(name, call, jobs)
-                    running[receiver] = index, process
-                ready = wait(list(running))
-                # In the order they were started, not that of `wait`: of two errors the same one is raised every time.
-                for receiver in [one for one in running if one in ready]:
-                    index, process = running[receiver]
-                    done[index] = _answer(calls[index][0], receiver, process)
-                    del running[receiver]
-            yield done.pop(number)
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                index, (name, call) = waiting.popleft()
+                receiver, process = _start(name, call, jobs)
+                running[receiver] = index, process
+            ready = wait(list(running))
+            # In the order they were started, not that of `wait`: of two errors the same one comes first every time.
+            for receiver in [one for one in running if one in ready]:
+                index, process = running[receiver]
+                answer: T | Exception
+                try:
+                    answer = _answer(calls[index][0], receiver, process)
+                except Exception as error:
+                    answer = error
+                del running[receiver]
+                yield index, answer
     except Exception:
         _await(running)
         raise

@@ -17,7 +17,7 @@ from fercore.decisions.recorded import Recorded, aligned, read_recorded, result_
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labels, without_labels
-from fercore.experiments.comparison import folder_of
+from fercore.experiments.cells import folder_of
 from fercore.files import read_text
 from fercore.prediction.predictor import load_predictor
 

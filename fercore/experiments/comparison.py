@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ConfigDict, Field
 
-from fercore.config import merge, parse_assignment
-from fercore.documents import Shape, misfit, parse_json, without_none
+from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, reason_of
+from fercore.experiments.cells import Cell, Entry, folder_of, refuse_other_data, run_cells, slug
 from fercore.files import read_text
-from fercore.hooks.discovery import split_names
-from fercore.isolation import apart
 from fercore.records.result import SCORES, Result, Score
 from fercore.stopping import Interrupted, number_of
-from fercore.terminal import guard_streams
 from fercore.writing import write_json
 
-if TYPE_CHECKING:
-    from fercore.hooks.assemble import ResolvedRun
-
 COMPARE = "compare.json"
-LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of a comparison.
-
-    Attributes:
-        label: name of the row. plugins: in command-line order. settings: laid over the shared ones.
-    """
-
-    label: str
-    plugins: tuple[str, ...]
-    settings: Mapping[str, Any]
-
-
-def parse_entry(text: str) -> Entry:
-    """Read "[LABEL:]plugin[+plugin...] [key=value ...]".
-
-    Raises:
-        UserInputError: if no plugin is named or an assignment cannot be read.
-    """
-    label, colon, rest = text.partition(":") if LABELLED.match(text) else ("", "", text)
-    words = rest.split()
-    if not words:
-        raise UserInputError("empty method", where="compare", fix='write "label:plugin key=value ..."')
-    names = words[0]
-    settings: dict[str, Any] = {}
-    for word in words[1:]:
-        settings = merge(settings, parse_assignment(word))
-    return Entry(label.strip() if colon else " ".join(words), split_names(names), settings)
 
 
 class Spread(Shape):
@@ -120,17 +79,6 @@ class Comparison(Shape):
         return table_head(self.primary_metric), table_rows(self.rows, self.primary_metric)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One run of a comparison: a row's plugins, all layers of settings, and where it is written."""
-
-    entry: Entry
-    layers: tuple[Mapping[str, Any], ...]
-    preset: str
-    folder: Path
-    label: str
-
-
 def compare(
     entries: Sequence[Entry],
     seeds: Sequence[int],
@@ -160,13 +108,13 @@ def compare(
             of other data.
         Interrupted: for a signal; says how to go on.
     """
-    if len({_slug(entry.label) for entry in entries}) < len(entries):
+    if len({slug(entry.label) for entry in entries}) < len(entries):
         fix = 'write "label:plugin ..."'
         raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
     if len(set(seeds)) < len(seeds):
         raise UserInputError(f"a seed is given twice: {list(seeds)}", where="--seeds", fix="one run a seed and row")
-    tasks = [
-        Task(
+    cells = [
+        Cell(
             entry,
             (*layers, entry.settings, {"seed": seed}),
             preset,
@@ -178,12 +126,12 @@ def compare(
     ]
     results: dict[str, list[Result]] = {entry.label: [] for entry in entries}
     try:
-        for task, record in zip(tasks, _run_all(tasks, observe, jobs), strict=True):
-            results[task.entry.label].append(record)
+        for cell, record in zip(cells, run_cells(cells, observe, jobs), strict=True):
+            results[cell.entry.label].append(record)
     except KeyboardInterrupt as stop:
         again = f"the same command with --out {shlex.quote(str(out))} goes on"
         raise Interrupted(number_of(stop), f"interrupted; {again}") from None
-    _refuse_other_data(tasks)
+    refuse_other_data(cells)
     primary_metric = leading_score(results)
     targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
     target = str(targets[-1]) if targets else f"of preset {preset}"
@@ -192,110 +140,6 @@ def compare(
     )
     write_json(out / COMPARE, comparison.to_json())
     return comparison
-
-
-def _run_all(tasks: Sequence[Task], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
-    """Check every task before the first is trained, then run them; none in this process, no two in the same."""
-    list(apart([(task.label, partial(_check, task)) for task in tasks], jobs=jobs))
-    yield from apart([(task.label, partial(_run_once, task, observe)) for task in tasks], jobs=jobs)
-
-
-def _check(task: Task) -> None:
-    """Resolve a task's settings, refusing a folder that holds another run, and a target that scores nothing."""
-    from fercore.data.domains.load import has_labelled_test
-    from fercore.runs.folder import RunFolder
-
-    guard_streams()  # of a process of its own
-    with _named(task):
-        config, folder = _resolved(task).config, RunFolder(task.folder)
-        if folder.finished:
-            target = folder.result().target
-            _refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
-        else:
-            _refuse_unscored(has_labelled_test(config.data.target, config.seed))
-
-
-def _refuse_other_data(tasks: Sequence[Task]) -> None:
-    """Make sure that runs of one seed that name the same data had it: one that `out` held may be from before a change.
-
-    Raises:
-        UserInputError: naming two runs that did not.
-    """
-    from fercore.runs.folder import RunFolder
-
-    first: dict[str, tuple[Task, Any]] = {}
-    for task in tasks:
-        folder = RunFolder(task.folder)
-        settings, data = folder.config_layers(), folder.data_report()["fingerprint"]
-        named = [settings["seed"], *(settings["data"].get(key) for key in ("sources", "target", "classes"))]
-        other, before = first.setdefault(repr(named), (task, data))
-        if any(data.get(part) != before.get(part) for part in ("sources", "test")):
-            what = f"{task.label} had other data than {other.label}: it changed between the two"
-            fix = "delete the folder of the one that had the wrong data, and give the command again"
-            raise UserInputError(what, where=f"{task.folder}, {other.folder}", fix=fix)
-
-
-def _refuse_unscored(scored: bool) -> None:
-    """Refuse a target whose test part has no label, before anything is trained: rows are compared by their scores."""
-    if not scored:
-        what = "the target's test part has no label, so there is no score to compare by"
-        fix = "label some of its images, or train row by row with `fercore run`, whose predictions.csv has them all"
-        raise UserInputError(what, where="data.target", fix=fix)
-
-
-def _resolved(task: Task) -> ResolvedRun:
-    from fercore.engine.memory_format import as_recorded
-    from fercore.engine.resume import changes_text, check_resume, differences
-    from fercore.engine.setup import resolve_here
-    from fercore.hooks.assemble import assemble
-    from fercore.runs.folder import CONFIG, RunFolder
-
-    resolved = resolve_here(assemble(task.entry.plugins, task.layers, preset=task.preset))
-    if (task.folder / CONFIG).is_file():
-        folder = RunFolder(task.folder)
-        recorded = folder.config_layers()
-        resolved = as_recorded(resolved, recorded)
-        wanted = without_none(resolved.config.model_dump(mode="json"))
-        changed = differences(recorded, wanted)
-        if changed:
-            what = f"folder holds a run with other settings: {changes_text(changed)}"
-            raise UserInputError(what, where=str(task.folder), fix="choose another --out")
-        check_resume(folder, resolved)
-        if not folder.finished:
-            folder.refuse_in_use()
-    return resolved
-
-
-@contextmanager
-def _named(task: Task) -> Iterator[None]:
-    """Say which row and seed the user's mistake belongs to."""
-    try:
-        yield
-    except UserInputError as error:
-        raise UserInputError(f"{task.label}: {error.what}", where=error.where, fix=error.fix) from error
-
-
-def _run_once(task: Task, observe: Callable[[str], Observer]) -> Result:
-    from fercore.engine.run import run
-    from fercore.engine.setup import build_context
-    from fercore.runs.folder import CONFIG, RunFolder
-
-    guard_streams()  # of a process of its own
-    with _named(task):
-        resolved = _resolved(task)
-        folder = RunFolder(task.folder)
-        resume = (task.folder / CONFIG).is_file()
-        if resume and folder.finished:
-            return folder.result()
-        context = build_context(resolved, label_file=folder.label_file if resume else None)
-        _refuse_unscored(context.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
-        run(context, task.folder, observe(task.label), resume=resume)
-        return folder.result()
-
-
-def folder_of(out: Path, label: str, seed: int) -> Path:
-    """Return the run folder of a row and seed in the folder of a comparison."""
-    return out / f"{_slug(label)}-s{seed}"
 
 
 def read_comparison(out: Path) -> Comparison:
@@ -322,10 +166,6 @@ def read_comparison(out: Path) -> Comparison:
 def _fits(row: Mapping[str, Any], seeds: int) -> bool:
     scores = [row[name] for name in SCORES]
     return seeds > 0 and all(len(s["by_seed"]) == len(s["difference"]["by_seed"]) == seeds for s in scores)
-
-
-def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-") or "row"
 
 
 def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:

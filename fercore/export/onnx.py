@@ -39,7 +39,6 @@ def build(program: ExportedProgram) -> Any:
             dynamo=True, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, verbose=False,
         )  # fmt: skip
     assert translated is not None
-    # The exporter notes where in the source each node comes from, with paths of this machine.
     for node in translated.model.graph:
         node.metadata_props.clear()
     graph = translated.model_proto
@@ -71,14 +70,12 @@ def quantised(graph: Any, images: np.ndarray) -> Any:
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            # Sixteen at a time: all activations of a batch are in memory at once.
             self._left = iter(np.array_split(images, max(1, len(images) // 16)))
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             part = next(self._left, None)
             return None if part is None else {INPUT: part}
 
-    # onnxruntime's quantiser writes to a path only.
     with TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         quantize_static(graph, path, Reader(), per_channel=True, op_types_to_quantize=["Conv", "Gemm", "MatMul"])
@@ -87,7 +84,6 @@ def quantised(graph: Any, images: np.ndarray) -> Any:
 
 def content(graph: Any, about: dict[str, Any]) -> bytes:
     """Return the file, with what the model is in its metadata: text as it is, all else as JSON."""
-    # A graph is written twice (`export_model`), and names may stand there once.
     del graph.metadata_props[:]
     for name, value in about.items():
         graph.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
@@ -104,8 +100,8 @@ def runner(file: bytes) -> Answer:
     ready = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def run(images: np.ndarray) -> np.ndarray:
-        (probs,) = ready.run([OUTPUT], {INPUT: images})
-        return np.asarray(probs)
+        (found,) = ready.run([OUTPUT], {INPUT: images})
+        return np.asarray(found)
 
     return run
 

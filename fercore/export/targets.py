@@ -97,15 +97,14 @@ def export_model(
     built = reduce(kind.build(trace(predictor, taken)), as_input(others if len(others) else images, taken))
     draft = kind.content(built, about)
     seconds = time.perf_counter() - begin
-    measured = check(predictor, images, data or FACES, taken, {kind.engine: kind.runner(draft)})
-    refuse_worse(measured, bound, form)
-    # Written a second time, for the metadata now say what the comparison of the first found; the graph is the same.
-    content = kind.content(built, {**about, "difference": measured.difference, "compared": measured.n})
+    found = check(predictor, images, data or FACES, taken, {kind.engine: kind.runner(draft)})
+    refuse_worse(found, bound, form)
+    content = kind.content(built, {**about, "difference": found.difference, "compared": found.n})
     with whole(out) as file:
         file.write(content)
     usage = render(f"{to}.py", path=str(out), resize=record.images.resize, pixels=taken).splitlines()
     what = f"{form} {kind.what}, takes {SCALES[taken]}"
-    return Exported(out, what, len(content), seconds, measured, tuple(usage))
+    return Exported(out, what, len(content), seconds, found, tuple(usage))
 
 
 def _chosen(name: str, known: dict[str, T], where: str, others: Collection[str] = ()) -> T:

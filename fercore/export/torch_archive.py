@@ -32,7 +32,7 @@ def runner(archive: bytes) -> Answer:
 
     def run(images: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            probs: np.ndarray = module(torch.from_numpy(images)).numpy()
-        return probs
+            found: np.ndarray = module(torch.from_numpy(images)).numpy()
+        return found
 
     return run

@@ -19,7 +19,8 @@ from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine.resume import check_same_data
 from fercore.errors import UserInputError
-from fercore.experiments.comparison import _refuse_unscored, leading_score, summarise, table_rows
+from fercore.experiments.cells import refuse_unscored
+from fercore.experiments.comparison import leading_score, summarise, table_rows
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
 from fercore.hooks.assemble import assemble
@@ -59,7 +60,7 @@ def run_reopened(folder: Path) -> None:
 
 def result_compared(folder: Path) -> None:
     record = RunFolder(folder).result()
-    _refuse_unscored(all(record.target.score(metric) is not None for metric in SCORES))
+    refuse_unscored(all(record.target.score(metric) is not None for metric in SCORES))
     results = {"a": [record], "b": [record]}
     table_rows(summarise(results), leading_score(results))
 

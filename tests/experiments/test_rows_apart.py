@@ -10,7 +10,8 @@ import torch
 from fercore.console import observer_for
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
-from fercore.experiments.comparison import compare, parse_entry
+from fercore.experiments.cells import parse_entry
+from fercore.experiments.comparison import compare
 from fercore.runs.folder import RunFolder
 
 LEAKY = """

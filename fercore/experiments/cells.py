@@ -1,0 +1,183 @@
+"""A cell of a table of runs: a method on one target with one seed, checked, then run or resumed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fercore.config import merge, parse_assignment
+from fercore.documents import without_none
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError
+from fercore.hooks.discovery import split_names
+from fercore.isolation import apart
+from fercore.records.result import SCORES, Result
+from fercore.terminal import guard_streams
+
+if TYPE_CHECKING:
+    from fercore.hooks.assemble import ResolvedRun
+
+LABELLED = re.compile(r"[^:=]*:")  # a label ends at the first colon, if no setting comes before it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a comparison.
+
+    Attributes:
+        label: name of the row. plugins: in command-line order. settings: laid over the shared ones.
+    """
+
+    label: str
+    plugins: tuple[str, ...]
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of many: a row's plugins, all layers of settings, and where it is written."""
+
+    entry: Entry
+    layers: tuple[Mapping[str, Any], ...]
+    preset: str
+    folder: Path
+    label: str
+
+
+def parse_entry(text: str) -> Entry:
+    """Read "[LABEL:]plugin[+plugin...] [key=value ...]".
+
+    Raises:
+        UserInputError: if no plugin is named or an assignment cannot be read.
+    """
+    label, colon, rest = text.partition(":") if LABELLED.match(text) else ("", "", text)
+    words = rest.split()
+    if not words:
+        raise UserInputError("empty method", where="compare", fix='write "label:plugin key=value ..."')
+    names = words[0]
+    settings: dict[str, Any] = {}
+    for word in words[1:]:
+        settings = merge(settings, parse_assignment(word))
+    return Entry(label.strip() if colon else " ".join(words), split_names(names), settings)
+
+
+def run_cells(cells: Sequence[Cell], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
+    """Check every cell before the first is trained, then run them; none in this process, no two in the same."""
+    list(apart([(cell.label, partial(check_cell, cell)) for cell in cells], jobs=jobs))
+    yield from apart([(cell.label, partial(run_cell, cell, observe)) for cell in cells], jobs=jobs)
+
+
+def check_cell(cell: Cell) -> None:
+    """Resolve a cell's settings, refusing a folder that holds another run, and a target that scores nothing."""
+    from fercore.data.domains.load import has_labelled_test
+    from fercore.runs.folder import RunFolder
+
+    guard_streams()  # of a process of its own
+    with _named(cell):
+        config, folder = _resolved(cell).config, RunFolder(cell.folder)
+        if folder.finished:
+            target = folder.result().target
+            refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
+        else:
+            refuse_unscored(has_labelled_test(config.data.target, config.seed))
+
+
+def refuse_other_data(cells: Sequence[Cell]) -> None:
+    """Make sure that runs of one seed that name the same data had it: one that `out` held may be from before a change.
+
+    Raises:
+        UserInputError: naming two runs that did not.
+    """
+    from fercore.runs.folder import RunFolder
+
+    first: dict[str, tuple[Cell, Any]] = {}
+    for cell in cells:
+        folder = RunFolder(cell.folder)
+        settings, data = folder.config_layers(), folder.data_report()["fingerprint"]
+        named = [settings["seed"], *(settings["data"].get(key) for key in ("sources", "target", "classes"))]
+        other, before = first.setdefault(repr(named), (cell, data))
+        if any(data.get(part) != before.get(part) for part in ("sources", "test")):
+            what = f"{cell.label} had other data than {other.label}: it changed between the two"
+            fix = "delete the folder of the one that had the wrong data, and give the command again"
+            raise UserInputError(what, where=f"{cell.folder}, {other.folder}", fix=fix)
+
+
+def refuse_unscored(scored: bool) -> None:
+    """Refuse a target whose test part has no label, before anything is trained: rows are compared by their scores."""
+    if not scored:
+        what = "the target's test part has no label, so there is no score to compare by"
+        fix = "label some of its images, or train row by row with `fercore run`, whose predictions.csv has them all"
+        raise UserInputError(what, where="data.target", fix=fix)
+
+
+def _resolved(cell: Cell) -> ResolvedRun:
+    from fercore.engine.memory_format import as_recorded
+    from fercore.engine.resume import changes_text, check_resume, differences
+    from fercore.engine.setup import resolve_here
+    from fercore.hooks.assemble import assemble
+    from fercore.runs.folder import CONFIG, RunFolder
+
+    resolved = resolve_here(assemble(cell.entry.plugins, cell.layers, preset=cell.preset))
+    if (cell.folder / CONFIG).is_file():
+        folder = RunFolder(cell.folder)
+        recorded = folder.config_layers()
+        resolved = as_recorded(resolved, recorded)
+        wanted = without_none(resolved.config.model_dump(mode="json"))
+        changed = differences(recorded, wanted)
+        if changed:
+            what = f"folder holds a run with other settings: {changes_text(changed)}"
+            raise UserInputError(what, where=str(cell.folder), fix="choose another --out")
+        check_resume(folder, resolved)
+        if not folder.finished:
+            folder.refuse_in_use()
+    return resolved
+
+
+@contextmanager
+def _named(cell: Cell) -> Iterator[None]:
+    """Say which row and seed the user's mistake belongs to."""
+    try:
+        yield
+    except UserInputError as error:
+        raise UserInputError(f"{cell.label}: {error.what}", where=error.where, fix=error.fix) from error
+
+
+def run_cell(cell: Cell, observe: Callable[[str], Observer]) -> Result:
+    """Train a cell, or go on with what its folder holds, and return the result.
+
+    Args:
+        observe: makes what hears of it from its label.
+
+    Raises:
+        UserInputError: as `check_cell`.
+    """
+    from fercore.engine.run import run
+    from fercore.engine.setup import build_context
+    from fercore.runs.folder import CONFIG, RunFolder
+
+    guard_streams()  # of a process of its own
+    with _named(cell):
+        resolved = _resolved(cell)
+        folder = RunFolder(cell.folder)
+        resume = (cell.folder / CONFIG).is_file()
+        if resume and folder.finished:
+            return folder.result()
+        context = build_context(resolved, label_file=folder.label_file if resume else None)
+        refuse_unscored(context.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
+        run(context, cell.folder, observe(cell.label), resume=resume)
+        return folder.result()
+
+
+def folder_of(out: Path, label: str, seed: int) -> Path:
+    """Return the run folder of a row and seed in the folder of a comparison."""
+    return out / f"{slug(label)}-s{seed}"
+
+
+def slug(label: str) -> str:
+    """Return a label as a part of a folder's name."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-") or "row"
