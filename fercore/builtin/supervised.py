@@ -26,7 +26,7 @@ from fercore.plugin import (
 class SourceOnlySettings(Settings):
     """Settings of source_only."""
 
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
 
 
 class SourceOnly(Plugin):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fercore import __version__, api
-from fercore.arguments import names_of, new_folder, only_longer
+from fercore.arguments import new_folder, only_longer
 from fercore.cli import decide
 from fercore.cli.au import au_app
 from fercore.cli.data import data_app
 from fercore.cli.export import export
 from fercore.cli.installed import WithPackages
+from fercore.cli.plugins import plugins, settings
 from fercore.cli.predict import evaluate, predict
 from fercore.cli.report import report
 from fercore.cli.weights import weights_app
@@ -155,27 +156,6 @@ def compare(
 
 
 @app.command()
-def plugins(
-    explain: Annotated[bool, typer.Option("--explain", help="Print the hook chain of the plugins named.")] = False,
-    plugin: Plugin = [],  # noqa: B006
-) -> None:
-    """List installed plugins (nothing is imported), or explain how the named ones work together."""
-    from fercore.hooks.about import plugin_lines
-
-    if not explain:
-        for line in plugin_lines(api.plugins().values()):
-            say(line)
-        return
-    from fercore.engine.describe import chain_lines
-    from fercore.engine.setup import build_plugins
-    from fercore.hooks.assemble import assemble
-
-    names = names_of(plugin) or ["source_only"]
-    for line in chain_lines(build_plugins(assemble(names, []))):
-        say(line)
-
-
-@app.command()
 def protocols(
     name: Annotated[str | None, typer.Argument(help="Print this one whole.")] = None,
 ) -> None:
@@ -217,7 +197,7 @@ def _seeds(text: str) -> list[int]:
         raise UserInputError(f"cannot read seeds {text!r}", where="--seeds", fix="write --seeds 0,1,2") from None
 
 
-for command in (predict, evaluate, decide.select, decide.verdict, decide.ask, export, report):
+for command in (predict, evaluate, decide.select, decide.verdict, decide.ask, export, report, plugins, settings):
     app.command()(command)
 for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights")):
     app.add_typer(group, name=name)

@@ -64,20 +64,27 @@ Spec: TypeAlias = Annotated[DomainSpec, PlainValidator(_spec_of), PlainSerialize
 class DataSettings(Settings):
     """What is read, and how batches are drawn from it."""
 
-    sources: tuple[Spec, ...] = tuple(
-        map(parse_spec, ("synthfer:studio?n=1200", "synthfer:posed?n=1200&seed=1", "synthfer:web?n=1200&seed=2"))
+    sources: tuple[Spec, ...] = Field(
+        tuple(
+            map(parse_spec, ("synthfer:studio?n=1200", "synthfer:posed?n=1200&seed=1", "synthfer:web?n=1200&seed=2"))
+        ),
+        description="SPECs of the labelled datasets; the option --source",
     )
-    target: Spec = parse_spec("synthfer:wild?n=1600&seed=3")
+    target: Spec = Field(
+        parse_spec("synthfer:wild?n=1600&seed=3"), description="SPEC of the dataset to adapt to; the option --target"
+    )
     classes: tuple[str, ...] | None = Field(None, description="canonical names; None = those all domains share")
     size: int = Field(64, ge=16, le=1024, description="side of the square input, pixels")
     resize: Literal["stretch", "crop"] = Field("stretch", description="how a non-square image becomes square")
     mean: tuple[float, float, float] | None = Field(None, description="None = what the backbone was trained with")
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+        None, description="None = what the backbone was trained with"
+    )
     source_batch: int = Field(64, ge=1, description="source samples a step: see source_batch_of")
     source_batch_of: Literal["step", "source"] = Field(
         "step", description="step = source_batch counts all source domains together; source = each by itself"
     )
-    target_batch: int = Field(64, ge=1)
+    target_batch: int = Field(64, ge=1, description="target samples a step")
     source_validation: float = Field(
         0.0, ge=0, le=0.5, description="share of each source that is held out from training, for scores that need it"
     )
@@ -92,13 +99,13 @@ class DataSettings(Settings):
     augment_on: Literal["cpu", "device"] = Field(
         "cpu", description="where views are made: cpu = with the batch, in workers; device = where the model is"
     )
-    workers: int = Field(0, ge=0, le=64)
+    workers: int = Field(0, ge=0, le=64, description="processes that read and augment images; 0 = the run's own")
     cache_mb: int = Field(1024, ge=0, description="decoded images kept in memory per run; 0 = decode every time")
     cache: Literal["memory", "disk"] = Field("memory", description="disk = keep decoded image files for later runs too")
     cache_dir: str | None = Field(None, description="folder of the disk cache; None = images/ in the user's cache")
     cache_disk_mb: int = Field(20_480, ge=0, description="bytes the disk cache may take, over all data sets")
     max_bad_share: float = Field(0.01, ge=0, le=1, description="share of unusable files above which the run refuses")
-    eval_batch: int = Field(64, ge=1)
+    eval_batch: int = Field(64, ge=1, description="samples of one forward in evaluation and prediction")
     au: str | None = Field(
         None, description="action units: 'synthfer', a CSV, a .safetensors network, or a detector's name"
     )
@@ -178,7 +185,7 @@ class ModelSettings(Settings):
         "file or a run's state.safetensors",
     )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the classifier")
 
     @field_validator("weights")
     @classmethod
@@ -195,19 +202,19 @@ class OptimSettings(Settings):
     """Optimiser and schedule of the default plan; methods with a plan of their own start from it."""
 
     name: str = Field("sgd", description="sgd, adam, adamw, or one that a package adds")
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, description="learning rate")
     backbone_multiplier: float = Field(1.0, ge=0, description="factor on lr for the backbone")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = True
-    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
+    nesterov: bool = Field(True, description="Nesterov's form of momentum, of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="factor of the weights' decay; adamw decouples it")
     schedule: str = Field(
         "inverse_decay", description="constant, inverse_decay, cosine, linear, or one that a package adds"
     )
     gamma: float = Field(10.0, ge=0, description="of inverse_decay: (1 + gamma * share done) ^ -power")
-    power: float = Field(0.75, ge=0)
+    power: float = Field(0.75, ge=0, description="of inverse_decay: see gamma")
     schedule_steps: int | None = Field(None, ge=1, description="length of the schedule; None = the stage's steps")
-    warmup_steps: int = Field(0, ge=0)
-    clip_grad_norm: float | None = Field(None, gt=0)
+    warmup_steps: int = Field(0, ge=0, description="steps in which the learning rate rises from 0")
+    clip_grad_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; None = any")
 
     @field_validator("name")
     @classmethod
@@ -223,15 +230,17 @@ class OptimSettings(Settings):
 class TrainSettings(Settings):
     """Length of training and what is written on the way."""
 
-    steps: int = Field(300, ge=1, le=10**9)
+    steps: int = Field(300, ge=1, le=10**9, description="batches trained on")
     steps_per_epoch: int | None = Field(None, ge=1, description="None = one pass over the side that lasts longer")
     checkpoint_every: int = Field(100, ge=1, description="steps between two checkpoints")
-    keep_checkpoints: int = Field(2, ge=1)
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
     eval_every: int = Field(0, ge=0, description="steps between two evaluations of the target; 0 = at the end only")
-    log_every: int = Field(10, ge=1)
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="arithmetic of the network; losses are in float32 in all of them"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
-    deterministic: bool = True
+    deterministic: bool = Field(True, description="algorithms that give the same bits each time, where there are any")
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="how images lie in memory; auto = the faster one, timed once for a network and machine"
     )
@@ -275,7 +284,7 @@ class ReportSettings(Settings):
         False, description="distances of classes in the features, and MMD of each source to the target"
     )
     also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
-    tensorboard: bool = True
+    tensorboard: bool = Field(True, description="write the log for TensorBoard too")
     primary_metric: Score = Field("accuracy", description="the score that summaries give first and the oracle goes by")
 
 
@@ -291,9 +300,9 @@ class PredictSettings(Settings):
 class RunConfig(Settings):
     """Every setting of a run. Settings of a plugin stand under its own name in `plugins`."""
 
-    preset: Literal["demo", "small", "paper"] = "demo"
-    seed: int = Field(0, ge=0, lt=2**31)
-    device: Device = "auto"
+    preset: Literal["demo", "small", "paper"] = Field("demo", description="which settings lie under the others")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the data's division, the weights and the batches")
+    device: Device = Field("auto", description="auto = a GPU where there is one")
     protocol: str | None = Field(None, description="name of the protocol that chose the data, for the record")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()
@@ -302,7 +311,7 @@ class RunConfig(Settings):
     select: SelectSettings = SelectSettings()
     report: ReportSettings = ReportSettings()
     predict: PredictSettings = PredictSettings()
-    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    plugins: dict[str, dict[str, Any]] = Field(default_factory=dict, description="plugin -> its own settings")
 
     @property
     def task(self) -> TaskSpec:

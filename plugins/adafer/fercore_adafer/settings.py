@@ -75,7 +75,7 @@ class TripletSettings(Settings):
 class MarginSettings(Settings):
     """The learnable margin (Figure 6)."""
 
-    mode: Literal["fixed", "learnable"] = "fixed"
+    mode: Literal["fixed", "learnable"] = Field("fixed", description="agt.gamma as it is given, or as the start")
     floor: float = Field(0.1, ge=0, description="learnable: the margin stays above this")
     pull: float = Field(
         2.0, ge=0, description="learnable: weight of (margin - agt.gamma)^2, as triplets only shrink it"

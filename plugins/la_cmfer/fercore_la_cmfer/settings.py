@@ -68,7 +68,7 @@ class LocalSettings(Settings):
 class AlignSettings(Settings):
     """How domains are brought together (Tables 2 and 3)."""
 
-    kind: Literal["none", "mmd", "adversarial"] = "mmd"
+    kind: Literal["none", "mmd", "adversarial"] = Field("mmd", description="Table 2: none, kernels, or discriminators")
     hidden: int = Field(256, ge=1, description="width of the discriminators of 'adversarial'")
     num_kernels: int = Field(5, ge=1, le=16, description="Gaussians in the MMD kernel")
     multiplier: float = Field(2.0, gt=0, description="ratio of neighbouring bandwidths")
@@ -86,7 +86,7 @@ class HardnessSettings(Settings):
 class ClusterSettings(Settings):
     """Cluster-level alignment (Eqs 7-8)."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="false = the sample level alone")
     weighted: bool = Field(True, description="hardness weights inside each class; false = uniform on the reliable")
     pairs: Literal["all_pairs", "one_vs_rest"] = Field("all_pairs", description="what a class is held away from")
 
@@ -94,14 +94,14 @@ class ClusterSettings(Settings):
 class ConfusionSettings(Settings):
     """The consistency matrix of the two branches (Eqs 10-11)."""
 
-    input: Literal["prob", "logit"] = "prob"
-    form: Literal["abs", "offdiag"] = "abs"
+    input: Literal["prob", "logit"] = Field("prob", description="what the matrix is of: probabilities, or logits")
+    form: Literal["abs", "offdiag"] = Field("abs", description="distance to the identity, or the mass off the diagonal")
 
 
 class VotingSettings(Settings):
     """Normalisation of the voting loss (Eq 12)."""
 
-    norm: Literal["batch", "selected"] = "batch"
+    norm: Literal["batch", "selected"] = Field("batch", description="divide by the batch, or by the votes that count")
 
 
 class PseudoLabelSettings(Settings):
@@ -124,7 +124,7 @@ class LaCmferSettings(Settings):
     lambda_: float = Field(0.02, ge=0, alias="lambda", description="cluster level against sample level (Eq 9)")
     eps: float = Field(0.4, ge=0, le=1, description="probability from which a sample takes part in the alignment")
     tau: float = Field(0.9, ge=0, le=1, description="probability above which a vote counts")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each source label spread over all classes")
     consistency: Literal["mcc", "kl", "l1", "mse", "none"] = Field("mcc", description="Table S.3")
     source_batch: Literal["per_domain", "mixed"] = Field(
         "per_domain", description="align each source with the target, or all sources as one"

@@ -95,8 +95,8 @@ class Variant(Settings):
 class EafSettings(Settings):
     """Which levels there are (Table 3)."""
 
-    semantic: bool = True
-    instance: bool = True
+    semantic: bool = Field(True, description="experts before the normalisation")
+    instance: bool = Field(True, description="experts after the normalisation")
     category: bool = Field(True, description="false = no term on the unlabelled samples (Table 3, w/o C-EAF)")
     instance_on: Literal["logits", "features"] = Field("logits", description="after the classifier, or before it")
 
@@ -120,7 +120,7 @@ class ThresholdSettings(Settings):
 class ShrinkSettings(Settings):
     """The released code's decay: weights times 1 - rate * lr after each step."""
 
-    rate: float = Field(0.0, ge=0)
+    rate: float = Field(0.0, ge=0, description="0 = no decay")
     buffers: bool = Field(False, description="decay running statistics and other buffers of the network too")
 
 
@@ -143,7 +143,7 @@ class LeafSettings(LevelSettings, CategorySettings, Variant):
     weak_views: Literal[1, 2] = Field(1, description="weakly augmented views of an unlabelled sample")
     cons: ConsistencySettings = ConsistencySettings()
     thresholds: ThresholdSettings = ThresholdSettings()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
     epochs: int = Field(0, ge=0, description="length in passes over the longer side; 0 = train.steps")
     lr_scale: bool = Field(False, description="learning rate times the labelled samples of a step / 16")
     shrink: ShrinkSettings = ShrinkSettings()

@@ -139,8 +139,8 @@ class AugSettings(Settings):
 class WarmupSettings(Settings):
     """Epochs at a small constant rate before the schedule."""
 
-    epochs: int = Field(0, ge=0)
-    lr: float = Field(1e-5, gt=0, allow_inf_nan=False)
+    epochs: int = Field(0, ge=0, description="epochs at that rate; 0 = none")
+    lr: float = Field(1e-5, gt=0, allow_inf_nan=False, description="learning rate of those epochs")
 
 
 class CommonSettings(Settings):

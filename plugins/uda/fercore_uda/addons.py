@@ -39,7 +39,7 @@ class Addon(Plugin):
 class BspSettings(Settings):
     """Settings of bsp."""
 
-    weight: float = Field(1e-4, ge=0)
+    weight: float = Field(1e-4, ge=0, description="weight of the term")
     largest: int = Field(1, ge=1, description="singular values that are penalised")
 
 
@@ -71,8 +71,8 @@ class BatchSpectralPenalisation(Addon):
 class MccTermSettings(Settings):
     """Settings of mcc_term."""
 
-    weight: float = Field(1.0, ge=0)
-    temperature: float = Field(2.5, gt=0)
+    weight: float = Field(1.0, ge=0, description="weight of the term")
+    temperature: float = Field(2.5, gt=0, description="temperature of the predictions that are compared")
 
 
 class MccTerm(Addon):

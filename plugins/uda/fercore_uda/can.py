@@ -22,7 +22,7 @@ from fercore_uda.presets import presets
 class CanSettings(Kernel, NetworkSettings):
     """Settings of can_cdd."""
 
-    weight: float = Field(0.3, ge=0)
+    weight: float = Field(0.3, ge=0, description="weight of the term")
     radius: float = Field(1.0, gt=0, le=1, description="largest (1 - cos) / 2 from its centre of a sample that counts")
     least: int = Field(3, ge=1, description="samples that a cluster needs to take part")
     per_class: int = Field(3, ge=1, description="samples of a class that follow each other in the batches")

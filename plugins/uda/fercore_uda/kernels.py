@@ -87,7 +87,7 @@ class JAN(Adaptation):
 class DsanSettings(KernelSettings):
     """Settings of dsan."""
 
-    weight: float = Field(0.5, ge=0)
+    weight: float = Field(0.5, ge=0, description="weight of the alignment")
     ramp: bool = True
 
 

@@ -18,7 +18,7 @@ from fercore_uda.presets import presets
 class AfnSettings(TermSettings):
     """Settings of afn."""
 
-    weight: float = Field(0.05, ge=0)
+    weight: float = Field(0.05, ge=0, description="weight of the term")
     kind: Literal["stepwise", "hard"] = Field("stepwise", description="SAFN, or HAFN")
     step: float = Field(1.0, gt=0, description="what SAFN lets norms grow by")
     radius: float = Field(25.0, gt=0, description="mean norm that HAFN draws to")
@@ -75,7 +75,7 @@ class SquareKeepingDropout(nn.Module):
 class LplSettings(TermSettings):
     """Settings of lpl."""
 
-    weight: float = Field(0.003, ge=0)
+    weight: float = Field(0.003, ge=0, description="weight of the term")
     nearest: int = Field(20, ge=1, description="neighbours of the same class in the batch")
 
 

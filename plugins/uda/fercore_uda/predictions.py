@@ -25,7 +25,7 @@ CDAN_SET = {
 class EntropySettings(TermSettings):
     """Settings of entropy_min."""
 
-    weight: float = Field(0.1, ge=0)
+    weight: float = Field(0.1, ge=0, description="weight of the term")
 
 
 class EntropyMinimisation(Adaptation):
@@ -69,7 +69,7 @@ class BatchNuclearNorm(Adaptation):
 class MccSettings(TermSettings):
     """Settings of mcc."""
 
-    temperature: float = Field(2.5, gt=0)
+    temperature: float = Field(2.5, gt=0, description="temperature of the predictions that are compared")
 
 
 class MCC(Adaptation):

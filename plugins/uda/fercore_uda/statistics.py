@@ -18,7 +18,7 @@ from fercore_uda.presets import presets
 class DdcSettings(PairSettings):
     """Settings of ddc."""
 
-    weight: float = Field(0.25, ge=0)
+    weight: float = Field(0.25, ge=0, description="weight of the alignment")
 
 
 class DDC(Adaptation):
@@ -37,7 +37,7 @@ class DDC(Adaptation):
 class CoralSettings(PairSettings):
     """Settings of deep_coral."""
 
-    weight: float = Field(10.0, ge=0)
+    weight: float = Field(10.0, ge=0, description="weight of the alignment")
 
 
 class DeepCORAL(Adaptation):
