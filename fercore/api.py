@@ -120,6 +120,7 @@ def train(
     target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
+    init: PathLike | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -135,6 +136,7 @@ def train(
     Args:
         plugin: METHOD[+ADDON...], or several of them. source, target: FORMAT:PATH[?option=value&...].
         protocol: a paper's sources and target. data_root: the folder that holds its datasets.
+        init: a trained model to start from, such as a run folder.
         preset: demo, small or paper. config: a TOML file of settings.
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
@@ -146,7 +148,8 @@ def train(
         Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
     """
     given: dict[str, Any] = {
-        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
+        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
+        "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
@@ -170,6 +173,7 @@ def describe(
     target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
+    init: PathLike | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -185,7 +189,8 @@ def describe(
         UserInputError: as `train`.
     """
     given: dict[str, Any] = {
-        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
+        "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
+        "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
@@ -314,6 +319,7 @@ def compare(
     target: Spec | None = None,
     protocol: str | None = None,
     data_root: PathLike | None = None,
+    init: PathLike | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -335,8 +341,8 @@ def compare(
     """
     entries = [parse_entry(text) for text in _listed(method)]
     request = request_of(
-        source=_listed(source), target=target, protocol=protocol, data_root=_path(data_root), preset=preset,
-        config=_path(config), assignments=set, device=device,
+        source=_listed(source), target=target, protocol=protocol, data_root=_path(data_root), init=_text(init),
+        preset=preset, config=_path(config), assignments=set, device=device,
     )  # fmt: skip
     observe("compare").message(f"preset {request.preset}: {request.why}")
     for entry in entries:
@@ -461,6 +467,7 @@ def _prepare(
     else:
         paths = {name: _path(given[name]) for name in ("data_root", "config")}
         kept = {name: value for name, value in given.items() if name != "out"}
+        kept["init"] = _text(given["init"])
         request = request_of(**{**kept, **paths, "source": _listed(given["source"])}, assignments=assignments)
         observer = observe("+".join(names))
         observer.message(f"preset {request.preset}: {request.why}")
@@ -494,6 +501,10 @@ def _spec(given: Spec | None) -> DomainSpec | None:
 
 def _path(given: PathLike | None) -> Path | None:
     return None if given is None else Path(given)
+
+
+def _text(given: PathLike | None) -> str | None:
+    return None if given is None else os.fspath(given)
 
 
 def _protocol_lines(context: RunContext) -> list[str]:

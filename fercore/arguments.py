@@ -44,12 +44,13 @@ def request_of(
     preset: str | None = None,
     config: Path | None = None,
     assignments: Assignments = (),
+    init: str | None = None,
     **top: Any,
 ) -> Request:
     """Read the arguments that say what is trained on, and how.
 
     Args:
-        top: further settings at the top, such as the seed; None = not given.
+        init: the trained model to start from. top: further settings at the top, such as the seed; None = not given.
 
     Raises:
         UserInputError: for arguments that do not go together, and wrong settings of the data.
@@ -61,6 +62,8 @@ def request_of(
     layers = _protocol_layers(protocol, data_root, given=bool(source or target))
     layers += [read_toml(config)] if config else []
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
+    if init is not None:
+        flags["model"] = {"init": init}
     data: dict[str, Any] = {"sources": list(map(as_spec, source))} if source else {}
     if target:
         data["target"] = as_spec(target)
@@ -83,7 +86,12 @@ def request_of(
             _refuse_half()
     chosen, why = _preset(preset, merged.get("preset"), own=own)
     preset_settings(chosen)
-    return Request([{key: value for key, value in layer.items() if key != "preset"} for layer in layers], chosen, why)
+    layers = [{key: value for key, value in layer.items() if key != "preset"} for layer in layers]
+    if any("init" in layer.get("model", {}) for layer in layers if isinstance(layer.get("model", {}), dict)):
+        from fercore.engine.initial import with_initial
+
+        layers = with_initial(layers)
+    return Request(layers, chosen, why)
 
 
 def _assigned(assignments: Assignments) -> list[tuple[str, dict[str, Any]]]:

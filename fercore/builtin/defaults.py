@@ -8,13 +8,18 @@ from torch import Tensor
 from fercore.config import RunConfig
 from fercore.hooks import hookimpl
 from fercore.hooks.plans import single_stage
-from fercore.models import Model
+from fercore.models import Model, build_classifier
 from fercore.records.plan import Closure, Stage, StepLoss
 from fercore.records.step import DomainBatch, Encoded
 
 
 class Defaults:
-    """One stage, the model's own forward, one backward, and the mean of the branches' softmax."""
+    """One linear head, one stage, the model's own forward, one backward, and the mean of the branches' softmax."""
+
+    @hookimpl(trylast=True)
+    def build_model(self, config: RunConfig, num_classes: int) -> Model:
+        """Build a whole backbone and a linear head, as they are loaded for a method that adapts a trained model."""
+        return build_classifier(config.model, num_classes)
 
     @hookimpl(trylast=True)
     def plan(self, config: RunConfig) -> list[Stage]:

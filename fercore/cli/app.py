@@ -60,6 +60,7 @@ Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=valu
 Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
 Protocol = Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the protocol's datasets by name.")]
+Init = Annotated[str | None, typer.Option(help="A trained model to start from: a run folder, its model/, and others.")]
 Preset = Annotated[str | None, typer.Option(help="demo, small or paper.")]
 Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
 Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")]
@@ -81,6 +82,7 @@ def run(
     target: Target = None,
     protocol: Protocol = None,
     data_root: DataRoot = None,
+    init: Init = None,
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
@@ -96,7 +98,7 @@ def run(
 
     given: dict[str, Any] = {
         "plugin": plugin, "source": source or (), "target": target, "protocol": protocol, "data_root": data_root,
-        "preset": preset, "config": config, "set": set_ or (), "seed": seed, "device": device, "out": out,
+        "init": init, "preset": preset, "config": config, "set": set_ or (), "seed": seed, "device": device, "out": out,
         "verbose": verbose,
     }  # fmt: skip
     if not dry_run:
@@ -119,6 +121,7 @@ def compare(
     target: Target = None,
     protocol: Protocol = None,
     data_root: DataRoot = None,
+    init: Init = None,
     preset: Preset = None,
     config: Config = None,
     set_: Set = None,
@@ -139,8 +142,8 @@ def compare(
 
     folder = out or new_folder(["compare"])
     given: dict[str, Any] = {
-        "source": source or (), "target": target, "protocol": protocol, "data_root": data_root, "preset": preset,
-        "config": config, "set": set_ or (), "device": device,
+        "source": source or (), "target": target, "protocol": protocol, "data_root": data_root, "init": init,
+        "preset": preset, "config": config, "set": set_ or (), "device": device,
     }  # fmt: skip
     comparison = api.compare(
         method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given

@@ -42,10 +42,10 @@ def plugins(
 
 def _say_chain(names: list[str]) -> None:
     from fercore.engine.describe import chain_lines
-    from fercore.engine.setup import build_plugins
+    from fercore.engine.initial import plugins_of
     from fercore.hooks.assemble import assemble
 
-    for line in chain_lines(build_plugins(assemble(names, []))):
+    for line in chain_lines(plugins_of(assemble(names, []))):
         say(line)
 
 

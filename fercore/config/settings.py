@@ -184,13 +184,15 @@ class ModelSettings(Settings):
         description="'none', 'timm' (hub download), 'package:NAME' (`fercore weights list`), a .safetensors/.pth "
         "file or a run's state.safetensors",
     )
+    init: str | None = Field(None, description="the trained model to start from, as --init gives it")
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the classifier")
 
-    @field_validator("weights")
+    @field_validator("weights", "init")
     @classmethod
-    def _from_everywhere(cls, value: str) -> str:
-        return value if value in ("", "none", "timm") or value.startswith("package:") else absolute(value)
+    def _from_everywhere(cls, value: str | None) -> str | None:
+        named = value is None or value in ("", "none", "timm") or value.startswith(("package:", "hf:/"))
+        return value if value is None or named else absolute(value)
 
     @property
     def arguments(self) -> dict[str, Any]:

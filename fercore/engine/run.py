@@ -388,11 +388,11 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         folder.lock()
         # Under the lock, as all that is read of the run.
         check_resume(folder, context.resolved)
-        check_same_data(folder, context.domains.fingerprint())
+        check_same_data(folder, context.fingerprint())
         make_parents(folder.checkpoints / checkpoint.name_of(0))  # copies of a run may lack its empty folders
     else:
         folder.refuse_if_taken()
-        report = {**context.domains.report, "fingerprint": context.domains.fingerprint()}
+        report = {**context.domains.report, "fingerprint": context.fingerprint()}
         folder.create(context.resolved, context.plugins, report, context.domains.label_split)
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     old_end = None

@@ -6,11 +6,10 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from fercore.builtin.defaults import Defaults
 from fercore.config import Device, RunConfig
 from fercore.data import DomainSet, StepLoader, load_domains
 from fercore.data.batches.sampling import Share
@@ -19,6 +18,7 @@ from fercore.data.domains.load import look_for_data
 from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
+from fercore.engine.initial import NEEDED, WHERE, Initial, plugins_of, read_initial
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
 from fercore.evaluation.calibration import refuse_impossible
@@ -51,6 +51,7 @@ class RunContext:
         views: what the method asked for. evaluator: sees target labels. task: what plugins know of
         the data.
         average: the moving average of the weights, where `train.ema` asks for it.
+        initial: the trained model that the run starts from, if any.
     """
 
     resolved: ResolvedRun
@@ -64,6 +65,7 @@ class RunContext:
     evaluator: Evaluator
     task: TaskInfo
     average: WeightAverage | None = None
+    initial: Initial | None = None
 
     @property
     def reported(self) -> Model:
@@ -74,6 +76,16 @@ class RunContext:
     def config(self) -> RunConfig:
         """The run's settings."""
         return self.resolved.config
+
+    @property
+    def adapts_as_it_is(self) -> bool:
+        """Whether the network is the trained model's own, and not one that a plugin builds."""
+        return self.initial is not None and self.plugins.owner("build_model") is None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what tells the data, and the trained model where there is one, from any other, as JSON values."""
+        model = {} if self.initial is None else {"init": self.initial.sha256}
+        return {**self.domains.fingerprint(), **model}
 
     @property
     def joint(self) -> bool:
@@ -103,9 +115,19 @@ def _shares_forward(resolved: ResolvedRun) -> bool:
     return train.joint_forward and not train.compile and all(p.joint_forward for p in resolved.plugins)
 
 
-def build_plugins(resolved: ResolvedRun) -> Plugins:
-    """Register the built-in defaults and the run's plugins."""
-    return Plugins([Defaults()], resolved.plugins, resolved.versions)
+def build_plugins(resolved: ResolvedRun, initial: Initial | None = None) -> Plugins:
+    """Register the built-in defaults and the run's plugins, and what stands in for them of a model that is adapted.
+
+    Raises:
+        UserInputError: for a method that builds no network, and no trained model.
+    """
+    plugins = plugins_of(resolved)
+    if plugins.owner("build_model") is not None:
+        return plugins
+    if initial is None:
+        what = f"{'+'.join(plugins.names)} adapts a trained model, and none is given"
+        raise UserInputError(what, where=WHERE, fix=NEEDED)
+    return plugins_of(resolved, initial.record, initial.folder)
 
 
 @no_exit()
@@ -121,7 +143,8 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     """
     resolved = resolve_here(resolved)
     config = resolved.config
-    plugins = build_plugins(resolved)
+    initial = None if config.model.init is None else read_initial(config.model.init)
+    plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)
     # What costs nothing is asked first: a typo in a path must not wait for a download of weights.
     look_for_data(config.task)
@@ -148,7 +171,9 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
         for network in (model, *([] if average is None else [average.model])):
             network.compile()
         _try_compiled(model, config, fabric)
-    context = RunContext(resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average)
+    context = RunContext(
+        resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial
+    )
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from fercore.config import DataSettings, check_settings
 from fercore.data.spec import DomainSpec
 from fercore.documents import parse_json
-from fercore.engine.model_folder import RECORD, WEIGHTS, ModelRecord, find_model
+from fercore.engine.model_record import RECORD, WEIGHTS, ModelRecord, find_model
 from fercore.errors import UserInputError
 from fercore.export.check import Bound, Check, Exported, compare, read_images, refuse_worse
 from fercore.export.origin import describe, render

@@ -8,7 +8,7 @@ from typing import Any
 
 from fercore.data.spec import DomainSpec
 from fercore.datasets.facts import FACTS
-from fercore.engine.model_folder import WEIGHTS, ModelRecord
+from fercore.engine.model_record import WEIGHTS, ModelRecord
 from fercore.export.graph import Pixels
 from fercore.files import sha256_of
 from fercore.terminal import printable

@@ -12,7 +12,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from fercore.data.spec import DomainSpec
-from fercore.engine.model_folder import find_model
+from fercore.engine.model_record import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
 from fercore.export.check import FACES, IMAGES, Answer, Bound, Exported, as_input, check, read_images, refuse_worse

@@ -92,6 +92,14 @@ class Plugins:
         """Return, for every hook, its implementations in the order in which they are entered."""
         return {hook: [self._link(impl) for impl in reversed(self._impls(hook))] for hook in HOOKS}
 
+    def owner(self, hook: str) -> str | None:
+        """Return the plugin that implements a first-result hook; None = a built-in default does."""
+        return next((impl.plugin_name for impl in self._impls(hook) if self._link(impl).kind == "implements"), None)
+
+    def expect_classes(self, number: int) -> None:
+        """Check answers for so many classes from now on."""
+        self._classes = number
+
     def _impls(self, hook: str) -> list[pluggy.HookImpl]:
         return list(getattr(self._manager.hook, hook).get_hookimpls())
 

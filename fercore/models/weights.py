@@ -26,6 +26,8 @@ PREFIXES = ("module.", "backbone.", "_orig_mod.")
 KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 # The averaged one first: it is what such a run reports.
 RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
+# Those of `model/`, whose names are the network's own.
+MODEL_BACKBONE, MODEL_HEAD = "backbone.", "heads."
 REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
@@ -186,6 +188,9 @@ def _backbone_of_run(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
         if backbone:
             log.warning("weights of %s: the %sbackbone of a run is read; its heads and parts are not", path, kind)
             return backbone
+    if any(key.startswith(MODEL_HEAD) for key in tensors):
+        inner = {key.removeprefix(MODEL_BACKBONE): t for key, t in tensors.items() if key.startswith(MODEL_BACKBONE)}
+        return inner or tensors
     return tensors
 
 

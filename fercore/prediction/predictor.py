@@ -13,20 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from fercore.config import Device
-from fercore.data.domains.dataset_info import task_info
 from fercore.data.images.codecs import Unusable
 from fercore.data.images.readers import decode, file_bytes, to_rgb
 from fercore.data.images.resize import fitted
 from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
 from fercore.engine import memory_format
-from fercore.engine.model_folder import AGAIN, RECORD, ModelRecord, find_model, read_features, read_record, read_state
-from fercore.engine.setup import build_plugins, device_here
+from fercore.engine.initial import build_recorded, plugins_of, refuse_other_plugins
+from fercore.engine.model_record import AGAIN, RECORD, ModelRecord, find_model, read_features, read_record, read_state
+from fercore.engine.setup import device_here
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator, evaluation_order
 from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import no_exit
-from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.random_state import random_state, restore_random_state
@@ -325,27 +324,19 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", ful
     """
     folder = find_model(Path(path))
     record = read_record(folder)
-    _refuse_other_plugins(record, folder)
+    refuse_other_plugins(record, folder)
     layer = {**record.layer(), "device": device_here(device)}
     if full_precision:
         layer["train"] = {**layer.get("train", {}), "precision": "32-true"}
     state = random_state()
     try:
         resolved = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
-        plugins = build_plugins(resolved)
-        data, sources = resolved.config.data, record.provenance.sources
-        if len(sources) != len(data.sources):
-            raise UserInputError(f"{len(sources)} sources in its provenance, {len(data.sources)} in its settings")
-        sizes = [source.n for source in sources], record.provenance.target.n
-        counts = [source.per_class for source in sources]
-        task = task_info(resolved.config, record.classes, sizes, counts)
-        model = plugins.build_model(resolved.config, len(record.classes), task)
+        plugins = plugins_of(resolved, record.initial)
+        model = build_recorded(record, resolved, plugins)
     except UserInputError as error:
         raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error
     finally:
         restore_random_state(state)
-    first, second = record.images.mean, record.images.std
-    model.mean, model.std = (first[0], first[1], first[2]), (second[0], second[1], second[2])
     read_state(model, resolved.plugins, folder)
     predictor = Predictor(record, resolved, plugins, model, read_features(folder))
     _try(predictor, model, folder)
@@ -368,15 +359,3 @@ def _try(predictor: Predictor, model: Model, folder: Path) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         what = f"the network does not work with these weights and images of {predictor.record.images.size} px"
         raise UserInputError(f"{what}: {reason}", where=str(folder), fix=AGAIN) from error
-
-
-def _refuse_other_plugins(record: ModelRecord, folder: Path) -> None:
-    """Make sure that the plugins of a model are installed, in its versions, before any is imported."""
-    available = installed_plugins()
-    for plugin in record.plugins:
-        package = f"{plugin.distribution}=={plugin.version}"
-        here = available.get(plugin.name)
-        if here is None or (here.distribution, here.version) != (plugin.distribution, plugin.version):
-            now = "which is not installed" if here is None else f"and {here.distribution} {here.version} is installed"
-            what = f"the model needs plugin {plugin.name!r} of {plugin.distribution} {plugin.version}, {now}"
-            raise UserInputError(what, where=str(folder), fix=f"pip install {package}")

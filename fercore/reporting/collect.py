@@ -15,7 +15,7 @@ from pydantic import ConfigDict, ValidationError
 
 from fercore.config import RunConfig, check_settings
 from fercore.documents import Shape, in_words, parse_json, plain_cell
-from fercore.engine.model_folder import ModelRecord, read_record
+from fercore.engine.model_record import ModelRecord, read_record
 from fercore.errors import UserInputError, reason_of
 from fercore.files import SUMS, read_text
 from fercore.records.result import Result

@@ -79,7 +79,7 @@ def look_inside(run: RunFiles, most: int) -> Inside:
     """
     from fercore.data import side_table
     from fercore.engine.memory_format import as_recorded
-    from fercore.engine.model_folder import read_state
+    from fercore.engine.model_record import read_state
     from fercore.engine.resume import check_same_data
     from fercore.engine.setup import build_context
     from fercore.hooks.assemble import assemble
@@ -95,7 +95,7 @@ def look_inside(run: RunFiles, most: int) -> Inside:
         _refuse_other_plugins(run, resolved.versions)
         context = build_context(resolved, label_file=run.folder.label_file)
         domains = context.domains
-        check_same_data(run.folder, domains.fingerprint())
+        check_same_data(run.folder, context.fingerprint())
         if list(domains.classes) != run.classes:
             raise UserInputError("the classes of the data are not those of the result", where=str(run.path), fix=AGAIN)
         joined, test = side_table(domains, "source"), domains.test

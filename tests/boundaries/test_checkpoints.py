@@ -19,7 +19,7 @@ from damage import Boundary, any_bytes, any_json, campaign, seeds
 import fercore
 from fercore.engine import resume
 from fercore.engine.memory_format import FORMATS, _remembered
-from fercore.engine.model_folder import RECORD, WEIGHTS
+from fercore.engine.model_record import RECORD, WEIGHTS
 from fercore.engine.observer import Observer
 from fercore.engine.run import Trainer, run, take_up
 from fercore.errors import UserInputError

@@ -10,7 +10,7 @@ import torch
 
 from fercore.arguments import request_of
 from fercore.builtin.supervised import SourceOnly
-from fercore.engine.model_folder import read_features, read_record
+from fercore.engine.model_record import read_features, read_record
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
