@@ -256,6 +256,21 @@ class TrainSettings(Settings):
     ema_buffers: Literal["copy", "average"] = Field("copy", description="batch statistics beside those weights")
 
 
+class StreamSettings(Settings):
+    """How a target comes to methods that adapt while they predict, and when they give up."""
+
+    order: Literal["shuffled", "ordered", "correlated"] = Field(
+        "shuffled",
+        description="ordered = as the dataset lists it; correlated = runs of one class, put together by the labels",
+    )
+    dirichlet: float = Field(0.1, gt=0, description="of correlated: the smaller, the longer the runs of one class")
+    reset_every: int | None = Field(None, ge=1, description="images after which weights go back to the initial ones")
+    alarm: Literal["stop", "reset", "off"] = Field(
+        "stop", description="where predictions collapse: initial model from there on, adapt anew, or go on"
+    )
+    watch_every: int = Field(4, ge=1, description="the alarm compares every so many images with the initial model")
+
+
 class SelectSettings(Settings):
     """Which checkpoint is reported."""
 
@@ -310,6 +325,7 @@ class RunConfig(Settings):
     model: ModelSettings = ModelSettings()
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
+    stream: StreamSettings = StreamSettings()
     select: SelectSettings = SelectSettings()
     report: ReportSettings = ReportSettings()
     predict: PredictSettings = PredictSettings()

@@ -59,7 +59,11 @@ class ScheduledOptimiser:
     def begin_epoch(self) -> None:
         """Forget momentum and moments, where the settings ask for it."""
         if self._fresh:
-            self._plain.state.clear()
+            self.forget()
+
+    def forget(self) -> None:
+        """Forget momentum and moments."""
+        self._plain.state.clear()
 
     def step(self, mine: Collection[int]) -> None:
         """Step parameters that have a gradient; decay outside the momentum is for the ids `mine` alone."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import resource
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fercore import ops
 from fercore.au import asked_for
@@ -20,6 +20,7 @@ from fercore.config import PredictSettings, RunConfig
 from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
 from fercore.engine.describe import count
+from fercore.engine.online import Online
 from fercore.engine.selection import Chosen
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
@@ -51,6 +52,7 @@ class Trained:
         skipped: "<stage>/<phase>" -> steps without a gradient.
         chosen: the checkpoint that is reported, where it is not the last one.
         oracle: scores at the step that labels of the target would choose, where that is asked for.
+        online: the stream, where the run had one. answers: class probabilities f[b,K] of its batches, as they came.
     """
 
     steps: int
@@ -59,6 +61,8 @@ class Trained:
     skipped: Mapping[str, int]
     chosen: Chosen | None
     oracle: dict[str, Any] | None
+    online: Online | None = None
+    answers: Sequence[Tensor] = ()
 
 
 def calibrate(context: RunContext, clock: Progress) -> bool:
@@ -105,6 +109,7 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
         "label_split": domains.report["label_split"],
         "pseudo_labels": label_quality(context),
+        **_online(context, trained),
         "parameters": {
             "total": count(context.model.parameters()),
             "trained": count(p for p in context.model.parameters() if p.requires_grad),
@@ -128,6 +133,41 @@ def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Resu
         "versions": {**versions(), **context.resolved.versions},
     }
     return Result.model_validate(values)
+
+
+def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
+    """Return what the predictions of a stream came to, made before the batch was adapted to; empty without one."""
+    if trained.online is None:
+        return {}
+    config, domains, online = context.config, context.domains, trained.online
+    probs, order = torch.cat(list(trained.answers)).numpy(), context.stream
+    outputs = Outputs(probs, {}, {}, domains.truth[order])
+    stage = next(stage for stage in context.stages if stage.stream)
+    values = {
+        **score(outputs, domains.classes),
+        "predicted": without_labels(probs, domains.classes),
+        "order": config.stream.order,
+        "dirichlet": config.stream.dirichlet if config.stream.order == "correlated" else None,
+        "order_uses_target_labels": config.stream.order == "correlated",
+        "batch": stage.target_batch or config.data.target_batch,
+        "resets": dict(online.resets),
+        "alarms": list(online.alarms),
+        "stopped_at": online.stopped_at,
+    }
+    return {"online": values}
+
+
+def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> None:
+    """Write online.csv: a line for each image of a stream, as it came, with its class probabilities."""
+    domains, order = context.domains, context.stream
+    # `adaptation` has keys that say nothing: names are those of `target`, which is sorted by the rows of the reader.
+    at = np.searchsorted(domains.target.rows, domains.adaptation.rows[order])
+    with whole(folder.path / "online.csv", "w") as handle:
+        writer = CsvWriter(handle, end="\r\n")
+        writer.writerow(["image", "prediction", *domains.classes])
+        for place, row in zip(at.tolist(), torch.cat(list(trained.answers)).tolist(), strict=True):
+            prediction = domains.classes[row.index(max(row))]
+            writer.writerow([domains.target.keys[place], prediction, *(f"{p:.6f}" for p in row)])
 
 
 def _chosen(chosen: Chosen | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from fercore.data import side_info, side_table
 from fercore.documents import Shape, misfit
@@ -18,6 +19,7 @@ from fercore.engine import results
 from fercore.engine.memory_format import lay_out
 from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
+from fercore.engine.online import Online
 from fercore.engine.phases import PhaseRunner, optimisers_of, runners_of
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
 from fercore.engine.selection import Candidates, Chosen, gather, scores_of
@@ -29,7 +31,7 @@ from fercore.hooks.guard import open_result
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.plan import RunResult, Stage, StepReport
 from fercore.records.result import SCORES
-from fercore.records.step import SIDES, EncodedDataset, Progress, Side
+from fercore.records.step import SIDES, Batch, EncodedDataset, Progress, Side
 from fercore.runs import checkpoint
 from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
@@ -71,6 +73,8 @@ class Trainer:
         self.skipped: dict[str, int] = {}
         self.oracle: dict[str, Any] | None = None
         self.runners: list[PhaseRunner] = []
+        self.online: Online | None = None
+        self.answers: list[Tensor] = []
         self.saved_at = -1
 
     @property
@@ -125,12 +129,19 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         # Not after `restore`, which has entered the stage and loaded its optimisers.
-        if not self.runners:
+        if not self.runners and not (stage.stream and self.online):
             context, train = self.context, self.context.config.train
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
             fused = train.fused_optimiser and train.precision != "16-mixed"
             self.runners = runners_of(context.fabric, stage, context.model, fused=fused)
-            self.loader = self.context.loader(stage, start=self.done)
+            self.loader = context.loader(stage, start=self.done)
+            if stage.stream:
+                self.online = self._online(stage)
+
+    def _online(self, stage: Stage) -> Online:
+        context = self.context
+        classes, views = len(context.domains.classes), context.views_of(stage)
+        return Online(context.fabric, context.module, self.runners, views, classes, context.config.stream)
 
     def _begin_epoch(self, clock: Progress) -> None:
         context, average = self.context, self.context.average
@@ -156,7 +167,8 @@ class Trainer:
             )
         for side in SIDES:
             info = side_info(context.domains, side)
-            if not len(info):
+            # A stream's order is the engine's: nobody chooses what comes next.
+            if not len(info) or context.stages[self.stage_index].stream:
                 continue
             sampler = context.plugins.build_sampler(context.config, context.model, info, side, clock)
             with context.plugins.blaming("build_sampler"):
@@ -168,6 +180,8 @@ class Trainer:
         context = self.context
         batch = next(self.loader).to(context.fabric.device)
         self.images += len(batch.source) + len(batch.target)
+        if self.online is not None and stage.stream:
+            return self._take(self.online, batch, clock)
         reports, views = [], context.views_of(stage)
         turn = clock.epoch % len(self.runners)
         moving = self.runners if stage.alternating == "step" else [self.runners[turn]]
@@ -179,6 +193,23 @@ class Trainer:
             optimiser.advance()
         if context.average is not None:
             context.average.update(context.model)
+        return reports
+
+    def _take(self, online: Online, batch: Batch, clock: Progress) -> list[StepReport]:
+        """Predict a stream's batch, adapt to it, and tell of what went back to the initial weights."""
+        alarms, resets = len(online.alarms), dict(online.resets)
+        probs, reports = online.take(batch, clock)
+        self.answers.append(probs.float().cpu())
+        for optimiser in optimisers_of(self.runners):
+            optimiser.advance()
+        if self.context.average is not None:
+            self.context.average.update(self.context.model)
+        for text in online.alarms[alarms:]:
+            after = {"stop": "predicting with the initial model from here on", "reset": "adapting anew"}
+            self.observer.message(f"alarm {text}; {after[self.context.config.stream.alarm]}")
+        for reason, times in online.resets.items():
+            if times != resets.get(reason, 0):
+                self.folder.log({"kind": "reset", "done": self.done, "images": online.images, "reason": reason})
         return reports
 
     def _after_batch(self, reports: list[StepReport], clock: Progress) -> None:
@@ -268,6 +299,8 @@ class Trainer:
             "oracle": self.oracle,
             "model": dict(self.context.model.state_dict()),
             "average": None if self.context.average is None else self.context.average.state_dict(),
+            "online": None if self.online is None else self.online.state_dict(),
+            "answers": torch.cat(self.answers) if self.answers else None,
             "optimisers": [optimiser.state_dict() for optimiser in optimisers_of(self.runners)],
             "loader": self.loader.state_dict(),
             "random": random_state(),
@@ -300,6 +333,7 @@ class Trainer:
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
         # After the weights: optimisers are made for the parameters as they are.
+        self._restore_stream(state)
         self._enter(self.context.stages[self.stage_index])
         for optimiser, saved in zip(optimisers_of(self.runners), state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
@@ -312,6 +346,22 @@ class Trainer:
         self.saved_at = self.done
         # Last: lines are cut off only once everything else of the checkpoint has proved good.
         self.folder.rewind_log(state["log_size"])
+
+    def _restore_stream(self, state: Mapping[str, Any]) -> None:
+        """Take up the stream that a checkpoint was written in or after."""
+        stages = [stage for stage in self.context.stages[: self.stage_index + 1] if stage.stream]
+        if not stages:
+            return
+        if stages[0] is self.context.stages[self.stage_index]:
+            self._enter(stages[0])
+        else:
+            self.online = self._online(stages[0])
+        assert self.online is not None
+        self.online.load_state_dict(state["online"])
+        answers: Tensor = state["answers"]
+        if answers.shape != (self.online.images, len(self.context.domains.classes)):
+            raise ValueError(f"answers {list(answers.shape)} for {self.online.images} images of a stream")
+        self.answers = [answers]
 
 
 @no_exit()
@@ -415,9 +465,14 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         clock = chosen.clock
     if results.calibrate(context, clock) or chosen:
         scores = results.evaluate_target(context, clock)
-    trained = results.Trained(trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle)
+    trained = results.Trained(
+        trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle,
+        trainer.online, trainer.answers,
+    )  # fmt: skip
     record = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
+    if trainer.online is not None:
+        results.write_online(context, folder, trained)
     write_model(context, folder.model, clock)
     # result.json says that the run is finished, so it comes after the reports and the model.
     folder.finish(record)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 
 from fercore.config import Device, RunConfig
 from fercore.data import DomainSet, StepLoader, load_domains
-from fercore.data.batches.sampling import Share
+from fercore.data.batches.sampling import Share, StreamOrder, stream_order
 from fercore.data.domains.dataset_info import side_info, task_info
 from fercore.data.domains.load import look_for_data
 from fercore.datasets.protocols import absolute_protocol
@@ -104,9 +105,22 @@ class RunContext:
         data = config.data.model_copy(update={name: size for name, size in given.items() if size is not None})
         mean, std = self.model.mean, self.model.std
         share, device = Share(self.fabric.global_rank, self.fabric.world_size), self.fabric.device
+        stream = self._stream_order(stage, data.target_batch) if stage.stream else None
         return StepLoader(
-            self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device, share=share
-        )
+            self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device, share=share,
+            stream=stream,
+        )  # fmt: skip
+
+    def _stream_order(self, stage: Stage, batch: int) -> StreamOrder:
+        before = [each.name for each in self.stages].index(stage.name)
+        start = sum(each.steps for each in self.stages[:before])
+        return StreamOrder(self.stream, batch, start)
+
+    @property
+    def stream(self) -> np.ndarray:
+        """int64[n], the order in which the adaptation part comes in a stream; for the evaluator and loaders alone."""
+        config, domains = self.config, self.domains
+        return stream_order(domains.truth, domains.adaptation.rows, config.stream, config.seed)
 
 
 def _shares_forward(resolved: ResolvedRun) -> bool:

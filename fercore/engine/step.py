@@ -29,10 +29,20 @@ class StepInputs:
     """What one forward of a step is of: batch, views, where training stands, and which terms count (None = all).
 
     No dataclass: Fabric looks into those for tensors to convert, and refuses frozen ones.
+
+    Args:
+        answers: where the target's probabilities f[B,K] go that this forward gives, in a stream; None = nowhere.
     """
 
-    def __init__(self, batch: Batch, views: Sequence[ViewRequest], clock: Progress, keep: KeepTerm | None) -> None:
-        self.batch, self.views, self.clock, self.keep = batch, views, clock, keep
+    def __init__(
+        self,
+        batch: Batch,
+        views: Sequence[ViewRequest],
+        clock: Progress,
+        keep: KeepTerm | None = None,
+        answers: list[Tensor] | None = None,
+    ) -> None:
+        self.batch, self.views, self.clock, self.keep, self.answers = batch, views, clock, keep, answers
 
 
 class StepModule(nn.Module):
@@ -51,6 +61,10 @@ class StepModule(nn.Module):
         """Encode, pseudo-label and align; return the weighted terms float32[] by name, in the order of names."""
         model, plugins, batch, clock = self.model, self.plugins, inputs.batch, inputs.clock
         encoded = self._encode(batch, inputs.views, clock)
+        if inputs.answers is not None:
+            view = next(view.name for view in inputs.views if view.side == "target")
+            with torch.no_grad():
+                inputs.answers.append(plugins.predict(model, encoded["target", view]))
         with torch.no_grad():
             pseudo = plugins.pseudo_label(model, batch, encoded, clock)
         terms = plugins.align(model, batch, encoded, pseudo, clock)
@@ -86,11 +100,12 @@ def train_step(
     batch: Batch,
     views: Sequence[ViewRequest],
     clock: Progress,
+    answers: list[Tensor] | None = None,
 ) -> StepReport:
     """Take one optimiser step down the sum of the terms, where a term has a gradient.
 
     Args:
-        module: the step, as Fabric wraps it.
+        module: the step, as Fabric wraps it. answers: in a stream, where the first forward's probabilities go.
 
     Raises:
         NonFiniteLoss: naming the term, before any weight changes.
@@ -102,7 +117,8 @@ def train_step(
     def closure(keep: KeepTerm | None = None) -> StepLoss:
         """Run forward and backward; leaves the gradient of the terms in the parameters."""
         nonlocal passes
-        weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep))
+        said = answers if passes == 0 else None
+        weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said))
         passes += 1
         # One transfer from the device for all terms.
         stacked = torch.stack([*weighted.values()]) if weighted else torch.zeros(0)
@@ -118,9 +134,44 @@ def train_step(
     images, total = len(batch.source) + len(batch.target), sum(loss.terms.values(), 0.0)
     where = clock.stage, clock.phase, clock.epoch, clock.step
     report = StepReport(*where, loss.terms, total, lr, images, skipped=not loss.has_gradient)
+    return _reported(module, report, clock)
+
+
+def stream_step(
+    fabric: Fabric,
+    module: StepModule,
+    phases: Sequence[PhaseRunner],
+    batch: Batch,
+    views: Sequence[ViewRequest],
+    clock: Progress,
+) -> tuple[Tensor, list[StepReport]]:
+    """Say what a stream's batch is, then adapt: every phase of the step, or a forward alone where there is none.
+
+    Returns:
+        The target's class probabilities f[B,K] as the first forward gave them, and a report of each phase.
+
+    Raises:
+        NonFiniteLoss: as `train_step`.
+    """
+    answers: list[Tensor] = []
+    if not phases:
+        with torch.no_grad():
+            module(StepInputs(batch, views, clock, answers=answers))
+        report = StepReport(clock.stage, "", clock.epoch, clock.step, {}, 0.0, (), len(batch.target))
+        return answers[0], [_reported(module, report, clock)]
+    reports: list[StepReport] = []
+    for phase in phases:
+        for repeat in range(phase.repeats):
+            now = replace(clock, phase=phase.name, repeat=repeat)
+            reports.append(train_step(fabric, module, phase, batch, views, now, None if reports else answers))
+    return answers[0], reports
+
+
+def _reported(module: StepModule, report: StepReport, clock: Progress) -> StepReport:
+    """Tell plugins of a phase that is done, and return its report with the resets they ask for."""
     with torch.no_grad():
-        module.plugins.after_step(module.model, report, clock)
-    return report
+        resets = module.plugins.after_step(module.model, report, clock)
+    return replace(report, resets=resets) if resets else report
 
 
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:

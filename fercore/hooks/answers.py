@@ -14,7 +14,7 @@ from fercore.data.images.views import TRANSFORMS
 from fercore.errors import did_you_mean
 from fercore.hooks.checks import FIRST_RESULT, SIDES, HookError
 from fercore.models.model import Model
-from fercore.records.plan import CropAndColour, ParamGroup, Phase, Stage, StepLoss, ViewRequest
+from fercore.records.plan import CropAndColour, ParamGroup, Phase, Reset, Stage, StepLoss, ViewRequest
 from fercore.records.step import Encoded, LossTerm, PseudoLabels, Role
 
 MUST_ANSWER = frozenset({"build_model", "plan", "encode", "backward", "predict"})
@@ -108,12 +108,15 @@ def _views(value: Any, call: Call) -> None:
 def _stages(value: Any, call: Call) -> None:
     stages = _list_of(value, Stage)
     _distinct("stages", [stage.name for stage in stages])
+    if len(streams := [stage.name for stage in stages if stage.stream]) > 1:
+        raise HookError(f"a run has one stream at most, got stages {streams}")
     for stage in stages:
         if not isinstance(stage.steps, int) or not isinstance(stage.phases, list | tuple):
             raise HookError(f"stage {stage.name!r} needs whole steps and a tuple of phases, got {stage}")
         for phase in stage.phases:
             _kind(phase, Phase)
-        _distinct(f"phases of stage {stage.name!r}", [phase.name for phase in stage.phases])
+        if stage.phases or not stage.stream:
+            _distinct(f"phases of stage {stage.name!r}", [phase.name for phase in stage.phases])
         _check_sharing(stage)
 
 
@@ -236,6 +239,10 @@ def _step_loss(value: Any, call: Call) -> None:
     _kind(value, StepLoss)
 
 
+def _reset(value: Any, call: Call) -> None:
+    _kind(value, Reset)
+
+
 def _is_scalar(weight: object) -> bool:
     if isinstance(weight, Tensor):
         return weight.ndim == 0 and weight.is_floating_point()
@@ -267,4 +274,5 @@ _CHECKS: Mapping[str, Callable[[Any, Call], None]] = {
     "loss": _terms,
     "backward": _step_loss,
     "predict": _probabilities,
+    "after_step": _reset,
 }

@@ -22,7 +22,7 @@ from fercore.hooks.checks import BUILTIN, HOOKS, HookError, check_class, check_o
 from fercore.hooks.markers import PROJECT
 from fercore.hooks.plugin import Plugin
 from fercore.models.model import Model
-from fercore.records.plan import Closure, RunResult, Stage, StepLoss, StepReport, ViewRequest
+from fercore.records.plan import Closure, Reset, RunResult, Stage, StepLoss, StepReport, ViewRequest
 from fercore.records.step import (
     Batch,
     DomainBatch,
@@ -268,9 +268,9 @@ class Plugins:
         """Return class probabilities float[B,K]."""
         return expect(self._call("predict", model=model, encoded=encoded), Tensor, "predict")
 
-    def after_step(self, model: Model, report: StepReport, clock: Progress) -> None:
-        """Tell plugins that a phase of a step is done."""
-        self._call("after_step", model=model, report=report, clock=clock)
+    def after_step(self, model: Model, report: StepReport, clock: Progress) -> tuple[Reset, ...]:
+        """Tell plugins that a phase of a step is done; returns the resets that they ask for."""
+        return tuple(self._call("after_step", model=model, report=report, clock=clock))
 
     def after_run(self, result: RunResult) -> None:
         """Tell plugins that the run is done; the result must be that of `guard.open_result`."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from fercore.config import RunConfig
     from fercore.models.model import Model
-    from fercore.records.plan import Closure, RunResult, Stage, StepLoss, StepReport, ViewRequest
+    from fercore.records.plan import Closure, Reset, RunResult, Stage, StepLoss, StepReport, ViewRequest
     from fercore.records.step import (
         Batch,
         DomainBatch,
@@ -183,8 +183,12 @@ def predict(model: Model, encoded: Encoded) -> Tensor | None:
 
 
 @hookspec
-def after_step(model: Model, report: StepReport, clock: Progress) -> None:
-    """See a finished phase of a step: moving averages, schedules of the plugin's own. Collected; without gradients."""
+def after_step(model: Model, report: StepReport, clock: Progress) -> Reset | None:
+    """See a finished phase of a step: moving averages, schedules of the plugin's own. Collected; without gradients.
+
+    Returns:
+        None; in a stream also a `Reset`, which puts weights, buffers and optimisers back as they were at its start.
+    """
 
 
 @hookspec

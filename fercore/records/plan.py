@@ -163,9 +163,12 @@ class Stage:
         epochs: length of the stage in place of `steps`.
         source_batch, target_batch: samples a step in place of `data.source_batch`, `data.target_batch`.
         alternating: "step" runs every phase on every batch; "epoch" runs one phase an epoch, in turns.
+        stream: one pass over the target in the order of `stream.order`, every sample once: what the first forward says
+            of a batch is recorded before the weights move (`encode` and `predict`), the last batch may be smaller, and
+            there may be no phase at all. A run has one such stage at most; its length is `epochs=1`.
 
     Raises:
-        ValueError: unless exactly one of steps and epochs is given, and positive.
+        ValueError: unless exactly one of steps and epochs is given, and positive; for a stream, unless epochs is 1.
     """
 
     name: str
@@ -176,10 +179,24 @@ class Stage:
     source_batch: int | None = None
     target_batch: int | None = None
     alternating: Literal["step", "epoch"] = "step"
+    stream: bool = False
 
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs is not None) or (self.epochs is not None and self.epochs < 1):
             raise ValueError(f"stage {self.name!r} needs either steps or epochs, above 0")
+        if self.stream and self.epochs not in (None, 1):
+            raise ValueError(f"stage {self.name!r} is a stream, which passes once: epochs=1")
+
+
+@dataclass(frozen=True)
+class Reset:
+    """What `after_step` answers in a stream to have weights, buffers and optimisers put back as the stream began.
+
+    Attributes:
+        reason: in a few words, for the log and the result.
+    """
+
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -189,6 +206,7 @@ class StepReport:
     Attributes:
         terms: term name -> weighted value; total: their sum; lr: learning rate of each group; images: samples seen.
         skipped: no term had a gradient, so that the optimiser took no step.
+        resets: what plugins asked for after it.
     """
 
     stage: str
@@ -200,6 +218,7 @@ class StepReport:
     lr: Sequence[float]
     images: int
     skipped: bool = False
+    resets: tuple[Reset, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,34 @@ class Target(Shape):
         return value
 
 
+class Online(Shape):
+    """Predictions in a stream, each made before the model adapted to its batch; the `Target` has those after it all.
+
+    Attributes:
+        scores: as those of `Target`. order: of the stream. dirichlet: of "correlated", else None.
+        order_uses_target_labels: whether the labels put the stream together; no method sees them. batch: images of one.
+        resets: reason -> times that weights went back to the initial ones. alarms: what sounded, in words.
+        stopped_at: images after which the initial model predicted alone; None = adaptation went on.
+    """
+
+    n: int
+    classes: list[str]
+    accuracy: Share | None
+    balanced_accuracy: Share | None
+    macro_f1: Share | None
+    per_class_recall: Shares
+    per_class_f1: Shares
+    confusion: list[list[int]] | None
+    predicted: Predicted
+    order: str
+    dirichlet: float | None
+    order_uses_target_labels: bool
+    batch: int
+    resets: dict[str, int]
+    alarms: list[str]
+    stopped_at: int | None
+
+
 class Source(Shape):
     """A source, and how many of its images were trained on."""
 
@@ -146,6 +174,7 @@ class Result(Shape):
 
     Attributes:
         primary_metric: the score that summaries give first. ema: None = the last weights themselves are reported.
+        online: predictions in a stream, where the run had one.
         steps: batches trained on. skipped_steps: "<stage>/<phase>" -> steps without a gradient, where there are any.
         peak_memory_mb: MiB. threads: of the CPU.
     """
@@ -164,6 +193,7 @@ class Result(Shape):
     ema: Average | None
     label_split: dict[str, Any] | None
     pseudo_labels: dict[str, LabelQuality]
+    online: Online | None = None
     parameters: Parameters
     steps: int
     skipped_steps: dict[str, int] = Field(default_factory=dict)

@@ -21,6 +21,7 @@ from fercore.data.batches.sampling import (
     PoolOrder,
     Share,
     SideOrder,
+    StreamOrder,
     drawn_from,
 )
 from fercore.data.cache.stores import fetch, reserve
@@ -121,6 +122,7 @@ class StepLoader:
         start: number of the first step; a later stage goes on where the one before it stopped.
         device: where views are made under data.augment_on="device"; None = on the CPU, with the batch.
         share: the part of every batch that this process takes; batch sizes are those of all processes together.
+        stream: the target comes once, in this order, and in batches of any size; None = as a training set.
 
     Raises:
         UserInputError: if a side that has views has a batch larger than a domain, of less than two samples for one, or
@@ -139,6 +141,7 @@ class StepLoader:
         start: int = 0,
         device: torch.device | None = None,
         share: Share = ALONE,
+        stream: StreamOrder | None = None,
     ) -> None:
         # Target labels end here: no batch of training can hold them.
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
@@ -147,14 +150,14 @@ class StepLoader:
         names, few = [table.name for table in domains.sources], domains.task.few_shot_domain
         self._tables: dict[Side, Table] = dict(zip(SIDES, tables, strict=True))
         self._settings = settings
-        self._built_in: dict[Side, SideOrder] = {
+        self._built_in: dict[Side, SideOrder | StreamOrder] = {
             "source": source_order(
                 tables[0], names, settings, seed, few_shot_domain=few, trains=bool(made[0].transforms)
             ),
-            "target": target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
+            "target": stream or target_order(tables[1], settings, seed, trains=bool(made[1].transforms)),
         }
         self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
-        for side in self._trained:
+        for side in self._trained if stream is None else ():
             _refuse_few(self._built_in[side].batch, share, f"data.{side}_batch")
         self._share = share
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
@@ -166,7 +169,12 @@ class StepLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the side with views that lasts longer; a side lasts as long as its shortest domain."""
+        """Steps of one pass over the side with views that lasts longer; a side lasts as long as its shortest domain.
+
+        A stream lasts as long as the target.
+        """
+        if isinstance(target := self._built_in["target"], StreamOrder):
+            return target.steps
         return max(self._built_in[side].steps for side in self._trained or SIDES)
 
     def __iter__(self) -> StepLoader:

@@ -9,6 +9,7 @@ from operator import index
 
 import numpy as np
 
+from fercore.config import StreamSettings
 from fercore.data.noise import key, permutation, uniforms
 
 
@@ -120,6 +121,53 @@ class GivenOrder:
         return self.indices[k * self.batch : (k + 1) * self.batch]
 
 
+class StreamOrder:
+    """One pass over a side in a given order, cut into batches; the last may be smaller, and nothing comes twice.
+
+    Args:
+        order: int64[n] positions in the side's table. batch: samples a step. start: the step of its first batch.
+    """
+
+    def __init__(self, order: np.ndarray, batch: int, start: int) -> None:
+        self.order, self.batch, self.start = order, batch, start
+        self.steps = -(-len(order) // batch)
+
+    def take(self, step: int) -> np.ndarray:
+        """Return int64[b] positions for a step, b at most `batch`."""
+        # Workers draw ahead of the end: what they draw there nobody takes.
+        k = (step - self.start) % self.steps
+        return self.order[k * self.batch : (k + 1) * self.batch]
+
+
+def stream_order(labels: np.ndarray, rows: np.ndarray, how: StreamSettings, seed: int) -> np.ndarray:
+    """Return int64[n], the order in which a stream's samples come.
+
+    "correlated" is the sequence of RoTTA (Yuan et al., CVPR 2023) and, with other numbers, of NOTE (Gong et al., 2022):
+    there are as many slots of time as classes; each class divides its samples among them by shares from a Dirichlet
+    distribution, and inside a slot the classes come one after the other.
+
+    Args:
+        labels: int64[n], -1 = unknown, which is a class of its own here; read for "correlated" alone.
+        rows: int64[n], where each sample stands in its dataset. how: the order. seed: the run's.
+    """
+    if how.order == "ordered":
+        return np.argsort(rows, kind="stable")
+    shuffled = permutation(len(labels), seed, "stream")
+    if how.order == "shuffled":
+        return shuffled
+    generator = np.random.Generator(np.random.Philox(key=key(seed, "stream", "slots")))
+    classes = np.unique(labels)
+    slots: list[list[np.ndarray]] = [[] for _ in classes]
+    for label in classes:
+        members = shuffled[labels[shuffled] == label]
+        shares = generator.dirichlet([how.dirichlet] * len(slots))
+        cuts = (np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
+        for slot, part in zip(slots, np.split(members, cuts), strict=True):
+            slot.append(part)
+    runs = [slot[k] for slot in slots for k in generator.permutation(len(slot))]
+    return np.concatenate(runs)
+
+
 def drawn_from(sampler: Iterable[int], n: int, batch: int, start: int, most: int) -> GivenOrder:
     """Run through a sampler once and keep its order.
 
@@ -153,7 +201,7 @@ class Share:
     rank: int = 0
     world: int = 1
 
-    def of(self, order: SideOrder | GivenOrder) -> Part:
+    def of(self, order: SideOrder | GivenOrder | StreamOrder) -> Part:
         """Return this process's part of an order.
 
         A built-in batch is sorted by domain: every world-th place has samples of all. What a sampler put together stays
@@ -176,14 +224,15 @@ class Part:
         order: of the whole batch. places: int64[b] in 0..batch-1, rising.
     """
 
-    order: SideOrder | GivenOrder
+    order: SideOrder | GivenOrder | StreamOrder
     places: np.ndarray
 
     def take(self, step: int) -> np.ndarray:
         """Return int64[b] positions for a step."""
-        drawn: np.ndarray = self.order.take(step)[self.places]
-        return drawn
+        drawn = self.order.take(step)
+        kept: np.ndarray = drawn[self.places[self.places < len(drawn)]]
+        return kept
 
     def draws(self, step: int) -> np.ndarray:
         """Return int64[b], numbers of the draws: they grow with step and place, so that no two share random numbers."""
-        return step * self.order.batch + self.places
+        return step * self.order.batch + self.places[: len(self.take(step))]
