@@ -44,16 +44,16 @@ def ask(
         raise UserInputError("one model: nothing to compare", where="ask", fix="give the reference and another one")
     if not is_unused(out):
         raise UserInputError("output folder is not empty", where=str(out), fix="choose another --out")
-    found = compared(models, target, device)
-    apart = several_answers(found)
-    drawn = draw(apart, found.probs, n, seed)
+    comparison = compared(models, target, device)
+    apart = several_answers(comparison)
+    drawn = draw(apart, comparison.probs, n, seed)
     asked = Asked(
         schema_version=1,
-        images=[found.images[at] for at in drawn],
-        classes=list(found.classes),
+        images=[comparison.images[at] for at in drawn],
+        classes=list(comparison.classes),
         models=[str(path) for path in models],
         target=target,
-        n=len(found.images),
+        n=len(comparison.images),
         disagreements=len(apart),
         seed=seed,
     )
@@ -70,16 +70,16 @@ def ask(
     return asked
 
 
-def several_answers(found: Compared) -> np.ndarray:
+def several_answers(comparison: Compared) -> np.ndarray:
     """Return int64[d], the images on which any two models disagree.
 
     Raises:
         UserInputError: for too few images, or none of them.
     """
-    if len(found.images) < FEWEST:
-        what = f"{len(found.images)} images: too few to say anything"
+    if len(comparison.images) < FEWEST:
+        what = f"{len(comparison.images)} images: too few to say anything"
         raise UserInputError(what, where="ask", fix=f"give {FEWEST} or more")
-    votes = np.array([probs.argmax(axis=1) for probs in found.probs])
+    votes = np.array([probs.argmax(axis=1) for probs in comparison.probs])
     apart = np.flatnonzero((votes != votes[0]).any(axis=0))
     if not len(apart):
         raise UserInputError("no disagreement: the same model", where="ask", fix="there is nothing to settle")

@@ -71,9 +71,9 @@ def compared(models: Sequence[Path], target: DomainSpec | None, device: Device =
         UserInputError: for models that cannot be read or compared, or a target that cannot be read.
     """
     if target is None:
-        found = [read_recorded(path) for path in models]
-        images, probs = aligned(found)
-        return Compared(images, found[0].classes, probs, [])
+        recorded = [read_recorded(path) for path in models]
+        images, probs = aligned(recorded)
+        return Compared(images, recorded[0].classes, probs, [])
     table, _ = read_chosen(target)
     pixels = list(table.read_many(range(len(table))))
     recorded, features = [], []
@@ -105,23 +105,23 @@ def judge(
     Raises:
         UserInputError: for wrong input; see `compared`, `read_labels` and `fercore.evaluation.verdict`.
     """
-    found = compared([reference, adapted, *others], target, device)
-    first, second, *rest = found.probs
+    comparison = compared([reference, adapted, *others], target, device)
+    first, second, *rest = comparison.probs
     if labels is None:
-        return without_labels(first, second, others=rest, features=found.features[:2])
-    asked, given = read_labels(labels, found.classes)
-    row = {image: at for at, image in enumerate(found.images)}
+        return without_labels(first, second, others=rest, features=comparison.features[:2])
+    asked, given = read_labels(labels, comparison.classes)
+    row = {image: at for at, image in enumerate(comparison.images)}
     if strange := [image for image in asked.images if image not in row]:
         what = f"labels of other images: {strange[0]!r} is none of these"
         raise UserInputError(what, where=str(labels), fix="give the --target that fercore ask had")
     apart = set(disagreements(first, second).tolist())
     planned = [row[image] for image in asked.images if row[image] in apart]
-    labelled = [at for at in planned if found.images[at] in given]
+    labelled = [at for at in planned if comparison.images[at] in given]
     if not labelled:
         what = "no label of an image on which these two disagree"
         raise UserInputError(what, where=str(labels), fix="label some of those that fercore ask chose for them")
-    names = [*found.classes, NONE_OF_THEM]
-    truth = np.array([names.index(given[found.images[at]]) for at in labelled])
+    names = [*comparison.classes, NONE_OF_THEM]
+    truth = np.array([names.index(given[comparison.images[at]]) for at in labelled])
     return with_labels(first, second, np.array(labelled), truth, planned=len(planned))
 
 
@@ -171,7 +171,7 @@ def _class_of(label: str, classes: Sequence[str], where: str) -> str:
 def _read_asked(path: Path) -> Asked:
     fix = "keep the folder that fercore ask wrote together: how images were drawn stands in it"
     try:
-        found = parse_json(read_text(path), where=str(path))
+        document = parse_json(read_text(path), where=str(path))
     except FileNotFoundError:
         raise UserInputError(
             f"labels that nobody asked for: no {ASKED} beside them", where=str(path), fix=fix
@@ -180,9 +180,9 @@ def _read_asked(path: Path) -> Asked:
         if isinstance(error, UserInputError):
             raise
         raise UserInputError(f"cannot read {ASKED}: {reason_of(error)}", where=str(path), fix=fix) from None
-    if fault := misfit(found, Asked):
+    if fault := misfit(document, Asked):
         raise UserInputError(f"{ASKED} is damaged: {fault}", where=str(path), fix=fix)
-    return Asked.model_validate(found)
+    return Asked.model_validate(document)
 
 
 def judge_rows(out: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -214,12 +214,12 @@ def judge_rows(out: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[s
     return lines
 
 
-def advice(found: Verdict, reference: Path, adapted: Path) -> str:
+def advice(verdict: Verdict, reference: Path, adapted: Path) -> str:
     """Return what to do now, in a line."""
-    if found.verdict == "helped":
+    if verdict.verdict == "helped":
         return f"take {adapted}"
-    command = f"fercore ask {reference} {adapted} --n {found.labels_wanted} --out ask"
-    more = f"; {found.labels_wanted} labels would settle it: {command}" if found.labels_wanted else ""
+    command = f"fercore ask {reference} {adapted} --n {verdict.labels_wanted} --out ask"
+    more = f"; {verdict.labels_wanted} labels would settle it: {command}" if verdict.labels_wanted else ""
     return f"take the reference, {reference}{more}"
 
 

@@ -127,12 +127,12 @@ def rank(paths: Sequence[Path], *, score: str | None = None, oracle: bool = Fals
 
 def _means(groups: Sequence[_Group], names: Sequence[str], values: Mapping[int, np.ndarray | None]) -> np.ndarray:
     """Return the mean of a score over the groups (seeds) for each candidate; NaN where one does not know it."""
-    found: dict[str, list[float]] = {name: [] for name in names}
+    values_of: dict[str, list[float]] = {name: [] for name in names}
     for group in groups:
         own = values[id(group)]
         for at, name in enumerate(group.names):
-            found[name].append(float("nan") if own is None else float(own[at]))
-    return np.array([np.mean(found[name]) for name in names])
+            values_of[name].append(float("nan") if own is None else float(own[at]))
+    return np.array([np.mean(values_of[name]) for name in names])
 
 
 def _add_aggregate(group: _Group) -> None:
@@ -147,8 +147,8 @@ def _groups(paths: Sequence[Path], score: str | None) -> list[_Group]:
     for path in paths:
         if (path / COMPARISON).is_file():
             for run in sorted(path.iterdir()):
-                if (found := SEED.fullmatch(run.name)) and RunFolder(run).finished:
-                    by_seed.setdefault(found[2], []).append((found[1], run))
+                if (parts := SEED.fullmatch(run.name)) and RunFolder(run).finished:
+                    by_seed.setdefault(parts[2], []).append((parts[1], run))
         else:
             by_seed.setdefault("", []).append((str(path), path))
     return [_runs(members, score) for members in by_seed.values()]
@@ -197,14 +197,14 @@ def _last_logged(run: Path) -> dict[str, float]:
 def _lines(run: Path) -> list[dict[str, Any]]:
     path = run / METRICS
     try:
-        found = [json.loads(line) for line in read_text(path).splitlines()]
-        if not all(isinstance(line, dict) and isinstance(line.get("done"), int) for line in found):
+        lines = [json.loads(line) for line in read_text(path).splitlines()]
+        if not all(isinstance(line, dict) and isinstance(line.get("done"), int) for line in lines):
             raise ValueError("a line of it is none that a run writes")
     except UserInputError:
         raise
     except (OSError, ValueError) as error:
         raise UserInputError(f"cannot read {METRICS}: {reason_of(error)}", where=str(path)) from None
-    return found
+    return lines
 
 
 def _score(value: Any) -> float:

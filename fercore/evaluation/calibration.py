@@ -77,8 +77,8 @@ def fit_temperature(probs: np.ndarray, truth: np.ndarray) -> float:
         return float((np.log(np.exp(z).sum(axis=1)) - z[rows, truth]).mean())
 
     # Between 1/20 and 20: a few samples that are all right would ask for 0.
-    found = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
 def calibration_of(

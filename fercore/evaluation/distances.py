@@ -29,8 +29,8 @@ def distance(source: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray])
     Args:
         source, others: branch -> features float[N,D], float[M,D], N and M at least 2.
     """
-    found = [_mmd(torch.from_numpy(source[name]).float(), torch.from_numpy(others[name]).float()) for name in source]
-    return float(np.mean(found))
+    gaps = [_mmd(torch.from_numpy(source[name]).float(), torch.from_numpy(others[name]).float()) for name in source]
+    return float(np.mean(gaps))
 
 
 def _mmd(x: Tensor, y: Tensor) -> float:

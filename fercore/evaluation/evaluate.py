@@ -183,14 +183,14 @@ def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, class
             "coverage": float(given[own].mean()) if own.any() else None,
             "accuracy": float(right[scored].mean()) if scored.any() else None,
         }
-    found = [row["accuracy"] for row in rows.values() if row["accuracy"] is not None]
+    accuracies = [row["accuracy"] for row in rows.values() if row["accuracy"] is not None]
     return {
         "n": len(weight),
         "labelled": int(given.sum()),
         "coverage": float(given.mean()) if len(given) else None,
         "known": int(both.sum()),
         "accuracy": float(right[both].mean()) if both.any() else None,
-        "balanced_accuracy": float(np.mean(found)) if found else None,
+        "balanced_accuracy": float(np.mean(accuracies)) if accuracies else None,
         "probability": float(probs[both, truth[both]].mean()) if both.any() else None,
         "per_class": rows,
         "uses_target_labels": True,

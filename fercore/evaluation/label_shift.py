@@ -71,8 +71,8 @@ def rlls(
 
     start = np.maximum(np.linalg.lstsq(confusion, gap, rcond=1e-6)[0], -1)
     tries = [minimize(loss, first, bounds=[(-1, None)] * k, method="Powell") for first in (start, np.zeros(k))]
-    found = min(tries, key=lambda each: each.fun)
-    return _shares(1 + found.x, confusion)
+    minimum = min(tries, key=lambda each: each.fun)
+    return _shares(1 + minimum.x, confusion)
 
 
 def interval(
@@ -91,20 +91,20 @@ def interval(
     """
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(source_labels == k) for k in np.unique(source_labels)]
-    found = []
+    estimates = []
     for _ in range(draws):
         rows = np.concatenate([rng.choice(group, len(group)) for group in groups])
         target = target_probs[rng.integers(0, len(target_probs), len(target_probs))]
-        found.append(estimate(target, source_probs[rows], source_labels[rows]))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        estimates.append(estimate(target, source_probs[rows], source_labels[rows]))
+    low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
 
 
 def corrected(probs: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """Return f[N,K] for other class shares: p_k after_k / before_k, rows summing to 1."""
     moved = probs * (after / np.maximum(before, 1e-12))
-    found: np.ndarray = moved / np.maximum(moved.sum(axis=1, keepdims=True), 1e-30)
-    return found
+    posteriors: np.ndarray = moved / np.maximum(moved.sum(axis=1, keepdims=True), 1e-30)
+    return posteriors
 
 
 def _confusion(target: np.ndarray, source: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +116,6 @@ def _confusion(target: np.ndarray, source: np.ndarray, labels: np.ndarray) -> tu
 
 
 def _shares(weights: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    found = np.maximum(weights, 0) * confusion.sum(axis=0)
-    shares: np.ndarray = found / found.sum()
+    products = np.maximum(weights, 0) * confusion.sum(axis=0)
+    shares: np.ndarray = products / products.sum()
     return shares

@@ -92,13 +92,13 @@ def bootstrap(several: Sequence[Sums], *, replicates: int = REPLICATES, seed: in
     """
     units = len(several[0].confusion)
     rng = np.random.default_rng(seed)
-    found: list[list[dict[str, np.ndarray]]] = [[] for _ in several]
+    parts_of: list[list[dict[str, np.ndarray]]] = [[] for _ in several]
     for start in range(0, replicates, CHUNK):
         count = min(CHUNK, replicates - start)
         weights = rng.multinomial(units, np.full(units, 1 / units), size=count).astype(np.float64)
-        for scores, sums in zip(found, several, strict=True):
+        for scores, sums in zip(parts_of, several, strict=True):
             scores.append(scores_of(sums.weighted(weights)))
-    return [{name: np.concatenate([part[name] for part in parts]) for name in MEASURES} for parts in found]
+    return [{name: np.concatenate([part[name] for part in parts]) for name in MEASURES} for parts in parts_of]
 
 
 def interval(values: np.ndarray) -> list[float]:
@@ -116,13 +116,13 @@ def number_units(subjects: Sequence[str]) -> tuple[np.ndarray, str]:
 
 def per_class(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return class -> {"n", "recall", "precision", "f1"} of a confusion matrix; None where nothing can be said."""
-    found: dict[str, dict[str, Any]] = {}
+    scores_by_name: dict[str, dict[str, Any]] = {}
     for k, name in enumerate(classes):
         right, n, guessed = (float(value) for value in (confusion[k, k], confusion[k].sum(), confusion[:, k].sum()))
-        found[name] = {
+        scores_by_name[name] = {
             "n": int(n),
             "recall": right / n if n else None,
             "precision": right / guessed if guessed else None,
             "f1": 2 * right / (n + guessed) if n else None,
         }
-    return found
+    return scores_by_name

@@ -90,11 +90,11 @@ def without_labels(
         UserInputError: as `disagreements`.
     """
     apart = disagreements(reference, adapted)
-    found = witnesses(reference, adapted, apart, others=others, features=features)
+    gains_of = witnesses(reference, adapted, apart, others=others, features=features)
     share = len(apart) / len(reference)
-    slope, spread = FITTED[tuple(found)]
-    middle = slope * float(np.mean([gains.mean() for gains in found.values()]))
-    noise = 1.645 * float(np.std(np.mean(list(found.values()), axis=0))) / math.sqrt(len(apart))
+    slope, spread = FITTED[tuple(gains_of)]
+    middle = slope * float(np.mean([gains.mean() for gains in gains_of.values()]))
+    noise = 1.645 * float(np.std(np.mean(list(gains_of.values()), axis=0))) / math.sqrt(len(apart))
     reach = math.hypot(spread, noise)
     low, high = (share * float(np.clip(middle + sign * reach, -1, 1)) for sign in (-1, 1))
     word = _word(low, high)
@@ -104,7 +104,7 @@ def without_labels(
         interval=(low, high),
         n=len(reference),
         disagreements=len(apart),
-        witnesses={name: share * float(gains.mean()) for name, gains in found.items()},
+        witnesses={name: share * float(gains.mean()) for name, gains in gains_of.items()},
         labels_wanted=None if word == "helped" else labels_wanted(middle, len(apart)),
     )
 
@@ -126,18 +126,18 @@ def witnesses(
 
     def gain(shares: np.ndarray) -> np.ndarray:
         rows = np.arange(len(apart))
-        found: np.ndarray = (shares[rows, new] - shares[rows, old]).astype(np.float64)
-        return found
+        difference: np.ndarray = (shares[rows, new] - shares[rows, old]).astype(np.float64)
+        return difference
 
-    found = {"models": gain((reference[apart] + adapted[apart]) / 2)}
+    gains_of = {"models": gain((reference[apart] + adapted[apart]) / 2)}
     if others:
-        found["ensemble"] = gain(np.mean([reference[apart], adapted[apart], *(o[apart] for o in others)], axis=0))
+        gains_of["ensemble"] = gain(np.mean([reference[apart], adapted[apart], *(o[apart] for o in others)], axis=0))
     agreed = np.setdiff1d(np.arange(len(reference)), apart)
     if features and len(agreed) >= NEIGHBOURS:
         votes = np.eye(reference.shape[1])[reference[agreed].argmax(axis=1)]
         shares = [_near(unit_rows(f), apart, agreed, votes) for f in features]
-        found["neighbours"] = gain(np.mean(shares, axis=0))
-    return found
+        gains_of["neighbours"] = gain(np.mean(shares, axis=0))
+    return gains_of
 
 
 def _near(points: np.ndarray, apart: np.ndarray, agreed: np.ndarray, votes: np.ndarray) -> np.ndarray:
@@ -198,8 +198,8 @@ def clopper_pearson(right: int, n: int, level: float = 0.95) -> tuple[float, flo
 
     if not n:
         return 0.0, 1.0
-    found = binomtest(right, n).proportion_ci(level, method="exact")
-    return float(found.low), float(found.high)
+    bounds = binomtest(right, n).proportion_ci(level, method="exact")
+    return float(bounds.low), float(bounds.high)
 
 
 def e_value(better: int, worse: int) -> float:

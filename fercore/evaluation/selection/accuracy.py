@@ -59,5 +59,5 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         scaled = z / np.exp(log_heat)
         return float((np.log(np.exp(scaled).sum(axis=1)) - own / np.exp(log_heat)).mean())
 
-    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded")
+    return float(np.exp(minimum.x))

@@ -11,28 +11,28 @@ def softmax(values: np.ndarray) -> np.ndarray:
     """Return the softmax of every row."""
     z = values.astype(np.float64)
     powers = np.exp(z - z.max(axis=1, keepdims=True))
-    found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    probs: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return probs
 
 
 def entropies(probs: np.ndarray) -> np.ndarray:
     """Return the entropy of every row, in nats; 0 ln 0 = 0."""
     p = probs.astype(np.float64)
-    found: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
-    return found
+    nats: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=1)
+    return nats
 
 
 def unit_rows(values: np.ndarray) -> np.ndarray:
     """Return the rows at length 1; a row of zeros stays."""
     rows = values.astype(np.float64)
-    found: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return found
+    scaled: np.ndarray = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return scaled
 
 
 def shares_of(labels: np.ndarray, classes: int) -> np.ndarray:
     """Return f[K], the share of each class."""
-    found: np.ndarray = np.bincount(labels, minlength=classes) / max(1, len(labels))
-    return found
+    shares: np.ndarray = np.bincount(labels, minlength=classes) / max(1, len(labels))
+    return shares
 
 
 def canonical_order(features: np.ndarray) -> np.ndarray:

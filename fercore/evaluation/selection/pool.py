@@ -22,8 +22,8 @@ def ensemble(pool_probs: np.ndarray) -> np.ndarray:
     top = np.array([np.bincount(row, minlength=k).max() / len(row) for row in votes])
     heard = top <= SURE if (top <= SURE).any() else np.ones(len(top), dtype=bool)
     elected = pool_probs[heard].mean(axis=0, dtype=np.float64).argmax(axis=1)
-    found: np.ndarray = (votes == elected).mean(axis=1)
-    return found
+    agreed: np.ndarray = (votes == elected).mean(axis=1)
+    return agreed
 
 
 def agreement(pool_probs: np.ndarray) -> np.ndarray:
@@ -55,8 +55,8 @@ def agreement_on_the_line(
         return unknown
     slope, level = np.polyfit(source, target, 1)
     right = (pool_source_probs.argmax(axis=2) == source_labels).mean(axis=1)
-    found: np.ndarray = norm.cdf(slope * _probit(right, len(source_labels)) + level)
-    return found
+    estimates: np.ndarray = norm.cdf(slope * _probit(right, len(source_labels)) + level)
+    return estimates
 
 
 def _agreed(votes: np.ndarray) -> np.ndarray:
@@ -69,5 +69,5 @@ def _agreed(votes: np.ndarray) -> np.ndarray:
 def _probit(shares: np.ndarray, n: int) -> np.ndarray:
     from scipy.stats import norm
 
-    found: np.ndarray = norm.ppf(np.clip(shares, 0.5 / n, 1 - 0.5 / n))
-    return found
+    probits: np.ndarray = norm.ppf(np.clip(shares, 0.5 / n, 1 - 0.5 / n))
+    return probits

@@ -103,5 +103,5 @@ def _some(features: np.ndarray) -> np.ndarray:
     """Return at most `MOST` rows, at even distances in an order that goes by content."""
     rows = canonical_order(features)
     keep = rows if len(rows) <= MOST else rows[np.linspace(0, len(rows) - 1, MOST).astype(np.int64)]
-    found: np.ndarray = features[np.sort(keep)].astype(np.float64)
-    return found
+    rows_kept: np.ndarray = features[np.sort(keep)].astype(np.float64)
+    return rows_kept

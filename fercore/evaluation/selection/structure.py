@@ -33,8 +33,8 @@ def class_silhouette(target_probs: np.ndarray, target_features: np.ndarray) -> f
     from sklearn.metrics import silhouette_score
 
     unit = unit_rows(target_features)
-    found = _clusters(unit, target_probs.shape[1])
-    return float(silhouette_score(unit, found)) if 1 < len(np.unique(found)) < len(found) else float("nan")
+    clusters = _clusters(unit, target_probs.shape[1])
+    return float(silhouette_score(unit, clusters)) if 1 < len(np.unique(clusters)) < len(clusters) else float("nan")
 
 
 def neighbour_agreement(target_probs: np.ndarray, target_features: np.ndarray) -> float:
@@ -68,7 +68,7 @@ def _clusters(features: np.ndarray, count: int) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer points than clusters: so it is
         means = KMeans(min(count, len(features)), n_init=STARTS, random_state=0)
-        found = means.fit_predict(features[order].astype(np.float64))
+        labels = means.fit_predict(features[order].astype(np.float64))
     clusters = np.empty(len(features), dtype=np.int64)
-    clusters[order] = found
+    clusters[order] = labels
     return clusters

@@ -51,11 +51,11 @@ def evidence_of(target: Outputs, source: Outputs | None) -> Evidence:
     Args:
         target: of the adaptation part; its labels are not looked at. source: of labelled source that was held out.
     """
-    found = Evidence(target.probs, _logits(target), _features(target))
+    evidence = Evidence(target.probs, _logits(target), _features(target))
     if source is None:
-        return found
+        return evidence
     return replace(
-        found,
+        evidence,
         source_probs=source.probs,
         source_logits=_logits(source),
         source_features=_features(source),
@@ -69,8 +69,8 @@ def class_prior(labels: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _logits(outputs: Outputs) -> np.ndarray:
-    found: np.ndarray = np.log(np.maximum(outputs.probs.astype(np.float64), np.finfo(np.float32).tiny))
-    return found
+    logits: np.ndarray = np.log(np.maximum(outputs.probs.astype(np.float64), np.finfo(np.float32).tiny))
+    return logits
 
 
 def _features(outputs: Outputs) -> np.ndarray:
@@ -165,14 +165,14 @@ def score_pool(name: str, candidates: Sequence[Evidence]) -> np.ndarray:
             function(**_given(one, asked)) if known else np.nan for one, known in zip(candidates, there, strict=True)
         ]
         return np.array(scores, dtype=np.float64)
-    found = np.full(len(candidates), np.nan)
+    by_candidate = np.full(len(candidates), np.nan)
     if heard := [one for one, known in zip(candidates, there, strict=True) if known]:
         given: dict[str, Any] = {}
         for each in inspect.signature(function).parameters:
             own = [getattr(one, POOLED.get(each, each)) for one in heard]
             given[each] = np.stack(own) if each in POOLED else own[0]
-        found[there] = function(**given)
-    return found
+        by_candidate[there] = function(**given)
+    return by_candidate
 
 
 def _given(evidence: Evidence, asked: Sequence[str]) -> dict[str, Any]:
@@ -183,8 +183,8 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     """Return f[M], 1 = best; equal scores share their mean rank, and NaN come last."""
     order = np.where(np.isnan(scores), -np.inf, scores)
     higher = (order[None] > order[:, None]).sum(axis=1)
-    found: np.ndarray = 1 + higher + ((order[None] == order[:, None]).sum(axis=1) - 1) / 2
-    return found
+    places: np.ndarray = 1 + higher + ((order[None] == order[:, None]).sum(axis=1) - 1) / 2
+    return places
 
 
 def aggregate(scores: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -194,8 +194,8 @@ def aggregate(scores: Mapping[str, np.ndarray]) -> np.ndarray:
         ValueError: if none of them does.
     """
     told = [ranks(scores[name]) for name in AGGREGATE if name in scores and not np.isnan(scores[name]).all()]
-    found: np.ndarray = -np.mean(np.stack(told), axis=0)
-    return found
+    aggregated: np.ndarray = -np.mean(np.stack(told), axis=0)
+    return aggregated
 
 
 def best(scores: np.ndarray) -> int:
