@@ -14,12 +14,11 @@ from PIL import Image
 from fercore.cli import main
 from fercore.config import DataSettings
 from fercore.data import DomainSet
-from fercore.engine.observer import Observer
-from fercore.engine.setup import RunContext, build_context
-from fercore.hooks.assemble import assemble
+from fercore.engine.setup import RunContext
 from fercore.ops import build
 from fercore.stopping import SIGNALS
 from fercore.synthfer.format import SynthReader
+from fercore.testing import TINY, Listener, tiny_context
 from tests.loading import load_domains
 
 
@@ -28,24 +27,6 @@ def pytest_configure() -> None:
     for number in SIGNALS:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-TINY: dict[str, Any] = {
-    "seed": 3,
-    "device": "cpu",
-    "data": {
-        "sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"],
-        "target": "synthfer:wild?n=112&seed=2",
-        "size": 32,
-        "source_batch": 28,
-        "target_batch": 14,
-        "eval_batch": 64,
-        "augment": "light",
-    },
-    "model": {"backbone": "resnet18", "backbone_args": {"resnet18": {"channels": [8, 8, 8, 8]}}},
-    "train": {"steps": 6, "steps_per_epoch": 4, "checkpoint_every": 3, "log_every": 1, "threads": 1},
-    "report": {"tensorboard": False},
-}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -102,30 +83,9 @@ def make_context():
     """Build a workshop of named plugins with the tiny settings and more layers."""
 
     def make(*names: str, layers: tuple[dict[str, Any], ...] = (), preset: str = "demo") -> RunContext:
-        return build_context(assemble(names, [TINY, *layers], preset=preset))
+        return tiny_context(names, layers, preset)
 
     return make
-
-
-class Listener(Observer):
-    """Remembers what a run said; may stop it after some batches, as a kill would."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.stop_after = stop_after
-        self.messages: list[str] = []
-        self.reports: list[Any] = []
-        self.scores: list[Any] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
-
-    def step(self, report, done: int) -> None:
-        self.reports.append(report)
-        if done == self.stop_after:
-            raise KeyboardInterrupt
-
-    def evaluated(self, scores, done: int) -> None:
-        self.scores.append((done, scores))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -38,6 +40,8 @@ class State:
 _loading = threading.RLock()  # a thread that asks while another compiles waits
 _said: set[str] = set()
 _extension: Any = None  # registers fake kernels and autograd; importable once the library is loaded
+_plain: Used | None = None
+"""Counts the questions while `plain_torch` holds; None outside it."""
 _states: dict[str, State] = {"cpu": State(), "cuda": State()}
 
 
@@ -100,12 +104,33 @@ def _load_now(device: str) -> None:
         _load("cuda", compile_missing=True)
 
 
+@dataclass
+class Used:
+    """How often an operator asked for its kernel."""
+
+    calls: int = 0
+
+
+@contextmanager
+def plain_torch() -> Iterator[Used]:
+    """Run the reference in this process, whatever is compiled or required: what tests compare with."""
+    global _plain  # noqa: PLW0603  # as the libraries are
+    outer, _plain = _plain, Used()
+    try:
+        yield _plain
+    finally:
+        _plain = outer
+
+
 def compiled(device: str) -> bool:
     """Return whether ops on this device type run compiled; compiles on the first question.
 
     Raises:
         ExtensionRequiredError: they do not, and FERCORE_REQUIRE_EXT=1.
     """
+    if _plain is not None:
+        _plain.calls += 1
+        return False
     state = _states.get(device)
     if state is not None and state.loaded:
         return True
@@ -129,7 +154,7 @@ def native() -> ModuleType | None:
         ExtensionRequiredError: there is none, and FERCORE_REQUIRE_EXT=1.
     """
     module = _states["cpu"].module if compiled("cpu") else None
-    if module is None and _required():
+    if module is None and _plain is None and _required():
         raise ExtensionRequiredError("FERCORE_REQUIRE_EXT=1, but the library was built without Python's headers")
     return module
 
