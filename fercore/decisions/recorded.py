@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fercore.documents import plain_cell
-from fercore.errors import UserInputError, reason_of
-from fercore.files import read_text
+from fercore.errors import UserInputError
 from fercore.records.result import Result
 from fercore.runs.folder import RunFolder
-
-PREDICTIONS = "predictions.csv"
-FIRST = ("image", "part", "prediction")
+from fercore.runs.predictions import read_predictions
 
 
 @dataclass(frozen=True)
@@ -53,22 +47,9 @@ def read_recorded(run: Path) -> Recorded:
     Raises:
         UserInputError: if there is no finished run, or its predictions.csv is not what a run writes.
     """
-    part, path = "test" if result_of(run).target.transductive else "adaptation", run / PREDICTIONS
-    try:
-        rows = list(csv.reader(io.StringIO(read_text(path), newline="")))
-        if not rows or tuple(rows[0][:3]) != FIRST or len(rows[0]) < 5:
-            raise ValueError(f"its first line is not {','.join(FIRST)} and the classes")
-        kept = [row for row in rows[1:] if row[1:2] == [part]]
-        probs = np.array([[float(cell) for cell in row[3:]] for row in kept], dtype=np.float64)
-        if kept and (probs.shape[1:] != (len(rows[0]) - 3,) or not (np.abs(probs.sum(axis=1) - 1) < 1e-3).all()):
-            raise ValueError("its probabilities do not sum to 1")
-    except UserInputError:
-        raise
-    except (OSError, ValueError, csv.Error) as error:
-        what = f"cannot read {PREDICTIONS}: {reason_of(error)}"
-        raise UserInputError(what, where=str(path), fix="train the run again") from None
-    images = tuple(plain_cell(row[0]) for row in kept)
-    return Recorded(str(run), images, tuple(rows[0][3:]), probs.reshape(len(kept), -1))
+    part = "test" if result_of(run).target.transductive else "adaptation"
+    rows = read_predictions(run).of(part)
+    return Recorded(str(run), rows.images, rows.classes, rows.probs)
 
 
 def aligned(models: Sequence[Recorded]) -> tuple[tuple[str, ...], list[np.ndarray]]:

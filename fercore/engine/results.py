@@ -32,7 +32,7 @@ from fercore.models import Model, PseudoLabelRecord
 from fercore.records.outputs import FinishedRun, Outputs, Samples
 from fercore.records.result import SCHEMA, Result
 from fercore.records.step import Progress
-from fercore.runs.folder import RunFolder, versions
+from fercore.runs.folder import PREDICTIONS, TEST_LABELS, RunFolder, versions
 from fercore.writing import whole, write_json
 
 
@@ -242,7 +242,7 @@ def write_predictions(context: RunContext, folder: RunFolder, probs: np.ndarray)
         probs: as `predict_target` returns them.
     """
     domains = context.domains
-    with whole(folder.path / "predictions.csv", "w") as handle:
+    with whole(folder.path / PREDICTIONS, "w") as handle:
         writer = CsvWriter(handle, end="\r\n")
         writer.writerow(["image", "part", "prediction", *domains.classes])
         for key, part, row in zip(domains.target.keys, domains.target_parts, probs, strict=True):
@@ -250,8 +250,24 @@ def write_predictions(context: RunContext, folder: RunFolder, probs: np.ndarray)
                 writer.writerow([key, part, domains.classes[int(row.argmax())], *(f"{p:.6f}" for p in row)])
 
 
+def write_test_labels(context: RunContext, folder: RunFolder) -> None:
+    """Write test_labels.csv: subject and true class of every labelled test image, which paired tests are made of.
+
+    Nothing that chooses or trains reads it: choices go by predictions.csv, which holds no truth.
+    """
+    test, classes = context.domains.test, context.domains.classes
+    if not (test.labels >= 0).any():
+        return
+    with whole(folder.path / TEST_LABELS, "w") as handle:
+        writer = CsvWriter(handle, end="\r\n")
+        writer.writerow(["image", "subject", "label"])
+        for key, subject, label in zip(test.keys, test.subjects, test.labels.tolist(), strict=True):
+            if label >= 0:
+                writer.writerow([key, subject, classes[label]])
+
+
 def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> None:
-    """Write predictions.csv, if asked features.npz, and the reports of installed packages (`reports_of`).
+    """Write predictions.csv, test_labels.csv, features.npz if asked, and reports of installed packages (`reports_of`).
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
@@ -260,6 +276,7 @@ def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> No
     report = context.config.report
     test_outputs = context.evaluator.predict(context.reported, context.domains.test, clock)
     write_predictions(context, folder, predict_target(context, clock, test_outputs))
+    write_test_labels(context, folder)
     if report.features:
         table = side_table(context.domains, "source")
         arrays = {**_arrays(test_outputs, ""), **_prototypes(context.reported)}

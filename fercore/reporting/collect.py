@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,15 +11,13 @@ import numpy as np
 from pydantic import ConfigDict, ValidationError
 
 from fercore.config import RunConfig, check_settings
-from fercore.documents import Shape, in_words, parse_json, plain_cell
+from fercore.documents import Shape, in_words, parse_json
 from fercore.engine.model_record import ModelRecord, read_record
 from fercore.errors import UserInputError, reason_of
 from fercore.files import SUMS, read_text
 from fercore.records.result import Result
 from fercore.runs.folder import METRICS, RunFolder
-
-PREDICTIONS = "predictions.csv"
-AGAIN = "bring it back as it was, or start the run again"
+from fercore.runs.predictions import AGAIN, PredictionRows, read_predictions
 
 
 class StepLine(Shape):
@@ -51,24 +46,6 @@ class EvaluationLine(Shape):
 
 LINES: dict[str, type[StepLine] | type[EvaluationLine]] = {"step": StepLine, "evaluation": EvaluationLine}
 """Kinds of lines that are drawn; others are not read."""
-
-
-@dataclass(frozen=True)
-class PredictionRows:
-    """Lines of predictions.csv.
-
-    Attributes:
-        images: name of each. parts: what the run takes it for. probs: float64[N,K].
-    """
-
-    images: tuple[str, ...]
-    parts: tuple[str, ...]
-    probs: np.ndarray
-
-    def of(self, part: str) -> PredictionRows:
-        """Return the lines of one part."""
-        kept = [i for i, name in enumerate(self.parts) if name == part]
-        return PredictionRows(tuple(self.images[i] for i in kept), (part,) * len(kept), self.probs[kept])
 
 
 class RunFiles:
@@ -162,24 +139,7 @@ class RunFiles:
         Raises:
             UserInputError: if it is missing, or not what a run writes.
         """
-        path = self.path / PREDICTIONS
-        reader = csv.reader(io.StringIO(_text(path), newline=""))
-        head = ["image", "part", "prediction", *self.classes]
-        images, parts, probs = [], [], []
-        try:
-            if [plain_cell(cell) for cell in next(reader, [])] != head:
-                raise ValueError(f"its columns are not {', '.join(head)}")
-            for row in reader:
-                image, part, _, *shares = row
-                values = [float(share) for share in shares]
-                if len(values) != len(self.classes) or not all(0 <= value <= 1 for value in values):
-                    raise ValueError(f"line {reader.line_num}: not a probability for each class")
-                images.append(plain_cell(image))
-                parts.append(part)
-                probs.append(values)
-        except (ValueError, csv.Error) as error:
-            raise UserInputError(f"{PREDICTIONS} is damaged: {error}", where=str(path), fix=AGAIN) from None
-        return PredictionRows(tuple(images), tuple(parts), np.array(probs).reshape(-1, len(self.classes)))
+        return read_predictions(self.path, self.classes)
 
     def digests(self) -> dict[str, str]:
         """Return what the run can be told from any other by: name -> SHA-256."""

@@ -16,8 +16,9 @@ from fercore.experiments.comparison import Comparison, read_comparison
 from fercore.records.result import SCORES
 from fercore.reporting import figures
 from fercore.reporting.blocks import Block, Chapter, Figure, Figures, Heading, Note, Page, Table
-from fercore.reporting.collect import AGAIN, RunFiles
+from fercore.reporting.collect import RunFiles
 from fercore.reporting.run_page import Other, View, about, chapters_of, command, view_of
+from fercore.runs.predictions import AGAIN
 
 
 def comparison_page(out: Path, points: int, faces: int) -> Page:

@@ -10,7 +10,8 @@ import numpy as np
 
 from fercore.errors import UserInputError
 from fercore.evaluation.metrics import Sums, number_units, sums_of
-from fercore.reporting.collect import AGAIN, RunFiles
+from fercore.reporting.collect import RunFiles
+from fercore.runs.predictions import AGAIN
 
 if TYPE_CHECKING:
     from fercore.data import Table

@@ -156,7 +156,7 @@ def test_a_comparison_with_source_only_says_the_verdict_of_every_other_row(apart
     lines = judge_rows(tmp_path / "cmp", ["first", "my row"], [0, 1])
     assert lines == ["my row: 1 unclear against first, by seed, without labels of the target"]
     path = tmp_path / "cmp/my-row-s0/predictions.csv"
-    path.write_text(re.sub(r"(?m)^(?!image)", "x", path.read_text()))
+    path.write_text(re.sub(r"(?m)^(?!image)(?=.)", "x", path.read_text()))
     assert judge_rows(tmp_path / "cmp", ["first", "my row"], [0])[0].startswith("my row: 1 not comparable")
 
 
@@ -289,7 +289,7 @@ def test_what_cannot_be_compared_is_one_line(runs, apart, tmp_path, fercore):
     (other / "predictions.csv").write_text(lines.replace("disgust", "contempt", 1))
     with pytest.raises(UserInputError, match="different classes: 'contempt'"):
         judge(apart[0], other)
-    (other / "predictions.csv").write_text(re.sub(r"(?m)^(?!image)", "x", lines))
+    (other / "predictions.csv").write_text(re.sub(r"(?m)^(?!image)(?=.)", "x", lines))
     with pytest.raises(UserInputError, match="no image in common.*--target"):
         judge(apart[0], other)
     adapted_to = [line for line in lines.splitlines(keepends=True) if ",adaptation," in line]
