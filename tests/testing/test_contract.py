@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -13,37 +14,27 @@ from fercore import ops
 from fercore.builtin.supervised import SourceOnly
 from fercore.engine.run import Trainer
 from fercore.errors import UserInputError
-from fercore.hooks import assemble, catalogue, discovery
 from fercore.ops import dispatch, reference
 from fercore.plugin import LossTerm, Role, hookimpl
-from fercore.prediction import predictor
 from fercore.testing import ContractError, check_plugin
 
 THREE = {"train.steps": 6, "data.size": 16}
 
 
 @pytest.fixture
-def offered(monkeypatch):
-    """Offer a class as the plugin "mine"."""
+def offered(monkeypatch, tmp_path_factory):
+    """Offer a class as the plugin "mine", as an installed package would."""
 
     def offer(kind: type) -> str:
-        info = discovery.PluginInfo("mine", "tests:Mine", "tests", "1", "")
-        load = discovery.load_class
-        for module in (assemble, catalogue, predictor):
-            monkeypatch.setattr(module, "installed_plugins", lambda: {**discovery.installed_plugins(), "mine": info})
-        for module in (assemble, catalogue):
-            monkeypatch.setattr(module, "load_class", lambda found: kind if found is info else load(found))
+        site = tmp_path_factory.mktemp("site")
+        (site / "tests_mine-1.dist-info").mkdir()
+        (site / "tests_mine-1.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: tests-mine\nVersion: 1\n")
+        (site / "tests_mine-1.dist-info/entry_points.txt").write_text("[fercore.plugins]\nmine = tests_mine:Mine\n")
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setitem(sys.modules, "tests_mine", types.SimpleNamespace(Mine=kind))
         return "mine"
 
     return offer
-
-
-class Remembers(SourceOnly):
-    """Counts its calls on itself."""
-
-    @hookimpl
-    def after_step(self):
-        self.calls = getattr(self, "calls", 0) + 1
 
 
 def trainer() -> Trainer:
