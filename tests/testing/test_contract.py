@@ -37,6 +37,14 @@ def offered(monkeypatch, tmp_path_factory):
     return offer
 
 
+class Remembers(SourceOnly):
+    """Counts its calls on itself."""
+
+    @hookimpl
+    def after_step(self):
+        self.calls = getattr(self, "calls", 0) + 1
+
+
 def trainer() -> Trainer:
     frame = sys._getframe()
     while not isinstance(frame.f_locals.get("self"), Trainer):
