@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
 from fercore.engine.observer import Observer
 from fercore.progress import BarWatch, LineWatch, console, watch
 from fercore.records.plan import StepReport
-from fercore.records.result import SCORES, Result, Score
+from fercore.records.result import SCORES, Result, Score, Scores
 from fercore.terminal import printable
 
 __all__ = [
@@ -63,13 +62,13 @@ class LineObserver(Observer):
         terms = " ".join(f"{name.partition('/')[2]} {value:.3f}" for name, value in report.terms.items())
         self._watch.advance(done, f"loss {report.total:.3f} {terms}".rstrip())
 
-    def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
-        """Print the target's accuracy."""
-        if scores["accuracy"] is None:
+    def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
+        """Print the target's scores."""
+        if scores.accuracy is None:
             self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
             return
-        text = " ".join(f"{SCORES[name]} {scores[name]:.4f}" for name in leading(scores.get("primary_metric"))[:2])
-        self.message(f"{self._label} after {done} steps: target {text} (n={scores['n']})")
+        text = " ".join(f"{SCORES[name]} {scores.score(name):.4f}" for name in leading(primary_metric)[:2])
+        self.message(f"{self._label} after {done} steps: target {text} (n={scores.n})")
 
     def end(self) -> None:
         """Say that training is over, finished or not."""

@@ -80,7 +80,7 @@ def tiny() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def make_context():
-    """Build a workshop of named plugins with the tiny settings and more layers."""
+    """Build the context of a run of named plugins with the tiny settings and more layers."""
 
     def make(*names: str, layers: tuple[dict[str, Any], ...] = (), preset: str = "demo") -> RunContext:
         return tiny_context(names, layers, preset)

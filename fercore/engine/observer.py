@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from fercore.records.plan import StepReport
+from fercore.records.result import Score, Scores
 
 
 class Observer:
@@ -20,8 +18,8 @@ class Observer:
     def step(self, report: StepReport, done: int) -> None:
         """Hear that a phase of batch number `done` is finished."""
 
-    def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
-        """Hear an evaluation on the target's test part."""
+    def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
+        """Hear an evaluation on the target's test part after `done` batches, and which score comes first."""
 
     def end(self) -> None:
         """Hear that training is over, finished or not."""

@@ -25,22 +25,34 @@ from fercore.engine.selection import Chosen
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.calibration import calibration_of
-from fercore.evaluation.evaluate import score, score_labels, without_labels
+from fercore.evaluation.evaluate import score, score_labels
 from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
 from fercore.records.outputs import FinishedRun, Outputs, Samples
-from fercore.records.result import SCHEMA, Result
+from fercore.records.result import (
+    SCHEMA,
+    Arithmetic,
+    Average,
+    LabelQuality,
+    OnlineScores,
+    OracleBest,
+    Parameters,
+    Result,
+    Scores,
+    Selection,
+    Source,
+    Target,
+)
 from fercore.records.step import Progress
 from fercore.runs.folder import PREDICTIONS, TEST_LABELS, RunFolder, versions
 from fercore.writing import whole, write_json
 
 
-def evaluate_target(context: RunContext, clock: Progress) -> dict[str, Any]:
+def evaluate_target(context: RunContext, clock: Progress) -> Scores:
     """Score the target's test part; the only use of its labels."""
     predictions = context.evaluator.predict(context.reported, context.domains.test, clock)
-    classes = context.domains.classes
-    return {**score(predictions, classes), "predicted": without_labels(predictions.probs, classes)}
+    return score(predictions, context.domains.classes)
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,7 @@ class Trained:
     images: int
     skipped: Mapping[str, int]
     chosen: Chosen | None
-    oracle: dict[str, Any] | None
+    oracle: OracleBest | None
     online: Online | None = None
     answers: Sequence[Tensor] = ()
 
@@ -79,63 +91,63 @@ def calibrate(context: RunContext, clock: Progress) -> bool:
     return True
 
 
-def build(context: RunContext, scores: dict[str, Any], trained: Trained) -> Result:
+def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
-    config, domains = context.config, context.domains
-    read, source_reports = domains.report["target"], domains.report["sources"]
-    target = {
-        "spec": config.data.target.text,
-        "labelled": read["labelled"],
-        **scores,
-        "n_adaptation": len(domains.adaptation),
-        "transductive": domains.transductive,
-        "adaptation_filtered_by_label": read["adaptation_filtered_by_label"],
-        "test_images_in_sources": domains.report["test_images_in_sources"],
-        **_scaling(read),
-    }
-    sources = zip(config.data.sources, domains.sources, source_reports, strict=True)
-    values = {
-        "schema": SCHEMA,
-        "plugins": list(context.plugins.names),
-        "seed": config.seed,
-        "device": str(context.fabric.device.type),
-        "kernels": ops.kernels(context.fabric.device),
-        "target": target,
-        "sources": [
-            {"spec": spec.text, "n": len(table), **_scaling(domain_report)} for spec, table, domain_report in sources
+    config, train, domains = context.config, context.config.train, context.domains
+    parameters = list(context.model.parameters())
+    return Result(
+        schema_=SCHEMA,
+        plugins=list(context.plugins.names),
+        seed=config.seed,
+        device=str(context.fabric.device.type),
+        kernels=ops.kernels(context.fabric.device),
+        target=_target(context, scores),
+        sources=[
+            Source(spec=spec.text, n=len(table), **_scaling(read))
+            for spec, table, read in zip(config.data.sources, domains.sources, domains.report["sources"], strict=True)
         ],
-        "selection": {"rule": config.select.rule, "oracle_best": trained.oracle, **_chosen(trained.chosen)},
-        "primary_metric": config.report.primary_metric,
-        "ema": None if config.train.ema is None else {"decay": config.train.ema, "buffers": config.train.ema_buffers},
-        "label_split": domains.report["label_split"],
-        "pseudo_labels": label_quality(context),
+        selection=Selection(rule=config.select.rule, oracle_best=trained.oracle, **_chosen(trained.chosen)),
+        primary_metric=config.report.primary_metric,
+        ema=None if train.ema is None else Average(decay=train.ema, buffers=train.ema_buffers),
+        label_split=domains.report["label_split"],
+        pseudo_labels=label_quality(context),
         **_online(context, trained),
-        "parameters": {
-            "total": count(context.model.parameters()),
-            "trained": count(p for p in context.model.parameters() if p.requires_grad),
-        },
-        "steps": trained.steps,
-        "skipped_steps": dict(trained.skipped),
-        "train_seconds": round(trained.seconds, 3),
-        "seconds_per_step": round(trained.seconds / max(1, trained.steps), 6),
-        "train_images_per_second": round(trained.images / max(trained.seconds, 1e-9), 1),
-        "peak_memory_mb": peak_memory_mb(context.fabric.device),
-        "threads": torch.get_num_threads(),
-        "arithmetic": {
-            "precision": config.train.precision,
-            "memory_format": config.train.memory_format,
-            "joint_forward": context.joint,
-            "compile": config.train.compile,
-            "fused_optimiser": config.train.fused_optimiser,
-            "deterministic": config.train.deterministic,
-        },
-        "preset": config.preset,
-        "versions": {**versions(), **context.resolved.versions},
-    }
-    return Result.model_validate(values)
+        parameters=Parameters(total=count(parameters), trained=count(p for p in parameters if p.requires_grad)),
+        steps=trained.steps,
+        skipped_steps=dict(trained.skipped),
+        train_seconds=round(trained.seconds, 3),
+        seconds_per_step=round(trained.seconds / max(1, trained.steps), 6),
+        train_images_per_second=round(trained.images / max(trained.seconds, 1e-9), 1),
+        peak_memory_mb=peak_memory_mb(context.fabric.device),
+        threads=torch.get_num_threads(),
+        arithmetic=Arithmetic(
+            precision=train.precision,
+            memory_format=train.memory_format,
+            joint_forward=context.joint,
+            compile=train.compile,
+            fused_optimiser=train.fused_optimiser,
+            deterministic=train.deterministic,
+        ),
+        preset=config.preset,
+        versions={**versions(), **context.resolved.versions},
+    )
 
 
-def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
+def _target(context: RunContext, scores: Scores) -> Target:
+    domains, read = context.domains, context.domains.report["target"]
+    return Target(
+        **dict(scores),
+        spec=context.config.data.target.text,
+        labelled=read["labelled"],
+        n_adaptation=len(domains.adaptation),
+        transductive=domains.transductive,
+        adaptation_filtered_by_label=read["adaptation_filtered_by_label"],
+        test_images_in_sources=domains.report["test_images_in_sources"],
+        **_scaling(read),
+    )
+
+
+def _online(context: RunContext, trained: Trained) -> dict[str, OnlineScores]:
     """Return what the predictions of a stream came to, made before the batch was adapted to; empty without one."""
     if trained.online is None:
         return {}
@@ -143,18 +155,18 @@ def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
     probs, order = torch.cat(list(trained.answers)).numpy(), context.stream
     outputs = Outputs(probs, {}, {}, domains.truth[order])
     stage = next(stage for stage in context.stages if stage.stream)
-    values = {
-        **score(outputs, domains.classes),
-        "predicted": without_labels(probs, domains.classes),
-        "order": config.stream.order,
-        "dirichlet": config.stream.dirichlet if config.stream.order == "correlated" else None,
-        "order_uses_target_labels": config.stream.order == "correlated",
-        "batch": stage.target_batch or config.data.target_batch,
-        "resets": dict(online.resets),
-        "alarms": list(online.alarms),
-        "stopped_at": online.stopped_at,
+    return {
+        "online": OnlineScores(
+            **dict(score(outputs, domains.classes)),
+            order=config.stream.order,
+            dirichlet=config.stream.dirichlet if config.stream.order == "correlated" else None,
+            order_uses_target_labels=config.stream.order == "correlated",
+            batch=stage.target_batch or config.data.target_batch,
+            resets=dict(online.resets),
+            alarms=list(online.alarms),
+            stopped_at=online.stopped_at,
+        )
     }
-    return {"online": values}
 
 
 def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> None:
@@ -170,6 +182,7 @@ def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> No
             writer.writerow([domains.target.keys[place], prediction, *(f"{p:.6f}" for p in row)])
 
 
+# What does not apply is not given: `Result.to_json` leaves out what was not set.
 def _chosen(chosen: Chosen | None) -> dict[str, Any]:
     return {} if chosen is None else {"step": chosen.step, "candidates": chosen.candidates}
 
@@ -179,7 +192,7 @@ def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:
     return {"scaling": read["scaling"]} if "scaling" in read else {}
 
 
-def label_quality(context: RunContext) -> dict[str, Any]:
+def label_quality(context: RunContext) -> dict[str, LabelQuality]:
     """Return "<plugin>/<record>" -> how good the pseudo labels are that a method left on the adaptation part."""
     by_record = {}
     for name, part in context.model.parts.items():

@@ -30,7 +30,7 @@ from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.guard import open_result
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.plan import RunResult, Stage, StepReport
-from fercore.records.result import SCORES
+from fercore.records.result import SCORES, OracleBest, Result, Scores
 from fercore.records.step import SIDES, Batch, EncodedDataset, Progress, Side
 from fercore.runs import checkpoint
 from fercore.runs.folder import RunFolder
@@ -49,7 +49,7 @@ class _Progress(Shape):
     log_size: Count
     skipped: dict[str, Count]
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    oracle: dict[str, Any] | None
+    oracle: OracleBest | None
 
 
 class Trainer:
@@ -71,7 +71,7 @@ class Trainer:
         self.seconds = 0.0
         self.images = 0
         self.skipped: dict[str, int] = {}
-        self.oracle: dict[str, Any] | None = None
+        self.oracle: OracleBest | None = None
         self.runners: list[PhaseRunner] = []
         self.online: Online | None = None
         self.answers: list[Tensor] = []
@@ -245,21 +245,21 @@ class Trainer:
             clock = Progress(stage.name, "", step // per_epoch, step, stage.steps)
             self.evaluate(clock, oracle=self.context.config.select.oracle)
 
-    def evaluate(self, clock: Progress, *, oracle: bool) -> dict[str, Any]:
+    def evaluate(self, clock: Progress, *, oracle: bool) -> Scores:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
         context = self.context
         if context.config.train.eval_every:
             self._score_without_labels(clock)
         scores = results.evaluate_target(context, clock)
         primary_metric = context.config.report.primary_metric
-        self.observer.evaluated({**scores, "primary_metric": primary_metric}, self.done)
-        summary: dict[str, Any] = {key: scores[key] for key in SCORES}
-        if scores["accuracy"] is None:
+        self.observer.evaluated(scores, primary_metric, self.done)
+        summary: dict[str, float] = {name: value for name in SCORES if (value := scores.score(name)) is not None}
+        if not summary:
             return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
         self.board.scalars("target", summary, self.done)
-        if oracle and (self.oracle is None or scores[primary_metric] > self.oracle[primary_metric]):
-            self.oracle = {**summary, "epoch": clock.epoch, "step": self.done, "uses_target_labels": True}
+        if oracle and (self.oracle is None or summary[primary_metric] > self.oracle.score(primary_metric)):
+            self.oracle = OracleBest(**summary, epoch=clock.epoch, step=self.done, uses_target_labels=True)
         return scores
 
     def _score_without_labels(self, clock: Progress) -> None:
@@ -296,7 +296,7 @@ class Trainer:
             "seconds": self.seconds,
             "images": self.images,
             "skipped": dict(self.skipped),
-            "oracle": self.oracle,
+            "oracle": None if self.oracle is None else self.oracle.model_dump(),
             "model": dict(self.context.model.state_dict()),
             "average": None if self.context.average is None else self.context.average.state_dict(),
             "online": None if self.online is None else self.online.state_dict(),
@@ -323,12 +323,13 @@ class Trainer:
         """
         if fault := misfit(state, _Progress):
             raise ValueError(fault)
-        self.stage_index, self.step = state["stage_index"], state["step"]
+        recorded = _Progress.model_validate(state)
+        self.stage_index, self.step = recorded.stage_index, recorded.step
         ends = [stage.steps for stage in self.context.stages]
         if self.stage_index >= len(ends) or self.step > ends[self.stage_index]:
             raise ValueError(f"stage {self.stage_index}, step {self.step} is not in the plan of {ends} steps")
-        self.seconds, self.images, self.oracle = state["seconds"], state["images"], state["oracle"]
-        self.skipped = dict(state["skipped"])
+        self.seconds, self.images, self.oracle = recorded.seconds, recorded.images, recorded.oracle
+        self.skipped = dict(recorded.skipped)
         self.context.model.load_state_dict(state["model"])
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
@@ -345,7 +346,7 @@ class Trainer:
         self.context.fabric.strategy.precision.load_state_dict(state["precision"])
         self.saved_at = self.done
         # Last: lines are cut off only once everything else of the checkpoint has proved good.
-        self.folder.rewind_log(state["log_size"])
+        self.folder.rewind_log(recorded.log_size)
 
     def _restore_stream(self, state: Mapping[str, Any]) -> None:
         """Take up the stream that a checkpoint was written in or after."""
@@ -365,7 +366,7 @@ class Trainer:
 
 
 @no_exit()
-def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = False) -> dict[str, Any]:
+def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = False) -> Result:
     """Train, evaluate the last weights on the target's test part, and write result.json.
 
     Args:
@@ -375,7 +376,7 @@ def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = F
         resume: go on from the newest checkpoint in `path`.
 
     Returns:
-        The contents of result.json.
+        what result.json holds.
 
     Raises:
         UserInputError: if the folder cannot be used, or a loss term is not finite.
@@ -430,7 +431,7 @@ def take_up(trainer: Trainer, latest: Path) -> int | None:
     return old_end
 
 
-def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
+def _run(trainer: Trainer, *, resume: bool) -> Result:
     context, folder, observer = trainer.context, trainer.folder, trainer.observer
     results.reports_of(context.config)  # refuses one that no package brings, before anything is written
     results.reset_peak_memory(context.fabric.device)
@@ -469,14 +470,13 @@ def _run(trainer: Trainer, *, resume: bool) -> dict[str, Any]:
         trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle,
         trainer.online, trainer.answers,
     )  # fmt: skip
-    record = results.build(context, scores, trained)
+    result = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)
     if trainer.online is not None:
         results.write_online(context, folder, trained)
     write_model(context, folder.model, clock)
     # result.json says that the run is finished, so it comes after the reports and the model.
-    folder.finish(record)
+    folder.finish(result)
     trainer.candidates.forget()
-    values = record.to_json()
-    context.plugins.after_run(open_result(RunResult(str(folder.path), values), context.config.data))
-    return values
+    context.plugins.after_run(open_result(RunResult(str(folder.path), result), context.config.data))
+    return result

@@ -26,6 +26,7 @@ from fercore.evaluation.selection import (
     score_pool,
 )
 from fercore.records.outputs import Outputs
+from fercore.records.result import Candidate
 from fercore.records.step import PLAIN, DomainBatch, Progress
 from fercore.runs import checkpoint
 
@@ -108,7 +109,7 @@ class Chosen:
 
     clock: Progress
     step: int
-    candidates: list[dict[str, Any]]
+    candidates: list[Candidate]
 
 
 class Candidates:
@@ -162,11 +163,11 @@ class Candidates:
         context.model.load_state_dict(weights)
         if context.average is not None:
             context.average.model.load_state_dict(weights)
-        told = [
-            {"step": state["done"], "score": float(score) if np.isfinite(score) else None}
+        candidates = [
+            Candidate(step=state["done"], score=float(score) if np.isfinite(score) else None)
             for state, score in zip(states, scores, strict=True)
         ]
-        return Chosen(Progress(**states[at]["clock"]), states[at]["done"], told)
+        return Chosen(Progress(**states[at]["clock"]), states[at]["done"], candidates)
 
     def forget(self) -> None:
         """Delete all, once the choice is written down."""

@@ -19,6 +19,7 @@ from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
+from fercore.records.result import ClassQuality, LabelQuality, Predicted, Scores
 from fercore.records.step import PLAIN, DomainBatch, Encoded, EncodedDataset, Progress, Purpose, Side
 
 if TYPE_CHECKING:
@@ -113,8 +114,8 @@ def _join(parts: Sequence[Any]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
-    """Return n, accuracy, balanced accuracy, macro F1, recall and F1 per class, the confusion matrix (rows = truth).
+def score(predictions: Outputs, classes: Sequence[str]) -> Scores:
+    """Return the scores of predictions against the labels that are known.
 
     Samples without a label are not scored. Classes without a sample are reported as None and left out of balanced
     accuracy and macro F1; without any labelled sample every score and the matrix are None.
@@ -129,69 +130,64 @@ def score(predictions: Outputs, classes: Sequence[str]) -> dict[str, Any]:
     of_class = class_scores(confusion)
     recall, f1 = ({classes[k]: float(one[k]) if support[k] else None for k in names} for one in of_class)
     some = bool(present)
-    return {
-        "n": len(truth),
-        "classes": list(classes),
-        "accuracy": float((truth == guess).mean()) if some else None,
-        "balanced_accuracy": float(np.mean(of_class[0][present])) if some else None,
-        "macro_f1": float(np.mean(of_class[1][present])) if some else None,
-        "per_class_recall": recall,
-        "per_class_f1": f1,
-        "confusion": confusion.tolist() if some else None,
-    }
+    return Scores(
+        n=len(truth),
+        classes=list(classes),
+        accuracy=float((truth == guess).mean()) if some else None,
+        balanced_accuracy=float(np.mean(of_class[0][present])) if some else None,
+        macro_f1=float(np.mean(of_class[1][present])) if some else None,
+        per_class_recall=recall,
+        per_class_f1=f1,
+        confusion=confusion.tolist() if some else None,
+        predicted=without_labels(predictions.probs, classes),
+    )
 
 
-def without_labels(probs: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what can be said of predictions without a label.
+def without_labels(probs: np.ndarray, classes: Sequence[str]) -> Predicted:
+    """Return what can be said of predictions without a label; None where there is no image.
 
     Args:
         probs: float[N,K].
-
-    Returns:
-        {"n", "class_shares": {name: share predicted as it}, "entropy": mean, as a share of the largest, "confidence":
-        mean of the largest probability}; None where there is no image.
     """
     n, k = probs.shape
     logs = np.log(np.maximum(probs, np.finfo(np.float64).tiny), dtype=np.float64)
     shares = np.bincount(probs.argmax(axis=1), minlength=k) / max(1, n)
-    return {
-        "n": n,
-        "class_shares": dict(zip(classes, shares.tolist(), strict=True)),
-        "entropy": float(-(probs * logs).sum(axis=1).mean() / np.log(k)) if n else None,
-        "confidence": float(probs.max(axis=1).mean()) if n else None,
-    }
+    return Predicted(
+        n=n,
+        class_shares=dict(zip(classes, shares.tolist(), strict=True)),
+        entropy=float(-(probs * logs).sum(axis=1).mean() / np.log(k)) if n else None,
+        confidence=float(probs.max(axis=1).mean()) if n else None,
+    )
 
 
-def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+def score_labels(probs: np.ndarray, weight: np.ndarray, truth: np.ndarray, classes: Sequence[str]) -> LabelQuality:
     """Return how many target samples a method labels, and how well: only the evaluator may compare the two.
 
     Args:
         probs: float[N,K] pseudo labels. weight: float[N], 0 = none. truth: int64[N], -1 = unknown.
 
     Returns:
-        {"n", "labelled", "coverage", "known" (labelled samples whose truth is known), "accuracy", "balanced_accuracy",
-        "probability" (mean share of the true class), "per_class": {name: {"coverage", "accuracy"}},
-        "uses_target_labels": true}; None where there is nothing to score.
+        shares and scores; None where there is nothing to score.
     """
     given, known = weight > 0, truth >= 0
     both = given & known
     right = probs.argmax(axis=1) == truth
-    rows: dict[str, dict[str, float | None]] = {}
+    per_class: dict[str, ClassQuality] = {}
     for k, name in enumerate(classes):
         own, scored = truth == k, both & (truth == k)
-        rows[name] = {
-            "coverage": float(given[own].mean()) if own.any() else None,
-            "accuracy": float(right[scored].mean()) if scored.any() else None,
-        }
-    accuracies = [row["accuracy"] for row in rows.values() if row["accuracy"] is not None]
-    return {
-        "n": len(weight),
-        "labelled": int(given.sum()),
-        "coverage": float(given.mean()) if len(given) else None,
-        "known": int(both.sum()),
-        "accuracy": float(right[both].mean()) if both.any() else None,
-        "balanced_accuracy": float(np.mean(accuracies)) if accuracies else None,
-        "probability": float(probs[both, truth[both]].mean()) if both.any() else None,
-        "per_class": rows,
-        "uses_target_labels": True,
-    }
+        per_class[name] = ClassQuality(
+            coverage=float(given[own].mean()) if own.any() else None,
+            accuracy=float(right[scored].mean()) if scored.any() else None,
+        )
+    accuracies = [one.accuracy for one in per_class.values() if one.accuracy is not None]
+    return LabelQuality(
+        n=len(weight),
+        labelled=int(given.sum()),
+        coverage=float(given.mean()) if len(given) else None,
+        known=int(both.sum()),
+        accuracy=float(right[both].mean()) if both.any() else None,
+        balanced_accuracy=float(np.mean(accuracies)) if accuracies else None,
+        probability=float(probs[both, truth[both]].mean()) if both.any() else None,
+        per_class=per_class,
+        uses_target_labels=True,
+    )

@@ -6,7 +6,7 @@ the collector's lists or the stack; no hook, though, hands over an object that l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -62,11 +62,11 @@ def open_result(result: RunResult, data: DataSettings) -> RunResult:
     Args:
         data: the run's.
     """
-    record: Mapping[str, Any] = result.record
-    target = {**record["target"], "spec": unplaced(data.target).text}
-    pairs = zip(record["sources"], data.sources, strict=True)
-    sources = [{**source, "spec": unplaced(spec).text} for source, spec in pairs]
-    return RunResult(result.folder, {**record, "target": target, "sources": sources})
+    record = result.record
+    target = record.target.model_copy(update={"spec": unplaced(data.target).text})
+    pairs = zip(record.sources, data.sources, strict=True)
+    sources = [source.model_copy(update={"spec": unplaced(spec).text}) for source, spec in pairs]
+    return RunResult(result.folder, record.model_copy(update={"target": target, "sources": sources}))
 
 
 Encoder = Callable[[Side], EncodedDataset]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
+
+from fercore.records.result import Result
 
 Transform: TypeAlias = str
 """Name of an augmentation policy: "none", "weak", "strong", or one that a package adds (`fercore.transforms`)."""
@@ -242,8 +244,8 @@ class RunResult:
     """A finished run, for `after_run` hooks.
 
     Attributes:
-        folder: the run folder; record: the contents of result.json, for plugins with SPECs that have no path.
+        folder: the run folder. record: what result.json holds; plugins get it with SPECs that have no path.
     """
 
     folder: str
-    record: Mapping[str, Any]
+    record: Result

@@ -34,18 +34,14 @@ class Predicted(Shape):
     confidence: Share | None
 
 
-class Target(Shape):
-    """The target and the scores on its test part; None where nothing has a label.
+class Scores(Shape):
+    """How good predictions of one part are; None where nothing has a label.
 
     Attributes:
-        n: labelled test images. confusion: rows are the truth. n_adaptation: images adapted to.
-        transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
-        scaling: how one-channel images became 8 bits, where the spec has a range.
-        predicted: of the test images, with a label or without; None in results of earlier versions.
+        n: labelled images. classes: of the run. confusion: int[K,K], rows are the truth.
+        predicted: of all images, with a label or without; None in results of earlier versions.
     """
 
-    spec: str
-    labelled: Labelled
     n: int
     classes: list[str]
     accuracy: Share | None
@@ -54,38 +50,57 @@ class Target(Shape):
     per_class_recall: Shares
     per_class_f1: Shares
     confusion: list[list[int]] | None
-    n_adaptation: int
-    transductive: bool
-    adaptation_filtered_by_label: int
-    test_images_in_sources: int
-    scaling: dict[str, Any] | None = None
     predicted: Predicted | None = None
 
-    def score(self, name: str) -> float | None:
+    def score(self, name: Score) -> float | None:
         """Return a score by its name in result.json, as `Result.primary_metric` has it."""
         value: float | None = getattr(self, name)
         return value
 
 
-class Online(Shape):
+class Scaling(Shape):
+    """How one-channel images became 8 bits; see `fercore.data.images.scaling`.
+
+    Attributes:
+        range: what the spec asks for. one_channel: images that were scaled. deep: those of them of more than 8 bits.
+        colour: images that were left as they are.
+    """
+
+    range: str
+    one_channel: int
+    deep: int
+    colour: int
+
+
+class Target(Scores):
+    """The target, and the scores on its test part.
+
+    Attributes:
+        labelled: labels of it that were trained on. n_adaptation: images adapted to.
+        transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
+        test_images_in_sources: images that a source has, with their labels, and the test part too.
+        scaling: where the spec has a range.
+    """
+
+    spec: str
+    labelled: Labelled
+    n_adaptation: int
+    transductive: bool
+    adaptation_filtered_by_label: int
+    test_images_in_sources: int
+    scaling: Scaling | None = None
+
+
+class OnlineScores(Scores):
     """Predictions in a stream, each made before the model adapted to its batch; the `Target` has those after it all.
 
     Attributes:
-        scores: as those of `Target`. order: of the stream. dirichlet: of "correlated", else None.
+        order: of the stream. dirichlet: of "correlated", else None.
         order_uses_target_labels: whether the labels put the stream together; no method sees them. batch: images of one.
         resets: reason -> times that weights went back to the initial ones. alarms: what sounded, in words.
         stopped_at: images after which the initial model predicted alone; None = adaptation went on.
     """
 
-    n: int
-    classes: list[str]
-    accuracy: Share | None
-    balanced_accuracy: Share | None
-    macro_f1: Share | None
-    per_class_recall: Shares
-    per_class_f1: Shares
-    confusion: list[list[int]] | None
-    predicted: Predicted
     order: str
     dirichlet: float | None
     order_uses_target_labels: bool
@@ -100,7 +115,7 @@ class Source(Shape):
 
     spec: str
     n: int
-    scaling: dict[str, Any] | None = None
+    scaling: Scaling | None = None
 
 
 class OracleBest(Shape):
@@ -112,6 +127,11 @@ class OracleBest(Shape):
     epoch: int
     step: int
     uses_target_labels: bool
+
+    def score(self, name: Score) -> float:
+        """Return a score by its name."""
+        value: float = getattr(self, name)
+        return value
 
 
 class Candidate(Shape):
@@ -137,8 +157,20 @@ class Average(Shape):
     buffers: str
 
 
+class ClassQuality(Shape):
+    """How many samples of a class have a pseudo label, and how many of those that are scored are right."""
+
+    coverage: Share | None
+    accuracy: Share | None
+
+
 class LabelQuality(Shape):
-    """How good pseudo labels are; see `fercore.evaluation.evaluate.score_labels`."""
+    """How good pseudo labels are.
+
+    Attributes:
+        n: samples. labelled: those with a pseudo label; coverage: their share. known: labelled samples with a truth.
+        probability: mean probability of the true class.
+    """
 
     n: int
     labelled: int
@@ -147,8 +179,38 @@ class LabelQuality(Shape):
     accuracy: Share | None
     balanced_accuracy: Share | None
     probability: float | None
-    per_class: dict[str, Shares]
+    per_class: dict[str, ClassQuality]
     uses_target_labels: bool
+
+
+class LabelCounts(Shape):
+    """Samples of each part of a dataset that was divided."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    labelled: int
+    unlabelled: int
+    skipped: int = Field(alias="left out")
+
+
+class LabelSplit(Shape):
+    """How one dataset was divided into labelled and unlabelled samples; see `fercore.data.domains.labelled`.
+
+    Attributes:
+        labels: how many were asked for. rule, by, seed: of the drawing. per_class: labels drawn of each class.
+        short: labels fewer than the rule gives.
+        subjects_of_test: samples that stay unlabelled because the test part shows their subject or sequence.
+    """
+
+    labels: int
+    rule: str
+    by: str
+    seed: int
+    counts: LabelCounts
+    per_class: dict[str, int]
+    short: int
+    include_labelled: bool
+    subjects_of_test: int = 0
 
 
 class Parameters(Shape):
@@ -191,9 +253,9 @@ class Result(Shape):
     selection: Selection
     primary_metric: Score
     ema: Average | None
-    label_split: dict[str, Any] | None
+    label_split: LabelSplit | None
     pseudo_labels: dict[str, LabelQuality]
-    online: Online | None = None
+    online: OnlineScores | None = None
     parameters: Parameters
     steps: int
     skipped_steps: dict[str, int] = Field(default_factory=dict)

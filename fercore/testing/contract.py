@@ -174,14 +174,14 @@ def trains(case: Case) -> str:
     test, classes = case.whole.domains.test, case.whole.domains.classes
     bad = [name for name, value in tensors_of(case.state("whole")["model"]) if not torch.isfinite(value.float()).all()]
     if bad:
-        case.broken(f"weights are not finite after {case.record['steps']} steps: {bad[:3]}", "look at its loss terms")
+        case.broken(f"weights are not finite after {case.record.steps} steps: {bad[:3]}", "look at its loss terms")
     probs = case.whole.evaluator.predict(
         case.whole.reported, test, api.load(case.folder / "whole").record.evaluation.clock
     ).probs
     if probs.shape != (len(test), len(classes)) or not np.allclose(probs.sum(1), 1, atol=1e-4):
         case.broken(f"predictions have shape {probs.shape} and do not sum to 1", "return float[B,K] from `predict`")
     terms = sorted({name for report in case.heard.reports for name in report.terms})
-    return f"{case.record['steps']} steps, terms {', '.join(terms) or 'none'}"
+    return f"{case.record.steps} steps, terms {', '.join(terms) or 'none'}"
 
 
 def untouched(case: Case) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fercore.hooks import Plugin
     from fercore.models import Model
     from fercore.records.plan import StepReport
+    from fercore.records.result import Score, Scores
     from fercore.records.step import Batch, Encoded, LossTerm, Progress, PseudoLabels, Side
 
 TINY: dict[str, Any] = {
@@ -68,7 +69,7 @@ class Listener(Observer):
         self.stop_after = stop_after
         self.messages: list[str] = []
         self.reports: list[StepReport] = []
-        self.scores: list[tuple[int, Mapping[str, Any]]] = []
+        self.scores: list[tuple[int, Scores]] = []
 
     def message(self, text: str) -> None:
         """Remember a line."""
@@ -84,7 +85,7 @@ class Listener(Observer):
         if done == self.stop_after:
             raise KeyboardInterrupt
 
-    def evaluated(self, scores: Mapping[str, Any], done: int) -> None:
+    def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
         """Remember scores."""
         self.scores.append((done, scores))
 

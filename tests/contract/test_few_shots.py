@@ -16,7 +16,7 @@ from fercore.engine.setup import build_context
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
-from fercore.records.result import Result
+from fercore.records.result import Labelled
 from fercore.runs.folder import RunFolder
 
 TARGET = "synthfer:wild?n=112&seed=2&shots=1"
@@ -34,10 +34,10 @@ def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
     assert f"source {TARGET}: 7 images, labelled ones of the target" in lines
     assert "labelled 7 (anger 1" in lines
     record = run(context, tmp_path / "whole", listener())
-    assert record["target"]["labelled"] == {"n": 7, "per_class": dict.fromkeys(context.domains.classes, 1)}
-    assert [source["n"] for source in record["sources"]] == [84, 84, 7]
-    assert record["target"]["n"] + record["target"]["n_adaptation"] + 7 == 112
-    print_result(Result.model_validate(record))
+    assert record.target.labelled == Labelled(n=7, per_class=dict.fromkeys(context.domains.classes, 1))
+    assert [source.n for source in record.sources] == [84, 84, 7]
+    assert record.target.n + record.target.n_adaptation + 7 == 112
+    print_result(record)
     assert "trained with 7 target labels" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(KeyboardInterrupt):
         run(make_context(name, layers=(DATA,)), tmp_path / "cut", listener(stop_after=5))
@@ -51,8 +51,8 @@ def test_a_method_trains_with_target_labels_says_so_and_resumes_to_the_bit(
 
 def test_without_shots_no_target_label_is_counted(make_context, tmp_path, listener, capsys):
     record = run(make_context("source_only"), tmp_path / "run", listener())
-    assert record["target"]["labelled"] == {"n": 0, "per_class": {}}
-    print_result(Result.model_validate(record))
+    assert record.target.labelled == Labelled(n=0, per_class={})
+    print_result(record)
     assert "target labels" not in capsys.readouterr().out
 
 

@@ -19,6 +19,7 @@ from fercore.hooks import hookimpl
 from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.models import External, Model, SizedByData
+from fercore.records.result import Average
 
 EMA = {"train": {"ema": 0.7}}
 
@@ -105,14 +106,14 @@ def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_context, tmp_p
     }
     context = make_context("source_only", layers=(EMA, data))
     whole = run(context, tmp_path / "whole", listener())
-    assert whole["ema"] == {"decay": 0.7, "buffers": "copy"}
+    assert whole.ema == Average(decay=0.7, buffers="copy")
     with pytest.raises(KeyboardInterrupt):
         run(make_context("source_only", layers=(EMA, data)), tmp_path / "cut", listener(stop_after=5))
     again = run(make_context("source_only", layers=(EMA, data)), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole")["average"], weights_of(tmp_path / "cut")["average"]
     assert left["steps"] == right["steps"] == 6
     assert [key for key in left["model"] if not torch.equal(left["model"][key], right["model"][key])] == []
-    assert again["target"] == whole["target"]
+    assert again.target == whole.target
     trained = weights_of(tmp_path / "whole")["model"]
     assert not torch.equal(left["model"]["heads.main.1.weight"], trained["heads.main.1.weight"])
     probs = context.evaluator.predict(context.average.model, context.domains.test, None).probs
@@ -122,14 +123,14 @@ def test_a_run_reports_the_average_and_resumes_it_to_the_bit(make_context, tmp_p
     assert [f"{p:.6f}" for p in probs[0]] == [tested[name] for name in context.domains.classes]
     parts = [row["part"] for row in rows.values()]
     assert {part: parts.count(part) for part in ("test", "labelled", "adaptation", "unused")} == {
-        "test": whole["target"]["n"],
+        "test": whole.target.n,
         "labelled": 28,
-        "adaptation": whole["target"]["n_adaptation"],
-        "unused": 140 - 28 - whole["target"]["n"] - whole["target"]["n_adaptation"],
+        "adaptation": whole.target.n_adaptation,
+        "unused": 140 - 28 - whole.target.n - whole.target.n_adaptation,
     }
     kept = json.loads((tmp_path / "whole/labelled.json").read_text())
     assert kept == context.domains.label_split
-    assert whole["label_split"]["counts"]["labelled"] == 28
+    assert whole.label_split.counts.labelled == 28
 
 
 class Writer(SourceOnly):
@@ -180,9 +181,9 @@ def test_only_parameters_that_differ_are_adopted(fabric):
 
 def test_a_run_without_an_average_says_so(make_context, tmp_path, listener, weights_of):
     record = run(make_context("source_only", layers=({"train": {"steps": 2}},)), tmp_path / "run", listener())
-    assert record["ema"] is None
-    assert record["label_split"] is None
-    assert record["primary_metric"] == "accuracy"
+    assert record.ema is None
+    assert record.label_split is None
+    assert record.primary_metric == "accuracy"
     assert weights_of(tmp_path / "run")["average"] is None
     assert not (tmp_path / "run/labelled.json").exists()
 
@@ -192,9 +193,8 @@ def test_the_score_that_leads_stands_first(make_context, tmp_path, listener, cap
     from fercore.experiments import comparison
     from fercore.records.result import Result
 
-    values = run(
-        make_context("source_only", layers=({"train": {"steps": 2, "ema": 0.9}},)), tmp_path / "run", listener()
-    )
+    layers = ({"train": {"steps": 2, "ema": 0.9}},)
+    values = run(make_context("source_only", layers=layers), tmp_path / "run", listener()).to_json()
     target = {**values["target"], "accuracy": 0.5, "balanced_accuracy": 0.25, "macro_f1": 0.125}
     counts = {"parameters": {"total": 1234567, "trained": 1000}, "seconds_per_step": 0.25}
     values = {**values, **counts, "target": target, "primary_metric": "balanced_accuracy"}

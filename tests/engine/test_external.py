@@ -64,7 +64,7 @@ def test_a_resumed_run_has_the_same_bits(probe, tmp_path, listener, weights_of, 
     with pytest.raises(KeyboardInterrupt):
         run(probe(**train), tmp_path / "cut", listener(stop_after=5))
     resumed = run(probe(**train), tmp_path / "cut", listener(), resume=True)
-    assert resumed["target"] == whole["target"]
+    assert resumed.target == whole.target
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
     states = [(left["model"], right["model"])]
     if train:
@@ -78,7 +78,7 @@ def test_a_resumed_run_has_the_same_bits(probe, tmp_path, listener, weights_of, 
 def test_a_checkpoint_holds_what_is_trained_and_what_the_rest_is(probe, tmp_path, listener):
     context = probe()
     record = run(context, tmp_path / "run", listener())
-    trained, total = record["parameters"]["trained"], record["parameters"]["total"]
+    trained, total = record.parameters.trained, record.parameters.total
     assert total > 50 * trained
     with safe_open(checkpoint.newest(tmp_path / "run/checkpoints") / checkpoint.TENSORS, "pt") as file:
         stored = sum(file.get_tensor(key).numel() for key in file.keys() if file.get_tensor(key).is_floating_point())

@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(make_context, tmp_pat
     assert f"{name}); make room there; interrupted {kept}; resume with: fercore run --resume {tmp_path}/run" in text
     assert not [path for path in (tmp_path / "run").rglob(".*")]
     record = run(make_context("source_only", layers=(REPORTS,)), tmp_path / "run", Observer(), resume=True)
-    assert record["steps"] == 6
+    assert record.steps == 6
     assert (tmp_path / "run" / name).exists() or checkpoint.newest(tmp_path / "run/checkpoints")
 
 

@@ -18,23 +18,23 @@ CLASSES = ("anger", "fear", "neutral")
 def test_scores_by_hand():
     probs = np.array([[0.6, 0.4, 0], [0.2, 0.8, 0], [0, 0, 1], [0.5, 0.5, 0], [1, 0, 0]])
     found = score_labels(probs, np.array([1, 1, 0.5, 0, 1]), np.array([0, 0, 2, 1, -1]), CLASSES)
-    assert (found["n"], found["labelled"], found["known"]) == (5, 4, 3)
-    assert found["coverage"] == 0.8
-    assert found["accuracy"] == pytest.approx(2 / 3)
-    assert found["balanced_accuracy"] == pytest.approx((0.5 + 1) / 2)
-    assert found["probability"] == pytest.approx((0.6 + 0.2 + 1) / 3)
-    assert found["per_class"] == {
+    assert (found.n, found.labelled, found.known) == (5, 4, 3)
+    assert found.coverage == 0.8
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.balanced_accuracy == pytest.approx((0.5 + 1) / 2)
+    assert found.probability == pytest.approx((0.6 + 0.2 + 1) / 3)
+    assert {name: one.model_dump() for name, one in found.per_class.items()} == {
         "anger": {"coverage": 1.0, "accuracy": 0.5},
         "fear": {"coverage": 0.0, "accuracy": None},
         "neutral": {"coverage": 1.0, "accuracy": 1.0},
     }
-    assert found["uses_target_labels"]
+    assert found.uses_target_labels
 
 
 @pytest.mark.parametrize(("weight", "truth"), [([0, 0], [0, 1]), ([1, 1], [-1, -1])])
 def test_nothing_to_score_is_none(weight, truth):
     found = score_labels(np.eye(3)[:2], np.array(weight), np.array(truth), CLASSES)
-    assert found["accuracy"] is found["balanced_accuracy"] is found["probability"] is None
+    assert found.accuracy is found.balanced_accuracy is found.probability is None
 
 
 def test_f1_is_that_of_scikit_learn_to_the_bit():
@@ -47,8 +47,8 @@ def test_f1_is_that_of_scikit_learn_to_the_bit():
     classes = ("anger", "fear", "happiness", "neutral")
     found = score(Outputs(np.eye(4)[guess], {}, {}, truth), classes)
     expected = f1_score(truth[9:], guess[9:], labels=range(4), average=None, zero_division=0)
-    assert found["per_class_f1"] == {**dict(zip(classes, expected.tolist(), strict=True)), "neutral": None}
-    assert found["macro_f1"] == expected[:3].mean()
+    assert found.per_class_f1 == {**dict(zip(classes, expected.tolist(), strict=True)), "neutral": None}
+    assert found.macro_f1 == expected[:3].mean()
 
 
 def test_a_record_takes_the_datas_size_when_it_is_loaded():

@@ -74,7 +74,7 @@ def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_conte
     whole = run(make_context("source_only", layers=(steps(6, **every), watch)), tmp_path / "whole", listener())
     short = make_context("source_only", layers=(steps(4, **every), watch))
     if stop is None:
-        assert run(short, tmp_path / "run", listener())["steps"] == 4
+        assert run(short, tmp_path / "run", listener()).steps == 4
     else:
         with pytest.raises(KeyboardInterrupt):
             run(short, tmp_path / "run", listener(stop_after=stop + 1))
@@ -84,10 +84,8 @@ def test_a_longer_run_is_to_the_bit_what_it_would_have_been(tmp_path, make_conte
     assert not (tmp_path / "run/result.json").exists()
     settings = tomllib.loads((tmp_path / "run/config.toml").read_text())
     assert settings["train"]["steps"] == 6
-    found = run(make_context("source_only", layers=(settings,)), tmp_path / "run", listener(), resume=True)
-    assert [found[key] for key in ("steps", "target", "selection")] == [
-        whole[key] for key in ("steps", "target", "selection")
-    ]
+    longer = run(make_context("source_only", layers=(settings,)), tmp_path / "run", listener(), resume=True)
+    assert (longer.steps, longer.target, longer.selection) == (whole.steps, whole.target, whole.selection)
     assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
 
 
@@ -180,7 +178,7 @@ def test_only_what_does_not_go_by_its_length_becomes_longer(tmp_path, tiny, list
     run(context(6), tmp_path / "run", listener())
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     if told is None:
-        assert run(context(9), tmp_path / "run", listener(), resume=True)["steps"] == 9
+        assert run(context(9), tmp_path / "run", listener(), resume=True).steps == 9
         run(context(9), tmp_path / "whole", listener())
         assert same_bits(weights_of(tmp_path / "whole"), weights_of(tmp_path / "run"))
         return

@@ -26,6 +26,7 @@ from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import PluginInfo
 from fercore.hooks.plans import single_stage
 from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
+from fercore.records.result import Parameters
 from fercore.runs import checkpoint
 from fercore.runs.folder import installed_version
 
@@ -39,23 +40,24 @@ TARGET = {"spec", "n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "
 def test_the_record_is_complete_and_true(make_context, tmp_path, listener):
     context = make_context("source_only")
     record = run(context, tmp_path / "run", listener())
-    assert record.keys() >= DESIGN
-    assert record["target"].keys() >= TARGET
-    assert json.loads((tmp_path / "run/result.json").read_text()) == record
-    confusion = np.array(record["target"]["confusion"])
-    assert confusion.sum() == record["target"]["n"] == len(context.domains.test)
-    assert record["target"]["accuracy"] == pytest.approx(np.trace(confusion) / confusion.sum())
+    written = json.loads((tmp_path / "run/result.json").read_text())
+    assert written == record.to_json()
+    assert written.keys() >= DESIGN
+    assert written["target"].keys() >= TARGET
+    confusion = np.array(record.target.confusion)
+    assert confusion.sum() == record.target.n == len(context.domains.test)
+    assert record.target.accuracy == pytest.approx(np.trace(confusion) / confusion.sum())
     recalls = np.diag(confusion) / confusion.sum(1)
-    assert record["target"]["balanced_accuracy"] == pytest.approx(recalls.mean())
-    assert record["selection"] == {"rule": "last", "oracle_best": None}
-    assert record["sources"] == [
+    assert record.target.balanced_accuracy == pytest.approx(recalls.mean())
+    assert written["selection"] == {"rule": "last", "oracle_best": None}
+    assert written["sources"] == [
         {"spec": str(s), "n": len(t)} for s, t in zip(context.config.data.sources, context.domains.sources, strict=True)
     ]
-    assert record["versions"]["source_only"].startswith("fercore ")
-    assert record["versions"]["open_clip_torch"] == version("open_clip_torch")
+    assert record.versions["source_only"].startswith("fercore ")
+    assert record.versions["open_clip_torch"] == version("open_clip_torch")
     weights = sum(p.numel() for p in context.model.parameters())
-    assert record["parameters"] == {"total": weights, "trained": weights}
-    assert record["seconds_per_step"] == pytest.approx(record["train_seconds"] / 6, abs=1e-3)
+    assert record.parameters == Parameters(total=weights, trained=weights)
+    assert record.seconds_per_step == pytest.approx(record.train_seconds / 6, abs=1e-3)
 
 
 def test_a_plugin_knows_the_classes_by_name(tiny):
@@ -82,10 +84,10 @@ def test_the_oracle_is_flagged_and_decides_nothing(make_context, tmp_path, liste
         listener(),
     )
     plain = run(make_context("source_only"), tmp_path / "b", listener())
-    oracle = watched["selection"]["oracle_best"]
-    assert oracle["uses_target_labels"] is True
-    assert oracle["accuracy"] >= watched["target"]["accuracy"]
-    assert watched["target"] == plain["target"]
+    oracle = watched.selection.oracle_best
+    assert oracle.uses_target_labels is True
+    assert oracle.accuracy >= watched.target.accuracy
+    assert watched.target == plain.target
     left, right = weights_of(tmp_path / "a")["model"], weights_of(tmp_path / "b")["model"]
     assert all(torch.equal(left[key], right[key]) for key in left)
     lines = [json.loads(line) for line in (tmp_path / "a/metrics.jsonl").read_text().splitlines()]
@@ -117,13 +119,13 @@ def test_reports_are_written_when_asked_for(make_context, tmp_path, listener):
     layers = ({"report": {"features": True, "distances": True, "tensorboard": True}},)
     record = run(make_context("source_only", layers=layers), tmp_path / "run", listener())
     with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
-        assert found["probs"].shape == (record["target"]["n"], 7)
-        assert found["features/main"].shape[0] == record["target"]["n"]
-        assert (found["probs"].argmax(1) == found["labels"]).mean() == pytest.approx(record["target"]["accuracy"])
+        assert found["probs"].shape == (record.target.n, 7)
+        assert found["features/main"].shape[0] == record.target.n
+        assert (found["probs"].argmax(1) == found["labels"]).mean() == pytest.approx(record.target.accuracy)
     distances = json.loads((tmp_path / "run/distances.json").read_text())
     assert distances["target"]["main"].keys() == {"intra_l2", "intra_var", "inter_l2", "r"}
     assert distances["sources"]["main"]["intra_l2"] > 0
-    assert len(distances["mmd_to_target"]) == len(record["sources"])
+    assert len(distances["mmd_to_target"]) == len(record.sources)
     assert all(0 < found["main"] < 3 for found in distances["mmd_to_target"].values())
     board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     steps = [line for line in map(json.loads, (tmp_path / "run/metrics.jsonl").open()) if line["kind"] == "step"]
@@ -169,13 +171,13 @@ def test_a_target_without_labels_gets_predictions(tmp_path, tiny, listener, caps
     context = build_context(assemble(["source_only"], [{**tiny, "data": data}]))
     record = run(context, tmp_path / "run", listener())
     scores = ("accuracy", "balanced_accuracy", "macro_f1", "confusion")
-    assert [record["target"][name] for name in scores] == [None] * 4
+    assert [getattr(record.target, name) for name in scores] == [None] * 4
     lines = (tmp_path / "run/predictions.csv").read_text().splitlines()
     assert lines[0] == "image,part,prediction,anger,disgust,fear,happiness,sadness,surprise,neutral"
     rows = {Path(line.split(",")[0]).name: line.split(",")[1:] for line in lines[1:]}
     assert rows.keys() == {path.name for path in (tmp_path / "clinic").iterdir()}
     parts = [row[0] for row in rows.values()]
-    counts = {"test": len(context.domains.test), "adaptation": record["target"]["n_adaptation"], "unused": 1}
+    counts = {"test": len(context.domains.test), "adaptation": record.target.n_adaptation, "unused": 1}
     assert {part: parts.count(part) for part in counts} == counts
     assert rows["copy.png"][1:] == rows["7.png"][1:]
     tested = context.evaluator.predict(context.model, context.domains.test, None)
@@ -311,7 +313,7 @@ def test_bf16_runs(make_context, tmp_path, listener):
     record = run(
         make_context("source_only", layers=({"train": {"precision": "bf16-mixed"}},)), tmp_path / "run", listener()
     )
-    assert record["target"]["n"] > 0
+    assert record.target.n > 0
 
 
 @pytest.mark.slow

@@ -48,8 +48,8 @@ def test_every_evaluation_logs_scores_and_the_labels_of_the_target_change_none(m
 def test_scores_draw_nothing_from_the_run(make_context, tmp_path, listener, weights_of):
     plain = run(make_context("source_only"), tmp_path / "a", listener())
     watched = run(make_context("source_only", layers=(EVERY,)), tmp_path / "b", listener())
-    assert plain["target"] == watched["target"]
-    assert "step" not in plain["selection"]
+    assert plain.target == watched.target
+    assert plain.selection.step is None
     left, right = (weights_of(tmp_path / name)["model"] for name in "ab")
     assert all(torch.equal(left[key], right[key]) for key in left)
 
@@ -89,17 +89,17 @@ def test_the_checkpoint_that_a_rule_chooses_is_reported(rule, make_context, tmp_
     monkeypatch.setitem(VALIDATORS.builtin, "worst", worst)
     layers = (EVERY, {"select": {"rule": rule, "scores": ["entropy"]}, "optim": {"schedule": "constant"}})
     chosen = run(make_context("source_only", layers=layers), tmp_path / "run", listener())
-    told = chosen["selection"]
-    assert [each["step"] for each in told["candidates"]] == [2, 4, 6]
-    assert told["step"] == max(told["candidates"], key=lambda each: each["score"])["step"]
+    told = chosen.selection
+    assert [each.step for each in told.candidates] == [2, 4, 6]
+    assert told.step == max(told.candidates, key=lambda each: each.score).step
     assert not (tmp_path / "run/candidates").exists()
-    at_the_time = next(s for s in lines_of(tmp_path / "run", "evaluation") if s["done"] == told["step"])
-    assert chosen["target"]["accuracy"] == at_the_time["accuracy"]
+    at_the_time = next(s for s in lines_of(tmp_path / "run", "evaluation") if s["done"] == told.step)
+    assert chosen.target.accuracy == at_the_time["accuracy"]
     if rule == "worst":
-        assert told["step"] == 2
+        assert told.step == 2
         short = ({"train": {"steps": 2}}, {"optim": {"schedule": "constant"}})
         two = run(make_context("source_only", layers=short), tmp_path / "two", listener())
-        assert two["target"] == chosen["target"]
+        assert two.target == chosen.target
         pixels = np.full((2, 32, 32, 3), 99, dtype=np.uint8)
         left, right = (fercore.load(tmp_path / name).predict(pixels).probs for name in ("run", "two"))
         np.testing.assert_array_equal(left, right)
@@ -112,8 +112,8 @@ def test_a_run_that_goes_on_chooses_among_the_same(make_context, tmp_path, liste
         run(make_context("source_only", layers=layers), tmp_path / "cut", listener(stop_after=5))
     assert sorted(p.name for p in (tmp_path / "cut/candidates").iterdir()) == ["step_00000002", "step_00000004"]
     again = run(make_context("source_only", layers=layers), tmp_path / "cut", listener(), resume=True)
-    assert again["selection"] == whole["selection"]
-    assert again["target"] == whole["target"]
+    assert again.selection == whole.selection
+    assert again.target == whole.target
 
 
 @pytest.mark.parametrize(

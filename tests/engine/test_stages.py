@@ -167,7 +167,7 @@ def test_skipped_steps_are_logged_and_counted_over_a_resume(staged, tmp_path, li
         run(staged(views, Selecting), tmp_path / "cut", listener(stop_after=3))
     heard = listener()
     record = run(staged(views, Selecting), tmp_path / "cut", heard, resume=True)
-    assert record["skipped_steps"] == {"first/main": 4}
+    assert record.skipped_steps == {"first/main": 4}
     assert "4 steps of first/main had no loss with a gradient: skipped" in heard.messages
     for folder in ("whole", "cut"):
         lines = [json.loads(line) for line in (tmp_path / folder / "metrics.jsonl").read_text().splitlines()]
@@ -211,4 +211,4 @@ def test_the_report_holds_sources_prototypes_and_f1(make_context, tmp_path, list
     for k, name in enumerate(target["classes"]):
         f1 = 2 * confusion[k, k] / max(1, confusion[k].sum() + confusion[:, k].sum())
         assert target["per_class_f1"][name] == pytest.approx(f1)
-    assert record["target"]["macro_f1"] == pytest.approx(np.mean(list(target["per_class_f1"].values())))
+    assert record.target.macro_f1 == pytest.approx(np.mean(list(target["per_class_f1"].values())))

@@ -32,7 +32,7 @@ class Signals(Observer):
             for number in self.numbers:
                 signal.raise_signal(number)
 
-    def evaluated(self, scores, done):
+    def evaluated(self, scores, primary_metric, done):
         if self.scored:
             signal.raise_signal(self.scored)
 
@@ -41,7 +41,7 @@ class Signals(Observer):
 def whole(make_context, listener, weights_of, tmp_path_factory):
     """What a run that nothing stops is scored, and its weights."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    return run(make_context("source_only"), folder, listener())["target"], weights_of(folder)["model"]
+    return run(make_context("source_only"), folder, listener()).target, weights_of(folder)["model"]
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_signal_ends_a_run_between_two_batches_with_a_checkpoint(
     scores, weights = whole
     found = weights_of(tmp_path / "cut run")["model"]
     assert [key for key in weights if not torch.equal(weights[key], found[key])] == []
-    assert resumed["target"] == scores
+    assert resumed.target == scores
 
 
 def test_a_second_signal_ends_a_run_at_once(make_context, tmp_path):
@@ -85,7 +85,7 @@ def test_a_signal_while_the_weights_are_scored_ends_the_run_at_once(make_context
         run(make_context("source_only"), tmp_path / "run", Signals(scored=signal.SIGTERM))
     assert not (tmp_path / "run/result.json").exists()
     record = run(make_context("source_only"), tmp_path / "run", listener(), resume=True)
-    assert record["steps"] == 6
+    assert record.steps == 6
 
 
 def test_a_signal_before_the_folder_is_there_says_that_nothing_was_written(make_context, tmp_path, monkeypatch):

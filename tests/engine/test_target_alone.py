@@ -84,9 +84,9 @@ def whole(alone, listener, weights_of, tmp_path_factory):
 
 def test_a_run_of_the_target_alone_is_whole(whole):
     folder, record, _, _ = whole
-    assert record["sources"] == []
-    assert record["target"]["n_adaptation"] == 56
-    assert record["target"]["test_images_in_sources"] == 0
+    assert record.sources == []
+    assert record.target.n_adaptation == 56
+    assert record.target.test_images_in_sources == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     entropies = [line["terms"]["tent/entropy"] for line in lines if line["kind"] == "step"]
     assert entropies[-1] < entropies[0]
@@ -123,7 +123,7 @@ def test_it_resumes_to_the_bit(alone, whole, tmp_path, listener, weights_of, wor
 
 def test_memory_format_is_timed_without_a_source(alone, tmp_path, listener):
     layer = {"train": {"steps": 1, "memory_format": "auto"}}
-    assert run(alone(layer), tmp_path / "run", listener())["arithmetic"]["memory_format"] != "auto"
+    assert run(alone(layer), tmp_path / "run", listener()).arithmetic.memory_format != "auto"
 
 
 def test_a_source_that_is_not_there_is_not_asked_for(alone, tmp_path, listener):

@@ -17,7 +17,7 @@ from fercore.hooks.checks import HookError
 from fercore.hooks.discovery import PluginInfo
 
 
-def shop_of(tiny, **hooks):
+def context_of(tiny, **hooks):
     body = {"kind": "addon", **{name: hookimpl(function, wrapper=True) for name, function in hooks.items()}}
     offending = type("Offending", (Plugin,), body)("offending", Settings())
     infos = tuple(PluginInfo(name, "tests:X", "tests", "0", "") for name in ("source_only", "offending"))
@@ -36,7 +36,7 @@ def broad(self):
 
 @pytest.mark.parametrize("answer", [narrow, broad])
 def test_probabilities_of_other_classes_score_nothing(tiny, tmp_path, listener, answer):
-    context = shop_of(tiny, predict=answer)
+    context = context_of(tiny, predict=answer)
     with pytest.raises(HookError, match="plugin 'offending'.*hook 'predict'.*one column for each of 7 classes"):
         run(context, tmp_path / "run", listener())
     assert not (tmp_path / "run/result.json").exists()
@@ -54,7 +54,7 @@ def test_a_network_that_calls_exit_ends_no_run(tiny, tmp_path, listener):
         model.branches["main"] = Leaver()
         return model
 
-    context = shop_of(tiny, build_model=leaving)
+    context = context_of(tiny, build_model=leaving)
     with pytest.raises(HookError, match=r"run by hook 'encode',: called sys\.exit\(0\)"):
         run(context, tmp_path / "run", listener())
     assert not (tmp_path / "run/result.json").exists()
@@ -67,7 +67,7 @@ def test_a_backbone_that_calls_exit_ends_no_run(tiny):
         return model
 
     with pytest.raises(HookError, match=r"sys\.exit\(0\) was called inside a run"):
-        shop_of(tiny, build_model=leaving)
+        context_of(tiny, build_model=leaving)
 
 
 def test_a_sampler_that_calls_exit_ends_no_run(tiny, tmp_path, listener):
@@ -80,7 +80,7 @@ def test_a_sampler_that_calls_exit_ends_no_run(tiny, tmp_path, listener):
         return Leaving()
 
     with pytest.raises(HookError, match=r"plugin 'offending'.*hook 'build_sampler': called sys\.exit\(0\)"):
-        run(shop_of(tiny, build_sampler=sampled), tmp_path / "run", listener())
+        run(context_of(tiny, build_sampler=sampled), tmp_path / "run", listener())
 
 
 def test_a_plugin_that_calls_exit_when_it_is_made_ends_no_run(tiny, monkeypatch):

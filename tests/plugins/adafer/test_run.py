@@ -51,8 +51,8 @@ def test_a_run_resumes_to_the_bit_with_its_triplets(settings, stop, tmp_path, ma
     mined = [tensor for key, tensor in one.items() if key.endswith("triplets_source")]
     assert mined
     assert mined[0].shape[1] > 5
-    assert resumed["target"] == whole["target"]
-    assert resumed["pseudo_labels"] == whole["pseudo_labels"]
+    assert resumed.target == whole.target
+    assert resumed.pseudo_labels == whole.pseudo_labels
     steps = [[entry["terms"] for entry in log_of(tmp_path / name, "step")] for name in ("whole", "cut")]
     assert steps[0] == steps[1]
 
@@ -71,21 +71,21 @@ def finished(tmp_path_factory):
 
 def test_the_evaluator_scores_the_pseudo_labels(finished):
     context, _, record = finished
-    assert set(record["pseudo_labels"]) == {f"adafer/labels_{name}" for name in ("s_hard", "t_hard", "t_soft")}
+    assert set(record.pseudo_labels) == {f"adafer/labels_{name}" for name in ("s_hard", "t_hard", "t_soft")}
     faces = SynthFER("wild", n=224, seed=2)
     truth = faces.labels[context.domains.adaptation.rows]
-    for name, found in record["pseudo_labels"].items():
+    for name, quality in record.pseudo_labels.items():
         part = context.model.parts[name]
         assert isinstance(part, PseudoLabelRecord)
         given = part.weight.numpy() > 0
         right = part.probs.numpy().argmax(1) == truth
-        assert 0.2 < found["coverage"] == pytest.approx(given.mean())
-        assert found["accuracy"] == pytest.approx(right[given].mean())
-        assert found["accuracy"] > 0.6  # 1/7 by chance
-        assert found["probability"] == pytest.approx(part.probs.numpy()[given, truth[given]].mean())
-        assert found["uses_target_labels"]
-        anger = found["per_class"]["anger"]
-        assert anger["coverage"] == pytest.approx(given[truth == 0].mean())
+        assert 0.2 < quality.coverage == pytest.approx(given.mean())
+        assert quality.accuracy == pytest.approx(right[given].mean())
+        assert quality.accuracy > 0.6  # 1/7 by chance
+        assert quality.probability == pytest.approx(part.probs.numpy()[given, truth[given]].mean())
+        assert quality.uses_target_labels
+        anger = quality.per_class["anger"]
+        assert anger.coverage == pytest.approx(given[truth == 0].mean())
 
 
 def test_unit_shares_by_class_and_domain(finished):
@@ -131,8 +131,8 @@ def test_baseline_2_answers_by_code(tmp_path, make_context, listener):
         same = table.labels[(table.extras["au_code"] == code).all(axis=1)]
         votes = np.bincount(same, minlength=7) if len(same) else prior
         right += votes.argmax() == label
-    assert record["target"]["accuracy"] == pytest.approx(right / len(test))
-    assert record["pseudo_labels"]["adafer/labels_au_lookup"]["coverage"] < 1
+    assert record.target.accuracy == pytest.approx(right / len(test))
+    assert record.pseudo_labels["adafer/labels_au_lookup"].coverage < 1
 
 
 @pytest.mark.parametrize("baseline", ["hard_labels", "soft_labels", "joint"])
@@ -140,8 +140,8 @@ def test_baselines_3_to_5_train_and_fine_tune(baseline, tmp_path, make_context, 
     layers = (ONE_SOURCE, {"adafer": {"baseline": baseline, "finetune_steps": 3}, "train": {"steps": 4}})
     context = make_context("adafer", layers=layers)
     record = run(context, tmp_path / "run", listener())
-    assert record["steps"] == 7
-    assert record["pseudo_labels"]["adafer/labels_predicted"]["coverage"] == 1
+    assert record.steps == 7
+    assert record.pseudo_labels["adafer/labels_predicted"].coverage == 1
     term = "t_hard" if baseline == "hard_labels" else "t_soft"
     names = [set(entry["terms"]) for entry in log_of(tmp_path / "run", "step")]
     assert names == [{"adafer/supervised"}] * 4 + [{f"adafer/{term}"}] * 3
@@ -151,7 +151,7 @@ def test_a_batch_that_does_not_divide_among_the_sources_runs(tmp_path, make_cont
     data = {"sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"], "au": "synthfer", "source_batch": 15}
     record = run(make_context("adafer", layers=({"data": data, "train": {"steps": 2}},)), tmp_path / "run", listener())
     terms = log_of(tmp_path / "run", "step")[-1]["terms"]
-    assert record["target"]["n"] > 0
+    assert record.target.n > 0
     assert "adafer/triplet" in terms
 
 
@@ -159,7 +159,7 @@ def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_context, 
     small = {"data": {"target": "synthfer:wild?n=28&seed=2", "target_batch": 40, "source_batch": 40}}
     context = make_context("adafer", layers=(ONE_SOURCE, small))
     record = run(context, tmp_path / "run", listener())
-    assert len(context.domains.adaptation) == record["target"]["n"] == 14
+    assert len(context.domains.adaptation) == record.target.n == 14
     assert sum(context.model.parts["adafer/state"].shares) == 26
 
 

@@ -43,7 +43,7 @@ def test_it_runs_around_every_installed_method(method, make_context, tmp_path, l
             run(context, tmp_path / "run", heard)
         return
     record = run(context, tmp_path / "run", heard)
-    assert record["plugins"] == [method, "leaf_eaf"]
+    assert record.plugins == [method, "leaf_eaf"]
     assert any(isinstance(part, nn.Sequential | ExpertMixture) for part in context.model.parts.values())
     for report in heard.reports:
         assert all(math.isfinite(value) for value in report.terms.values())

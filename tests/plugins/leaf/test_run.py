@@ -99,7 +99,7 @@ def test_the_official_gates_learn_only_among_two_experts_of_their_own(
 
 def test_length_in_epochs(context, tmp_path, listener):
     record = run(context({"leaf": {**TINY, "epochs": 2}}), tmp_path / "run", listener())
-    assert record["steps"] == 4
+    assert record.steps == 4
 
 
 def test_decay_follows_the_learning_rate(context, tmp_path, listener):

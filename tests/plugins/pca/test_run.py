@@ -40,12 +40,12 @@ def test_what_is_learnt_moves_and_clip_does_not(context, tmp_path, listener, wei
     assert {name.split("/")[1].split(".")[0] for name in before} == {"prompts", "alignment"}
     assert all(torch.equal(weights[name], tensor) for name, tensor in frozen(made.model).items())
     assert [set(report.terms) for report in heard.reports] == [{"pca_ifer/cls", "pca_ifer/iga"}] * 4
-    assert record["parameters"]["trained"] == sum(p.numel() for p in before.values())
+    assert record.parameters.trained == sum(p.numel() for p in before.values())
     saved = weights_of(tmp_path / "run")["model"]
     assert not [name for name in saved if "frozen.module" in name]
     assert {"parts.pca_ifer/banks.source.features", "parts.pca_ifer/prompts.text"} <= saved.keys()
-    assert sum(t.numel() for t in saved.values() if t.is_floating_point()) < 2 * record["parameters"]["trained"]
-    assert record["sources"][1]["n"] == 7
+    assert sum(t.numel() for t in saved.values() if t.is_floating_point()) < 2 * record.parameters.trained
+    assert record.sources[1].n == 7
 
 
 def test_a_random_clip_says_what_to_run_first_and_a_file_says_nothing(context, tmp_path, caplog):
@@ -132,7 +132,7 @@ def test_kept_features_change_no_bit_of_a_run(context, tmp_path, listener, weigh
     found = {}
     for cache, one in made.items():
         result = run(one, tmp_path / str(cache), listener())
-        found[cache] = (weights_of(tmp_path / str(cache))["model"], result["target"])
+        found[cache] = (weights_of(tmp_path / str(cache))["model"], result.target)
     assert found[True][1] == found[False][1]
     assert all(torch.equal(found[False][0][name], tensor) for name, tensor in found[True][0].items())
     kept = made[True].model.parts["pca_ifer/kept"]
@@ -153,7 +153,7 @@ def test_a_run_resumes_to_the_bit(context, tmp_path, listener, weights_of, setti
     with pytest.raises(KeyboardInterrupt):
         run(context("pca_ifer", *layers, **settings), tmp_path / "cut", listener(stop_after=3))
     again = run(context("pca_ifer", *layers, **settings), tmp_path / "cut", listener(), resume=True)
-    assert again["target"] == whole["target"]
+    assert again.target == whole.target
     one, other = (weights_of(tmp_path / name)["model"] for name in ("whole", "cut"))
     assert one.keys() == other.keys()
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
@@ -280,10 +280,10 @@ def test_pseudo_labels_teach_and_are_scored(context, tmp_path, listener):
     made, heard = context("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 0.1}), listener()
     assert {view.side for view in made.views} == {"source", "target"}
     record = run(made, tmp_path / "run", heard)
-    assert record["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 1
+    assert record.pseudo_labels["pca_ifer/pseudo"].coverage == 1
     none = context("pca_ifer", BARE, target={"mode": "pseudo", "threshold": 1.0})
     silent = run(none, tmp_path / "none", listener())
-    assert silent["pseudo_labels"]["pca_ifer/pseudo"]["coverage"] == 0
+    assert silent.pseudo_labels["pca_ifer/pseudo"].coverage == 0
     assert {view.side for view in context().views} == {"source"}
 
 
@@ -314,7 +314,7 @@ def test_zero_shot_keeps_every_decision(context, tmp_path, listener):
     after = made.evaluator.predict(made.model, made.domains.test, clock).probs
     assert (before.argmax(1) == after.argmax(1)).all()
     assert (before != after).any()
-    assert record["parameters"]["trained"] == 1
+    assert record.parameters.trained == 1
 
 
 LEARNT = {
@@ -336,20 +336,20 @@ def test_references_learn_what_is_theirs(context, tmp_path, listener, clip, name
     still = [n for n in before if torch.equal(before[n], after[n])]
     assert still == []
     assert [set(report.terms) for report in heard.reports] == [{f"{name}/cls"}] * 4
-    assert record["parameters"]["trained"] == total
+    assert record.parameters.trained == total
 
 
 def test_bf16_runs(context, tmp_path, listener):
     layer = {"train": {"precision": "bf16-mixed", "steps": 2}}
     record = run(context("pca_ifer", layer), tmp_path / "run", listener())
-    assert record["target"]["accuracy"] is not None
+    assert record.target.accuracy is not None
 
 
 def test_a_resnet_runs_with_prompts_in_its_pool(context, tmp_path, listener):
     own = {"clip": {"model": "tiny-rn"}, "rn": {"attnpool_prompts": True}}
     made = context("pca_ifer", {"train": {"steps": 2}}, **own)
     record = run(made, tmp_path / "run", listener())
-    assert record["target"]["n"] > 0
+    assert record.target.n > 0
 
 
 @pytest.mark.parametrize("name", ["pca_ifer", "coop", "clip_finetune"])

@@ -123,7 +123,7 @@ def test_direct_transfer_is_the_adapted_runs_stage_1(context, tmp_path, listener
 
     stage_1 = checkpoint.load(tmp_path / "cut/checkpoints" / checkpoint.name_of(5))["model"]
     alone = weights_of(tmp_path / "dt")["model"]
-    assert record["steps"] == 5
+    assert record.steps == 5
     assert all(torch.equal(stage_1[key], alone[key]) for key in alone)
     assert not alone["parts.pocan/state.adapted"]
 
@@ -149,7 +149,7 @@ def test_other_settings_run(context, tmp_path, listener, settings):
     heard = listener()
     fits = {"pocan": {"stages": {"prototypes_batch": 40}}} if settings == {"variant": "official"} else {}
     record = run(context(EVERY_STEP, fits, **settings), tmp_path / "run", heard)
-    assert record["target"]["n"] > 0
+    assert record.target.n > 0
     adapting = [r for r in heard.reports if r.stage == "adapt"]
     if settings == {"alternate": "epoch"}:
         assert [r.phase for r in adapting] == ["encoder"] * 3 + ["prototypes"] * 3
@@ -163,9 +163,9 @@ def test_other_settings_run(context, tmp_path, listener, settings):
 def test_the_report_holds_what_figures_2_and_3_need(context, tmp_path, listener):
     layer = {"report": {"features": True}}
     record = run(context(EVERY_STEP, layer), tmp_path / "run", listener())
-    assert set(record["target"]["per_class_f1"]) == set(record["target"]["classes"])
+    assert set(record.target.per_class_f1) == set(record.target.classes)
     with np.load(tmp_path / "run/features.npz", allow_pickle=False) as found:
-        assert found["features/target"].shape == (record["target"]["n"], 8)
+        assert found["features/target"].shape == (record.target.n, 8)
         assert found["source/features/target"].shape == (168, 8)
         assert found["prototypes/source"].shape == found["prototypes/target"].shape == (7, 8)
         logits = found["features/target"] @ found["prototypes/target"].T

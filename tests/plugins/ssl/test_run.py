@@ -30,19 +30,19 @@ STATE = {
 }
 
 
-def shop_of(make_context, name, settings):
+def context_of(make_context, name, settings):
     return make_context(*name.split("+"), layers=(LAYER, {name.split("+")[0]: settings} if settings else {}))
 
 
 @pytest.mark.parametrize("name", STATE)
 def test_state_moves_and_resumes_to_the_bit(name, make_context, tmp_path, listener, weights_of):
     settings, kept = STATE[name]
-    first = shop_of(make_context, name, settings)
+    first = context_of(make_context, name, settings)
     start = {key: tensor.clone() for key, tensor in first.model.state_dict().items() if key.startswith("parts.")}
     whole = run(first, tmp_path / "whole", listener())
     with pytest.raises(KeyboardInterrupt):
-        run(shop_of(make_context, name, settings), tmp_path / "cut", listener(stop_after=4))
-    again = run(shop_of(make_context, name, settings), tmp_path / "cut", listener(), resume=True)
+        run(context_of(make_context, name, settings), tmp_path / "cut", listener(stop_after=4))
+    again = run(context_of(make_context, name, settings), tmp_path / "cut", listener(), resume=True)
     left, right = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
     for part in ("model", "average"):
         one, other = (side[part] if part == "model" else side[part]["model"] for side in (left, right))
@@ -50,14 +50,14 @@ def test_state_moves_and_resumes_to_the_bit(name, make_context, tmp_path, listen
     for key in kept:
         full = f"parts.{name}/state.{key}"
         assert left["model"][full].shape != start[full].shape or not torch.equal(left["model"][full], start[full]), key
-    assert again["target"] == whole["target"]
-    assert whole["primary_metric"] == "balanced_accuracy"
-    assert whole["label_split"]["per_class"] == {name: 4 for name in whole["target"]["classes"]}
+    assert again.target == whole.target
+    assert whole.primary_metric == "balanced_accuracy"
+    assert whole.label_split.per_class == {name: 4 for name in whole.target.classes}
 
 
 def test_dash_begins_on_labelled_samples_alone(make_context, tmp_path, listener):
     heard = listener()
-    run(shop_of(make_context, "dash", {"warmup_share": 0.3}), tmp_path / "run", heard)
+    run(context_of(make_context, "dash", {"warmup_share": 0.3}), tmp_path / "run", heard)
     assert [(r.stage, set(r.terms)) for r in heard.reports[:3]] == [
         ("warm_up", {"dash/cross_entropy"}),
         ("warm_up", {"dash/cross_entropy"}),
@@ -71,7 +71,7 @@ def test_dash_begins_on_labelled_samples_alone(make_context, tmp_path, listener)
 
 def test_dash_without_a_warm_up(make_context, tmp_path, listener):
     heard = listener()
-    run(shop_of(make_context, "dash", {"warmup_share": 0.0}), tmp_path / "run", heard)
+    run(context_of(make_context, "dash", {"warmup_share": 0.0}), tmp_path / "run", heard)
     assert {r.stage for r in heard.reports} == {"train"}
 
 
@@ -89,9 +89,9 @@ def test_unlabelled_labels_change_nothing(make_context, tmp_path, listener, weig
             domains, truth=(domains.truth + 1) % 7, test=domains.test.with_labels((domains.test.labels + 1) % 7)
         )
 
-    run(shop_of(make_context, "adacm", {}), tmp_path / "a", listener())
+    run(context_of(make_context, "adacm", {}), tmp_path / "a", listener())
     monkeypatch.setattr(setup, "load_domains", spoilt)
-    run(shop_of(make_context, "adacm", {}), tmp_path / "b", listener())
+    run(context_of(make_context, "adacm", {}), tmp_path / "b", listener())
     left, right = weights_of(tmp_path / "a")["model"], weights_of(tmp_path / "b")["model"]
     assert all(torch.equal(left[key], right[key]) for key in left)
 

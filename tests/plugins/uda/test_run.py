@@ -25,7 +25,7 @@ def test_a_run_with_every_option(names, make_context, tmp_path, listener):
     layers = (LAYER, {first: PAIRED} if first in ("ecan", "cdan") else {})
     result = run(make_context(*names.split("+"), layers=layers), tmp_path / "run", heard)
     assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())
-    assert result["target"]["labelled"]["n"] == 14
+    assert result.target.labelled.n == 14
     if first in ("ecan", "cdan"):
         lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
         shares = [line for line in lines if line["kind"] == "refresh"]
