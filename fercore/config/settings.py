@@ -152,7 +152,7 @@ class DataSettings(Settings):
 
     def task(self, seed: int) -> TaskSpec:
         """Return what a run with these data learns from and adapts to."""
-        return TaskSpec(self.sources, self.target, seed)
+        return TaskSpec(self.sources, self.target, seed, self.classes, self.source_validation)
 
     def absolute(self) -> DataSettings:
         """Return the settings with every path from the root on, so that a run goes on wherever one stands."""

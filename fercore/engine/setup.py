@@ -209,7 +209,7 @@ def _check_selection(config: RunConfig, *, has_units: bool) -> None:
     if not config.train.eval_every:
         fix = "give train.eval_every, steps between candidates"
         raise UserInputError("nothing to choose from", where=where, fix=fix)
-    if needs_source(rule) and not config.data.source_validation:
+    if needs_source(rule) and not config.task.validation:
         fix = "hold some out: data.source_validation=0.1"
         raise UserInputError("that score needs source samples that are not trained on", where=where, fix=fix)
     if "target_au" in asked and not has_units:

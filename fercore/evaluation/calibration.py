@@ -51,7 +51,7 @@ def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:
     Raises:
         UserInputError: if no source sample is held out, or the prior names no share of each class.
     """
-    if config.predict.calibrate and not config.data.source_validation:
+    if config.predict.calibrate and not config.task.validation:
         fix = "hold some out: data.source_validation=0.1"
         what = "a temperature needs source samples that are not trained on"
         raise UserInputError(what, where="predict.calibrate", fix=fix)

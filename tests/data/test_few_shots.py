@@ -316,3 +316,13 @@ def test_balanced_classes_and_shares_by_size():
     by_size = loader("&shots=2", source_batch=38, source_sampling="proportional")
     drawn_from = np.concatenate([next(by_size).source.domain.numpy() for _ in range(7)])
     assert np.bincount(drawn_from).tolist() == [84, 168, 14]
+
+
+def test_a_task_says_what_validates_and_what_is_scored():
+    data = DataSettings(sources=(STUDIO, f"{STUDIO}&seed=3&labels=70"), target="synthfer:wild", source_validation=0.2)
+    task = data.task(0)
+    # Of the source that is labelled in part every label trains.
+    assert [(each.source, each.domain, each.share) for each in task.validation] == [(0, task.sources[0], 0.2)]
+    assert (task.test.domain, task.test.transductive) == (task.target, False)
+    assert DataSettings(target="synthfer:wild?transductive=true").task(0).test.transductive
+    assert DataSettings(sources=(STUDIO,), target="synthfer:wild").task(0).validation == ()

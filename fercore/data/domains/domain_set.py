@@ -60,7 +60,7 @@ class DomainSet:
     @property
     def transductive(self) -> bool:
         """Whether `adaptation` and `test` are the same images."""
-        return self.task.transductive
+        return self.task.test.transductive
 
     def fingerprint(self) -> dict[str, Any]:
         """Return what tells this data from any other, as JSON values.
@@ -75,7 +75,7 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
     """Read the domains of a task, and decide classes and parts by the rules of the command line's SPEC.
 
     Args:
-        task: sources and target. settings: classes, and the share of unusable images that is let pass.
+        task: what trains, validates and tests. settings: cache, and the share of unusable images that is let pass.
         label_file: which samples are labelled, as the run that goes on keeps it.
 
     Raises:
@@ -95,17 +95,18 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
         else load_domain(spec, settings, seed)
         for number, spec in enumerate(task.sources)
     ]
-    classes = choose_classes(settings, sources, target)
+    classes = choose_classes(task.classes, sources, target)
     adaptation, test = divided_target(target, classes, spec_seed(task.target, seed))
     label_split = None
     tables, validation = [], dict[int, Table]()
-    for loaded in sources:
+    shares = {spec.source: spec.share for spec in task.validation}
+    for number, loaded in enumerate(sources):
         if divided is None or loaded.spec != divided:
-            training, held_out = _held_out(loaded, labelled_part(loaded, classes), settings.source_validation, seed)
+            training = labelled_part(loaded, classes)
+            if number in shares:
+                training, validation[number] = _held_out(loaded, training, shares[number], seed)
+                loaded.report |= {"n_validation": len(validation[number])}
             tables.append(training)
-            if held_out is not None:
-                validation[len(tables) - 1] = held_out
-                loaded.report |= {"n_validation": len(held_out)}
             continue
         same = divided == task.target
         pool = adaptation if same else labelled_part(loaded, classes)
@@ -125,7 +126,7 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
         shared = "those of the target's labels; there is no source"
     report = {
         "classes": list(classes),
-        "class_rule": shared if settings.classes is None else "listed in data.classes",
+        "class_rule": shared if task.classes is None else "listed in data.classes",
         "sources": [source.report for source in sources],
         "target": target.report,
         "test_images_in_sources": images_of_test(sources, tables, target, test),
@@ -158,16 +159,14 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
     )
 
 
-def _held_out(loaded: LoadedDomain, table: Table, share: float, seed: int) -> tuple[Table, Table | None]:
+def _held_out(loaded: LoadedDomain, table: Table, share: float, seed: int) -> tuple[Table, Table]:
     """Return what of a source is trained on, and what is not: subjects where all are known, else class by class.
 
-    Copies of a training image are not held out. None for a share of 0.
+    Copies of a training image are not held out.
 
     Raises:
         UserInputError: as `divide`, or if nothing is left of one of the two.
     """
-    if not share:
-        return table, None
     by = "subject" if all(table.subjects) else "class"
     parts = divide(table, {"train": 1 - share, "val": share}, by=by, seed=spec_seed(loaded.spec, seed))
     training = table.subset([i for i, part in enumerate(parts) if part == "train"])

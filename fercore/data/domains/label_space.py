@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fercore.config import DataSettings
 from fercore.data.domains.load import LoadedDomain
 from fercore.data.domains.parts import target_parts, unused_parts
 from fercore.data.labels import CANONICAL, canonical_label
@@ -15,14 +14,16 @@ from fercore.data.table import Table
 from fercore.errors import UserInputError
 
 
-def choose_classes(settings: DataSettings, sources: Sequence[LoadedDomain], target: LoadedDomain) -> tuple[str, ...]:
-    """Return the classes that the settings list, or those all domains with labels share.
+def choose_classes(
+    listed: Sequence[str] | None, sources: Sequence[LoadedDomain], target: LoadedDomain
+) -> tuple[str, ...]:
+    """Return the classes that are listed, or those all domains with labels share.
 
     Raises:
         UserInputError: if fewer than two are shared, a listed one is unknown or in no source, or nothing has labels.
     """
-    if settings.classes is not None:
-        return _listed_classes(settings.classes, [set(source.table.counts(CANONICAL)) for source in sources])
+    if listed is not None:
+        return _listed_classes(listed, [set(source.table.counts(CANONICAL)) for source in sources])
     # A target without labels has no say in the classes.
     voters = [loaded for loaded in (*sources, target) if loaded.labelled]
     if not voters:

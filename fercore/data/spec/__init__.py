@@ -13,7 +13,7 @@ from fercore.data.spec.domain_spec import (
     spec_text,
 )
 from fercore.data.spec.format_table import FORMATS, Format
-from fercore.data.spec.task_spec import TaskSpec
+from fercore.data.spec.task_spec import EvaluationSpec, TaskSpec, ValidationSpec
 
 __all__ = [
     "COMMON_OPTIONS",
@@ -21,8 +21,10 @@ __all__ = [
     "HOW_MANY",
     "SPLITS",
     "DomainSpec",
+    "EvaluationSpec",
     "Format",
     "TaskSpec",
+    "ValidationSpec",
     "absolute_units",
     "as_spec",
     "is_spec",

@@ -9,18 +9,58 @@ from fercore.errors import UserInputError
 
 
 @dataclass(frozen=True)
+class ValidationSpec:
+    """Samples of a source that no step trains on, for scores that need labels which are not the target's.
+
+    Attributes:
+        source: its number. domain: its spec. share: of its labelled samples.
+    """
+
+    source: int
+    domain: DomainSpec
+    share: float
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """Samples that the run is scored on.
+
+    Attributes:
+        domain: the spec whose test part they are. transductive: they are those that the run adapts to.
+    """
+
+    domain: DomainSpec
+    transductive: bool
+
+
+@dataclass(frozen=True)
 class TaskSpec:
-    """A run's domains.
+    """A run's domains, and what of them trains, validates and tests.
 
     Attributes:
         sources: labelled domains. A target with a few labels (?shots=) is the last of them too.
-        target: the unlabelled domain, with the part that is tested on.
+        target: the unlabelled domain that the run adapts to.
         seed: of every drawing that has no seed in its spec: parts, labels, limits.
+        classes: names of the classes; None = those that all domains with labels share.
+        held_out: share of each source that validates.
     """
 
     sources: tuple[DomainSpec, ...]
     target: DomainSpec
     seed: int = 0
+    classes: tuple[str, ...] | None = None
+    held_out: float = 0.0
+
+    @property
+    def validation(self) -> tuple[ValidationSpec, ...]:
+        """What validates: a share of every source but one that is labelled in part, whose few labels all train."""
+        wholes = [(number, spec) for number, spec in enumerate(self.sources) if spec != self.divided]
+        return tuple(ValidationSpec(*each, self.held_out) for each in wholes) if self.held_out else ()
+
+    @property
+    def test(self) -> EvaluationSpec:
+        """What is scored: the target's test part, or all of it."""
+        return EvaluationSpec(self.target, self.target.flag("transductive"))
 
     @property
     def specs(self) -> tuple[DomainSpec, ...]:
@@ -36,11 +76,6 @@ class TaskSpec:
     def few_shot_domain(self) -> int | None:
         """Number of the source that holds labelled samples of the target, as `DomainBatch.domain` has it; or None."""
         return self.sources.index(self.target) if self.target.divides and self.target in self.sources else None
-
-    @property
-    def transductive(self) -> bool:
-        """Whether a target adapts and is tested on the same images."""
-        return self.target.flag("transductive")
 
     def check(self) -> None:
         """Make sure that the options of the specs go together.
@@ -68,7 +103,7 @@ class TaskSpec:
             fix = "give a labelled --source, or learn from one dataset alone with --source SPEC?labels=NUMBER"
             what = f"option {target.how_many} without a source beside the target"
             raise UserInputError(what, where=target.where, fix=fix)
-        if target in divided and target.flag("transductive"):
+        if target in divided and self.test.transductive:
             fix = "remove one of them: labelled images would be test images"
             what = f"options {target.how_many} and transductive at once"
             raise UserInputError(what, where=target.where, fix=fix)
