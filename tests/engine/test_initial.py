@@ -108,7 +108,7 @@ def test_an_adapted_model_stands_alone_and_resumes_to_the_bit(trained, adapting,
     images = list(context.domains.test.read_many(range(len(context.domains.test))))
     predicted = np.array(model.predict(images).labels)
     assert (predicted == np.array(context.domains.classes)[context.domains.test.labels]).mean() == pytest.approx(
-        record["target"]["accuracy"]
+        record.target.accuracy
     )
     assert model.record.initial.plugins[0].name == "source_only"
 

@@ -89,12 +89,12 @@ def test_every_image_comes_once_in_the_order_and_is_scored_as_it_was_first_answe
     assert [len(indices) for indices, _ in seen] == [10, 10, 10, 10, 10, 6]
     rows = context.domains.adaptation.rows[order]
     assert (np.diff(rows) > 0).all()
-    online = record["online"]
+    online = record.online
     probs = torch.cat([logits for _, logits in seen]).softmax(1)
     truth = context.domains.truth[order]
-    assert online["accuracy"] == pytest.approx(float((probs.argmax(1).numpy() == truth).mean()))
-    assert (online["n"], online["batch"], online["order_uses_target_labels"]) == (56, 10, False)
-    assert (record["steps"], record["target"]["n"]) == (6, 56)
+    assert online.accuracy == pytest.approx(float((probs.argmax(1).numpy() == truth).mean()))
+    assert (online.n, online.batch, online.order_uses_target_labels) == (56, 10, False)
+    assert (record.steps, record.target.n) == (6, 56)
     lines = (tmp_path / "run" / "online.csv").read_text().splitlines()
     assert len(lines) == 57
     assert lines[1].split(",")[1] == context.domains.classes[int(probs[0].argmax())]
@@ -107,7 +107,7 @@ def test_a_stream_that_was_cut_goes_on_to_the_same_bits(streamed, tmp_path, list
     with pytest.raises(KeyboardInterrupt):
         run(streamed(layer), tmp_path / "cut", listener(stop_after=4))
     cut = run(streamed(layer), tmp_path / "cut", listener(), resume=True)
-    assert cut["online"] == whole["online"]
+    assert cut.online == whole.online
     assert (tmp_path / "cut" / "online.csv").read_bytes() == (tmp_path / "whole" / "online.csv").read_bytes()
     left, right = (weights_of(tmp_path / name)["model"] for name in ("whole", "cut"))
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
@@ -117,7 +117,7 @@ def test_without_a_phase_nothing_is_trained_and_batches_of_one_pass(streamed, tm
     context = streamed({"data": {"target_batch": 1}}, trains=False)
     before = {name: p.clone() for name, p in context.model.named_parameters()}
     record = run(context, tmp_path / "run", listener())
-    assert (record["steps"], record["online"]["n"], record["online"]["batch"]) == (56, 56, 1)
+    assert (record.steps, record.online.n, record.online.batch) == (56, 56, 1)
     assert before
     assert all(torch.equal(before[name], p) for name, p in context.model.named_parameters())
 
@@ -125,7 +125,7 @@ def test_without_a_phase_nothing_is_trained_and_batches_of_one_pass(streamed, tm
 def test_a_reset_puts_weights_and_momentum_back(streamed, tmp_path, listener, weights_of):
     seen = []
     record = run(streamed(ask_reset_at=5), tmp_path / "run", listener())
-    assert record["online"]["resets"] == {"asked for": 1}
+    assert record.online.resets == {"asked for": 1}
     context = streamed(seen=seen)
     state = weights_of(tmp_path / "run")
     assert all(torch.equal(context.model.state_dict()[name], value) for name, value in state["model"].items())
@@ -140,13 +140,13 @@ def test_an_alarm_falls_back_to_the_initial_model_and_says_so(streamed, tmp_path
     heard, seen = listener(), []
     context = streamed({"stream": {"alarm": alarm, "watch_every": 2}}, seen=seen)
     record = run(context, tmp_path / "run", heard)
-    online = record["online"]
+    online = record.online
     if alarm == "off":
-        assert (online["alarms"], online["stopped_at"], len(seen)) == ([], None, 6)
+        assert (online.alarms, online.stopped_at, len(seen)) == ([], None, 6)
         return
-    assert online["alarms"][0] == "after 20 images: collapsed"
+    assert online.alarms[0] == "after 20 images: collapsed"
     assert any("alarm after 20 images: collapsed" in line for line in heard.messages)
-    assert (online["stopped_at"], len(seen)) == ((20, 2) if alarm == "stop" else (None, 6))
+    assert (online.stopped_at, len(seen)) == ((20, 2) if alarm == "stop" else (None, 6))
     if alarm == "stop":
         before = streamed().model.state_dict()
         assert all(torch.equal(before[name], value) for name, value in context.model.state_dict().items())

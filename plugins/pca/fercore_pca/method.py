@@ -191,7 +191,7 @@ class ClipMethod(Plugin):
         self, model: Model, branch: str, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None
     ) -> Tensor:
         sides: list[Side] = ["source"] if pseudo is None else ["source", "target"]
-        logits = torch.cat([encoded[side, planning.view_name(side)].logits[branch] for side in sides])
+        logits = torch.cat([encoded[side, planning.VIEW].logits[branch] for side in sides])
         weight = torch.ones_like(batch.source.labels, dtype=logits.dtype)
         if pseudo is None:
             labels = batch.source.labels

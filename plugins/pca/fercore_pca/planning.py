@@ -21,6 +21,8 @@ from fercore.plugin import (
 from fercore_pca.settings import AugSettings, CommonSettings, PcaSettings
 
 TRAIN, WARMUP = "train", "warmup"
+VIEW = "train"
+"""The one view of either side."""
 
 
 def stages(settings: CommonSettings, config: RunConfig) -> list[Stage]:
@@ -43,12 +45,7 @@ def view_of(side: Side, aug: AugSettings) -> ViewRequest:
     """Return the view of a side that training sees; the sides draw numbers of their own."""
     crop = CropAndColour(area=aug.area, jitter_chance=0.0, grey_chance=0.0, blur_chance=0.0)
     transforms: dict[str, Transform | CropAndColour] = {"crop": crop, "weak": "weak", "none": "none"}
-    return ViewRequest(side, view_name(side), transforms[aug.kind])
-
-
-def view_name(side: Side) -> str:
-    """Return the name of a side's view."""
-    return f"clip_{side}"
+    return ViewRequest(side, VIEW, transforms[aug.kind])
 
 
 def labelled_domain(settings: PcaSettings, task: TaskInfo) -> int | None:

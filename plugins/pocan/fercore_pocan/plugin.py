@@ -29,6 +29,7 @@ from fercore.plugin import (
     Settings,
     Side,
     Stage,
+    TaskInfo,
     ViewRequest,
     hookimpl,
 )
@@ -82,15 +83,14 @@ class Pocan(Plugin):
 
     @hookimpl
     def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
     ) -> dict[str, float] | None:
-        """Count the source's classes once; in adaptation start M_t from M_s, and label the target again each epoch."""
+        """Take the source's class counts; in adaptation start M_t from M_s, and label the target again each epoch."""
         state = self.part(model, RunState)
         if clock.stage == PRETRAIN:
             return None
-        if not state.source_counts.any():
-            labels = encode_dataset("source").labels
-            state.source_counts = torch.bincount(labels, minlength=len(state.source_counts))
+        counts = [sum(source.class_counts.get(name, 0) for source in task.sources) for name in task.classes]
+        state.source_counts.copy_(torch.tensor(counts))
         if clock.stage == CLASSIFY:
             return None
         if clock.step == 0:

@@ -70,7 +70,7 @@ def method():
     return make
 
 
-def batch_of(images, *, labels=None, domain=None, view="clip_source", index=None):
+def batch_of(images, *, labels=None, domain=None, view="train", index=None):
     n = len(images)
     zeros = torch.zeros(n, dtype=torch.int64)
     return DomainBatch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,8 +15,18 @@ from torch import nn
 
 from fercore.config import RunConfig
 from fercore.models import Backbone
+from fercore.plugin import BatchPolicy, DatasetInfo, TaskInfo
 from fercore.records.step import Batch, DomainBatch, Encoded, EncodedDataset, Progress
 
+TASK = TaskInfo(
+    classes=("anger", "fear", "neutral"),
+    sources=(DatasetInfo("folder", "folder", 2, {"anger": 2}), DatasetInfo("folder", "folder", 1, {"neutral": 1})),
+    target=DatasetInfo("folder", "folder", 6),
+    few_shot_domain=None,
+    few_shots=None,
+    include_labelled=False,
+    batch=BatchPolicy(source=2, target=2, steps_per_epoch=None, class_balanced=False, domain_balanced=False),
+)
 ADAPT = Progress("adapt", "", 0, 0, 10)
 
 
@@ -38,14 +49,14 @@ def test_thresholds_trust_and_counts_are_the_papers(paper):
 
 
 def test_eq_13_counts_trusted_pseudo_labels_or_all(method):
-    data = {"source": whole(torch.tensor([0, 0, 2]), torch.zeros(3, 3)), "target": whole(-torch.ones(6), MIXED.log())}
+    data = {"target": whole(-torch.ones(6), MIXED.log())}
     for settings, expected in (
         ({}, [1, 1, 1]),
         ({"variant": "official"}, [3, 1, 2]),
         ({"class_counts": "all"}, [3, 1, 2]),
     ):
         state = RunState(3)
-        method(**settings).refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get)
+        method(**settings).refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get, task=TASK)
         assert state.target_counts.tolist() == expected
         assert state.trusted.sum() == 3
 
@@ -151,33 +162,34 @@ def whole(labels, logits):
     return EncodedDataset({}, {"target": logits}, labels, torch.zeros_like(labels), torch.arange(len(labels)))
 
 
-def test_refresh_starts_the_target_prototypes_and_labels_each_epoch_anew(method):
+def test_refresh_starts_the_target_prototypes_and_labels_again_each_epoch(method):
     plugin, state = method(refresh_every=2), RunState(3)
     model = model_of(state)
-    data = {"source": whole(torch.tensor([0, 0, 2]), torch.zeros(3, 3)), "target": whole(-torch.ones(6), MIXED.log())}
+    data = {"target": whole(-torch.ones(6), MIXED.log())}
     asked = []
 
     def encode_dataset(side):
         asked.append(side)
         return data[side]
 
-    assert plugin.refresh(model=model, clock=Progress("pretrain", "", 0, 0, 9), encode_dataset=encode_dataset) is None
-    assert plugin.refresh(model=model, clock=Progress("prototypes", "", 0, 0, 9), encode_dataset=encode_dataset) is None
-    assert asked == ["source"]
+    refresh = partial(plugin.refresh, model=model, encode_dataset=encode_dataset, task=TASK)
+    assert refresh(clock=Progress("pretrain", "", 0, 0, 9)) is None
+    assert refresh(clock=Progress("prototypes", "", 0, 0, 9)) is None
+    assert asked == []
     assert not state.adapted
-    metrics = plugin.refresh(model=model, clock=ADAPT, encode_dataset=encode_dataset)
-    assert asked == ["source", "target"]
+    metrics = refresh(clock=ADAPT)
+    assert asked == ["target"]
     assert state.adapted
     assert state.source_counts.tolist() == [2, 0, 1]
     assert torch.equal(model.heads["target"].weight, model.heads["source"].weight)
     assert metrics["pocan/trusted_share"] == 0.5
     model.heads["target"].weight.data.zero_()
     later = Progress("adapt", "", 1, 4, 10)
-    assert plugin.refresh(model=model, clock=later, encode_dataset=encode_dataset) is None
+    assert refresh(clock=later) is None
     assert (model.heads["target"].weight == 0).all()
     assert state.progress == pytest.approx(0.4)
-    plugin.refresh(model=model, clock=Progress("adapt", "", 2, 8, 10), encode_dataset=encode_dataset)
-    assert asked == ["source", "target", "target"]
+    refresh(clock=Progress("adapt", "", 2, 8, 10))
+    assert asked == ["target", "target"]
 
 
 def test_pseudo_labels_follow_the_samples(method):
@@ -222,7 +234,7 @@ def test_confidences_of_huge_scores_stay_finite(method):
     plugin, state = method(), RunState(3)
     logits = torch.tensor([[1e4, 0.0, -1e4], [-3e4, 2e4, 0.0], [0.0, 0.0, 5e4]])
     data = {"source": whole(torch.tensor([0]), logits), "target": whole(-torch.ones(3), logits)}
-    plugin.refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get)
+    plugin.refresh(model=model_of(state), clock=ADAPT, encode_dataset=data.get, task=TASK)
     assert torch.equal(state.probs, torch.eye(3))
     assert state.trusted.all()
 
