@@ -13,6 +13,7 @@ import tomli_w
 
 import fercore
 from fercore import api, cli
+from fercore.cli.mirror import mirrors
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 
@@ -109,15 +110,26 @@ def test_wrong_input_is_the_line_of_the_command(call, message, tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arguments_are_those_of_the_command_line():
+@pytest.mark.parametrize(
+    ("command", "function", "of_python", "of_the_command_line"),
+    [
+        ("run", api.train, {"observe"}, {"dry_run"}),
+        ("run", api.describe, {"observe"}, {"dry_run", "resume"}),
+        ("compare", api.compare, {"observe"}, {"choose"}),
+        ("predict", api.predict, {"tell", "each", "progress"}, set()),
+        ("evaluate", api.evaluate, {"progress"}, {"out"}),
+        ("verdict", api.verdict, set(), {"json_"}),
+        ("ask", api.ask, {"models"}, {"reference", "adapted"}),
+    ],
+)
+def test_no_argument_is_missing_on_the_command_line(command, function, of_python, of_the_command_line):
     commands = {info.callback.__name__: signature(info.callback).parameters for info in cli.app.registered_commands}
-    run = {name.rstrip("_") for name in commands["run"]} - {"dry_run"}
-    assert run == signature(api.train).parameters.keys() - {"observe"}
-    assert run - {"resume"} == signature(api.describe).parameters.keys() - {"observe"}
-    # --choose prints what `fercore.select` gives of the folder that was written.
-    assert {name.rstrip("_") for name in commands["compare"]} - {"choose"} == signature(
-        api.compare
-    ).parameters.keys() - {"observe"}
+    assert commands[command].keys() - of_the_command_line == signature(function).parameters.keys() - of_python
+
+
+def test_an_option_that_the_function_does_not_take_is_an_error():
+    with pytest.raises(TypeError, match="load does not take size"):
+        mirrors(api.load, {"path": str, "size": int})
 
 
 def test_the_interface_is_what_it_lists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -16,6 +16,7 @@ from fercore.cli.au import au_app
 from fercore.cli.data import data_app
 from fercore.cli.export import export
 from fercore.cli.installed import WithPackages
+from fercore.cli.mirror import mirrors
 from fercore.cli.plugins import plugins, settings
 from fercore.cli.predict import evaluate, predict
 from fercore.cli.report import report
@@ -25,9 +26,6 @@ from fercore.files import name_fault
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 from fercore.terminal import guard_streams, lost_output, say
 from fercore.writing import write_fault
-
-if TYPE_CHECKING:
-    pass
 
 
 class _Commands(WithPackages):
@@ -53,19 +51,41 @@ app = typer.Typer(
     context_settings={"max_content_width": 120},
 )
 
-Plugin = Annotated[
-    list[str], typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`.")
-]
-Source = Annotated[list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")]
-Target = Annotated[str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")]
-Protocol = Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Folder that holds the protocol's datasets by name.")]
-Init = Annotated[str | None, typer.Option(help="A trained model to start from: a run folder, its model/, and others.")]
-Preset = Annotated[str | None, typer.Option(help="demo, small or paper.")]
-Config = Annotated[Path | None, typer.Option(help="TOML file of settings.")]
-Set = Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for the results; a new one under runs/ if not given.")]
+DATA: dict[str, Any] = {
+    "source": Annotated[
+        list[str] | None, typer.Option(help="FORMAT:PATH[?option=value&...], labelled; may be repeated.")
+    ],
+    "target": Annotated[
+        str | None, typer.Option(help="FORMAT:PATH[?option=value&...]; its labels only score the result.")
+    ],
+    "protocol": Annotated[str | None, typer.Option(help="A paper's sources and target: see `fercore protocols`.")],
+    "data_root": Annotated[Path | None, typer.Option(help="Folder that holds the protocol's datasets by name.")],
+    "init": Annotated[
+        str | None, typer.Option(help="A trained model to start from: a run folder, its model/, and others.")
+    ],
+    "preset": Annotated[str | None, typer.Option(help="demo, small or paper.")],
+    "config": Annotated[Path | None, typer.Option(help="TOML file of settings.")],
+    "set": Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")],
+    "device": Annotated[str | None, typer.Option(help="auto, cpu or cuda.")],
+    "out": Annotated[Path | None, typer.Option(help="Folder for the results; a new one under runs/ if not given.")],
+}
+"""Options of every command that trains."""
+RUN: dict[str, Any] = {
+    **DATA,
+    "plugin": Annotated[
+        list[str] | None,
+        typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`."),
+    ],
+    "seed": Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")],
+    "resume": Annotated[Path | None, typer.Option(help="Resume the run in this folder.")],
+    "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the hook chain too.")],
+}
+COMPARE: dict[str, Any] = {
+    **DATA,
+    "method": Annotated[list[str], typer.Argument(help='"[LABEL:]plugin[+plugin] [key=value ...]", one per row.')],
+    "seeds": Annotated[str, typer.Option(help="Comma-separated seeds.")],
+    "jobs": Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")],
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -76,58 +96,30 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
+@mirrors(api.train, RUN)
 def run(
-    plugin: Plugin = [],  # noqa: B006
-    source: Source = None,
-    target: Target = None,
-    protocol: Protocol = None,
-    data_root: DataRoot = None,
-    init: Init = None,
-    preset: Preset = None,
-    config: Config = None,
-    set_: Set = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")] = None,
-    device: Device = None,
-    out: Out = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the run in this folder.")] = None,
+    given: dict[str, Any],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, print it, train nothing.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print the hook chain too.")] = False,
 ) -> None:
     """Train a method, score the adapted model on the target, write a run folder."""
     from fercore import console
 
-    given: dict[str, Any] = {
-        "plugin": plugin, "source": source or (), "target": target, "protocol": protocol, "data_root": data_root,
-        "init": init, "preset": preset, "config": config, "set": set_ or (), "seed": seed, "device": device, "out": out,
-        "verbose": verbose,
-    }  # fmt: skip
     if not dry_run:
-        done = api.train(**given, resume=resume, observe=console.ConsoleObserver)
+        done = api.train(**given, observe=console.ConsoleObserver)
         from fercore.runs.folder import MODEL
 
         console.print_result(done.result)
         console.print_lines([f"next: fercore predict {shlex.quote(str(done.path / MODEL))} DIR"])
-    elif resume is not None:
+    elif "resume" in given:
         raise only_longer()
     else:
         console.print_lines(api.describe(**given, observe=console.ConsoleObserver))
 
 
 @app.command()
+@mirrors(api.compare, COMPARE)
 def compare(
-    method: Annotated[list[str], typer.Argument(help='"[LABEL:]plugin[+plugin] [key=value ...]", one per row.')],
-    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "0,1,2",
-    source: Source = None,
-    target: Target = None,
-    protocol: Protocol = None,
-    data_root: DataRoot = None,
-    init: Init = None,
-    preset: Preset = None,
-    config: Config = None,
-    set_: Set = None,
-    device: Device = None,
-    out: Out = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
+    given: dict[str, Any],
     choose: Annotated[
         str | None, typer.Option(help="Also choose a row by this score without target labels, or by 'aggregate'.")
     ] = None,
@@ -140,14 +132,9 @@ def compare(
 
         check_score(choose)
 
-    folder = out or new_folder(["compare"])
-    given: dict[str, Any] = {
-        "source": source or (), "target": target, "protocol": protocol, "data_root": data_root, "init": init,
-        "preset": preset, "config": config, "set": set_ or (), "device": device,
-    }  # fmt: skip
-    comparison = api.compare(
-        method, seeds=_seeds(seeds), out=folder, jobs=jobs, observe=console.observer_for(jobs), **given
-    )
+    folder, seeds = given.pop("out", None) or new_folder(["compare"]), given.pop("seeds")
+    observe = console.observer_for(given["jobs"])
+    comparison = api.compare(**given, seeds=_seeds(seeds), out=folder, observe=observe)
     head, rows = comparison.table()
     console.print_table(f"target {comparison.target}, mean ± std over seeds {seeds}, in points", head, rows)
     from fercore.decisions.judging import judge_rows

@@ -4,19 +4,42 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from fercore.config import Device as DeviceName
-from fercore.errors import UserInputError
+from fercore import api
+from fercore.cli.mirror import mirrors
 from fercore.terminal import say
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Target = Annotated[
-    str | None, typer.Option(help="FORMAT:PATH[?split=...] to predict; without it, what the runs recorded of theirs.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+DECIDE: dict[str, Any] = {
+    "target": Annotated[
+        str | None,
+        typer.Option(help="FORMAT:PATH[?split=...] to predict; without it, what the runs recorded of theirs."),
+    ],
+    "device": Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")],
+}
+"""Options of the commands that predict."""
+VERDICT: dict[str, Any] = {
+    **DECIDE,
+    "reference": Annotated[
+        Path, typer.Argument(help="Run that was not adapted: source_only, same sampling and steps.")
+    ],
+    "adapted": Annotated[Path, typer.Argument(help="Run that was.")],
+    "others": Annotated[
+        list[Path] | None, typer.Option("--with", help="A further run whose word is heard; may be repeated.")
+    ],
+    "labels": Annotated[Path | None, typer.Option(help="The CSV of `fercore ask`, filled in.")],
+}
+ASK: dict[str, Any] = {
+    **DECIDE,
+    "out": Annotated[
+        Path, typer.Option(help="New folder for the page, the CSV to fill in, and how images were drawn.")
+    ],
+    "n": Annotated[int, typer.Option("--n", min=1, help="Number of images.")],
+    "seed": Annotated[int, typer.Option(min=0, help="Seed of the drawing.")],
+}
 
 
 def select(
@@ -30,10 +53,8 @@ def select(
     json_: Json = False,
 ) -> None:
     """Rank runs, checkpoints or rows of a comparison by scores without target labels."""
-    from fercore.decisions.ranking import rank
-
     if json_:
-        _print_json(rank(folder, score=score, oracle=oracle).to_json())
+        _print_json(api.select(folder, score=score, oracle=oracle).to_json())
     else:
         print_ranking(folder, score, oracle=oracle)
 
@@ -41,9 +62,9 @@ def select(
 def print_ranking(folders: list[Path], score: str | None, *, oracle: bool = False) -> None:
     """Print candidates, best first, and which one to take."""
     from fercore.console import print_lines, print_table
-    from fercore.decisions.ranking import MEAN_RANK, rank
+    from fercore.decisions.ranking import MEAN_RANK
 
-    ranking = rank(folders, score=score, oracle=oracle)
+    ranking = api.select(folders, score=score, oracle=oracle)
     by = "mean rank" if ranking.by == MEAN_RANK else ranking.by
     print_table(f"best first by {by}; no label of the target", *ranking.table())
     if ranking.transductive:
@@ -51,24 +72,13 @@ def print_ranking(folders: list[Path], score: str | None, *, oracle: bool = Fals
     print_lines([f"take {ranking.names[0]}"])
 
 
-def verdict(
-    reference: Annotated[Path, typer.Argument(help="Run that was not adapted: source_only, same sampling and steps.")],
-    adapted: Annotated[Path, typer.Argument(help="Run that was.")],
-    target: Target = None,
-    also: Annotated[
-        list[Path] | None, typer.Option("--with", help="A further run whose word is heard; may be repeated.")
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="The CSV of `fercore ask`, filled in.")] = None,
-    device: Device = "auto",
-    json_: Json = False,
-) -> None:
+@mirrors(api.verdict, VERDICT)
+def verdict(given: dict[str, Any], json_: Json = False) -> None:
     """Say whether adapting helped, without labels of the target or with the few that were asked for."""
     from fercore.console import print_lines
-    from fercore.data.spec import parse_spec
-    from fercore.decisions.judging import advice, fairness, judge
+    from fercore.decisions.judging import advice, fairness
 
-    spec = None if target is None else parse_spec(target)
-    judged = judge(reference, adapted, target=spec, others=also or (), labels=labels, device=_device(device))
+    judged, reference, adapted = api.verdict(**given), given["reference"], given["adapted"]
     if json_:
         _print_json(judged.to_json())
         return
@@ -85,22 +95,17 @@ def verdict(
     print_lines([*lines, *fairness(reference, adapted), advice(judged, reference, adapted)])
 
 
+@mirrors(api.ask, ASK)
 def ask(
+    given: dict[str, Any],
     reference: Annotated[Path, typer.Argument(help="Run that was not adapted.")],
     adapted: Annotated[list[Path], typer.Argument(help="Runs that were.")],
-    out: Annotated[Path, typer.Option(help="New folder for the page, the CSV to fill in, and how images were drawn.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Number of images.")] = 30,
-    target: Target = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the drawing.")] = 0,
-    device: Device = "auto",
 ) -> None:
     """Choose the images whose labels settle which model is better, and write a page to label them on."""
     from fercore.console import print_lines
-    from fercore.data.spec import parse_spec
     from fercore.decisions import asking
 
-    spec = None if target is None else parse_spec(target)
-    chosen = asking.ask([reference, *adapted], out, n=n, target=spec, seed=seed, device=_device(device))
+    chosen, out = api.ask([reference, *adapted], **given), given["out"]
     print_lines(
         [
             f"{len(chosen.images)} of {chosen.disagreements} images with several answers, of {chosen.n}",
@@ -108,13 +113,6 @@ def ask(
             f"fercore verdict {reference} {adapted[0]} --labels {out / asking.TEMPLATE}",
         ]
     )
-
-
-def _device(text: str) -> DeviceName:
-    names: dict[str, DeviceName] = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}
-    if text not in names:
-        raise UserInputError(f"unknown device {text!r}", where="--device", fix="auto, cpu or cuda")
-    return names[text]
 
 
 def _print_json(values: dict[str, Any]) -> None:
