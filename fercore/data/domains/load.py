@@ -18,10 +18,9 @@ from fercore.data.domains.parts import choose_split, limited, target_parts, trai
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats.reading.codes import fits
 from fercore.data.formats.reading.scan import Scan, present
-from fercore.data.images.crops import CropReader
 from fercore.data.images.links import refuse_links_out
 from fercore.data.images.preflight import Preflight, inspect
-from fercore.data.images.readers import FileReader, kind_of
+from fercore.data.images.readers import ImageFiles, kind_of
 from fercore.data.images.scaling import NO_RANGE, Scaling, parse_scaling
 from fercore.data.labels import unknown_names
 from fercore.data.spec import FORMATS, DomainSpec, TaskSpec
@@ -102,7 +101,7 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
 def _with_scaling(scan: Scan, scaling: Scaling, spec: DomainSpec) -> Scan:
     """Return the scan with a reader that scales one-channel images."""
     reader = scan.reader
-    if not isinstance(reader, FileReader | CropReader):
+    if not isinstance(reader, ImageFiles):
         fix = "remove it: it is for image files of one channel"
         raise UserInputError(
             f"option range on {spec.format}, whose pixels are no image files", where=spec.where, fix=fix
@@ -205,7 +204,7 @@ def _memory(settings: DataSettings) -> Path | None:
 
 def _bound(table: Table, preflight: Preflight) -> Table:
     """Return the table with a reader that reads what the preflight saw and nothing else."""
-    if not isinstance(table.reader, FileReader | CropReader):
+    if not isinstance(table.reader, ImageFiles):
         return table
     digests = [""] * len(table.reader)
     for row, digest in zip(table.rows.tolist(), preflight.digests, strict=True):
@@ -246,7 +245,7 @@ def _scaling_report(spec: DomainSpec, table: Table, preflight: Preflight) -> dic
     Raises:
         UserInputError: if it scales none.
     """
-    assert isinstance(table.reader, FileReader | CropReader)
+    assert isinstance(table.reader, ImageFiles)
     paths = (table.reader.paths[row] for row in table.rows[preflight.usable].tolist())
     kinds = Counter(kind_of(path) for path in paths)
     if not kinds["one_channel"] + kinds["deep"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -41,9 +41,13 @@ class Reader(Protocol):
         """Return a hash of a row's content; raise Unusable if it cannot be used."""
 
 
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom, in pixels; right and bottom are the first column and row outside."""
+
+
 @dataclass(frozen=True, eq=False)
-class FileReader:
-    """Image files.
+class ImageFiles:
+    """Rows that show image files, or a part of each.
 
     Args:
         paths: file of each row.
@@ -53,25 +57,29 @@ class FileReader:
     """
 
     paths: tuple[str, ...]
-    checked: bool = False
-    scaling: Scaling | None = None
-    digests: tuple[str, ...] = ()
+    checked: bool = field(default=False, kw_only=True)
+    scaling: Scaling | None = field(default=None, kw_only=True)
+    digests: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, row: int) -> np.ndarray:
-        """Return uint8[H,W,3], RGB.
+        """Return uint8[H,W,3], RGB, of what the row shows.
 
         Raises:
             UserInputError: if the file has become unreadable, or another, since it was checked; names it.
         """
         try:
             content = file_bytes(self.paths[row])
-            refuse_changed(self.digests, row, content_digest(content) if self.digests else "", self.paths[row])
-            return decode(content, self.scaling)
+            # The bytes just read are hashed, not the file again:
+            # nobody can change it between the check and the decoding.
+            self._refuse_changed(row, content)
+            image = decode(content, self.scaling)
+            left, top, right, bottom = self.place(row, image.shape[1], image.shape[0])
         except Unusable as error:
             raise UserInputError(f"unusable image: {error}", where=self.paths[row]) from None
+        return image[top:bottom, left:right]
 
     def read_many(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """Yield the images of several rows, in order."""
@@ -79,14 +87,42 @@ class FileReader:
             yield self.read(row)
 
     def digest(self, row: int) -> str:
-        """Return a hash of the file; raise Unusable if it does not decode to the last pixel."""
+        """Return a hash of the file and of what is shown of it.
+
+        Raises:
+            Unusable: if it does not decode to the last pixel, or nothing of it is shown.
+        """
         content = file_bytes(self.paths[row])
-        check_scale(with_pixels(content), self.scaling)
-        return content_digest(content)
+        image = with_pixels(content)
+        self.place(row, *image.size)
+        check_scale(image, self.scaling)
+        return content_digest(content, self.part(row))
 
     def identity(self, row: int) -> str:
-        """Return what a row shows of its file, as text: all of it, so "" but for the scaling."""
-        return scaling_text(self.scaling)
+        """Return what caches know a row by beside its file; "" for all of it as it is."""
+        return self.part(row) + ("" if self.scaling is None else f"range {self.scaling}")
+
+    def part(self, row: int) -> str:
+        """Return which part of the file a row shows, as text; "" for all of it."""
+        return ""
+
+    def place(self, row: int, width: int, height: int) -> Box:
+        """Return where in an image of this size that part is.
+
+        Raises:
+            Unusable: if nothing of it lies inside.
+        """
+        return 0, 0, width, height
+
+    def _refuse_changed(self, row: int, content: bytes) -> None:
+        known = self.digests[row] if self.digests else ""
+        if known and known != content_digest(content, self.part(row)):
+            fix = "bring it back as it was, or start the run again"
+            raise UserInputError("image changed since the run looked at it", where=self.paths[row], fix=fix)
+
+
+class FileReader(ImageFiles):
+    """Image files, each shown whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +155,6 @@ def content_digest(content: bytes, part: str = "") -> str:
     content_hash = hashlib.blake2b(content, digest_size=16)
     content_hash.update(part.encode())
     return content_hash.hexdigest()
-
-
-def refuse_changed(digests: Sequence[str], row: int, digest: str, path: str) -> None:
-    """Make sure that a row is what the preflight saw.
-
-    Args:
-        digests: what that found, () = nothing. row, path: which. digest: of the row now.
-
-    Raises:
-        UserInputError: if it is another; names the file.
-    """
-    if digests and digests[row] and digests[row] != digest:
-        fix = "bring it back as it was, or start the run again"
-        raise UserInputError("image changed since the run looked at it", where=path, fix=fix)
 
 
 def file_bytes(path: str) -> bytes:
@@ -183,11 +205,6 @@ def check_scale(image: Image, scaling: Scaling | None) -> None:
         raise Unusable(str(error)) from None
     finally:
         image.close()
-
-
-def scaling_text(scaling: Scaling | None) -> str:
-    """Return what caches know a scaling by; "" for none."""
-    return "" if scaling is None else f"range {scaling}"
 
 
 def kind_of(path: str) -> str:
