@@ -52,16 +52,18 @@ from fercore.losses.mmd import (
 from fercore.losses.moments import (
     central_moments,
     coral,
+    discriminant_scatter,
     feature_norm_radius,
     feature_norm_step,
     locality,
     mean_discrepancy,
+    moving_centroids,
     spectral_penalty,
 )
 from fercore.losses.precision import to_float32
 from fercore.losses.predictions import NormScale, class_confusion, column_norms, nuclear_norm
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
-from fercore.losses.soft_targets import masked_cross_entropy, soft_kl
+from fercore.losses.soft_targets import masked_cross_entropy, masked_mean, soft_kl
 from fercore.losses.thresholds import (
     adaptive_thresholds,
     align_distribution,
@@ -92,6 +94,7 @@ __all__ = [
     "confident",
     "coral",
     "curriculum_thresholds",
+    "discriminant_scatter",
     "domain_adversarial",
     "domain_cross_entropy",
     "domain_mean",
@@ -112,11 +115,13 @@ __all__ = [
     "logit_square",
     "margin_disparity",
     "masked_cross_entropy",
+    "masked_mean",
     "mean_absolute",
     "mean_difference",
     "mean_discrepancy",
     "mean_entropy",
     "mean_squared",
+    "moving_centroids",
     "mutual_consistency",
     "neighbour_labels",
     "normalise_weights",

@@ -7,6 +7,7 @@ uniform), by which its classes can be given the shares that they have on the oth
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SMOOTHING = 1e-12
@@ -113,3 +114,41 @@ def locality(features: Tensor, labels: Tensor, nearest: int = 20) -> Tensor:
     means = taken @ rows / count.clamp_min(1)[:, None]
     values = (features - means).square().sum(1) * (count > 0)
     return values.sum() / 2 / (count > 0).sum().clamp_min(1)
+
+
+def discriminant_scatter(features: Tensor, labels: Tensor) -> Tensor:
+    """Scatter within classes less scatter between them (DFA, Zhu et al., ICB 2016, after Fisher).
+
+    sum_i |x_i - m_y|^2 / 2B - sum_c n_c (1 - exp(-|m_c - m|^2 / s)) / 2B, with means m_c of classes and m of all, and
+    the constant s the mean squared distance to m: the second sum has a bound, so nothing is gained by growing.
+
+    Args:
+        features: f[B,D]. labels: int64[B].
+
+    Returns:
+        Scalar; 0, still connected to the features, for one sample.
+    """
+    member = F.one_hot(labels).to(features.dtype)
+    count, mean = member.sum(0), features.mean(0)
+    centres = member.T @ features / count.clamp_min(1)[:, None]
+    within = (features - member @ centres).square().sum()
+    scale = (features - mean).square().sum(1).mean().detach().clamp_min(SMOOTHING)
+    between = count @ (1 - (-(centres - mean).square().sum(1) / scale).exp())
+    value: Tensor = (within - between) / (2 * len(features))
+    return value
+
+
+def moving_centroids(features: Tensor, labels: Tensor, before: Tensor, momentum: float) -> Tensor:
+    """Class means, moved from what they were towards a batch's (MSTN, Xie et al., ICML 2018, Algorithm 1).
+
+    Args:
+        features: f[B,D]. labels: int64[B]. before: f[K,D], constants. momentum: share of the batch's own mean.
+
+    Returns:
+        f[K,D]; a class without a sample keeps its mean.
+    """
+    member = F.one_hot(labels, len(before)).to(features.dtype)
+    count = member.sum(0)[:, None]
+    means = member.T @ features / count.clamp_min(1)
+    before = before.to(features.dtype)
+    return torch.where(count > 0, torch.lerp(before, means, momentum), before)

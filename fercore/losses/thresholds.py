@@ -82,22 +82,33 @@ def adaptive_thresholds(confidence: Tensor, predicted: Tensor, num_classes: int,
     return torch.where(count > 0, level, torch.full_like(level, torch.inf)).to(confidence.dtype)
 
 
-def curriculum_thresholds(learnt: Tensor, num_classes: int, threshold: float, *, warmup: bool = True) -> Tensor:
+def curriculum_thresholds(
+    learnt: Tensor,
+    num_classes: int,
+    threshold: float,
+    *,
+    warmup: bool = True,
+    mapping: Literal["convex", "squared"] = "convex",
+) -> Tensor:
     """Lower the threshold of classes that few samples have been learnt of (FlexMatch, Zhang et al. 2021, Eqs 5-11).
 
     Args:
         learnt: int64[N], class each unlabelled sample was last sure of, -1 = none yet.
         num_classes: K. threshold: in (0, 1], of the class learnt best.
         warmup: samples that are not learnt count as a class of their own, so that thresholds begin low.
+        mapping: of beta = count of the class / largest count: "convex" = beta / (2 - beta), "squared" =
+            ((beta + 1) / 2)^2, which begins at 1/4 (AGLRLS, Gao et al., TMM 2024).
 
     Returns:
-        f[K], threshold * beta / (2 - beta) with beta = count of the class / largest count; 0 while nothing is learnt.
+        f[K], threshold * mapping; beta is 0 while nothing is learnt.
     """
     counts = torch.bincount(learnt[learnt >= 0], minlength=num_classes).float()
     largest = counts.max()
     if warmup:
         largest = torch.maximum(largest, (learnt < 0).sum().float())
     share = counts / largest.clamp_min(1)
+    if mapping == "squared":
+        return threshold * ((share + 1) / 2).square()
     # FlexMatch's convex mapping (Eq 11): slow at first, steep near the class learnt best.
     return threshold * share / (2 - share)
 

@@ -4,6 +4,7 @@ from fercore.models.backbones import Backbone, build_backbone, build_trunk, look
 from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
 from fercore.models.domain_heads import DomainHead, GroupedDomainHeads
+from fercore.models.domain_norm import DomainNorm, normalised_as, split_norms
 from fercore.models.external import External
 from fercore.models.layers import RowNorm
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
@@ -23,6 +24,7 @@ __all__ = [
     "Backbone",
     "CombineKind",
     "DomainHead",
+    "DomainNorm",
     "ExpertKind",
     "ExpertMixture",
     "External",
@@ -40,8 +42,10 @@ __all__ = [
     "forward_without_bn_update",
     "look_for_weights",
     "normalised_apart",
+    "normalised_as",
     "restore_bn_stats",
     "shrink",
+    "split_norms",
     "swap_bn_stats",
     "without_bn_update",
 ]

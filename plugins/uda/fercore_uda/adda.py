@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from fercore.losses import domain_cross_entropy, to_float32
 from fercore.models import GroupedDomainHeads, Model
@@ -35,7 +35,8 @@ from fercore.plugin import (
     optimiser_from,
     single_stage,
 )
-from fercore_uda.base import SOURCE, VIEW, NetworkSettings, SourceTrained
+from fercore_uda.base import SOURCE, VIEW, NetworkSettings, SourceTrained, mean_of
+from fercore_uda.evaluating import Kept
 from fercore_uda.presets import presets
 
 PRETRAIN, ADAPT = "pretrain", "adapt"
@@ -106,7 +107,7 @@ class ADDA(SourceTrained):
         """Let the source keep its encoder as the second stage begins."""
         if clock.stage == ADAPT and clock.step == 0:
             learnt = nn.Sequential(model.backbone, model.branches["main"]).state_dict()
-            self.part(model, Kept, "source_encoder").encoder.load_state_dict(learnt)
+            self.part(model, Kept, "source_encoder").network.load_state_dict(learnt)
 
     @hookimpl
     def encode(
@@ -129,24 +130,9 @@ class ADDA(SourceTrained):
         x, y = (to_float32(encoded[side].features["main"]) for side in (SOURCE, ("target", ADAPTED)))
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             if clock.phase == CRITIC:
-                value = domain_cross_entropy(critic(torch.cat([x, y.detach()])), len(x))
+                told, n = critic(torch.cat([x, y.detach()])), len(x)
+                every = [torch.cat([told[:n][rows], told[n:]]) for rows in self.rows(batch.source)]
+                value = mean_of([domain_cross_entropy(each, len(each) - len(y)) for each in every])
                 return [LossTerm(f"{self.name}/critic", Role.ADVERSARIAL, value)]
             value = nn.functional.softplus(-critic(y)).mean()
             return [LossTerm(f"{self.name}/mapping", Role.ADVERSARIAL, value)]
-
-
-class Kept(nn.Module):
-    """An encoder that no phase trains and that stays in evaluation mode."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Kept:
-        """Stay in evaluation mode, whatever the mode asked for."""
-        return super().train(False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return features f[B,D]."""
-        features: Tensor = self.encoder(images)
-        return features

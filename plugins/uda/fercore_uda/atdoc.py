@@ -26,6 +26,7 @@ from fercore.plugin import (
     hookimpl,
 )
 from fercore_uda.base import TARGET, VIEW, NetworkSettings, SourceTrained
+from fercore_uda.evaluating import in_evaluation
 from fercore_uda.presets import presets
 
 
@@ -77,7 +78,7 @@ class ATDOC(SourceTrained):
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels:
         """Label the batch from the bank; then put the batch's features in evaluation mode into it."""
         bank, features = self.part(model, SizedByData, "bank"), unit(to_float32(encoded[TARGET].features["main"]))
-        now = self._in_evaluation(model, batch.target.images[VIEW])
+        now = in_evaluation(model, batch.target.images[VIEW])
         own, probs = to_float32(now.features["main"]), to_float32(now.logits["main"]).softmax(-1)
         if self.settings.labels == "centres":
             centres = bank.get_buffer("centres")
@@ -103,14 +104,6 @@ class ATDOC(SourceTrained):
             *super().loss(model, batch, encoded, clock),
             LossTerm(f"{self.name}/pseudo_labels", Role.CONSISTENCY, value, weight),
         ]
-
-    @staticmethod
-    def _in_evaluation(model: Model, images: Tensor) -> Any:
-        training = model.training
-        model.eval()
-        encoded = model(images)
-        model.train(training)
-        return encoded
 
 
 def _balanced(probs: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from fercore.losses import ramp, to_float32
 from fercore.models import Model, RowNorm, build_backbone
 from fercore.plugin import (
     Batch,
+    DomainBatch,
     EncodedDataset,
     Forward,
     LossTerm,
@@ -39,6 +40,9 @@ class NetworkSettings(Settings):
     """Settings of every method."""
 
     bottleneck: int = Field(256, ge=0, description="width of the layer between backbone and head; 0 = none")
+    sources: Literal["pooled", "apart"] = Field(
+        "pooled", description="take all sources as one, or each by itself, so that the mean over sources counts"
+    )
 
 
 class TermSettings(NetworkSettings):
@@ -51,9 +55,6 @@ class TermSettings(NetworkSettings):
 class PairSettings(TermSettings):
     """Settings of methods whose term compares domains."""
 
-    sources: Literal["pooled", "apart"] = Field(
-        "pooled", description="align all sources as one, or each with the target (the mean counts)"
-    )
     class_weights: Literal["none", "estimated"] = Field(
         "none", description="weigh source samples in the alignment by the target's estimated class shares"
     )
@@ -82,6 +83,11 @@ class Pair:
     def uniform(self) -> Tensor:
         """Equal weights f[M] of the target's samples, which sum to 1."""
         return self.y.new_full((len(self.y),), 1 / len(self.y))
+
+
+def mean_of(values: Sequence[Tensor]) -> Tensor:
+    """Return the mean of scalars, at least one."""
+    return torch.stack([*values]).mean()
 
 
 class SourceTrained(Plugin):
@@ -116,8 +122,20 @@ class SourceTrained(Plugin):
     @hookimpl
     def loss(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
         """Return the cross-entropy of the source samples."""
-        value = F.cross_entropy(to_float32(encoded[SOURCE].logits["main"]), batch.source.labels)
+        value = self.supervised(encoded[SOURCE].logits["main"], batch.source)
         return [LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value)]
+
+    def supervised(self, logits: Tensor, source: DomainBatch) -> Tensor:
+        """Return the cross-entropy of logits f[B,K] of the source's samples, the mean over what stands apart."""
+        values = F.cross_entropy(to_float32(logits), source.labels, reduction="none")
+        return mean_of([values[rows].mean() for rows in self.rows(source)])
+
+    def rows(self, source: DomainBatch) -> list[Any]:
+        """Return which samples of the source belong together: all, or those of each domain in the batch."""
+        counts = source.domain_counts()
+        if self.settings.sources == "pooled" or len(counts) < 2:
+            return [slice(None)]
+        return [source.domain == number for number, count in enumerate(counts) if count]
 
     def branch(self, channels: int) -> nn.Module:
         """Return what stands between pooled features f[B,C] and the head."""
@@ -142,12 +160,14 @@ class Adaptation(SourceTrained):
 
     Attributes:
         role, term_name: of that term.
+        of_target: whether the term is of the target alone, whatever the sources are.
         uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
     """
 
     Settings: ClassVar[type[Settings]] = TermSettings
     role: ClassVar[Role] = Role.ALIGNMENT
     term_name: ClassVar[str] = "alignment"
+    of_target: ClassVar[bool] = False
     uses_prior: ClassVar[bool] = False
 
     def goes_by_length(self) -> str:
@@ -176,7 +196,7 @@ class Adaptation(SourceTrained):
             values = [self.term(model, pair, clock) for pair in self._pairs(model, batch, encoded)]
             if not values:
                 return []
-            return [LossTerm(f"{self.name}/{self.term_name}", self.role, torch.stack(values).mean(), weight)]
+            return [LossTerm(f"{self.name}/{self.term_name}", self.role, mean_of(values), weight)]
 
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return the method's term for one pair of domains, a scalar."""
@@ -190,11 +210,9 @@ class Adaptation(SourceTrained):
         source, target = encoded[SOURCE], encoded[TARGET]
         x, zx = (to_float32(side["main"]) for side in (source.features, source.logits))
         y, zy = (to_float32(side["main"]) for side in (target.features, target.logits))
-        labels, domain = batch.source.labels, batch.source.domain
+        labels = batch.source.labels
         ratio = self.part(model, ClassPrior, "prior").ratio.to(x.dtype)[labels] if self._weighs else x.new_ones(len(x))
-        counts = batch.source.domain_counts()
-        apart = getattr(self.settings, "sources", "pooled") == "apart" and len(counts) > 1
-        every = [domain == number for number, count in enumerate(counts) if count] if apart else [slice(None)]
-        for rows in every if len(x) and len(y) else []:
+        groups = [slice(None)] if self.of_target else self.rows(batch.source)
+        for rows in groups if len(x) and len(y) else []:
             weights = ratio[rows] / ratio[rows].sum()
             yield Pair(x[rows], y, zx[rows], zy, labels[rows], weights, batch.target.index)

@@ -14,7 +14,7 @@ from fercore.losses import pair_contrast, spherical_clusters, to_float32
 from fercore.models import Model, SizedByData
 from fercore.ops import class_mmd
 from fercore.plugin import Batch, EncodedDataset, Forward, LossTerm, Progress, Role, Settings, Side, TaskInfo, hookimpl
-from fercore_uda.base import SOURCE, TARGET, NetworkSettings, SourceTrained
+from fercore_uda.base import SOURCE, TARGET, NetworkSettings, SourceTrained, mean_of
 from fercore_uda.kernels import Kernel
 from fercore_uda.presets import presets
 
@@ -73,11 +73,15 @@ class CAN(SourceTrained):
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             x, zx = (to_float32(each["main"]) for each in (encoded[SOURCE].features, encoded[SOURCE].logits))
             y, zy = (to_float32(each["main"]) for each in (encoded[TARGET].features, encoded[TARGET].logits))
+            layers = (x, y), (zx.softmax(-1), zy.softmax(-1))
             values = []
-            for left, right in ((x, y), (zx.softmax(-1), zy.softmax(-1))):
-                pairs = class_mmd(left, right, batch.source.labels, clusters, zx.shape[1], **self.settings.kernel)
-                values.append(pair_contrast(*(each[None] for each in pairs))[0].sum())
-        return [LossTerm(f"{self.name}/contrast", Role.ALIGNMENT, values[0] + values[1], self.settings.weight)]
+            for rows in self.rows(batch.source):
+                labels = batch.source.labels[rows]
+                pairs = [
+                    class_mmd(a[rows], b, labels, clusters, zx.shape[1], **self.settings.kernel) for a, b in layers
+                ]
+                values.append(torch.stack([pair_contrast(v[None], both[None])[0].sum() for v, both in pairs]).sum())
+        return [LossTerm(f"{self.name}/contrast", Role.ALIGNMENT, mean_of(values), self.settings.weight)]
 
 
 class ClassTurns(Sampler[int]):

@@ -34,6 +34,7 @@ class EntropyMinimisation(Adaptation):
     paper = "Grandvalet and Bengio, NeurIPS 2004"
     role = Role.REGULARISER
     term_name = "entropy"
+    of_target = True
     Settings: ClassVar[type[Settings]] = EntropySettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("entropy_min")
     settings: EntropySettings
@@ -56,6 +57,7 @@ class BatchNuclearNorm(Adaptation):
     paper = "Cui et al., CVPR 2020"
     role = Role.REGULARISER
     term_name = "nuclear_norm"
+    of_target = True
     Settings: ClassVar[type[Settings]] = BnmSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("bnm", paper=CDAN_SET)
     settings: BnmSettings
@@ -78,6 +80,7 @@ class MCC(Adaptation):
     paper = "Jin et al., ECCV 2020"
     role = Role.REGULARISER
     term_name = "confusion"
+    of_target = True
     Settings: ClassVar[type[Settings]] = MccSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
         "mcc", paper={"data": {"source_batch": 36, "target_batch": 36}, "optim": {"lr": 0.005}}

@@ -1,4 +1,4 @@
-"""Methods that compare moments of the features: DDC, Deep CORAL and CMD."""
+"""Methods that compare moments of the features: DDC, Deep CORAL, CMD and DFA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fercore.losses import central_moments, coral, mean_discrepancy
+from fercore.losses import central_moments, coral, discriminant_scatter, mean_discrepancy
 from fercore.models import Model
 from fercore.plugin import Progress, Settings
 from fercore_uda.base import Adaptation, Pair, PairSettings
@@ -72,3 +72,22 @@ class CMD(Adaptation):
         """Return the sum over moments of features in [0, 1]: rectified ones have no bound of their own."""
         x, y = (pair.x.tanh(), pair.y.tanh()) if self.settings.squash == "tanh" else (pair.x, pair.y)
         return central_moments(x, y, pair.weights, order=self.settings.order)
+
+
+class DfaSettings(PairSettings):
+    """Settings of dfa."""
+
+    scatter: float = Field(1.0, ge=0, description="weight of the source's scatter within less between classes")
+
+
+class DFA(DDC):
+    """Mean features meet, and the source's classes are tight and apart."""
+
+    paper = "Zhu et al., ICB 2016"
+    Settings: ClassVar[type[Settings]] = DfaSettings
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dfa")
+    settings: DfaSettings  # type: ignore[assignment]
+
+    def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
+        """Return |mean x - mean y|^2, and the discriminant scatter of the source."""
+        return super().term(model, pair, clock) + self.settings.scatter * discriminant_scatter(pair.x, pair.labels)

@@ -38,7 +38,7 @@ from fercore.plugin import (
     hookimpl,
     single_stage,
 )
-from fercore_uda.base import SOURCE, VIEW, Adaptation, Pair, TermSettings
+from fercore_uda.base import SOURCE, VIEW, Adaptation, Pair, TermSettings, mean_of
 from fercore_uda.presets import presets
 
 FIT, PART, MEET = "fit", "part", "meet"
@@ -68,6 +68,7 @@ class MCD(Adaptation):
     paper = "Saito et al., CVPR 2018"
     role = Role.ADVERSARIAL
     term_name = "disagreement"
+    of_target = True
     Settings: ClassVar[type[Settings]] = TwoHeadSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = _presets("mcd")
 
@@ -128,9 +129,8 @@ class MCD(Adaptation):
             return []
         terms = list(super().loss(model, batch, encoded, clock))
         with torch.autocast(batch.source.labels.device.type, enabled=False):
-            value = F.cross_entropy(
-                self.second(model, to_float32(encoded[SOURCE].features["main"])), batch.source.labels
-            )
+            second = self.second(model, to_float32(encoded[SOURCE].features["main"]))
+            value = self.supervised(second, batch.source)
             terms.append(LossTerm(f"{self.name}/second_cross_entropy", Role.SUPERVISED, value))
             if self.settings.balance:
                 target = encoded["target", VIEW]
@@ -216,6 +216,7 @@ class SymNets(Adaptation):
     paper = "Zhang et al., CVPR 2019"
     role = Role.ADVERSARIAL
     term_name = "confusion"
+    of_target = True
     Settings: ClassVar[type[Settings]] = SymNetsSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
         "symnets",
@@ -238,10 +239,12 @@ class SymNets(Adaptation):
         with torch.autocast(labels.device.type, enabled=False):
             x, y = (to_float32(encoded[side].features["main"]) for side in (SOURCE, ("target", VIEW)))
             left, right = (self._logits(model, rows.detach()) for rows in (x, y))
-            supervised = sum((F.cross_entropy(z, labels) for z in left.chunk(2, 1)), x.new_zeros(()))
-            apart = half_mass(left, first=True) + half_mass(right, first=False)
+            supervised = sum((self.supervised(z, batch.source) for z in left.chunk(2, 1)), x.new_zeros(()))
+            told = mean_of([half_mass(left[rows], first=True) for rows in self.rows(batch.source)])
+            apart = told + half_mass(right, first=False)
             both = self._logits(model, x, constant=True)
-            pulled = (F.cross_entropy(both, labels) + F.cross_entropy(both, labels + both.shape[1] // 2)) / 2
+            halves = batch.source, replace(batch.source, labels=labels + both.shape[1] // 2)
+            pulled = mean_of([self.supervised(both, half) for half in halves])
         terms = [
             LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, supervised),
             LossTerm(f"{self.name}/features", Role.SUPERVISED, pulled),

@@ -66,6 +66,8 @@ class Step:
             none = torch.zeros(len(rows), dtype=torch.int64)
             encoded[side, view] = self.model(rows)
             index = torch.arange(len(rows))
+            if side == "target":
+                encoded[side, "strong"] = encoded[side, view]
             batches[side] = DomainBatch({view: rows}, labels, none if domain is None else domain, index)
         given = {
             "model": self.model,

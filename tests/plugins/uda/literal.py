@@ -344,3 +344,50 @@ def symnets(d, rise):
     target = target + sum(entropy_of(u[:n] + u[n:]) for u in uy) / len(uy)
     both = features + rise * target
     return {"supervised": 0.0, "features": both, "head": heads, "parts": heads, "value": heads + both}
+
+
+def dfa(d):
+    """Zhu et al. 2016: means meet, classes are tight, and lie apart as far as a Gaussian of their distance tells."""
+    m, n = mean(d.x), len(d.x)
+    classes = {y: mean([x for x, other in zip(d.x, d.labels, strict=True) if other == y]) for y in set(d.labels)}
+    s = sum(square(x, m).item() for x in d.x) / n
+    within = sum(square(x, classes[y]) for x, y in zip(d.x, d.labels, strict=True))
+    between = sum(1 - torch.exp(-square(classes[y], m) / s) for y in d.labels)
+    return ddc(d) + (within - between) / (2 * n)
+
+
+def icid(d):
+    """Ji et al. 2019: both channels fused, the second alone, and pairs of neighbours in a ring from the first."""
+    h, n = d.head, len(d.x)
+    z = h.classify(h.different(d.x))
+    common = h.common(d.x)
+    total = cross_entropy(d.zx, d.labels) + cross_entropy(z, d.labels)
+    for i in range(n):
+        logit = h.compare(torch.cat([common[i], common[(i + 1) % n]])[None])[0, 0]
+        total = total + log_loss(logit, d.labels[i] == d.labels[(i + 1) % n]) / n
+    return {"supervised": total, "value": 0.0}
+
+
+def mstn(d):
+    """Xie et al. 2018, Eq 8, its first step: means begin at 0 and move by 0.3; weight 1 beside the adversary's 0.1."""
+    told, c = told_apart(d, d.x, d.y, even(d.x), even(d.y)), strength(d.share)
+    predicted = [int(z.argmax()) for z in d.zy]
+    total = 0.0
+    for k in range(d.classes):
+        sides = []
+        for rows, labels in ((d.x, d.labels), (d.y, predicted)):
+            mine = [row for row, y in zip(rows, labels, strict=True) if y == k]
+            sides.append(0.3 * mean(mine) if mine else torch.zeros_like(rows[0]))
+        total = total + square(*sides) / (d.classes * len(d.x[0]))
+    means = c * total / 0.1
+    return {"features": means - c * told, "parts": told, "value": told + means}
+
+
+def aglrls(d):
+    """Gao et al. 2024, the global head: thresholds begin at 0.95 / 4, so that every label counts at first."""
+    pseudo = [int(z.argmax()) for z in d.zy]
+    total = 0.0
+    for i, z in enumerate(d.zy):
+        if softmax(z[None])[0].max() >= 0.95 * ((0 + 1) / 2) ** 2:
+            total = total + cross_entropy(z[None], [pseudo[i]]) / len(d.zy)
+    return {"supervised": 7 * cross_entropy(d.zx, d.labels) + 7 * total, **cdan(d)}

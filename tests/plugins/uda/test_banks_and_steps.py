@@ -165,12 +165,12 @@ def test_adda_has_two_stages():
 
 
 def test_the_source_keeps_its_encoder(step):
-    from fercore_uda.adda import Kept
+    from fercore_uda.evaluating import Kept
 
     encoder = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
     kept = Kept(encoder)
     kept.train()
-    assert not kept.encoder.training
+    assert not kept.network.training
     assert not any(p.requires_grad for p in kept.parameters())
 
 

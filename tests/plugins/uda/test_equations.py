@@ -35,6 +35,10 @@ CASES = {
     "gvb": ("gvb", {"hidden": 6}, 1.0),
     "lpl": ("lpl", {}, 0.003),
     "symnets": ("symnets", {}, 1.0),
+    "dfa": ("dfa", {}, 1.0),
+    "icid": ("icid", {"width": 3, "dropout": 0.0}, 1.0),
+    "mstn": ("mstn", {"hidden": 6}, 0.1),
+    "aglrls": ("aglrls", {"hidden": 6}, 0.5),
 }
 PHASES = ("fit", "part", "meet", "one_step")
 CASES |= {f"{n}_{p}": (n, {"hidden": 0, "one_step": p == "one_step"}, 1.0) for n in ("mcd", "swd") for p in PHASES}
@@ -73,7 +77,7 @@ def test_whole_loss_and_gradients(case, step, literal):
             torch.testing.assert_close(*both, rtol=1e-7, atol=1e-9)
 
 
-SIDE = {"symnets", *(f"{name}_{phase}" for name in ("mcd", "swd") for phase in PHASES)}
+SIDE = {"symnets", "icid", *(f"{name}_{phase}" for name in ("mcd", "swd") for phase in PHASES)}
 
 
 def test_published_weights(step):

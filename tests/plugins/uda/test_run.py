@@ -19,7 +19,7 @@ LAYER = {
 PAIRED = {"sources": "apart", "class_weights": "estimated", "ramp": True}
 
 
-@pytest.mark.parametrize("names", ["ecan", "cdan+sdat", "mcd", "atdoc", "can_cdd", "adda"])
+@pytest.mark.parametrize("names", ["ecan", "cdan+sdat", "mcd", "atdoc", "can_cdd", "adda", "dsbn", "fixbi", "aglrls"])
 def test_a_run_with_every_option(names, make_context, tmp_path, listener):
     first, heard = names.partition("+")[0], listener()
     layers = (LAYER, {first: PAIRED} if first in ("ecan", "cdan") else {})
