@@ -9,7 +9,7 @@ from rich.table import Table
 from fercore.engine.observer import Observer
 from fercore.progress import BarWatch, LineWatch, console, watch
 from fercore.records.plan import StepReport
-from fercore.records.result import SCORES, Result, Score, Scores
+from fercore.records.result import SCORES, Result, Score, Scores, Target
 from fercore.terminal import printable
 
 __all__ = [
@@ -120,15 +120,24 @@ def print_result(result: Result) -> None:
         if target.predicted is not None:
             shares = target.predicted.class_shares.items()
             print_lines([f"{target.predicted.n} images: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"])
+        _print_reference(target)
         return
     scores = [f"{target.score(name):.4f}" for name in names]
     title = f"{'+'.join(result.plugins)}, seed {result.seed}, checkpoint '{result.selection.rule}'"
     title += f", weights averaged ({result.ema.decay})" if result.ema else ""
     title += target_labels(result)
     print_table(title, head, [(target.spec, str(target.n), *scores)])
+    _print_reference(target)
     network, pace = result.parameters, result.seconds_per_step
     print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
     best = result.selection.oracle_best
     if best:
         text = f"oracle best {SCORES[names[0]]} {getattr(best, names[0]):.4f} at step {best.step}"
         print_lines([f"{text} (chosen on target test labels)"])
+
+
+def _print_reference(target: Target) -> None:
+    other = target.reference
+    if other is not None and other.agreement is not None:
+        name = f"{'+'.join(other.plugins)}, seed {other.seed}"
+        print_lines([f"the same class as the reference ({name}) for {other.agreement:.1%} of {other.n} images"])

@@ -303,6 +303,14 @@ class ReportSettings(Settings):
     also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
     tensorboard: bool = Field(True, description="write the log for TensorBoard too")
     primary_metric: Score = Field("accuracy", description="the score that summaries give first and the oracle goes by")
+    reference: str | None = Field(
+        None, description="a finished run on the same target, such as source_only's, to say how often both agree"
+    )
+
+    @field_validator("reference")
+    @classmethod
+    def _from_everywhere(cls, value: str | None) -> str | None:
+        return absolute(value) if value else None
 
 
 class PredictSettings(Settings):

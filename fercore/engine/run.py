@@ -21,6 +21,7 @@ from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
 from fercore.engine.online import Online
 from fercore.engine.phases import PhaseRunner, optimisers_of, runners_of
+from fercore.engine.reference import read_reference
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
 from fercore.engine.selection import Candidates, Chosen, gather, scores_of
 from fercore.engine.setup import LAST, RunContext
@@ -434,6 +435,7 @@ def take_up(trainer: Trainer, latest: Path) -> int | None:
 def _run(trainer: Trainer, *, resume: bool) -> Result:
     context, folder, observer = trainer.context, trainer.folder, trainer.observer
     results.reports_of(context.config)  # refuses one that no package brings, before anything is written
+    reference = read_reference(context)
     results.reset_peak_memory(context.fabric.device)
     if resume:
         folder.lock()
@@ -474,6 +476,9 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
     results.write_reports(context, folder, clock)
     if trainer.online is not None:
         results.write_online(context, folder, trained)
+    if reference is not None:
+        target = result.target.model_copy(update={"reference": reference.agreement(folder.path)})
+        result = result.model_copy(update={"target": target})
     write_model(context, folder.model, clock)
     # result.json says that the run is finished, so it comes after the reports and the model.
     folder.finish(result)

@@ -89,6 +89,7 @@ def _without_places(record: dict[str, Any]) -> dict[str, Any]:
     settings, origin = record["settings"], record["provenance"]
     network, domains = settings["model"], ModelRecord.model_validate(record).provenance
     hidden = open_data(check_settings(DataSettings, settings["data"], prefix="data")).model_dump(mode="json")
+    settings.get("report", {}).pop("reference", None)
     settings["data"] |= {name: hidden[name] for name in ("sources", "target", "au", "cache_dir")}
     if network.get("weights", "none") not in ("none", "timm"):
         network["weights"] = Path(network["weights"]).name

@@ -29,7 +29,9 @@ KNOWN_OPTIONS = frozenset({"label_file", "au"})
 def shown(argument: Any) -> Any:
     """Return an argument of a hook as plugins get it."""
     if isinstance(argument, RunConfig):
-        return argument.model_copy(update={"data": open_data(argument.data)})
+        # The folder of a reference holds what labels of the target say of it.
+        report = argument.report.model_copy(update={"reference": None})
+        return argument.model_copy(update={"data": open_data(argument.data), "report": report})
     return argument
 
 

@@ -34,6 +34,21 @@ class Predicted(Shape):
     confidence: Share | None
 
 
+class Agreement(Shape):
+    """How a run's predicted classes of the test part agree with those of another run, which needs no label.
+
+    Attributes:
+        plugins, seed: of the other run. agreement: share of the `n` images that both take for the same class.
+        counts: images; rows are the other's class, columns this run's, in the order of the target's classes.
+    """
+
+    plugins: list[str]
+    seed: int
+    n: int
+    agreement: Share | None
+    counts: list[list[int]]
+
+
 class Scores(Shape):
     """How good predictions of one part are; None where nothing has a label.
 
@@ -79,7 +94,7 @@ class Target(Scores):
         labelled: labels of it that were trained on. n_adaptation: images adapted to.
         transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
         test_images_in_sources: images that a source has, with their labels, and the test part too.
-        scaling: where the spec has a range.
+        scaling: where the spec has a range. reference: beside the run that `report.reference` names.
     """
 
     spec: str
@@ -89,6 +104,7 @@ class Target(Scores):
     adaptation_filtered_by_label: int
     test_images_in_sources: int
     scaling: Scaling | None = None
+    reference: Agreement | None = None
 
 
 class OnlineScores(Scores):

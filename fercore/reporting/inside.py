@@ -11,7 +11,7 @@ import numpy as np
 from fercore.errors import UserInputError
 from fercore.evaluation.metrics import Sums, number_units, sums_of
 from fercore.reporting.collect import RunFiles
-from fercore.runs.predictions import AGAIN
+from fercore.runs.predictions import AGAIN, as_written
 
 if TYPE_CHECKING:
     from fercore.data import Table
@@ -147,7 +147,7 @@ def _in_order(run: RunFiles, keys: Sequence[str]) -> np.ndarray:
     """Return float[N,K], the probabilities that predictions.csv has of the test part's images."""
     rows = run.predictions.of("test")
     at = {name: number for number, name in enumerate(rows.images)}
-    written = [key.encode("utf-8", "backslashreplace").decode() for key in keys]
+    written = [as_written(key) for key in keys]
     if missing := [name for name in written if name not in at]:
         what = f"no prediction of {missing[0]} in its predictions.csv"
         raise UserInputError(what, where=str(run.path), fix=AGAIN)

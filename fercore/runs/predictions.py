@@ -39,6 +39,11 @@ class PredictionRows:
         return PredictionRows(tuple(self.images[i] for i in kept), (part,) * len(kept), self.classes, self.probs[kept])
 
 
+def as_written(image: str) -> str:
+    """Return a name as the file has it: bytes of it that are no UTF-8 stand there as escapes."""
+    return image.encode("utf-8", "backslashreplace").decode()
+
+
 def read_predictions(run: Path, classes: Sequence[str] = ()) -> PredictionRows:
     """Return the lines of predictions.csv in a run folder.
 
