@@ -1,0 +1,114 @@
+"""ONNX of every installed method: `python -m bench.export [NAME ...] [--out bench/results/export_cpu.json]`.
+
+Each method is trained for a few steps of the demo preset on few generated faces and exported, in a process of its own:
+seconds from the model to the file's contents, its size, the largest difference of a probability to torch over 64
+images, and images a second of torch and of onnxruntime on one thread. What refuses to be exported says why. Add-ons are
+measured on a method that they can join. `--to torch`, `--form half` and `--form int8` measure the other kinds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parents[1]
+JOINED = {"leaf_eaf": "fixmatch", "bsp": "dann", "mcc_term": "source_only", "sdat": "source_only"}
+"""Add-on -> the method that it is measured with; of another add-on a row says that none is named here."""
+DATA = {"source": "synthfer:studio?n=140", "target": "synthfer:wild?n=140&seed=1"}
+STEPS = 4
+
+
+def measure(plugins: str, kind: str, form: str) -> dict[str, Any]:
+    """Train, export and return what was measured of one row."""
+    import fercore
+    from fercore.export.targets import KINDS, export_model
+
+    settings = {"train.steps": STEPS, "train.threads": 1, "report.tensorboard": False}
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        try:
+            run = fercore.train(plugins, **DATA, preset="demo", set=settings, device="cpu", out=folder / "run")
+            exported = export_model(run.path, folder / f"model{KINDS[kind].suffix}", to=kind, form=form)
+        except fercore.UserInputError as error:
+            return {"refused": str(error).replace(place, "")}
+    check = exported.check
+    return {
+        "seconds": round(exported.seconds, 1),
+        "megabytes": round(exported.bytes / 1e6, 2),
+        "difference": check.difference,
+        "agreement": check.agreement,
+        "images_per_second": {name: round(speed) for name, speed in check.speed.items()},
+    }
+
+
+def row(name: str, kind: str, form: str) -> dict[str, Any]:
+    """Return a row, measured in a process of its own: what crashes there is a row too."""
+    from fercore.hooks.discovery import installed_plugins, load_class
+
+    plugins = name
+    if load_class(installed_plugins()[name]).kind != "method":
+        if name not in JOINED:
+            return {"refused": "an add-on, and no method to join is named in bench/export.py"}
+        plugins = f"{JOINED[name]}+{name}"
+    command = [sys.executable, "-m", "bench.export", "--one", plugins, "--to", kind, "--form", form]
+    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, env={**os.environ, **threads})
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        return {"plugins": plugins, "failed": f"exit {done.returncode}: {''.join(last)}"}
+    return {"plugins": plugins, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the rows as text."""
+    lines = [f"{'method':20} {'s':>5} {'MB':>7} {'difference':>10}  images/s"]
+    for name, values in rows.items():
+        if fault := values.get("refused") or values.get("failed"):
+            lines.append(f"{name:20} {fault}")
+            continue
+        speeds = ", ".join(f"{engine} {speed:,}" for engine, speed in values["images_per_second"].items())
+        figures = f"{values['seconds']:5.1f} {values['megabytes']:7.2f} {values['difference']:10.1e}"
+        lines.append(f"{name:20} {figures}  {speeds}")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="methods; none = all that are installed")
+    parser.add_argument("--to", default="onnx", choices=("onnx", "torch"))
+    parser.add_argument("--form", default="float32", choices=("float32", "half", "int8"))
+    parser.add_argument("--out", type=Path, help="a JSON file; rows that are in it and not measured now stay")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, given.to, given.form)))
+        return
+    import torch
+
+    from fercore.hooks.discovery import installed_plugins
+    from fercore.runs.folder import versions
+
+    rows: dict[str, dict[str, Any]] = {}
+    if given.out and given.out.exists():
+        rows = json.loads(given.out.read_text(encoding="utf-8"))["rows"]
+    for name in given.names or sorted(installed_plugins()):
+        rows[name] = row(name, given.to, given.form)
+        print(table({name: rows[name]})[-1], flush=True)
+        if given.out:
+            packages = {**versions(), **{module: __import__(module).__version__ for module in ("onnx", "onnxruntime")}}
+            about = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
+            record = {**about, "to": given.to, "form": given.form, "steps": STEPS, "data": DATA, "versions": packages}
+            given.out.write_text(json.dumps({**record, "rows": dict(sorted(rows.items()))}, indent=1) + "\n", "utf-8")
+    differences = [values["difference"] for values in rows.values() if "difference" in values]
+    print(f"{len(differences)} of {len(rows)} exported; largest difference {max(differences, default=0):.1e}")
+
+
+if __name__ == "__main__":
+    main()
