@@ -64,6 +64,20 @@ from fercore.losses.precision import to_float32
 from fercore.losses.predictions import NormScale, class_confusion, column_norms, nuclear_norm
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
 from fercore.losses.soft_targets import masked_cross_entropy, masked_mean, soft_kl
+from fercore.losses.test_time import (
+    Affinity,
+    affinity,
+    anchored,
+    laplacian_assignment,
+    log_entropy,
+    log_probabilities,
+    marginal_entropy,
+    rare_first,
+    reliable_and_new,
+    soft_cross_entropy,
+    timeliness,
+    weighted_entropy,
+)
 from fercore.losses.thresholds import (
     adaptive_thresholds,
     align_distribution,
@@ -79,11 +93,14 @@ from fercore.losses.thresholds import (
 from fercore.losses.triplet import triplet
 
 __all__ = [
+    "Affinity",
     "NormScale",
     "UnitLength",
     "adaptive_thresholds",
+    "affinity",
     "align_distribution",
     "ambiguous_consistency",
+    "anchored",
     "central_moments",
     "class_balance",
     "class_confusion",
@@ -109,11 +126,15 @@ __all__ = [
     "joint_entropy",
     "joint_mmd",
     "labelled_thresholds",
+    "laplacian_assignment",
     "linear_mmd",
     "local_mmd",
     "locality",
+    "log_entropy",
+    "log_probabilities",
     "logit_square",
     "margin_disparity",
+    "marginal_entropy",
     "masked_cross_entropy",
     "masked_mean",
     "mean_absolute",
@@ -134,6 +155,8 @@ __all__ = [
     "prototype_ce",
     "prototype_domain_scores",
     "ramp",
+    "rare_first",
+    "reliable_and_new",
     "remaining_norm",
     "rest_mmd",
     "reverse_gradient",
@@ -143,11 +166,13 @@ __all__ = [
     "sharpen",
     "shrinking_threshold",
     "sliced_wasserstein",
+    "soft_cross_entropy",
     "soft_kl",
     "spectral_penalty",
     "spherical_clusters",
     "supcon",
     "symmetric_kl",
+    "timeliness",
     "to_float32",
     "triplet",
     "truncated_gaussian",
@@ -155,4 +180,5 @@ __all__ = [
     "vote",
     "voted_cross_entropy",
     "weighted_cross_entropy",
+    "weighted_entropy",
 ]
