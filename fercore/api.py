@@ -25,7 +25,7 @@ from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
 from fercore.records.result import Result
 
 if TYPE_CHECKING:
-    from fercore.decisions.judging import Asked
+    from fercore.decisions.judging import Asked, Sampling
     from fercore.decisions.ranking import Ranking
     from fercore.engine.setup import RunContext
     from fercore.evaluation.verdict import Verdict
@@ -370,11 +370,18 @@ def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -
     return file
 
 
-def select(paths: PathLike | Sequence[PathLike], *, score: str | None = None, oracle: bool = False) -> Ranking:
+def select(
+    paths: PathLike | Sequence[PathLike],
+    *,
+    score: str | None = None,
+    oracle: bool = False,
+    labels: Sequence[PathLike] = (),
+) -> Ranking:
     """Rank runs, the checkpoints of one, or the rows of a comparison, without target labels: `fercore select`.
 
     Args:
         paths: folders. score: ranks them; None = the mean rank of several. oracle: also say what target labels say.
+        labels: CSVs of `fercore ask`, which then rank them in place of a score.
 
     Raises:
         UserInputError: for wrong input.
@@ -383,6 +390,10 @@ def select(paths: PathLike | Sequence[PathLike], *, score: str | None = None, or
 
     one = isinstance(paths, str | os.PathLike)
     listed: Sequence[PathLike] = [paths] if one else paths  # type: ignore[list-item,assignment]
+    if labels:
+        if score or oracle:
+            raise UserInputError("labels go with no score", where="select", fix="leave score and oracle out")
+        return ranking.rank_by_labels([Path(path) for path in listed], [Path(each) for each in labels])
     return ranking.rank([Path(path) for path in listed], score=score, oracle=oracle)
 
 
@@ -393,20 +404,26 @@ def ask(
     n: int = 30,
     target: Spec | None = None,
     seed: int = 0,
+    sampling: Sampling | None = None,
+    labels: Sequence[PathLike] = (),
     device: Device = "auto",
 ) -> Asked:
     """Draw the images whose labels settle which model is better, and write a page to label them on.
 
     Args:
         models: run folders, the reference first. out: a new folder. n: images. target: as in `verdict`.
-        seed: of the drawing. device: auto, cpu or cuda.
+        seed: of the drawing. sampling: "equal" or "consensus"; None = equal chances for two models, which a verdict
+            needs, and consensus-driven for more. labels: CSVs of earlier rounds. device: auto, cpu or cuda.
 
     Raises:
         UserInputError: for wrong input, or a folder that is taken.
     """
     from fercore.decisions import asking
 
-    return asking.ask([Path(path) for path in models], Path(out), n=n, target=_spec(target), seed=seed, device=device)
+    return asking.ask(
+        [Path(path) for path in models], Path(out), n=n, target=_spec(target), seed=seed, sampling=sampling,
+        labels=[Path(each) for each in labels], device=device,
+    )  # fmt: skip
 
 
 def verdict(

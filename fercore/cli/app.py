@@ -142,7 +142,7 @@ def compare(
     judged = judge_rows(folder, [row.label for row in comparison.rows], comparison.seeds)
     console.print_lines([*judged, f"written to {folder}"])
     if choose is not None:
-        decide.print_ranking([folder], choose)
+        decide.print_ranking(api.select([folder], score=choose))
 
 
 @app.command()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fercore import api
 from fercore.cli.mirror import mirrors
 from fercore.terminal import say
+
+if TYPE_CHECKING:
+    from fercore.decisions.ranking import Ranking
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DECIDE: dict[str, Any] = {
@@ -39,6 +42,13 @@ ASK: dict[str, Any] = {
     ],
     "n": Annotated[int, typer.Option("--n", min=1, help="Number of images.")],
     "seed": Annotated[int, typer.Option(min=0, help="Seed of the drawing.")],
+    "sampling": Annotated[
+        Literal["equal", "consensus"] | None,
+        typer.Option(help="equal chances (for two models: the verdict needs it), or consensus-driven (for more)."),
+    ],
+    "labels": Annotated[
+        list[Path] | None, typer.Option(help="Labels of an earlier round, which this one goes by; may be repeated.")
+    ],
 }
 
 
@@ -50,23 +60,26 @@ def select(
     oracle: Annotated[
         bool, typer.Option("--oracle", help="Also show what target labels say; it ranks nothing.")
     ] = False,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="Rank by the CSV of `fercore ask`, filled in; one a round.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Rank runs, checkpoints or rows of a comparison by scores without target labels."""
+    """Rank runs, checkpoints or rows of a comparison by scores without target labels, or by the few asked for."""
+    ranking = api.select(folder, score=score, oracle=oracle, labels=labels or ())
     if json_:
-        _print_json(api.select(folder, score=score, oracle=oracle).to_json())
+        _print_json(ranking.to_json())
     else:
-        print_ranking(folder, score, oracle=oracle)
+        print_ranking(ranking)
 
 
-def print_ranking(folders: list[Path], score: str | None, *, oracle: bool = False) -> None:
+def print_ranking(ranking: Ranking) -> None:
     """Print candidates, best first, and which one to take."""
     from fercore.console import print_lines, print_table
-    from fercore.decisions.ranking import MEAN_RANK
+    from fercore.decisions.ranking import CHANCE, MEAN_RANK
 
-    ranking = api.select(folders, score=score, oracle=oracle)
-    by = "mean rank" if ranking.by == MEAN_RANK else ranking.by
-    print_table(f"best first by {by}; no label of the target", *ranking.table())
+    by = {MEAN_RANK: "mean rank; no label of the target", CHANCE: "chance of being the best, with the labels given"}
+    print_table(f"best first by {by.get(ranking.by, f'{ranking.by}; no label of the target')}", *ranking.table())
     if ranking.transductive:
         print_lines(["transductive: adapted to the test images themselves"])
     print_lines([f"take {ranking.names[0]}"])
@@ -105,12 +118,18 @@ def ask(
     from fercore.console import print_lines
     from fercore.decisions import asking
 
-    chosen, out = api.ask([reference, *adapted], **given), given["out"]
+    models = [reference, *adapted]
+    chosen, out = api.ask(models, **given), given["out"]
+    if chosen.sampling == "consensus":
+        rounds = " ".join(f"--labels {file}" for file in [*given.get("labels", ()), out / asking.TEMPLATE])
+        then = f"fercore select {' '.join(map(str, models))} {rounds}"
+    else:
+        then = f"fercore verdict {reference} {adapted[0]} --labels {out / asking.TEMPLATE}"
     print_lines(
         [
             f"{len(chosen.images)} of {chosen.disagreements} images with several answers, of {chosen.n}",
             f"label them on {out / asking.PAGE}, save the CSV in that folder, then:",
-            f"fercore verdict {reference} {adapted[0]} --labels {out / asking.TEMPLATE}",
+            then,
         ]
     )
 

@@ -13,9 +13,10 @@ import numpy as np
 from fercore.config import DataSettings, Device, check_settings
 from fercore.data.domains.load import read_chosen
 from fercore.data.spec import DomainSpec
-from fercore.decisions.judging import ASKED, NONE_OF_THEM, Asked, Compared, compared
+from fercore.decisions.judging import ASKED, NONE_OF_THEM, Asked, Compared, Sampling, compared, known_labels
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError
+from fercore.evaluation import consensus
 from fercore.evaluation.verdict import FEWEST
 from fercore.runs.folder import RunFolder
 from fercore.writing import is_unused, make_parents, whole, whole_folder, write_json, write_text
@@ -30,23 +31,35 @@ def ask(
     n: int,
     target: DomainSpec | None = None,
     seed: int = 0,
+    sampling: Sampling | None = None,
+    labels: Sequence[Path] = (),
     device: Device = "auto",
 ) -> Asked:
     """Draw images on which models disagree, and write a page to label them on, a CSV template, and how they were drawn.
 
     Args:
         models: the reference first. out: a new folder. n: labels. target: as `compared` takes it. seed: of the drawing.
+        sampling: None = with equal chances for two models, by consensus for more. labels: CSVs of earlier rounds, whose
+            images are not asked for again and by whose labels "consensus" goes.
 
     Raises:
         UserInputError: for wrong input, or a folder that is taken. WriteError: if it cannot be written.
     """
+    sampling = sampling or ("equal" if len(models) == 2 else "consensus")
+    if labels and sampling == "equal":
+        what = "labels of earlier rounds go with --sampling consensus: equal chances do not learn from them"
+        raise UserInputError(what, where="ask", fix="leave --labels out, and ask for more with a larger --n")
     if len(models) < 2:
         raise UserInputError("one model: nothing to compare", where="ask", fix="give the reference and another one")
     if not is_unused(out):
         raise UserInputError("output folder is not empty", where=str(out), fix="choose another --out")
     comparison = compared(models, target, device)
     apart = several_answers(comparison)
-    drawn = draw(apart, comparison.probs, n, seed)
+    known = known_labels(labels, comparison.images, comparison.classes)[1]
+    if sampling == "equal":
+        drawn = draw(apart, comparison.probs, n, seed)
+    elif not (drawn := consensus.choose(np.stack(comparison.probs), n, seed, known)):
+        raise UserInputError("every image with several answers has a label", where="ask", fix="there is no more to ask")
     asked = Asked(
         schema_version=1,
         images=[comparison.images[at] for at in drawn],
@@ -56,6 +69,7 @@ def ask(
         n=len(comparison.images),
         disagreements=len(apart),
         seed=seed,
+        sampling=sampling,
     )
     pictures = _pictures(asked.images, target or _target_of(models[0]))
     make_parents(out)

@@ -7,6 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -25,12 +26,16 @@ NONE_OF_THEM = "none"
 """What a labeller says of an image that shows no class of the models: neither is right."""
 ASKED = "ask.json"
 
+Sampling: TypeAlias = Literal["equal", "consensus"]
+"""How images to label are taken from those with several answers: with equal chances, which alone is a fair sample of
+them, or those that are expected to tell most of which model is the best (`fercore.evaluation.consensus`)."""
+
 
 class Asked(Shape):
     """Which labels were asked for, and how they were drawn.
 
     Attributes:
-        images: drawn from all disagreements with equal chances, in the order they are shown. classes: by name.
+        images: from all disagreements, in the order they are shown. classes: by name. sampling: how they were taken.
         models: the folders, as they were given. target: SPEC, or None for what runs recorded. n, disagreements: images
             in all, and with several answers. seed: of the drawing.
     """
@@ -43,6 +48,7 @@ class Asked(Shape):
     n: int
     disagreements: int
     seed: int
+    sampling: Sampling = "equal"
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,10 @@ def judge(
     if labels is None:
         return without_labels(first, second, others=rest, features=comparison.features[:2])
     asked, given = read_labels(labels, comparison.classes)
+    if asked.sampling != "equal":
+        what = "these images were chosen to tell several models apart: no fair sample of what two disagree on"
+        fix = f"rank the models by them: fercore select RUN... --labels {labels}; or ask anew for these two alone"
+        raise UserInputError(what, where=str(labels), fix=fix)
     row = {image: at for at, image in enumerate(comparison.images)}
     if strange := [image for image in asked.images if image not in row]:
         what = f"labels of other images: {strange[0]!r} is none of these"
@@ -135,7 +145,7 @@ def read_labels(path: Path, classes: Sequence[str]) -> tuple[Asked, dict[str, st
         UserInputError: for files that are not those, images that were not asked for, two labels of one image, or an
             unknown class.
     """
-    asked = _read_asked(path.parent / ASKED)
+    asked = read_asked(path.parent / ASKED)
     try:
         rows = list(csv.reader(io.StringIO(read_text(path, "utf-8-sig"), newline="")))
     except FileNotFoundError:
@@ -160,6 +170,32 @@ def read_labels(path: Path, classes: Sequence[str]) -> tuple[Asked, dict[str, st
     return asked, given
 
 
+def known_labels(
+    paths: Sequence[Path], images: Sequence[str], classes: Sequence[str]
+) -> tuple[list[Asked], dict[int, int]]:
+    """Return what was asked for, and the labels of images by number: that of the class, K for none of them.
+
+    Args:
+        paths: CSVs as `read_labels` takes them. images, classes: of the models, by name.
+
+    Raises:
+        UserInputError: as `read_labels`, and for labels of other images or that contradict those of another file.
+    """
+    rounds, known = [], dict[int, int]()
+    row, names = {image: at for at, image in enumerate(images)}, [*classes, NONE_OF_THEM]
+    for path in paths:
+        asked, given = read_labels(path, classes)
+        rounds.append(asked)
+        for image, name in given.items():
+            if image not in row:
+                what = f"labels of other images: {image!r} is none of these"
+                raise UserInputError(what, where=str(path), fix="give the --target that fercore ask had")
+            if known.setdefault(row[image], names.index(name)) != names.index(name):
+                what = f"contradicting labels of {image!r} in two files"
+                raise UserInputError(what, where=", ".join(map(str, paths)), fix="keep one of the two")
+    return rounds, known
+
+
 def _class_of(label: str, classes: Sequence[str], where: str) -> str:
     known = [*classes, NONE_OF_THEM]
     name = label.lower()
@@ -168,7 +204,12 @@ def _class_of(label: str, classes: Sequence[str], where: str) -> str:
     return name
 
 
-def _read_asked(path: Path) -> Asked:
+def read_asked(path: Path) -> Asked:
+    """Return what an ask.json holds.
+
+    Raises:
+        UserInputError: if it is missing or damaged.
+    """
     fix = "keep the folder that fercore ask wrote together: how images were drawn stands in it"
     try:
         document = parse_json(read_text(path), where=str(path))

@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from fercore.decisions.judging import ASKED, compared, known_labels, read_asked
 from fercore.decisions.recorded import aligned, read_recorded, result_of
 from fercore.errors import UserInputError, reason_of
+from fercore.evaluation.consensus import Consensus
 from fercore.evaluation.selection import AGGREGATE, VALIDATORS, Evidence, aggregate, needs, ranks, score_pool
 from fercore.files import read_text
 from fercore.records.result import SCORES, Score
@@ -20,7 +22,7 @@ from fercore.runs.folder import METRICS, RunFolder
 
 COMPARISON = "compare.json"
 SEED = re.compile(r"(.+)-s(\d+)")
-MEAN_RANK = "aggregate"
+MEAN_RANK, CHANCE = "aggregate", "chance_of_best"
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,30 @@ def check_score(name: str) -> None:
     """
     if name != MEAN_RANK:
         needs(name)
+
+
+def rank_by_labels(paths: Sequence[Path], labels: Sequence[Path]) -> Ranking:
+    """Rank models by the labels that `fercore ask` asked for: the chance of each to be the best (CODA).
+
+    Args:
+        paths: of the models, as `fercore.decisions.judging.compared` takes them. labels: CSVs, one a round.
+
+    Raises:
+        UserInputError: for one model, labels of other images, or those files that cannot be read.
+    """
+    if len(paths) < 2:
+        raise UserInputError("one candidate: nothing to rank", where=str(paths[0]), fix="give all that were asked for")
+    target = read_asked(labels[0].parent / ASKED).target
+    comparison = compared(paths, target)
+    known = known_labels(labels, comparison.images, comparison.classes)[1]
+    consensus = Consensus(np.stack(comparison.probs))
+    for image, label in known.items():
+        if label < len(comparison.classes):  # NONE_OF_THEM makes no model right
+            consensus.learn(image, label)
+    chances = consensus.chances()
+    order = np.argsort(-chances, kind="stable")
+    transductive = target is None and any(result_of(path).target.transductive for path in paths)
+    return Ranking(CHANCE, tuple(str(paths[i]) for i in order), {CHANCE: chances[order]}, None, transductive)
 
 
 def rank(paths: Sequence[Path], *, score: str | None = None, oracle: bool = False) -> Ranking:

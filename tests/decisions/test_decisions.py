@@ -18,10 +18,11 @@ from fercore.cli import main
 from fercore.data.spec import parse_spec
 from fercore.decisions.asking import ask, draw
 from fercore.decisions.judging import compared, judge, judge_rows, read_labels
-from fercore.decisions.ranking import rank
+from fercore.decisions.ranking import rank, rank_by_labels
 from fercore.decisions.recorded import read_recorded
 from fercore.engine.run import run
 from fercore.errors import UserInputError
+from fercore.evaluation.consensus import Consensus
 from fercore.evaluation.selection import Evidence, ranks, score_pool
 from fercore.experiments.comparison import Comparison, summarise
 from fercore.records.result import Result
@@ -210,6 +211,57 @@ def test_asked_labels_settle_it_and_nothing_shows_what_the_models_say(apart, tmp
     assert page.count("data:image/png;base64,") == 20
     assert "0.7" not in page.split("<script>")[1].split("const given")[0]
     assert not re.search(r"https?://", page)
+
+
+def test_several_models_are_asked_about_by_consensus_in_rounds(apart, tmp_path, fercore):
+    third = shutil.copytree(apart[0], tmp_path / "third")
+    text = (third / "predictions.csv").read_text().splitlines(keepends=True)
+    adapted_to = [at for at, line in enumerate(text) if ",adaptation," in line]
+    for at in adapted_to[:10]:  # answers class 5 with 0.7
+        text[at] = ",".join([*text[at].split(",")[:3], *(f"{0.7 if k == 5 else 0.05:.6f}" for k in range(7))]) + "\n"
+    (third / "predictions.csv").write_text("".join(text))
+    models = [*apart, third]
+    code, out, _ = fercore("ask", *models, "--n", 6, "--out", tmp_path / "ask")
+    assert code == 0
+    assert "fercore select" in out
+    asked = json.loads((tmp_path / "ask/ask.json").read_text())
+    assert asked["sampling"] == "consensus"
+    labels = tmp_path / "ask/labels.csv"
+    labels.write_text("image,label\n" + "".join(f"{image},{asked['classes'][5]}\n" for image in asked["images"]))
+    with pytest.raises(UserInputError, match=r"no fair sample.*fercore select"):
+        judge(*apart, labels=labels)
+    again = ask(models, tmp_path / "ask2", n=50, labels=[labels])
+    assert not set(again.images) & set(asked["images"])
+    assert len(again.images) == 40 - 6
+    code, out, _ = fercore("select", *models, "--labels", labels, "--json")
+    told = json.loads(out)
+    assert told["by"] == "chance_of_best"
+    chances = {row["candidate"]: row["scores"]["chance_of_best"] for row in told["candidates"]}
+    assert sum(chances.values()) == pytest.approx(1)
+    assert chances == pytest.approx({name: share for name, share in zip(*_chances(models, labels), strict=True)})
+    other = tmp_path / "ask2/labels.csv"
+    other.write_text(f"image,label\n{again.images[0]},nobody\n")
+    with pytest.raises(UserInputError, match="unknown class 'nobody'"):
+        rank_by_labels(models, [labels, other])
+    with pytest.raises(UserInputError, match="one candidate"):
+        rank_by_labels(models[:1], [labels])
+    with pytest.raises(UserInputError, match="go with --sampling consensus"):
+        ask(models, tmp_path / "ask3", n=5, sampling="equal", labels=[labels])
+    assert fercore("select", *models, "--labels", labels, "--oracle")[0] == 2
+    assert fercore("ask", *models, "--out", tmp_path / "x", "--sampling", "all")[0] == 2
+    other.write_text("image,label\n" + "".join(f"{image},{asked['classes'][5]}\n" for image in again.images))
+    with pytest.raises(UserInputError, match="every image with several answers has a label"):
+        ask(models, tmp_path / "ask4", n=5, labels=[labels, other])
+
+
+def _chances(models, labels):
+    """Return the models and their chances by the labels, through the recorded predictions alone."""
+    asked, given = read_labels(labels, read_recorded(models[0]).classes)
+    recorded = [read_recorded(path) for path in models]
+    consensus = Consensus(np.stack([each.probs for each in recorded]))
+    for image in asked.images:
+        consensus.learn(recorded[0].images.index(image), recorded[0].classes.index(given[image]))
+    return [str(path) for path in models], consensus.chances()
 
 
 def test_a_draw_gives_each_disagreement_the_same_chance_and_balances_answers():
