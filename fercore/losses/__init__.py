@@ -57,6 +57,7 @@ from fercore.losses.moments import (
     feature_norm_step,
     locality,
     mean_discrepancy,
+    moment_distance,
     moving_centroids,
     spectral_penalty,
 )
@@ -142,6 +143,7 @@ __all__ = [
     "mean_discrepancy",
     "mean_entropy",
     "mean_squared",
+    "moment_distance",
     "moving_centroids",
     "mutual_consistency",
     "neighbour_labels",

@@ -6,6 +6,9 @@ uniform), by which its classes can be given the shares that they have on the oth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -152,3 +155,31 @@ def moving_centroids(features: Tensor, labels: Tensor, before: Tensor, momentum:
     means = member.T @ features / count.clamp_min(1)
     before = before.to(features.dtype)
     return torch.where(count > 0, torch.lerp(before, means, momentum), before)
+
+
+def moment_distance(sources: Sequence[Tensor], target: Tensor, moments: int = 2, *, together: bool = True) -> Tensor:
+    """Mean distance of the moments of every two domains (M3SDA, Peng et al., ICCV 2019, Eq 3).
+
+    Args:
+        sources: f[B_i,D] of each source, at least one. target: f[M,D]. moments: the mean, then central moments up to
+            this one, the second as the unbiased variance. together: one mean over all pairs of domains; false = the
+            mean over sources with the target, and that over pairs of sources, added (the paper).
+
+    Returns:
+        Scalar, the mean over moments.
+    """
+    values = []
+    for k in range(1, moments + 1):
+        rows = [_moment(side, k) for side in (*sources, target)]
+        near = [_norm(row - rows[-1]) for row in rows[:-1]]
+        among = [_norm(a - b) for a, b in combinations(rows[:-1], 2)]
+        groups = [near + among] if together else [group for group in (near, among) if group]
+        values.append(torch.stack([torch.stack(group).mean() for group in groups]).sum())
+    return torch.stack(values).mean()
+
+
+def _moment(rows: Tensor, k: int) -> Tensor:
+    if k == 1:
+        return rows.mean(0)
+    powers = (rows - rows.mean(0)) ** k
+    return powers.sum(0) / max(len(rows) - 1, 1) if k == 2 else powers.mean(0)

@@ -42,7 +42,8 @@ class GroupedDomainHeads(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return the logits float[n,G] of rows float[n,G*D]."""
-        hidden = rows.view(len(rows), len(self.weights[0]), -1).transpose(0, 1)
+        groups, width, _ = self.weights[0].shape
+        hidden = rows.view(-1, groups, width).transpose(0, 1)
         for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             hidden = torch.baddbmm(bias, torch.relu(hidden) if number else hidden, weight)
         logits: Tensor = hidden.squeeze(2).T

@@ -1,0 +1,1 @@
+"""Adaptation from several labelled sources, which are kept apart."""
