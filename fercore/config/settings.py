@@ -301,7 +301,9 @@ class ReportSettings(Settings):
         False, description="distances of classes in the features, and MMD of each source to the target"
     )
     also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
-    tensorboard: bool = Field(True, description="write the log for TensorBoard too")
+    tensorboard: bool = Field(True, description="a log for TensorBoard: losses, rates, scores, figures, settings")
+    loggers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Weights & Biases, MLflow: sent there too")
+    project: str = Field("fercore", min_length=1, description="project of Weights & Biases, experiment of MLflow")
     primary_metric: Score = Field("accuracy", description="the score that summaries give first and the oracle goes by")
     reference: str | None = Field(
         None, description="a finished run on the same target, such as source_only's, to say how often both agree"

@@ -16,17 +16,17 @@ from torch import Tensor
 from fercore.data import side_info, side_table
 from fercore.documents import Shape, misfit
 from fercore.engine import results
+from fercore.engine.loggers import Loggers, check_loggers, logging_to
 from fercore.engine.memory_format import lay_out
 from fercore.engine.model_folder import write_model
 from fercore.engine.observer import Observer
 from fercore.engine.online import Online
 from fercore.engine.phases import PhaseRunner, optimisers_of, runners_of
-from fercore.engine.reference import read_reference
+from fercore.engine.reference import Reference, read_reference
 from fercore.engine.resume import check_longer, check_resume, check_same_data, settings_of, stages_of
 from fercore.engine.selection import Candidates, Chosen, gather, scores_of
 from fercore.engine.setup import LAST, RunContext
 from fercore.engine.step import NonFiniteLoss, train_step
-from fercore.engine.tensorboard import open_writer
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.guard import open_result
 from fercore.random_state import random_state, restore_random_state
@@ -74,6 +74,7 @@ class Trainer:
         self.skipped: dict[str, int] = {}
         self.oracle: OracleBest | None = None
         self.runners: list[PhaseRunner] = []
+        self.loggers = Loggers(observer.message)
         self.online: Online | None = None
         self.answers: list[Tensor] = []
         self.saved_at = -1
@@ -96,15 +97,14 @@ class Trainer:
         """
         self.observer.begin(self.done, self.total)
         self.stop.patient = True
-        writer = open_writer(self.folder.path, self.context.config.report.tensorboard)
         try:
-            with writer as self.board:
-                if self.done == old_end:
-                    self._pass_old_end()
-                while self.stage_index < len(self.context.stages):
-                    self._train_stage(self.context.stages[self.stage_index])
-                    # `done` counts whole stages by the index and the rest by the step: both change in one statement.
-                    self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
+            self.loggers.start(self.folder.path, self.context.config, self.done)
+            if self.done == old_end:
+                self._pass_old_end()
+            while self.stage_index < len(self.context.stages):
+                self._train_stage(self.context.stages[self.stage_index])
+                # `done` counts whole stages by the index and the rest by the step: both change in one statement.
+                self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
             self.stop.obey()
         finally:
             self.stop.patient = False
@@ -234,9 +234,9 @@ class Trainer:
         values: dict[str, Any] = {"total": report.total, "terms": dict(report.terms), "lr": list(report.lr)}
         values["skipped"] = self.skipped.get(f"{report.stage}/{report.phase}", 0)
         self.folder.log({"kind": "step", "done": self.done, **where, **values, "images_per_second": round(rate, 1)})
-        self.board.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
+        self.loggers.scalars(f"loss/{report.phase}", {**report.terms, "total": report.total}, self.done)
         rates = {f"group{number}": rate for number, rate in enumerate(report.lr)}
-        self.board.scalars(f"learning_rate/{report.phase}", rates, self.done)
+        self.loggers.scalars(f"learning_rate/{report.phase}", rates, self.done)
 
     def _pass_old_end(self) -> None:
         """Evaluate where a run of this length would have: the shorter one's last evaluation is no part of it."""
@@ -258,7 +258,7 @@ class Trainer:
         if not summary:
             return scores
         self.folder.log({"kind": "evaluation", "done": self.done, **summary, "uses_target_labels": True})
-        self.board.scalars("target", summary, self.done)
+        self.loggers.scalars("target", summary, self.done)
         if oracle and (self.oracle is None or summary[primary_metric] > self.oracle.score(primary_metric)):
             self.oracle = OracleBest(**summary, epoch=clock.epoch, step=self.done, uses_target_labels=True)
         return scores
@@ -270,7 +270,7 @@ class Trainer:
         evidence = gather(context, clock, wanted if rule == LAST else (*wanted, rule))
         scores = scores_of(context, evidence)
         self.folder.log({"kind": "selection", "done": self.done, **scores, "uses_target_labels": False})
-        self.board.scalars("selection", scores, self.done)
+        self.loggers.scalars("selection", scores, self.done)
         if rule != LAST:
             self.candidates.keep(context, clock, evidence, self.done)
 
@@ -435,6 +435,7 @@ def take_up(trainer: Trainer, latest: Path) -> int | None:
 def _run(trainer: Trainer, *, resume: bool) -> Result:
     context, folder, observer = trainer.context, trainer.folder, trainer.observer
     results.reports_of(context.config)  # refuses one that no package brings, before anything is written
+    check_loggers(context.config)
     reference = read_reference(context)
     results.reset_peak_memory(context.fabric.device)
     if resume:
@@ -457,6 +458,12 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
     trainer.candidates.forget_after(trainer.done)
     if latest is not None:
         observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
+    with logging_to(trainer.loggers):
+        return _train_and_report(trainer, old_end, reference)
+
+
+def _train_and_report(trainer: Trainer, old_end: int | None, reference: Reference | None) -> Result:
+    context, folder, observer = trainer.context, trainer.folder, trainer.observer
     trainer.train(old_end)
     for name, times in trainer.skipped.items():
         observer.message(f"{times} steps of {name} had no loss with a gradient: skipped")
@@ -480,6 +487,7 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
         target = result.target.model_copy(update={"reference": reference.agreement(folder.path)})
         result = result.model_copy(update={"target": target})
     write_model(context, folder.model, clock)
+    trainer.loggers.result(result, context.config)
     # result.json says that the run is finished, so it comes after the reports and the model.
     folder.finish(result)
     trainer.candidates.forget()
