@@ -13,6 +13,7 @@ from fercore import __version__, api
 from fercore.arguments import new_folder, only_longer
 from fercore.cli import decide
 from fercore.cli.au import au_app
+from fercore.cli.author import plugin_app
 from fercore.cli.data import data_app
 from fercore.cli.export import export
 from fercore.cli.installed import WithPackages
@@ -189,7 +190,7 @@ def _seeds(text: str) -> list[int]:
 
 for command in (predict, evaluate, decide.select, decide.verdict, decide.ask, export, report, plugins, settings):
     app.command()(command)
-for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights")):
+for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights"), (plugin_app, "plugin")):
     app.add_typer(group, name=name)
 
 

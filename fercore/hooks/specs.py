@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fercore.records.task import TaskInfo
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def build_model(config: RunConfig, num_classes: int, task: TaskInfo) -> Model | None:
     """Build the network, on the CPU; called once, after the seed is set. First result.
 
@@ -51,7 +51,7 @@ def build_model(config: RunConfig, num_classes: int, task: TaskInfo) -> Model | 
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def request_views(config: RunConfig) -> Sequence[ViewRequest]:
     """Say which augmented views of which side every step needs; called once. Collected.
 
@@ -60,7 +60,7 @@ def request_views(config: RunConfig) -> Sequence[ViewRequest]:
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object], task: TaskInfo) -> Sequence[Stage] | None:
     """Lay out training as stages of phases, each phase with its own parameters, optimiser and schedule. First result.
 
@@ -73,7 +73,7 @@ def plan(config: RunConfig, model: Model, datasets: Mapping[Side, object], task:
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, clock: Progress) -> Sampler[int] | None:
     """Choose the order in which a side's samples are drawn; called at the start of every epoch. First result.
 
@@ -88,7 +88,7 @@ def build_sampler(config: RunConfig, model: Model, dataset: object, side: Side, 
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def refresh(
     model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
 ) -> dict[str, float] | None:
@@ -104,7 +104,7 @@ def refresh(
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def encode(
     model: Model, batch: DomainBatch, view: str, clock: Progress, side: Side | None, purpose: Purpose
 ) -> Encoded | None:
@@ -121,7 +121,7 @@ def encode(
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def pseudo_label(model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
     """Give labels to the step's target samples; called without gradients. First result; core hook.
 
@@ -133,7 +133,7 @@ def pseudo_label(model: Model, batch: Batch, encoded: Forward, clock: Progress) 
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def align(
     model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
 ) -> Sequence[LossTerm]:
@@ -144,7 +144,7 @@ def align(
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def loss(
     model: Model, batch: Batch, encoded: Forward, pseudo: PseudoLabels | None, clock: Progress
 ) -> Sequence[LossTerm]:
@@ -155,7 +155,7 @@ def loss(
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def backward(model: Model, closure: Closure, clock: Progress) -> StepLoss | None:
     """Leave in the parameters the gradient that the optimiser is to step down. First result.
 
@@ -173,7 +173,7 @@ def backward(model: Model, closure: Closure, clock: Progress) -> StepLoss | None
     """
 
 
-@hookspec(firstresult=True)
+@hookspec(since="0.1", firstresult=True)
 def predict(model: Model, encoded: Encoded) -> Tensor | None:
     """Turn branches into class probabilities for evaluation; called without gradients. First result.
 
@@ -182,7 +182,7 @@ def predict(model: Model, encoded: Encoded) -> Tensor | None:
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def after_step(model: Model, report: StepReport, clock: Progress) -> Reset | None:
     """See a finished phase of a step: moving averages, schedules of the plugin's own. Collected; without gradients.
 
@@ -191,6 +191,6 @@ def after_step(model: Model, report: StepReport, clock: Progress) -> Reset | Non
     """
 
 
-@hookspec
+@hookspec(since="0.1")
 def after_run(result: RunResult) -> None:
     """See the finished run, after result.json is written: reports, exports. Collected."""
