@@ -176,6 +176,7 @@ OWN = {
     "fercore/runs/checkpoint.py",
     "fercore/engine/memory_format.py",
     "fercore/hooks/about.py",
+    "fercore/scaffold/package.py",
 }
 """Modules that open files for reading by themselves: those of the package or the system, and what they have written."""
 
