@@ -103,6 +103,17 @@ class Run:
 
         return check_settings(RunConfig, RunFolder(self.path).config_layers(), prefix="")
 
+    @property
+    def reference(self) -> Run | None:
+        """The run that it is set beside, `report.reference`; None without one."""
+        named = self.config.report.reference
+        return None if named is None else Run(Path(named))
+
+    def verdict(self) -> Verdict | None:
+        """Say whether adapting helped, against its reference; None without one. See `fercore.verdict`."""
+        reference = self.reference
+        return None if reference is None else verdict(reference.path, self.path)
+
     def load(self, *, device: Device = "auto") -> Predictor:
         """Load its model; see `fercore.load`."""
         return load(self.path, device=device)
@@ -128,6 +139,7 @@ def train(
     device: Device | None = None,
     out: PathLike | None = None,
     resume: PathLike | None = None,
+    with_reference: bool = False,
     verbose: bool = False,
     observe: Observe = silent,
 ) -> Run:
@@ -141,7 +153,9 @@ def train(
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
         resume: continue the run in this folder. verbose: tell the hook chain too.
-        observe: makes what hears of progress.
+        with_reference: first train source_only with the same data, sampling and steps in a process of its own, in a
+            folder beside `out` that ends in "-reference"; `report.reference` names it, and `Run.verdict` goes by it.
+        observe: makes what hears of progress; with a reference it must be importable.
 
     Raises:
         UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to fix it.
@@ -153,7 +167,7 @@ def train(
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
-        prepared = _prepare(plugin, set, resume, observe, given)
+        prepared = _prepare(plugin, set, resume, observe, given, with_reference=with_reference)
         from fercore.engine.describe import describe as lines_of
 
         context = prepared.context
@@ -162,6 +176,10 @@ def train(
         for line in [*lines_of(context, chain=verbose), *_protocol_lines(context), header]:
             prepared.observer.message(line)
         from fercore.engine.run import run
+    if with_reference:
+        from fercore.experiments.reference import reference_of, train_reference
+
+        train_reference(context.config, prepared.layers, steps, reference_of(prepared.folder), observe)
     run(prepared.context, prepared.folder, prepared.observer, resume=resume is not None)
     return Run(prepared.folder)
 
@@ -464,6 +482,7 @@ class _Prepared:
     context: RunContext
     folder: Path
     observer: Observer
+    layers: Sequence[Mapping[str, Any]] = ()
 
 
 def _prepare(
@@ -472,11 +491,14 @@ def _prepare(
     resume: PathLike | None,
     observe: Observe,
     given: Mapping[str, Any],
+    *,
+    with_reference: bool = False,
 ) -> _Prepared:
     """Build what a run needs, or one that goes on; settings are checked before anything heavy is imported."""
     names = names_of(plugin)
+    layers: list[dict[str, Any]] = []
     if resume is not None:
-        if names or any(value or value == 0 for value in given.values()):
+        if names or with_reference or any(value or value == 0 for value in given.values()):
             raise only_longer()
         folder = Path(resume)
         resolved = reopen(folder, assignments)
@@ -491,15 +513,20 @@ def _prepare(
         check_early(names, request.layers, preset=request.preset)
         from fercore.hooks.assemble import assemble
 
-        resolved = assemble(names, request.layers, preset=request.preset)
-        folder = _path(given["out"]) or new_folder(names)
+        folder, layers = _path(given["out"]) or new_folder(names), request.layers
+        if with_reference:
+            from fercore.experiments.reference import reference_of, refuse_reference
+
+            refuse_reference(names, layers)
+        named = [{"report": {"reference": str(reference_of(folder))}}] if with_reference else []
+        resolved = assemble(names, [*layers, *named], preset=request.preset)
     from fercore.engine.setup import build_context
     from fercore.runs.folder import RunFolder
 
     if resume is None:
         RunFolder(folder).refuse_if_taken()
     context = build_context(resolved, label_file=RunFolder(folder).label_file if resume is not None else None)
-    return _Prepared(context, folder, observer)
+    return _Prepared(context, folder, observer, layers)
 
 
 def _flip(tta: str | None) -> bool:

@@ -79,6 +79,10 @@ RUN: dict[str, Any] = {
     ],
     "seed": Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")],
     "resume": Annotated[Path | None, typer.Option(help="Resume the run in this folder.")],
+    "with_reference": Annotated[
+        bool,
+        typer.Option("--with-reference", help="Train source_only beside it, and print whether adapting helped."),
+    ],
     "verbose": Annotated[bool, typer.Option("--verbose", "-v", help="Print the hook chain too.")],
 }
 COMPARE: dict[str, Any] = {
@@ -110,10 +114,13 @@ def run(
         from fercore.runs.folder import MODEL
 
         console.print_result(done.result)
+        if done.reference is not None:
+            decide.print_verdict_of(done, done.reference)
         console.print_lines([f"next: fercore predict {shlex.quote(str(done.path / MODEL))} DIR"])
     elif "resume" in given:
         raise only_longer()
     else:
+        given.pop("with_reference", None)
         console.print_lines(api.describe(**given, observe=console.ConsoleObserver))
 
 

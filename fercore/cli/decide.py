@@ -10,10 +10,12 @@ import typer
 
 from fercore import api
 from fercore.cli.mirror import mirrors
+from fercore.errors import UserInputError
 from fercore.terminal import say
 
 if TYPE_CHECKING:
     from fercore.decisions.ranking import Ranking
+    from fercore.evaluation.verdict import Verdict
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DECIDE: dict[str, Any] = {
@@ -88,13 +90,30 @@ def print_ranking(ranking: Ranking) -> None:
 @mirrors(api.verdict, VERDICT)
 def verdict(given: dict[str, Any], json_: Json = False) -> None:
     """Say whether adapting helped, without labels of the target or with the few that were asked for."""
-    from fercore.console import print_lines
-    from fercore.decisions.judging import advice, fairness
-
     judged, reference, adapted = api.verdict(**given), given["reference"], given["adapted"]
     if json_:
         _print_json(judged.to_json())
         return
+    print_verdict(judged, reference, adapted)
+
+
+def print_verdict_of(run: api.Run, reference: api.Run) -> None:
+    """Print the verdict on a run that has a reference; a line where there is none to give."""
+    from fercore.console import print_lines
+
+    try:
+        judged = api.verdict(reference.path, run.path)
+    except UserInputError as error:  # the same model, or too few images: the run is good all the same
+        print_lines([f"no verdict against {reference.path}: {error.what}"])
+    else:
+        print_verdict(judged, reference.path, run.path)
+
+
+def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
+    """Print a verdict, what it goes by, and what to do now."""
+    from fercore.console import print_lines
+    from fercore.decisions.judging import advice, fairness
+
     low, high = judged.interval
     lines = [
         f"{judged.verdict}: {100 * judged.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}",

@@ -16,7 +16,7 @@ from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.hooks.discovery import split_names
 from fercore.isolation import apart
-from fercore.records.result import SCORES, Result
+from fercore.records.result import Result
 from fercore.terminal import guard_streams
 
 if TYPE_CHECKING:
@@ -73,18 +73,10 @@ def run_cells(cells: Sequence[Cell], observe: Callable[[str], Observer], jobs: i
 
 
 def check_cell(cell: Cell) -> None:
-    """Resolve a cell's settings, refusing a folder that holds another run, and a target that scores nothing."""
-    from fercore.data.domains.load import has_labelled_test
-    from fercore.runs.folder import RunFolder
-
+    """Resolve a cell's settings, refusing a folder that holds another run."""
     guard_streams()  # of a process of its own
     with _named(cell):
-        config, folder = _resolved(cell).config, RunFolder(cell.folder)
-        if folder.finished:
-            target = folder.result().target
-            refuse_unscored(all(target.score(metric) is not None for metric in SCORES))
-        else:
-            refuse_unscored(has_labelled_test(config.data.target, config.seed))
+        _resolved(cell)
 
 
 def refuse_other_data(cells: Sequence[Cell]) -> None:
@@ -105,14 +97,6 @@ def refuse_other_data(cells: Sequence[Cell]) -> None:
             what = f"{cell.label} had other data than {other.label}: it changed between the two"
             fix = "delete the folder of the one that had the wrong data, and give the command again"
             raise UserInputError(what, where=f"{cell.folder}, {other.folder}", fix=fix)
-
-
-def refuse_unscored(scored: bool) -> None:
-    """Refuse a target whose test part has no label, before anything is trained: rows are compared by their scores."""
-    if not scored:
-        what = "the target's test part has no label, so there is no score to compare by"
-        fix = "label some of its images, or train row by row with `fercore run`, whose predictions.csv has them all"
-        raise UserInputError(what, where="data.target", fix=fix)
 
 
 def _resolved(cell: Cell) -> ResolvedRun:
@@ -168,7 +152,6 @@ def run_cell(cell: Cell, observe: Callable[[str], Observer]) -> Result:
         if resume and folder.finished:
             return folder.result()
         context = build_context(resolved, label_file=folder.label_file if resume else None)
-        refuse_unscored(context.domains.report["target"]["labelled_test"] > 0)  # of usable images of the run's classes
         run(context, cell.folder, observe(cell.label), resume=resume)
         return folder.result()
 

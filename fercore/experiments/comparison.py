@@ -40,15 +40,16 @@ class Row(Shape):
     """A method of a comparison.
 
     Attributes:
-        n: labelled test images. target_labels: labels of the target that were trained on.
+        n: labelled test images. accuracy, balanced_accuracy, macro_f1: None where a seed's test part has no label.
+        target_labels: labels of the target that were trained on.
         train_seconds: by seed. peak_memory_mb: the most of any seed, MiB.
     """
 
     label: str
     n: int
-    accuracy: Compared
-    balanced_accuracy: Compared
-    macro_f1: Compared
+    accuracy: Compared | None
+    balanced_accuracy: Compared | None
+    macro_f1: Compared | None
     target_labels: int
     train_seconds: list[float]
     peak_memory_mb: float
@@ -78,6 +79,11 @@ class Comparison(Shape):
         """Return head and rows of the table as text, in points."""
         return table_head(self.primary_metric), table_rows(self.rows, self.primary_metric)
 
+    @property
+    def scored(self) -> bool:
+        """Whether the target has labels to score by."""
+        return all(getattr(row, name) is not None for row in self.rows for name in SCORES)
+
 
 def compare(
     entries: Sequence[Entry],
@@ -104,8 +110,7 @@ def compare(
         What compare.json holds: per row the scores of every seed, mean, standard deviation, paired difference.
 
     Raises:
-        UserInputError: for wrong input, a target without labels, or a folder that holds a run with other settings or
-            of other data.
+        UserInputError: for wrong input, or a folder that holds a run with other settings or of other data.
         Interrupted: for a signal; says how to go on.
     """
     if len({slug(entry.label) for entry in entries}) < len(entries):
@@ -164,21 +169,20 @@ def read_comparison(out: Path) -> Comparison:
 
 
 def _fits(row: Mapping[str, Any], seeds: int) -> bool:
-    scores = [row[name] for name in SCORES]
+    scores = [row[name] for name in SCORES if row[name] is not None]
     return seeds > 0 and all(len(s["by_seed"]) == len(s["difference"]["by_seed"]) == seeds for s in scores)
 
 
 def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
     """Return one row per label: scores by seed, mean, sample standard deviation, paired difference to the first row."""
     rows: list[Row] = []
+    first = next(iter(results.values()))
     for label, records in results.items():
-        scores = {metric: [record.target.score(metric) or 0.0 for record in records] for metric in SCORES}
-        first = {metric: getattr(rows[0], metric).by_seed if rows else own for metric, own in scores.items()}
         rows.append(
             Row(
                 label=label,
                 n=records[0].target.n,
-                **{metric: _compared(scores[metric], first[metric]) for metric in SCORES},
+                **{metric: _compared(_scores(records, metric), _scores(first, metric)) for metric in SCORES},
                 target_labels=records[0].target.labelled.n,
                 train_seconds=[record.train_seconds for record in records],
                 peak_memory_mb=max(record.peak_memory_mb for record in records),
@@ -187,7 +191,15 @@ def summarise(results: Mapping[str, Sequence[Result]]) -> list[Row]:
     return rows
 
 
-def _compared(scores: list[float], base: list[float]) -> Compared:
+def _scores(records: Sequence[Result], metric: Score) -> list[float] | None:
+    """Return the score of every seed; None where one has nothing to score."""
+    scores = [record.target.score(metric) for record in records]
+    return None if None in scores else scores  # type: ignore[return-value]
+
+
+def _compared(scores: list[float] | None, base: list[float] | None) -> Compared | None:
+    if scores is None or base is None:
+        return None
     gaps = [score - other for score, other in zip(scores, base, strict=True)]
     difference = Spread(by_seed=gaps, mean=statistics.fmean(gaps), std=_std(gaps))
     return Compared(by_seed=scores, mean=statistics.fmean(scores), std=_std(scores), difference=difference)
@@ -221,11 +233,15 @@ def table_rows(rows: Sequence[Row], primary_metric: Score = "accuracy") -> list[
     for row in rows:
         cells = [row.label]
         for metric in _shown(primary_metric):
-            score: Compared = getattr(row, metric)
+            score: Compared | None = getattr(row, metric)
+            if score is None:
+                cells += ["–", "–"]
+                continue
             gap = score.difference
             cells.append(f"{_points(score.mean)} ± {_points(score.std)}")
             cells.append(f"{_points(gap.mean, '+')} ± {_points(gap.std)}")
-        cells.append(" ".join(_points(score) for score in getattr(row, primary_metric).by_seed))
+        lead: Compared | None = getattr(row, primary_metric)
+        cells.append("–" if lead is None else " ".join(_points(score) for score in lead.by_seed))
         text.append(cells)
     return text
 

@@ -33,8 +33,8 @@ def comparison_page(out: Path, points: int, faces: int) -> Page:
     found = read_comparison(out)
     runs = [[RunFiles(folder_of(out, row.label, seed)) for seed in found.seeds] for row in found.rows]
     classes = runs[0][0].classes
-    if any(run.classes != classes or run.confusion is None for row in runs for run in row):
-        raise UserInputError("its runs have not the same classes, or no scores", where=str(out), fix=AGAIN)
+    if any(run.classes != classes or (run.confusion is None) == found.scored for row in runs for run in row):
+        raise UserInputError("its runs have not the same classes, or not the scores", where=str(out), fix=AGAIN)
     many = max(1, len(runs) - 2)  # the page stays under 5 MB
     details: list[Chapter] = []
     first: View | None = None
@@ -45,7 +45,8 @@ def comparison_page(out: Path, points: int, faces: int) -> Page:
         details.append(Chapter(f"{number}. {row.label}", list(_detail(_beside(view, first))), lead))
     seeds = ", ".join(map(str, found.seeds))
     lead = f"Adapted to {runs[0][0].result.target.spec}; preset {found.preset}, seeds {seeds}."
-    overview = Chapter("Rows side by side", [_table(found), Figures(list(_overview(found, runs)), 2)])
+    figures_of_scores = [Figures(list(_overview(found, runs)), 2)] if found.scored else []
+    overview = Chapter("Rows side by side", [_table(found), *figures_of_scores])
     title = f"{len(runs)} methods compared" if len(runs) > 1 else "One method over seeds"
     return Page(title, lead, [overview, *details, Chapter("The runs", list(_about(found, [row[0] for row in runs])))])
 

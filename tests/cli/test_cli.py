@@ -299,17 +299,23 @@ def test_compare_prints_paired_differences_and_goes_on_where_it_was(fercore, tmp
     assert (code, "not those that the run has been trained with: optim.lr 0.002 -> 0.5" in error) == (2, True)
 
 
-def test_compare_refuses_a_target_without_labels_before_it_trains(fercore, tmp_path):
-    from PIL import Image
-
+@pytest.mark.slow
+def test_compare_without_labels_of_the_target_gives_verdicts_a_choice_and_a_report(fercore, tmp_path):
     (tmp_path / "clinic").mkdir()
-    for number in range(8):
-        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"clinic/{number}.png")
-    rows = ["base:source_only", f"clinic:source_only data.target=folder:{tmp_path}/clinic"]
-    code, text, error = fercore("compare", *rows, "--seeds", "0", *FACES, *SMALL, "--out", tmp_path / "c")
-    assert (code, text) == (2, "preset demo: as --preset says\n")
-    assert error.startswith("fercore: error: clinic seed 0: the target's test part has no label")
-    assert not (tmp_path / "c").exists()
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(tmp_path / f"clinic/{number}.png")
+    rows = ["base:source_only", "smooth:source_only source_only.label_smoothing=0.4"]
+    data = [*FACES[:2], "--target", f"folder:{tmp_path}/clinic", "--preset", "demo", "--set", "train.steps=3"]
+    arguments = ["compare", *rows, "--seeds", "0", *data, *SMALL, "--choose", "entropy", "--out", tmp_path / "c"]
+    code, text, error = fercore(*map(str, arguments))
+    assert (code, error) == (0, "")
+    assert "against base, by seed, without labels of the target" in text
+    assert re.search(r"take (base|smooth)\n", text)
+    told = json.loads((tmp_path / "c/compare.json").read_text())
+    assert [row["accuracy"] for row in told["rows"]] == [None, None]
+    code, _, error = fercore("report", str(tmp_path / "c"))
+    assert (code, error) == (0, "")
 
 
 @pytest.mark.slow

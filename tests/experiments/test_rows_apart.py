@@ -74,7 +74,7 @@ def test_a_row_that_leaves_is_named_and_the_others_are_kept(outside, tiny, tmp_p
     assert not (tmp_path / "out/compare.json").exists()
 
 
-def test_labels_of_other_classes_are_no_score_and_nothing_is_trained(tiny, tmp_path):
+def test_labels_of_other_classes_are_no_score(tiny, tmp_path):
     from PIL import Image
 
     rows = ["path,label,split"]
@@ -83,9 +83,10 @@ def test_labels_of_other_classes_are_no_score_and_nothing_is_trained(tiny, tmp_p
         rows.append(f"{number}.png,{'' if number % 5 else 'sad'},{'train' if number < 20 else 'test'}")
     (tmp_path / "t.csv").write_text("\n".join(rows))
     data = {**tiny["data"], "target": f"manifest:{tmp_path}/t.csv", "classes": ["anger", "fear"]}
-    with pytest.raises(UserInputError, match="^row seed 0: the target's test part has no label"):
-        compared(["row:source_only"], {**tiny, "data": data}, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    comparison = compared(["row:source_only"], {**tiny, "data": data}, tmp_path / "out")
+    assert not comparison.scored
+    assert comparison.rows[0].accuracy is None
+    assert comparison.table()[1] == [["row", "–", "–", "–", "–", "–"]]
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import numpy as np
 from fercore.config import DataSettings
 from fercore.data.cache.files import cache_folder, make_room
 from fercore.data.domains.options import apply_options
-from fercore.data.domains.parts import choose_split, limited, target_parts, training_part, unused_parts
+from fercore.data.domains.parts import choose_split, limited, training_part, unused_parts
 from fercore.data.fingerprint import part_fingerprint, units_fingerprint
 from fercore.data.formats.reading.codes import fits
 from fercore.data.formats.reading.scan import Scan, present
@@ -168,21 +168,6 @@ def load_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
     if "range" in spec.options:
         report["scaling"] = _scaling_report(spec, table, preflight)
     return LoadedDomain(spec, table, preflight, report, scan.resolved)
-
-
-def has_labelled_test(spec: DomainSpec, seed: int) -> bool:
-    """Say whether a target's test part has a label, by what its format says: no image is loaded.
-
-    Args:
-        spec: of the target. seed: of the division of one without parts.
-
-    Raises:
-        UserInputError: as `read_domain`, or if there is no such part.
-    """
-    whole, scan = read_domain(spec)
-    table = choose_split(whole, spec)
-    _, test, _ = target_parts(table, spec, spec_seed(spec, seed), scan.rows.skipped)
-    return bool((table.labels[test] >= 0).any())
 
 
 def _memory(settings: DataSettings) -> Path | None:
