@@ -256,6 +256,7 @@ def predict(
     faces: str | None = None,
     detector: str = "mtcnn",
     weights: PathLike | None = None,
+    au: PathLike | None = None,
     every: int = 1,
     fps: float | None = None,
     tta: str | None = None,
@@ -276,6 +277,7 @@ def predict(
         out: a new .csv, .jsonl or .parquet in `columns` ("fercore", "pyfeat" or "openface3"); None = `each` alone.
         faces: "whole", "detect", or a table of faces by py-feat or OpenFace; None = whole, and a line if that looks
             wrong. detector, weights: which finds them.
+        au: for models that read action units: a CSV or folder, a .safetensors network or an installed detector.
         every, fps: which frames of videos are taken. tta: "flip" asks mirror images, too.
         smooth: seconds that answers through a video are averaged over.
         annotate: a new .mp4 or folder for what was looked at, with boxes and classes drawn on it.
@@ -292,7 +294,8 @@ def predict(
     from fercore.prediction.video import Stride
 
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
-    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth)
+    units = None if au is None else os.fspath(au)
+    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth, units)
     return run_predict(
         load(model, device=device), _listed(inputs), camera=camera, out=_path(out), settings=settings, resume=resume,
         annotate=_path(annotate), tell=tell, each=each, progress=progress,
@@ -304,6 +307,7 @@ def evaluate(
     spec: Spec,
     *,
     tta: str | None = None,
+    au: PathLike | None = None,
     device: Device = "auto",
     workers: int = 0,
     seed: int = 0,
@@ -314,7 +318,8 @@ def evaluate(
 
     Args:
         models: run folders, or `model/` folders; differences are taken to the first. spec: the dataset.
-        tta: "flip" asks mirror images, too. device: as for `load`. workers: threads that decode; 0 = one a core.
+        tta: "flip" asks mirror images, too. au: as for `predict`, or `?au=` in the spec. device: as for `load`.
+        workers: threads that decode; 0 = one a core.
         seed, replicates: of the bootstrap. progress: told images done and in all.
 
     Raises:
@@ -325,8 +330,9 @@ def evaluate(
     paths = [models] if isinstance(models, str | os.PathLike) else list(models)
     loaded = {os.fspath(path): load(path, device=device) for path in paths}
     return run_evaluate(
-        loaded, as_spec(spec), flip=_flip(tta), workers=workers, seed=seed, replicates=replicates, progress=progress
-    )
+        loaded, as_spec(spec), flip=_flip(tta), au=None if au is None else os.fspath(au), workers=workers, seed=seed,
+        replicates=replicates, progress=progress,
+    )  # fmt: skip
 
 
 def compare(

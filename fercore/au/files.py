@@ -82,7 +82,7 @@ class AUFile:
         images: names, of the kind `naming`.
         table: units of each.
         blanks: int64[n], cells of each image that hold no number though others do.
-        naming: what the names are.
+        naming: what the names are. first_frame: number that frames of clips are counted from.
     """
 
     path: str
@@ -90,6 +90,7 @@ class AUFile:
     table: AUTable
     blanks: np.ndarray
     naming: Naming
+    first_frame: int = 0
 
 
 def read_au_file(path: Path, threshold: float) -> AUFile:
@@ -123,7 +124,10 @@ def read_au_file(path: Path, threshold: float) -> AUFile:
             assert row is not None
             scores[i, k], codes[i, k], blank = _cell(row.cells, columns[name], threshold, f"{row.place}, {name}")
             blanks[i] += blank
-    return AUFile(where, tuple(surest), AUTable(tuple(names), scores, codes), blanks, naming)
+    # OpenFace, which names no clip in its rows, counts frames from 1; py-feat, which does, from 0.
+    own = naming is Naming.FRAMES and not any(name.lower() in IMAGE_COLUMNS for name in header)
+    first = int(own and not any(image.endswith("#0") for image in surest))
+    return AUFile(where, tuple(surest), AUTable(tuple(names), scores, codes), blanks, naming, first)
 
 
 def _read_folder(folder: Path) -> tuple[list[str], list[_Row], Naming]:

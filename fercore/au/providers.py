@@ -129,7 +129,6 @@ def find_detector(provider: str) -> Detector:
     return cast("Detector", detector)
 
 
-@torch.no_grad()
 def detect(detector: Detector, table: Table, settings: DataSettings, provider: str) -> AUTable:
     """Run a detector over a table's images, at the run's image size.
 
@@ -140,18 +139,30 @@ def detect(detector: Detector, table: Table, settings: DataSettings, provider: s
     Raises:
         UserInputError: if it fails, or returns no tensor, another shape, or scores outside 0..1.
     """
-    names = [cast("str", canonical_name(name)) for name in detector.au_names]
     reserve([table], settings)
     parts = []
     for start in range(0, len(table), settings.eval_batch):
         at = np.arange(start, min(start + settings.eval_batch, len(table)))
-        images = torch.from_numpy(fetch(table, at, settings)).float() / 255
-        parts.append(np.round(_scores(detector, images, len(names), provider), DIGITS))
-    return from_scores(names, np.concatenate(parts), settings.au_threshold)
+        parts.append(scores_of(detector, fetch(table, at, settings), provider))
+    return from_scores(names_of(detector), np.concatenate(parts), settings.au_threshold)
 
 
-def _scores(detector: Detector, images: Tensor, units: int, provider: str) -> np.ndarray:
-    """Return a detector's scores of images, float32[B,A], after a look at what it returned."""
+def names_of(detector: Detector) -> list[str]:
+    """Return the units that a detector tells, by their canonical names."""
+    return [cast("str", canonical_name(name)) for name in detector.au_names]
+
+
+@torch.no_grad()
+def scores_of(detector: Detector, pixels: np.ndarray, provider: str) -> np.ndarray:
+    """Return a detector's scores of images, float32[B,A], rounded, after a look at what it returned.
+
+    Args:
+        detector: see `find_detector`. pixels: uint8[B,3,S,S]. provider: the detector's name, for messages.
+
+    Raises:
+        UserInputError: as `detect`.
+    """
+    images, units = torch.from_numpy(pixels).float() / 255, len(detector.au_names)
     try:
         scores: object = detector(images)
     except UserInputError:
@@ -167,7 +178,7 @@ def _scores(detector: Detector, images: Tensor, units: int, provider: str) -> np
     # Positive form: NaN fails it too.
     if not bool(((scores >= 0) & (scores <= 1)).all()):
         raise UserInputError(f"{_named(provider)} returned scores outside 0..1", where="data.au")
-    return np.asarray(scores.detach().float().cpu().numpy())
+    return np.round(np.asarray(scores.detach().float().cpu().numpy()), DIGITS)
 
 
 def _named(provider: str) -> str:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 OPTIONS: dict[str, Any] = {
     "tta": Annotated[str | None, typer.Option(help="flip = the mean over a face and its mirror image.")],
+    "au": Annotated[
+        str | None,
+        typer.Option(help="Action units, for models that read them: a CSV, folder, network or installed detector."),
+    ],
     "device": Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="auto, cpu or cuda.")],
     "workers": Annotated[int, typer.Option(min=0, max=256, help="Threads that decode; 0 = one a core.")],
 }

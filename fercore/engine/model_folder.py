@@ -122,5 +122,6 @@ def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
             averaged=context.average is not None,
         ),
         calibration=context.evaluator.calibration,
+        units=list(domains.au_names),
         initial=context.initial.record if context.initial is not None and context.adapts_as_it_is else None,
     )

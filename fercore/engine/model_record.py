@@ -135,6 +135,7 @@ class ModelRecord(Shape):
         settings: the run's, without what stands in `classes`, `images` and `evaluation`.
         versions: of the packages that results depend on. calibration: of the probabilities; None = as they are.
         shift: None where a domain has too few images to say.
+        units: action units that stood beside the images, in order.
         initial: of the fercore model that the network was taken over from, whole; None where the plugins built it.
     """
 
@@ -150,6 +151,7 @@ class ModelRecord(Shape):
     provenance: Provenance
     calibration: Calibration | None = None
     shift: Shift | None = None
+    units: list[str] = Field(default_factory=list)
     initial: ModelRecord | None = None
 
     def layer(self) -> dict[str, Any]:

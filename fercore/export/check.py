@@ -11,19 +11,55 @@ from typing import Final, TypeAlias
 import numpy as np
 import torch
 
+from fercore.au.table import CODES, SCORES, from_scores
 from fercore.data.domains.load import read_domain
 from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
+from fercore.data.table import Table
 from fercore.errors import UserInputError
-from fercore.export.graph import Pixels
+from fercore.export.graph import INPUT, Pixels
+from fercore.prediction.action_units import units_for
+from fercore.prediction.inputs import Inputs
 from fercore.prediction.predictor import Predictor
+from fercore.synthfer.names import AU_NAMES
 
 IMAGES: Final = 64
 FACES: Final = DomainSpec.of("synthfer", "wild", {"n": str(2 * IMAGES)})
 """Images that are compared where the user names none: generated faces, there on every machine."""
 SECONDS: Final = 0.3
-Answer: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""Maps pixels [B,3,S,S] to class probabilities float32[B,K]."""
+Feed: TypeAlias = dict[str, np.ndarray]
+"""Name of an input -> its values: pixels [B,3,S,S], then what else the model reads, in the graph's order."""
+Answer: TypeAlias = Callable[[Feed], np.ndarray]
+"""Maps inputs to class probabilities float32[B,K]."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Images to compare on.
+
+    Attributes:
+        data: the dataset. images: uint8[N,3,S,S]. extras: name -> [N,...], what else the model reads of them.
+    """
+
+    data: DomainSpec
+    images: np.ndarray
+    extras: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, some: slice) -> Sample:
+        """Return some of it."""
+        return Sample(self.data, self.images[some], {name: values[some] for name, values in self.extras.items()})
+
+    def feed(self, pixels: Pixels) -> Feed:
+        """Return it as an exported model takes it."""
+        scaled = self.images if pixels == "uint8" else self.images.astype(np.float32) / np.float32(255)
+        return {INPUT: scaled, **self.extras}
+
+    def predicted(self, predictor: Predictor) -> np.ndarray:
+        """Return what the model says of it, float32[N,K]."""
+        return predictor.predict(list(self.images.transpose(0, 2, 3, 1)), extras=self.extras).probs
 
 
 @dataclass(frozen=True)
@@ -84,71 +120,89 @@ class Exported:
         return [f"{self.what}, {size}", *self.check.lines(), f"written to {self.path}"]
 
 
-def read_images(predictor: Predictor, data: DomainSpec, n: int = IMAGES) -> np.ndarray:
-    """Return images of a dataset in the model's size, uint8[n,3,S,S], drawn over all of it; labels are not looked at.
+def read_sample(predictor: Predictor, data: DomainSpec | None, n: int = IMAGES) -> Sample:
+    """Return n images of a dataset, drawn over all of it; labels are not looked at.
+
+    Args:
+        data: the dataset; None = generated faces.
 
     Raises:
-        UserInputError: if it cannot be read, or has none.
+        UserInputError: if it cannot be read or has none, or nobody says which action units they show, for a model
+            that reads those.
     """
+    own, data = data is None, data or FACES
     table, _ = read_domain(data)
     rows = permutation(len(table), "export")[:n].tolist()
     if not rows:
         raise UserInputError("no image to compare", where=data.text, fix="name another dataset")
-    return np.stack([predictor.fit(table.read(row)) for row in rows])
+    chosen = table.subset(rows)
+    images = np.stack([predictor.fit(pixels) for pixels in chosen.read_many(range(len(chosen)))])
+    if own and predictor.needed:
+        return Sample(data, images, _drawn_units(predictor, chosen))
+    frames = Inputs((chosen,))
+    units = units_for(predictor, frames, None)
+    return Sample(data, images, {} if units is None else units.extras(list(frames), images))
 
 
-def as_input(images: np.ndarray, pixels: Pixels) -> np.ndarray:
-    """Return images uint8[B,3,S,S] as an exported model takes them."""
-    return images if pixels == "uint8" else images.astype(np.float32) / np.float32(255)
+def _drawn_units(predictor: Predictor, table: Table) -> dict[str, np.ndarray]:
+    """Return the units that generated faces were drawn with; such as are never drawn are not shown."""
+    scores = np.zeros((len(table), len(predictor.units)), dtype=np.float32)
+    for k, name in enumerate(predictor.units):
+        if name in AU_NAMES:
+            scores[:, k] = table.extras["au_scores"][:, AU_NAMES.index(name)]
+    units = from_scores(predictor.units, scores, predictor.data_settings.au_threshold)
+    every = {SCORES: units.scores, CODES: units.codes}
+    predictor.refuse_extras(*every)
+    return {name: every[name] for name in predictor.needed}
 
 
-def check(
-    predictor: Predictor, images: np.ndarray, data: DomainSpec, pixels: Pixels, exported: dict[str, Answer]
-) -> Check:
+def check(predictor: Predictor, sample: Sample, pixels: Pixels, exported: dict[str, Answer]) -> Check:
     """Compare what was exported with the model, image by image.
 
     Args:
-        images: uint8[N,3,S,S] of the dataset `data`. pixels: what the export takes.
+        sample: the images. pixels: what the export takes.
         exported: name -> what runs it; the first is compared, all are timed.
     """
-    want = predictor.predict(list(images.transpose(0, 2, 3, 1))).probs
-    given = as_input(images, pixels)
-    found = next(iter(exported.values()))(given)
-    normalised = torch.stack([predictor.transform(image) for image in images.transpose(0, 2, 3, 1)])
+    given = sample.feed(pixels)
+    said = next(iter(exported.values()))(given)
+    normalised = torch.stack([predictor.transform(image) for image in sample.images.transpose(0, 2, 3, 1)])
+    beside = {name: torch.from_numpy(values) for name, values in sample.extras.items()}
 
-    def by_torch(_: np.ndarray) -> np.ndarray:
+    def by_torch(_: Feed) -> np.ndarray:
         with torch.inference_mode():
-            return predictor.probabilities(normalised).numpy()
+            return predictor.probabilities(normalised, beside).numpy()
 
-    speed = {name: _speed(run, given) for name, run in {"torch": by_torch, **exported}.items()}
-    return Check(data, len(images), *compare(found, want), speed, torch.get_num_threads())
+    speed = {name: _speed(run, given, len(sample)) for name, run in {"torch": by_torch, **exported}.items()}
+    difference, agreement = compare(said, sample.predicted(predictor))
+    return Check(sample.data, len(sample), difference, agreement, speed, torch.get_num_threads())
 
 
-def compare(found: np.ndarray, want: np.ndarray) -> tuple[float, float]:
+def compare(said: np.ndarray, want: np.ndarray) -> tuple[float, float]:
     """Return the largest difference of probabilities [N,K], infinite where they are no numbers, and the agreement."""
-    difference = float(np.abs(found - want).max()) if np.isfinite(found).all() else float("inf")
-    return difference, float((found.argmax(1) == want.argmax(1)).mean())
+    difference = float(np.abs(said - want).max()) if np.isfinite(said).all() else float("inf")
+    return difference, float((said.argmax(1) == want.argmax(1)).mean())
 
 
-def refuse_worse(found: Check, bound: Bound, what: str) -> None:
+def refuse_worse(measured: Check, bound: Bound, what: str) -> None:
     """Refuse an export that loses more than it may.
 
     Raises:
         UserInputError: with what was measured.
     """
-    if found.difference <= bound.difference and found.agreement >= bound.agreement:
+    if measured.difference <= bound.difference and measured.agreement >= bound.agreement:
         return
-    loss = f"differs from the model by {found.difference:.1e} and names another class for {1 - found.agreement:.1%}"
+    others = 1 - measured.agreement
+    loss = f"differs from the model by {measured.difference:.1e} and names another class for {others:.1%}"
     limit = f"at most {bound.difference:g} and {1 - bound.agreement:.0%} are let pass"
     fix = "nothing was written; leave --half and --int8 out, or name the images it is for with --data"
-    raise UserInputError(f"the {what} export {loss} of {found.n} images, {limit}", where=found.data.text, fix=fix)
+    raise UserInputError(f"the {what} export {loss} of {measured.n} images, {limit}", where=measured.data.text, fix=fix)
 
 
-def _speed(run: Answer, given: np.ndarray) -> float:
+def _speed(run: Answer, given: Feed, n: int) -> float:
     """Return images a second, after a first call that warms up."""
     run(given)
     done, begin = 0, time.perf_counter()
     while (passed := time.perf_counter() - begin) < SECONDS or not done:
         run(given)
-        done += len(given)
+        done += n
     return done / passed

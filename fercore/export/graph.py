@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import torch
@@ -13,12 +13,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import _disable_current_modes
 
+from fercore.au.table import CODES, SCORES
 from fercore.prediction.predictor import Predictor
 
 INPUT, OUTPUT = "input", "output"
 Pixels: TypeAlias = Literal["float", "uint8"]
 PIXELS: Final[tuple[Pixels, ...]] = get_args(Pixels)
 """RGB pixels that a graph takes: float32 in 0..1, or uint8 in 0..255."""
+EXTRAS: Final[dict[str, torch.dtype]] = {SCORES: torch.float32, CODES: torch.uint8}
+"""What a graph may take beside pixels, [B,A] each, and of which type."""
 TRACED = (FakeTensor, torch.SymInt, torch.SymFloat, torch.SymBool)
 _SAMPLES: Final = 3  # of one, or none, the tracer would make a constant
 
@@ -35,17 +38,19 @@ class Graph(nn.Module):
 
     def __init__(self, predictor: Predictor, pixels: Pixels) -> None:
         super().__init__()
-        self._answer: Callable[[Tensor], Tensor] = predictor.probabilities
+        self._answer: Callable[[Tensor, Mapping[str, Tensor]], Tensor] = predictor.probabilities
         self._scale = 255.0 if pixels == "uint8" else 1.0
+        self._extras = predictor.needed
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in predictor.statistics)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return class probabilities float32[B,K] of RGB images [B,3,S,S]."""
+    def forward(self, images: Tensor, *extras: Tensor) -> Tensor:
+        """Return class probabilities float32[B,K] of RGB images [B,3,S,S], and of what else the model reads of each."""
         pixels = images.to(torch.float32) / self._scale
+        beside = dict(zip(self._extras, extras, strict=True))
         with _Folding():
-            return self._answer((pixels - self.get_buffer("mean")) / self.get_buffer("std")).to(torch.float32)
+            return self._answer((pixels - self.get_buffer("mean")) / self.get_buffer("std"), beside).to(torch.float32)
 
 
 class _Folding(TorchFunctionMode):
@@ -67,13 +72,15 @@ def trace(predictor: Predictor, pixels: Pixels) -> ExportedProgram:
     """Trace a model whose network is on the CPU; any number of images may come in.
 
     Raises:
-        UserInputError: if it predicts from more than images.
+        UserInputError: if it predicts from other things than images and action units.
     """
-    predictor.refuse_extras()
+    predictor.refuse_extras(*EXTRAS)
     size, kind = predictor.record.images.size, torch.uint8 if pixels == "uint8" else torch.float32
-    example = torch.zeros(_SAMPLES, 3, size, size, dtype=kind)
-    shapes = {"images": {0: Dim("batch")}}
-    program = torch.export.export(Graph(predictor, pixels), (example,), dynamic_shapes=shapes, strict=False)
+    sample, batch = torch.zeros(_SAMPLES, 3, size, size, dtype=kind), Dim("batch")
+    extras = [torch.zeros(_SAMPLES, len(predictor.units), dtype=EXTRAS[name]) for name in predictor.needed]
+    example = sample, *extras
+    shapes = {"images": {0: batch}, "extras": tuple({0: batch} for _ in extras)}
+    program = torch.export.export(Graph(predictor, pixels), example, dynamic_shapes=shapes, strict=False)
     for node in program.graph.nodes:  # they name files of this machine
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
             node.meta.pop(key, None)

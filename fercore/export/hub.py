@@ -13,7 +13,7 @@ from fercore.data.spec import DomainSpec
 from fercore.documents import parse_json
 from fercore.engine.model_record import RECORD, WEIGHTS, ModelRecord, find_model
 from fercore.errors import UserInputError
-from fercore.export.check import Bound, Check, Exported, compare, read_images, refuse_worse
+from fercore.export.check import Bound, Check, Exported, compare, read_sample, refuse_worse
 from fercore.export.origin import describe, render
 from fercore.files import open_regular, read_text
 from fercore.hooks.guard import open_data, unplaced
@@ -26,12 +26,12 @@ CARD, CONFIG = "README.md", "config.json"
 SAME: Final = Bound(difference=0.0, agreement=1.0)
 
 
-def export_hub(model: Path, out: Path, data: DomainSpec) -> Exported:
+def export_hub(model: Path, out: Path, data: DomainSpec | None) -> Exported:
     """Write a folder that `fercore.load` reads, here or from the hub, and that names no place of this machine.
 
     Args:
         model: a run folder, whose scores go into the card, or the `model/` in it. out: a new or empty folder.
-        data: the images that it is compared on.
+        data: the images that it is compared on; None = generated faces.
 
     Raises:
         UserInputError: if the model cannot be used, `data` cannot be read, or the folder cannot be written.
@@ -58,15 +58,14 @@ def export_hub(model: Path, out: Path, data: DomainSpec) -> Exported:
         )  # fmt: skip
         write_text(draft / CARD, card)
         write_sums(draft, (WEIGHTS, RECORD, CONFIG, CARD))
-        images = read_images(predictor, data)
-        pixels = list(images.transpose(0, 2, 3, 1))
-        again = load_predictor(draft, device="cpu").predict(pixels).probs
-        difference, agreement = compare(again, predictor.predict(pixels).probs)
-        found = Check(data, len(images), difference, agreement)
-        refuse_worse(found, SAME, "hub")
+        sample = read_sample(predictor, data)
+        again = sample.predicted(load_predictor(draft, device="cpu"))
+        difference, agreement = compare(again, sample.predicted(predictor))
+        measured = Check(sample.data, len(sample), difference, agreement)
+        refuse_worse(measured, SAME, "hub")
     size = sum(path.stat().st_size for path in out.iterdir() if path.is_file())
     usage = tuple(render("hub.py", path=str(out)).splitlines())
-    return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, found, usage)
+    return Exported(out, "folder for the Hugging Face hub", size, time.perf_counter() - begin, measured, usage)
 
 
 def _config(record: ModelRecord, about: Mapping[str, Any]) -> dict[str, Any]:

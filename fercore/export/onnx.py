@@ -1,4 +1,7 @@
-"""A model as an ONNX file for onnxruntime and its like: input "input" [batch,3,S,S], output "output" [batch,K]."""
+"""A model as an ONNX file for onnxruntime and its like: input "input" [batch,3,S,S], output "output" [batch,K].
+
+A model that reads action units has them as further inputs, "au" and "au_code" [batch,A].
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ import torch
 from torch.export import ExportedProgram
 
 from fercore.errors import UserInputError
-from fercore.export.check import Answer
+from fercore.export.check import Answer, Feed
 from fercore.export.graph import INPUT, OUTPUT
 from fercore.runs.folder import installed_version
 
@@ -31,12 +34,12 @@ DECOMPOSED: Final[Mapping[Any, Any]] = {
 }
 
 
-def build(program: ExportedProgram) -> Any:
+def build(program: ExportedProgram, extras: Sequence[str]) -> Any:
     """Return a traced model as an `onnx.ModelProto`; names of its nodes tell nothing of this machine."""
     with quiet():
         translated = torch.onnx.export(
             program.run_decompositions(dict(DECOMPOSED)),
-            dynamo=True, input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, verbose=False,
+            dynamo=True, input_names=[INPUT, *extras], output_names=[OUTPUT], opset_version=OPSET, verbose=False,
         )  # fmt: skip
     assert translated is not None
     for node in translated.model.graph:
@@ -46,7 +49,7 @@ def build(program: ExportedProgram) -> Any:
     return graph
 
 
-def halved(graph: Any, _: np.ndarray) -> Any:
+def halved(graph: Any, _: Feed) -> Any:
     """Return a float32 graph in float16; what comes in and goes out stays as it was."""
     import onnx_ir
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
@@ -59,22 +62,23 @@ def halved(graph: Any, _: np.ndarray) -> Any:
     return onnx_ir.to_proto(ordered)
 
 
-def quantised(graph: Any, images: np.ndarray) -> Any:
+def quantised(graph: Any, feed: Feed) -> Any:
     """Return a float32 graph whose convolutions and products are of int8 (static, a scale for each channel of weights).
 
     Args:
-        images: as the graph takes them, [N,3,S,S]: activations are scaled by their extremes on these.
+        feed: images and what else the graph takes: activations are scaled by their extremes on these.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self._left = iter(np.array_split(images, max(1, len(images) // 16)))
+            n = len(feed[INPUT])
+            self._left = iter(np.array_split(np.arange(n), max(1, n // 16)))
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Feed | None:
             part = next(self._left, None)
-            return None if part is None else {INPUT: part}
+            return None if part is None else {name: values[part] for name, values in feed.items()}
 
     with TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
@@ -99,9 +103,9 @@ def runner(file: bytes) -> Answer:
     options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
     ready = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
-    def run(images: np.ndarray) -> np.ndarray:
-        (found,) = ready.run([OUTPUT], {INPUT: images})
-        return np.asarray(found)
+    def run(feed: Feed) -> np.ndarray:
+        (probs,) = ready.run([OUTPUT], feed)
+        return np.asarray(probs)
 
     return run
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
-import numpy as np
 from torch.export import ExportedProgram
 
 from fercore.data.spec import DomainSpec
 from fercore.engine.model_record import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
-from fercore.export.check import FACES, IMAGES, Answer, Bound, Exported, as_input, check, read_images, refuse_worse
+from fercore.export.check import IMAGES, Answer, Bound, Exported, Feed, check, read_sample, refuse_worse
 from fercore.export.graph import PIXELS, trace
 from fercore.export.hub import export_hub
 from fercore.export.origin import SCALES, describe, render
@@ -24,8 +23,8 @@ from fercore.writing import refuse_taken, whole
 
 HUB: Final = "hub"
 T = TypeVar("T")
-Reduce: TypeAlias = Callable[[Any, np.ndarray], Any]
-"""From a graph, and images as it takes them, to one of fewer bits."""
+Reduce: TypeAlias = Callable[[Any, Feed], Any]
+"""From a graph, and images and what else it takes, to one of fewer bits."""
 FORMS: Final[dict[str, tuple[Bound, Reduce]]] = {
     # Sums come in another order than torch's: 1e-6 is usual, and a near tie may fall either way.
     "float32": (Bound(difference=1e-4, agreement=0.98), lambda graph, _: graph),
@@ -48,7 +47,7 @@ class Kind:
     what: str
     engine: str
     packages: tuple[str, ...]
-    build: Callable[[ExportedProgram], Any]
+    build: Callable[[ExportedProgram, Sequence[str]], Any]
     content: Callable[[Any, dict[str, Any]], bytes]
     runner: Callable[[bytes], Answer]
 
@@ -58,7 +57,7 @@ KINDS: Final[dict[str, Kind]] = {
         ".onnx", f"ONNX, opset {onnx.OPSET}", "onnxruntime", onnx.PACKAGES, onnx.build, onnx.content, onnx.runner
     ),
     "torch": Kind(
-        ".pt2", "torch.export archive", "archive", (), lambda program: program,
+        ".pt2", "torch.export archive", "archive", (), lambda program, _: program,
         torch_archive.content, torch_archive.runner,
     ),
 }  # fmt: skip
@@ -84,27 +83,32 @@ def export_model(
     if form != "float32" and to != "onnx":
         raise UserInputError(f"no {form} for --to {to}", where=f"--{form}", fix="leave it out, or take --to onnx")
     if to == HUB:
-        return export_hub(model, out, data or FACES)
+        return export_hub(model, out, data)
     kind = _chosen(to, KINDS, "--to", (HUB,))
     taken = _chosen(pixels, {name: name for name in PIXELS}, "--input")
     onnx.needed(kind.packages, where=f"--to {to}")
     refuse_taken(out, kind.suffix)
     folder, predictor = find_model(model), load_predictor(model, device="cpu", full_precision=True)
     record = predictor.record
-    images, others = np.split(read_images(predictor, data or FACES, 2 * IMAGES), [IMAGES])
+    sample = read_sample(predictor, data, 2 * IMAGES)
+    compared, others = sample.part(slice(IMAGES)), sample.part(slice(IMAGES, None))
     about = {**describe(record, folder), "input": SCALES[taken], "arithmetic": form}
+    if predictor.needed:
+        about |= {"units": list(predictor.units), "au_threshold": predictor.data_settings.au_threshold}
     begin = time.perf_counter()
-    built = reduce(kind.build(trace(predictor, taken)), as_input(others if len(others) else images, taken))
+    graph = kind.build(trace(predictor, taken), predictor.needed)
+    built = reduce(graph, (others if len(others) else compared).feed(taken))
     draft = kind.content(built, about)
     seconds = time.perf_counter() - begin
-    found = check(predictor, images, data or FACES, taken, {kind.engine: kind.runner(draft)})
-    refuse_worse(found, bound, form)
-    content = kind.content(built, {**about, "difference": found.difference, "compared": found.n})
+    measured = check(predictor, compared, taken, {kind.engine: kind.runner(draft)})
+    refuse_worse(measured, bound, form)
+    content = kind.content(built, {**about, "difference": measured.difference, "compared": measured.n})
     with whole(out) as file:
         file.write(content)
-    usage = render(f"{to}.py", path=str(out), resize=record.images.resize, pixels=taken).splitlines()
+    values = {"path": str(out), "resize": record.images.resize, "pixels": taken, "extras": predictor.needed}
+    usage = render(f"{to}.py", **values).splitlines()
     what = f"{form} {kind.what}, takes {SCALES[taken]}"
-    return Exported(out, what, len(content), seconds, found, tuple(usage))
+    return Exported(out, what, len(content), seconds, measured, tuple(usage))
 
 
 def _chosen(name: str, known: dict[str, T], where: str, others: Collection[str] = ()) -> T:

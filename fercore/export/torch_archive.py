@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from fercore.export.check import Answer
+from fercore.export.check import Answer, Feed
 
 ABOUT = "about.json"
 """The file in the archive that says what the model is."""
@@ -30,9 +30,9 @@ def runner(archive: bytes) -> Answer:
     """Return what runs an archive."""
     module = torch.export.load(io.BytesIO(archive)).module()
 
-    def run(images: np.ndarray) -> np.ndarray:
+    def run(feed: Feed) -> np.ndarray:
         with torch.no_grad():
-            found: np.ndarray = module(torch.from_numpy(images)).numpy()
-        return found
+            probs: np.ndarray = module(*map(torch.from_numpy, feed.values())).numpy()
+        return probs
 
     return run

@@ -17,6 +17,7 @@ from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.evaluation import metrics
 from fercore.files import absolute
+from fercore.prediction.action_units import units_for
 from fercore.prediction.faces import Whole
 from fercore.prediction.inputs import Inputs
 from fercore.prediction.predict import Progress
@@ -93,6 +94,7 @@ def evaluate(
     spec: DomainSpec,
     *,
     flip: bool = False,
+    au: str | None = None,
     workers: int = 0,
     seed: int = 0,
     replicates: int = metrics.REPLICATES,
@@ -102,14 +104,14 @@ def evaluate(
 
     Args:
         models: by name; differences are taken to the first. spec: the dataset.
-        flip: as `Predictor.answer`. workers: threads that decode, 0 = one a core.
+        flip: as `Predictor.answer`. au: as `PredictSettings`. workers: threads that decode, 0 = one a core.
         seed, replicates: of the bootstrap. progress: told images done and in all.
 
     Raises:
         UserInputError: for no label in it that the models know, or a model that needs more than images.
     """
-    for predictor in models.values():
-        predictor.refuse_extras()
+    if au is not None and not any(predictor.needed for predictor in models.values()):
+        raise UserInputError("no model reads action units", where="--au", fix="leave it out")
     if replicates < 1:
         raise UserInputError(f"{replicates} replicates", where="--replicates", fix="give a whole number from 1 up")
     table, _ = read_chosen(spec)
@@ -123,7 +125,10 @@ def evaluate(
     for number, predictor in enumerate(models.values()):
         probs = np.full((len(table), len(predictor.classes)), np.nan, dtype=np.float32)
         frames = Inputs((table,))
-        stream = answers(predictor, frames, Whole(), workers=workers or os.cpu_count() or 1, flip=flip)
+        action_units = units_for(predictor, frames, au if predictor.needed else None)
+        stream = answers(
+            predictor, frames, Whole(), workers=workers or os.cpu_count() or 1, units=action_units, flip=flip
+        )
         for i, answer in enumerate(chain.from_iterable(stream)):
             if answer.looked.refused:
                 readable[i] = False

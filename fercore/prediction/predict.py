@@ -18,6 +18,7 @@ from fercore.documents import parse_json
 from fercore.errors import UserInputError, reason_of
 from fercore.evaluation.distances import FeatureSample
 from fercore.files import read_text
+from fercore.prediction.action_units import ActionUnits, units_for
 from fercore.prediction.annotate import Annotator
 from fercore.prediction.camera import Camera, window_for
 from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
@@ -49,6 +50,7 @@ class PredictSettings:
         prepare: how faces are found and cut out. stride: which frames of videos are taken.
         flip: whether mirror images are asked, too. workers: threads that decode; 0 = one a core.
         smooth: seconds that answers through a video are averaged over; None = they are not. See `Smoother`.
+        au: who says which action units faces show, for models that read them; None = see `units_for`.
 
     Raises:
         UserInputError: if `smooth` is no time.
@@ -61,6 +63,7 @@ class PredictSettings:
     flip: bool = False
     workers: int = 0
     smooth: float | None = None
+    au: str | None = None
 
     def __post_init__(self) -> None:
         if self.smooth is not None and not (math.isfinite(self.smooth) and self.smooth > 0):
@@ -111,7 +114,6 @@ def predict(
         Interrupted: for a signal; says how to go on.
     """
     how = settings or PredictSettings()
-    predictor.refuse_extras()
     layout = layout_of(how.columns, predictor.classes)
     if out is not None:
         check_out(out, resume=resume)
@@ -128,7 +130,8 @@ def predict(
     artist = None if annotate is None else Annotator(annotate, frames)
     if how.faces is None and (line := no_crops(frames, how.prepare)):
         tell(line)
-    work = _Work(predictor, frames, finder, how, Summary(predictor.classes), artist)
+    units = units_for(predictor, frames, how.au, tell)
+    work = _Work(predictor, frames, finder, how, Summary(predictor.classes), artist, units)
     try:
         _deliver(work, out, layout, resume=resume, each=each, progress=progress)
     finally:
@@ -157,7 +160,9 @@ def _live(
     if window is None:
         tell("no display, or an OpenCV without windows: lines instead; Ctrl-C ends it")
     finder = Whole() if how.faces == "whole" else Detected(how.prepare)
-    work = _Work(predictor, Inputs((camera,)), finder, how, Summary(predictor.classes), window, live=True)
+    frames = Inputs((camera,))
+    units = units_for(predictor, frames, how.au, tell)
+    work = _Work(predictor, frames, finder, how, Summary(predictor.classes), window, units, live=True)
     try:
         with handling(lambda number, frame: camera.stop()):
             _deliver(work, out, layout, resume=False, each=each, progress=None)
@@ -217,6 +222,7 @@ class _Work:
     how: PredictSettings
     summary: Summary
     artist: Artist | None = None
+    units: ActionUnits | None = None
     live: bool = False
     done: dict[str, int] = field(default_factory=dict)
     last: str = ""
@@ -265,6 +271,7 @@ class _Work:
             frames,
             self.finder,
             workers=workers,
+            units=self.units,
             flip=self.how.flip,
             keep_pixels=self.artist is not None,
             live=self.live,

@@ -97,6 +97,8 @@ class Predictor:
 
     Attributes:
         device: where the network is. scaling: how images of one channel become 8 bits; None = no rule.
+        needed: names of what it reads of every face beside the pixels. units: action units of the run, in order.
+        data_settings: the run's.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ class Predictor:
         self._model, self._plugins = model.requires_grad_(False).eval(), plugins
         self._evaluator = Evaluator(fabric, plugins, config.data)
         self._evaluator.calibration = record.calibration
-        self._needed = sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()})
+        self.needed = tuple(sorted({name for plugin in resolved.plugins for name in plugin.prediction_extras()}))
+        self.data_settings, self.units = config.data, tuple(record.units)
         self._views = plain_views(model.mean, model.std)
         given = record.images.range
         self.scaling = None if given is None else read_scaling(given, where=RECORD)
@@ -142,25 +145,32 @@ class Predictor:
         """Return an image uint8[H,W,3] in the network's size, uint8[3,S,S]."""
         return np.ascontiguousarray(fitted(pixels, self.record.images.size, self.record.images.resize))
 
-    def answer(self, pixels: np.ndarray, *, flip: bool = False) -> Outputs:
+    def answer(
+        self, pixels: np.ndarray, *, extras: Mapping[str, np.ndarray] | None = None, flip: bool = False
+    ) -> Outputs:
         """Return what the network says of one batch of images.
 
         Args:
-            pixels: uint8[B,3,S,S], B at least 1, as `fit` makes them.
+            pixels: uint8[B,3,S,S], B at least 1, as `fit` makes them. extras: name -> [B,...], those `needed`.
             flip: whether probabilities are the mean over each image and its mirror image.
         """
         # Made in the evaluation's order, so that a batch of the test part sums as it did there; handed back in ours.
         order = evaluation_order(len(pixels))
-        batch = _batch(self._normalised(pixels[order]), 0, {})
+        beside = {name: torch.from_numpy(values[order]) for name, values in (extras or {}).items()}
+        batch = _batch(self._normalised(pixels[order]), 0, beside)
         outputs = self._evaluator.predict_batches(self._model, [batch], self.record.evaluation.clock)
         if not flip:
             return outputs
-        mirrored = self.answer(np.ascontiguousarray(pixels[..., ::-1]))
+        mirrored = self.answer(np.ascontiguousarray(pixels[..., ::-1]), extras=extras)
         return replace(outputs, probs=(outputs.probs + mirrored.probs) / 2)
 
-    def probabilities(self, images: Tensor) -> Tensor:
-        """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced."""
-        batch, clock = _batch(images, 0, {}), self.record.evaluation.clock
+    def probabilities(self, images: Tensor, extras: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return class probabilities f[B,K] of images f[B,3,S,S] as `transform` makes them; can be traced.
+
+        Args:
+            extras: name -> [B,...], those `needed`.
+        """
+        batch, clock = _batch(images, 0, extras or {}), self.record.evaluation.clock
         encoded = self._plugins.encode(self._model, batch, PLAIN, clock, "target", "evaluate")
         probs = self._plugins.predict(self._model, Encoded(encoded.features, encoded.logits))
         return probs if self.record.calibration is None else self.record.calibration.apply(probs)
@@ -169,14 +179,14 @@ class Predictor:
         """Yield every module of the network."""
         return self._model.modules()
 
-    def refuse_extras(self) -> None:
-        """Make sure that the model needs nothing but images.
+    def refuse_extras(self, *given: str) -> None:
+        """Make sure that the model needs nothing but images, and what is named.
 
         Raises:
             UserInputError: if it does.
         """
-        if self._needed:
-            what = f"the model predicts from {', '.join(self._needed)} beside the image"
+        if others := [name for name in self.needed if name not in given]:
+            what = f"the model predicts from {', '.join(others)} beside the image"
             fix = "in Python: fercore.load(MODEL).predict(images, extras={...})"
             raise UserInputError(what, where="predict", fix=fix)
 
@@ -210,6 +220,23 @@ class Predictor:
         """
         return self.outputs(list(_several(images)), extras).features
 
+    def action_units(
+        self, images: Item | Iterable[Item], au: str | os.PathLike[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Return which action units images show, as `predict` takes it in `extras`; {} for a model that reads none.
+
+        Args:
+            images: as `predict` takes them; only paths are found in a file.
+            au: a CSV or folder of such, a .safetensors network, or an installed detector (`docs/au.md`); None = the
+                detector that the run's target was read with.
+
+        Raises:
+            UserInputError: if nobody is named or at hand, or who is named does not know the model's units or images.
+        """
+        from fercore.prediction.action_units import units_of_images
+
+        return units_of_images(self, list(_several(images)), None if au is None else os.fspath(au))
+
     def outputs(self, items: Sequence[Item], extras: Mapping[str, np.ndarray | Tensor] | None = None) -> Outputs:
         """Return probabilities, features and logits of several images in one pass; labels are unknown.
 
@@ -218,9 +245,10 @@ class Predictor:
         """
         if not items:
             raise UserInputError("no image to predict", where="predict", fix="give at least one")
-        if missing := [name for name in self._needed if name not in (extras or {})]:
+        if missing := [name for name in self.needed if name not in (extras or {})]:
             what = f"the model predicts from {', '.join(missing)} beside the image"
-            raise UserInputError(what, where="predict", fix="give one row an image in extras")
+            fix = "give one row an image in extras; action_units(images, FILE) returns those of a file or a detector"
+            raise UserInputError(what, where="predict", fix=fix)
         beside = {name: torch.as_tensor(values) for name, values in (extras or {}).items()}
         for name, values in beside.items():
             if not values.ndim or len(values) != len(items):

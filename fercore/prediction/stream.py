@@ -15,6 +15,7 @@ import numpy as np
 
 from fercore.data.images.codecs import Unusable
 from fercore.datasets.prepare.faces import Face
+from fercore.prediction.action_units import ActionUnits
 from fercore.prediction.faces import Finder
 from fercore.prediction.inputs import Frame, read_frame
 from fercore.prediction.predictor import Predictor
@@ -76,6 +77,7 @@ def answers(
     finder: Finder,
     *,
     workers: int,
+    units: ActionUnits | None = None,
     flip: bool = False,
     keep_pixels: bool = False,
     live: bool = False,
@@ -83,7 +85,8 @@ def answers(
     """Yield what a model says of frames, in order, those of a batch at once.
 
     Args:
-        finder: finds faces. workers: threads that decode. flip: see `Predictor.answer`.
+        finder: finds faces. workers: threads that decode. units: action units of them, for models that read such.
+        flip: see `Predictor.answer`.
         keep_pixels: whether `Looked.pixels` is wanted. live: whether each frame is answered before the next one is
             taken; else they go in batches of the run's evaluation.
     """
@@ -97,6 +100,8 @@ def answers(
                 cuts = finder.find(frame, pixels)
             except Unusable as error:
                 return Looked(frame, width=width, height=height, refused=str(error), pixels=kept)
+            if units is not None and (fault := units.fault(frame, len(cuts))):
+                return Looked(frame, width=width, height=height, refused=fault, pixels=kept)
             crops = np.stack([predictor.fit(cut) for _, cut in cuts])
             return Looked(frame, tuple(face for face, _ in cuts), crops, width, height, pixels=kept)
         except Unusable as error:
@@ -111,17 +116,24 @@ def answers(
         pixels += 0 if looked.pixels is None else looked.pixels.nbytes
         # Frames without a face fill no batch: they are not held back for ever, nor whole pictures without bound.
         if live or faces >= size or len(held) >= 4 * size or pixels >= HELD:
-            yield _answered(predictor, held, flip, size)
+            yield _answered(predictor, held, units, flip, size)
             held, faces, pixels = [], 0, 0
     if held:
-        yield _answered(predictor, held, flip, size)
+        yield _answered(predictor, held, units, flip, size)
 
 
-def _answered(predictor: Predictor, held: list[Looked], flip: bool, size: int) -> list[Answer]:
+def _answered(
+    predictor: Predictor, held: list[Looked], units: ActionUnits | None, flip: bool, size: int
+) -> list[Answer]:
     """Run the faces of some frames through the network, at most `size` at a time."""
     crops = [looked.crops for looked in held if looked.crops is not None]
     every = np.concatenate(crops) if crops else np.zeros((0, 3, 1, 1), dtype=np.uint8)
-    parts = [predictor.answer(every[start : start + size], flip=flip) for start in range(0, len(every), size)]
+    frames = [looked.frame for looked in held for _ in looked.faces]
+    parts = []
+    for start in range(0, len(every), size):
+        some = slice(start, start + size)
+        extras = None if units is None else units.extras(frames[some], every[some])
+        parts.append(predictor.answer(every[some], extras=extras, flip=flip))
     probs = np.concatenate([part.probs for part in parts]) if parts else np.zeros((0, len(predictor.classes)))
     names = parts[0].features if parts else {}
     features = {name: np.concatenate([part.features[name] for part in parts]) for name in names}

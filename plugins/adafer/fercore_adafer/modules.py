@@ -145,12 +145,17 @@ class CodeTable(SizedByData):
         Returns:
             shares float[B,K], and bool[B]: which codes are there.
         """
-        parts = [self._nearest(part) for part in torch.split(codes, ROWS_AT_ONCE)]
-        shares, exact = (torch.cat(column) for column in zip(*parts, strict=True))
+        shares, exact = self._nearest(codes)
         known = ~scores.isnan().any(dim=1)
         covered = known & exact
         used = known if nearest else covered
         return torch.where(used[:, None], shares, self.prior), covered
+
+    def look_up_all(self, scores: Tensor, codes: Tensor, *, nearest: bool) -> tuple[Tensor, Tensor]:
+        """Look the codes of a whole dataset up, as `forward` does those of a batch, in memory that does not grow."""
+        pairs = zip(torch.split(scores, ROWS_AT_ONCE), torch.split(codes, ROWS_AT_ONCE), strict=True)
+        shares, covered = zip(*(self(*pair, nearest=nearest) for pair in pairs), strict=True)
+        return torch.cat(shares), torch.cat(covered)
 
     def _nearest(self, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Return the mean shares float[b,K] of the nearest codes, and bool[b]: whether they are the very same."""

@@ -269,7 +269,7 @@ class AdaFer(Plugin):
         table = self.part(model, CodeTable, "codes")
         table.fit(source.extras[CODES], source.labels)
         nearest = self.settings.aga.unmatched == "nearest"
-        shares, covered = table(target.extras[SCORES], target.extras[CODES], nearest=nearest)
+        shares, covered = table.look_up_all(target.extras[SCORES], target.extras[CODES], nearest=nearest)
         given = torch.ones_like(covered) if nearest else covered
         self.part(model, PseudoLabelRecord, "labels_au_lookup").write(shares, given)
         return {"coverage": float(covered.float().mean())}

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import json
+import subprocess
+import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from fercore_adafer.report import unit_shares
+from PIL import Image
 
 import fercore
 from fercore.engine.run import run
+from fercore.export.targets import export_model
 from fercore.models import PseudoLabelRecord
 from fercore.synthfer import SynthFER
 
@@ -164,12 +171,55 @@ def test_a_target_smaller_than_a_batch_of_triplets_runs(tmp_path, make_context, 
 
 
 @pytest.mark.parametrize(("baseline", "missing"), [("joint", "au"), ("au_lookup", "au, au_code")])
-def test_a_loaded_baseline_that_reads_action_units_asks_for_them(baseline, missing, tmp_path, make_context, listener):
+def test_a_baseline_that_reads_action_units_predicts_with_those_it_is_given(
+    baseline, missing, tmp_path, make_context, listener
+):
     context = make_context("adafer", layers=(ONE_SOURCE, {"adafer": {"baseline": baseline}, "train": {"steps": 2}}))
     run(context, tmp_path / "run", listener())
-    model, test = fercore.load(tmp_path / "run"), context.domains.test
+    model, test = fercore.load(tmp_path / "run", device="cpu"), context.domains.test
     images = list(test.read_many(range(len(test))))
     with pytest.raises(fercore.UserInputError, match=f"the model predicts from {missing} beside the image"):
         model.predict(images)
     evaluated = context.evaluator.predict(context.reported, test, model.record.evaluation.clock)
     assert np.array_equal(model.predict(images, extras=test.extras).probs, evaluated.probs)
+
+    with (tmp_path / "run/predictions.csv").open(encoding="utf-8") as file:
+        written = {row["image"]: [float(row[name]) for name in model.classes] for row in csv.DictReader(file)}
+    rows = []
+    fercore.predict(tmp_path / "run", str(context.config.data.target), device="cpu", each=rows.append)
+    assert {row.input for row in rows} >= written.keys()
+    assert max(np.abs(np.subtract(row.probs, written[row.input])).max() for row in rows if row.input in written) < 1e-5
+
+    names = [tmp_path / f"faces/{i:03}.png" for i in range(len(test))]
+    (tmp_path / "faces").mkdir()
+    table = ["path," + ",".join(model.units)]
+    for name, pixels, scores in zip(names, images, test.extras["au"], strict=True):
+        Image.fromarray(pixels).save(name)
+        table.append(f"faces/{name.name}," + ",".join(f"{score:.9f}" for score in scores))
+    (tmp_path / "units.csv").write_text("\n".join(table[:-1]), encoding="utf-8")
+    with pytest.raises(fercore.UserInputError, match=r"the model predicts from action units .*: AU01, AU02.*--au"):
+        fercore.predict(tmp_path / "run", str(tmp_path / "faces"), device="cpu")
+    told, rows = [], []
+    units = tmp_path / "units.csv"
+    fercore.predict(
+        tmp_path / "run", str(tmp_path / "faces"), au=units, device="cpu", each=rows.append, tell=told.append
+    )
+    assert "1 of 56 pictures have no row" in told[0]
+    said = np.array([row.probs for row in rows])
+    assert np.abs(said - evaluated.probs)[:-1].max() < 1e-5
+    assert np.array_equal(model.predict(names, extras=model.action_units(names, units)).probs, said)
+    scores = fercore.evaluate(tmp_path / "run", str(context.config.data.target), device="cpu", replicates=10)
+    assert scores.n == 112
+
+    exported = export_model(tmp_path / "run", tmp_path / "model.onnx", to="onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    feed = {"input": np.stack([model.fit(image) for image in images]).astype(np.float32) / 255}
+    feed |= {name: test.extras[name] for name in missing.split(", ")}
+    assert [one.name for one in session.get_inputs()] == list(feed)
+    assert np.abs(session.run(["output"], feed)[0] - evaluated.probs).max() < 1e-5
+    assert len(set(evaluated.probs.argmax(axis=1))) > 1
+    shown = json.dumps(test.extras["au"][0].tolist())
+    alone = "import sys; sys.modules['fercore'] = None\n" + "\n".join(exported.usage)
+    words = [sys.executable, "-I", "-c", alone, names[0], shown]
+    printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert np.abs(np.array(list(ast.literal_eval(printed).values())) - evaluated.probs[0]).max() < 1e-5

@@ -231,7 +231,9 @@ def test_the_code_table_looks_up_part_by_part(monkeypatch):
     table.fit(held, torch.randint(0, 3, (20,), generator=generator))
     whole = table(asked.float(), asked, nearest=True)
     monkeypatch.setattr(modules, "ROWS_AT_ONCE", 4)
-    assert all(torch.equal(a, b) for a, b in zip(table(asked.float(), asked, nearest=True), whole, strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(table.look_up_all(asked.float(), asked, nearest=True), whole, strict=True)
+    )
     apart = (asked[:, None] != table.codes[None]).sum(2)
     assert torch.equal(whole[1], apart.amin(1) == 0)
 
