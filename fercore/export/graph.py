@@ -79,7 +79,9 @@ def trace(predictor: Predictor, pixels: Pixels) -> ExportedProgram:
     sample, batch = torch.zeros(_SAMPLES, 3, size, size, dtype=kind), Dim("batch")
     extras = [torch.zeros(_SAMPLES, len(predictor.units), dtype=EXTRAS[name]) for name in predictor.needed]
     example = sample, *extras
-    shapes = {"images": {0: batch}, "extras": tuple({0: batch} for _ in extras)}
+    shapes: dict[str, Any] = {"images": {0: batch}}
+    if extras:
+        shapes["extras"] = tuple({0: batch} for _ in extras)
     program = torch.export.export(Graph(predictor, pixels), example, dynamic_shapes=shapes, strict=False)
     for node in program.graph.nodes:  # they name files of this machine
         for key in ("stack_trace", "nn_module_stack", "source_fn_stack"):
