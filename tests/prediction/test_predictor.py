@@ -140,7 +140,7 @@ def test_a_record_that_cannot_be_used_is_one_line(copied, change, message):
 def test_a_plugin_of_another_package_is_named(copied, monkeypatch):
     other = PluginInfo("source_only", "elsewhere:SourceOnly", "elsewhere", "0.1.0", "")
     monkeypatch.setattr(
-        "fercore.prediction.predictor.installed_plugins", lambda: {**installed_plugins(), "source_only": other}
+        "fercore.engine.initial.installed_plugins", lambda: {**installed_plugins(), "source_only": other}
     )
     with pytest.raises(UserInputError, match=r"and elsewhere 0\.1\.0 is installed.*pip install fercore==0\.1\.0"):
         fercore.load(copied)
