@@ -14,12 +14,12 @@ from fercore.au.files import FORMATS_THAT_DO, AUFile, Naming, read_au_file
 from fercore.au.match import frame_name
 from fercore.au.providers import GENERATED, MATCH, Detector, find_detector, names_of, scores_of
 from fercore.au.table import CODES, SCORES, AUTable, from_scores
+from fercore.config import DataSettings
 from fercore.data.formats.reading.scan import user_path
 from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.prediction.inputs import Clip, Frame, Inputs
-from fercore.prediction.predictor import Predictor, pixels_of
 from fercore.synthfer.names import AU_NAMES
 
 WHERE = "--au"
@@ -27,6 +27,17 @@ FIX = f"give a CSV ({FORMATS_THAT_DO}), a .safetensors network of `fercore au tr
 
 Extras: TypeAlias = dict[str, np.ndarray]
 Source: TypeAlias = "str | Clip | Table"
+
+
+class Reader(Protocol):
+    """A model that may read action units; `Predictor` is one."""
+
+    needed: tuple[str, ...]
+    units: tuple[str, ...]
+    data_settings: DataSettings
+
+    def refuse_extras(self, *given: str) -> None:
+        """Make sure that it needs nothing but images, and what is named."""
 
 
 class Told(Protocol):
@@ -117,7 +128,7 @@ class ActionUnits:
 
 
 def units_for(
-    predictor: Predictor, inputs: Inputs, provider: str | None, tell: Callable[[str], None] = lambda line: None
+    model: Reader, inputs: Inputs, provider: str | None, tell: Callable[[str], None] = lambda line: None
 ) -> ActionUnits | None:
     """Return who says which action units inputs show; None for a model that asks for images alone.
 
@@ -125,52 +136,55 @@ def units_for(
     read with is asked, and generated faces say it themselves.
 
     Args:
-        predictor: the model. inputs: what it is to predict on. provider: as in `fercore.au.providers`. tell: hears
+        model: what reads them. inputs: what it is to predict on. provider: as in `fercore.au.providers`. tell: hears
             what people should know.
 
     Raises:
         UserInputError: if the model reads something else, nobody is named or at hand, or who is named does not know
             the model's units or any of the inputs.
     """
-    predictor.refuse_extras(SCORES, CODES)
-    if not predictor.needed:
+    model.refuse_extras(SCORES, CODES)
+    if not model.needed:
         if provider is not None:
             raise UserInputError("the model reads no action units", where=WHERE, fix="leave it out")
         return None
-    if not predictor.units:
+    if not model.units:
         what = "the model does not say which action units it reads: an older fercore wrote it"
         raise UserInputError(what, where="model.json", fix="train again")
     groups: dict[str, list[Source]] = {}
     for source in inputs.sources:
-        groups.setdefault(_chosen(predictor, source, provider), []).append(source)
+        groups.setdefault(_chosen(model, source, provider), []).append(source)
     told: dict[str, Told] = {}
     for name, sources in groups.items():
-        one = _told(predictor, name, sources, tell)
+        one = _told(model, name, sources, tell)
         told.update((key, one) for source in sources for key in _names(source))
-    return ActionUnits(told, predictor.needed)
+    return ActionUnits(told, model.needed)
 
 
-def units_of_images(predictor: Predictor, images: Sequence[Any], provider: str | None) -> Extras:
-    """Return the extras of images as `Predictor.predict` takes them; see `Predictor.action_units`."""
-    names = [
-        os.fsdecode(item) if isinstance(item, str | os.PathLike) else f"image {n}" for n, item in enumerate(images)
-    ]
-    units = units_for(predictor, Inputs(tuple(dict.fromkeys(names))), provider)
+def units_of_images(
+    model: Reader, images: Sequence[Any], provider: str | None, fit: Callable[[Any], np.ndarray]
+) -> Extras:
+    """Return the extras of images, as `Predictor.action_units` does.
+
+    Args:
+        images: paths are found by name; others by a detector alone. fit: returns uint8[3,S,S] of one.
+    """
+    paths = [os.fsdecode(item) if isinstance(item, str | os.PathLike) else "" for item in images]
+    names = [path or f"image {n}" for n, path in enumerate(paths)]
+    units = units_for(model, Inputs(tuple(dict.fromkeys(names))), provider)
     if units is None:
         return {}
-    # Of files alone nobody looks at the pixels; decoding is then left out.
+    # A file asks for names alone: nothing is decoded for it.
     looks = any(isinstance(told, Detected) for told in units.told.values())
-    pixels = [predictor.fit(pixels_of(item, predictor.scaling)) for item in images if looks]
-    size = predictor.record.images.size
-    frames = [Frame(name, _unread) for name in names]
-    return units.extras(frames, np.stack(pixels) if looks else np.zeros((len(images), 3, size, size), dtype=np.uint8))
+    pixels = np.stack([fit(item) for item in images]) if looks else np.zeros((len(images), 0), dtype=np.uint8)
+    return units.extras([Frame(name, _unread) for name in names], pixels)
 
 
 def _unread() -> np.ndarray:
     raise NotImplementedError("what is asked for are names")
 
 
-def _chosen(predictor: Predictor, source: Source, provider: str | None) -> str:
+def _chosen(model: Reader, source: Source, provider: str | None) -> str:
     """Return the provider for an input.
 
     Raises:
@@ -179,13 +193,13 @@ def _chosen(predictor: Predictor, source: Source, provider: str | None) -> str:
     own = parse_spec(source.spec).options.get("au") if isinstance(source, Table) else None
     if own or provider:
         return own or str(provider)
-    data = predictor.data_settings
+    data = model.data_settings
     used = provider_of(data.target, data)
     if used == GENERATED and isinstance(source, Table) and "au_scores" in source.extras:
         return GENERATED
     if used and used != GENERATED and not _is_file(used):
         return used
-    what = f"the model predicts from action units beside the image: {', '.join(predictor.units)}"
+    what = f"the model predicts from action units beside the image: {', '.join(model.units)}"
     raise UserInputError(what, where=WHERE, fix=FIX)
 
 
@@ -193,8 +207,8 @@ def _is_file(provider: str) -> bool:
     return provider.lower().endswith(".csv") or user_path(provider).is_dir()
 
 
-def _told(predictor: Predictor, provider: str, sources: Sequence[Source], tell: Callable[[str], None]) -> Told:
-    names, threshold = predictor.units, predictor.data_settings.au_threshold
+def _told(model: Reader, provider: str, sources: Sequence[Source], tell: Callable[[str], None]) -> Told:
+    names, threshold = model.units, model.data_settings.au_threshold
     if provider == GENERATED:
         return _generated(names, sources, threshold)
     if _is_file(provider):

@@ -28,6 +28,7 @@ from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.prediction.action_units import units_of_images
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
 from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Encoded
@@ -233,9 +234,11 @@ class Predictor:
         Raises:
             UserInputError: if nobody is named or at hand, or who is named does not know the model's units or images.
         """
-        from fercore.prediction.action_units import units_of_images
 
-        return units_of_images(self, list(_several(images)), None if au is None else os.fspath(au))
+        def fit(item: Item) -> np.ndarray:
+            return self.fit(pixels_of(item, self.scaling))
+
+        return units_of_images(self, list(_several(images)), None if au is None else os.fspath(au), fit)
 
     def outputs(self, items: Sequence[Item], extras: Mapping[str, np.ndarray | Tensor] | None = None) -> Outputs:
         """Return probabilities, features and logits of several images in one pass; labels are unknown.
