@@ -38,7 +38,9 @@ class FlexMatch(ThresholdMethod):
         return SizedByData({"learnt": torch.zeros(0, dtype=torch.int64)})
 
     @hookimpl
-    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
+    def build_model(  # type: ignore[override]  # a hook names the arguments it needs, here more than the base's
+        self, config: RunConfig, num_classes: int, task: TaskInfo
+    ) -> Model:
         """Build the network, with room for each unlabelled sample."""
         model = super().build_model(config, num_classes)
         self.part(model, SizedByData).put("learnt", torch.full((task.target.n,), -1))
