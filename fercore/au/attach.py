@@ -15,6 +15,7 @@ from fercore.config import DataSettings
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
+from fercore.records.data import DomainUnits, UnitCounts, UnitsReport
 
 WAYS = (
     "--set data.au=PROVIDER or ?au=PROVIDER in the spec, where PROVIDER is 'synthfer', a .safetensors network of "
@@ -52,7 +53,7 @@ def refuse_without(settings: DataSettings, plugin: str) -> None:
         raise UserInputError(f"{plugin} needs action units, and the run names no provider", where="data.au", fix=WAYS)
 
 
-def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[str, ...], dict[str, Any] | None]:
+def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[str, ...], UnitsReport | None]:
     """Give every part of every domain the extras "au" (scores) and "au_code", in place.
 
     Training samples of which no unit is known are left out; samples of a fixed part stay, with NaN scores.
@@ -75,16 +76,16 @@ def add_units(domains: Sequence[Domain], settings: DataSettings) -> tuple[tuple[
             raise UserInputError("a domain without action units", where=domain.spec.where, fix=WAYS)
     answers = [_read(domain, str(provider), settings) for domain, provider in zip(domains, providers, strict=True)]
     names = _shared(domains, [next(iter(units.values())).names for units, _ in answers])
-    rows = []
+    rows: list[DomainUnits] = []
     for domain, provider, (units, report) in zip(domains, providers, answers, strict=True):
         skipped = {part: _attach(domain, part, units[part], names) for part in domain.parts}
-        rows.append({"name": domain.name, "provider": provider, **report, "skipped": skipped})
+        rows.append({"name": domain.name, "provider": str(provider), **report, "skipped": skipped})
     every = sorted({name for units, _ in answers for name in next(iter(units.values())).names})
     unshared = [name for name in every if name not in names]
     return names, {"names": list(names), "unshared": unshared, "threshold": settings.au_threshold, "domains": rows}
 
 
-def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[str, AUTable], dict[str, Any]]:
+def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[str, AUTable], UnitCounts]:
     """Return part -> its units, and counts; each image is looked at once, whatever parts it is in."""
     whole = _whole(list(domain.parts.values()))
     units_read = units_of(provider, whole, settings, domain.spec.where)
@@ -98,7 +99,7 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
         raise UserInputError(what, where=place, fix=fix)
     # `_whole` is sorted by row, so that each part's rows are found in it.
     parts = {part: units.take(units.names, np.searchsorted(whole.rows, t.rows)) for part, t in domain.parts.items()}
-    counts = {
+    counts: UnitCounts = {
         "units": len(units.names),
         "without_row": len(missing),
         "rows_of_no_image": units_read.unused,

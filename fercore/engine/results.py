@@ -29,12 +29,15 @@ from fercore.evaluation.evaluate import score, score_labels
 from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
+from fercore.records.data import DomainReport
 from fercore.records.outputs import FinishedRun, Outputs, Samples
 from fercore.records.result import (
     SCHEMA,
     Arithmetic,
     Average,
+    Labelled,
     LabelQuality,
+    LabelSplit,
     OnlineScores,
     OracleBest,
     Parameters,
@@ -94,7 +97,7 @@ def calibrate(context: RunContext, clock: Progress) -> bool:
 def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
     """Return the contents of result.json; schema in docs/architecture.md."""
     config, train, domains = context.config, context.config.train, context.domains
-    parameters = list(context.model.parameters())
+    parameters, split = list(context.model.parameters()), domains.report["label_split"]
     return Result(
         schema_=SCHEMA,
         plugins=list(context.plugins.names),
@@ -109,7 +112,7 @@ def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
         selection=Selection(rule=config.select.rule, oracle_best=trained.oracle, **_chosen(trained.chosen)),
         primary_metric=config.report.primary_metric,
         ema=None if train.ema is None else Average(decay=train.ema, buffers=train.ema_buffers),
-        label_split=domains.report["label_split"],
+        label_split=None if split is None else LabelSplit.model_validate(split),
         pseudo_labels=label_quality(context),
         **_online(context, trained),
         parameters=Parameters(total=count(parameters), trained=count(p for p in parameters if p.requires_grad)),
@@ -138,7 +141,7 @@ def _target(context: RunContext, scores: Scores) -> Target:
     return Target(
         **dict(scores),
         spec=context.config.data.target.text,
-        labelled=read["labelled"],
+        labelled=Labelled(**read["labelled"]),
         n_adaptation=len(domains.adaptation),
         transductive=domains.transductive,
         adaptation_filtered_by_label=read["adaptation_filtered_by_label"],
@@ -187,7 +190,7 @@ def _chosen(chosen: Chosen | None) -> dict[str, Any]:
     return {} if chosen is None else {"step": chosen.step, "candidates": chosen.candidates}
 
 
-def _scaling(read: Mapping[str, Any]) -> dict[str, Any]:
+def _scaling(read: DomainReport) -> dict[str, Any]:
     """Return how a domain's one-channel images became 8 bits, where its spec has a range."""
     return {"scaling": read["scaling"]} if "scaling" in read else {}
 

@@ -18,6 +18,7 @@ from fercore.data.domains.split import divide
 from fercore.data.spec import TaskSpec
 from fercore.data.table import Table, join
 from fercore.errors import UserInputError
+from fercore.records.data import DataReport, UnitsReport
 
 __all__ = ["UNLABELLED", "DomainSet", "load_domains", "read_chosen", "read_domain"]
 
@@ -48,7 +49,7 @@ class DomainSet:
     adaptation: Table
     test: Table
     task: TaskSpec
-    report: dict[str, Any]
+    report: DataReport
     target: Table
     target_parts: tuple[str, ...]
     truth: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
@@ -124,7 +125,7 @@ def load_domains(task: TaskSpec, settings: DataSettings, *, label_file: Path | N
     shared = "shared by all domains" if target.labelled else "shared by the sources; the target has no labels"
     if not sources:
         shared = "those of the target's labels; there is no source"
-    report = {
+    report: DataReport = {
         "classes": list(classes),
         "class_rule": shared if task.classes is None else "listed in data.classes",
         "sources": [source.report for source in sources],
@@ -206,7 +207,7 @@ def _with_units(
     validation: Mapping[int, Table],
     adaptation: Table,
     test: Table,
-) -> tuple[list[Table], dict[int, Table], Table, Table, tuple[str, ...], dict[str, Any] | None]:
+) -> tuple[list[Table], dict[int, Table], Table, Table, tuple[str, ...], UnitsReport | None]:
     """Return the parts with action units beside their samples, where the settings ask for them."""
     from fercore.au.attach import Domain, add_units
 

@@ -32,6 +32,7 @@ from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.documents import Shape
 from fercore.errors import UserInputError
+from fercore.records.data import LabelSplitReport
 
 KIND = "fercore labelled split"
 LABELLED, UNLABELLED, LEFT_OUT = PARTS = ("labelled", "unlabelled", "left out")
@@ -84,11 +85,19 @@ class LabelSplit:
         wanted = (LABELLED, UNLABELLED) if self.include_labelled else (UNLABELLED,)
         return np.array([i for i, part in enumerate(self.parts) if part in wanted], dtype=np.int64)
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> LabelSplitReport:
         """Return counts and rule, without the samples, as JSON values."""
-        return {key: self.record[key] for key in ("labels", "rule", "by", "seed", "counts", "per_class", "short")} | {
+        record = self.record
+        return {
+            "labels": record["labels"],
+            "rule": record["rule"],
+            "by": record["by"],
+            "seed": record["seed"],
+            "counts": record["counts"],
+            "per_class": record["per_class"],
+            "short": record["short"],
             "include_labelled": self.include_labelled,
-            "subjects_of_test": self.record.get("subjects_of_test", 0),
+            "subjects_of_test": record.get("subjects_of_test", 0),
         }
 
 

@@ -26,6 +26,7 @@ from fercore.data.labels import unknown_names
 from fercore.data.spec import FORMATS, DomainSpec, TaskSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
+from fercore.records.data import DomainReport, ScalingReport
 
 UNLABELLED = "unlabelled"
 """Why samples of a source that have no label are left out, in report["sources"][i]["skipped"]."""
@@ -38,7 +39,7 @@ class LoadedDomain:
     spec: DomainSpec
     table: Table
     preflight: Preflight
-    report: dict[str, Any]
+    report: DomainReport
     resolved: str = ""
 
     @property
@@ -146,7 +147,7 @@ def load_domain(spec: DomainSpec, settings: DataSettings, seed: int, *, target: 
         table = _limit_parts(table, spec, spec_seed(spec, seed))
     preflight = inspect(table, _memory(settings))
     table = _bound(table, preflight)
-    report = {
+    report: DomainReport = {
         "spec": spec.text,
         "name": table.name,
         "format": spec.format,
@@ -224,7 +225,7 @@ def _refuse_without_range(preflight: Preflight) -> None:
         raise UserInputError(NO_RANGE, where=key, fix=fix)
 
 
-def _scaling_report(spec: DomainSpec, table: Table, preflight: Preflight) -> dict[str, Any]:
+def _scaling_report(spec: DomainSpec, table: Table, preflight: Preflight) -> ScalingReport:
     """Return {"range", "one_channel": images it scales, "deep": those of more than 8 bits, "colour": those it leaves}.
 
     Raises:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from fercore.data.domains.domain_set import UNLABELLED
 from fercore.data.domains.skipped import by_end_lines, left_out_lines, unread_lines
 from fercore.data.formats.folder import LOOSE
 from fercore.data.labels import unknown_names
+from fercore.records.data import DataReport, DomainReport, LabelSplitReport, ScalingReport, UnitsReport
 
 
-def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
+def mismatch_lines(report: DataReport) -> list[str]:
     """Return lines for people; none if all domains agree and nothing was dropped.
 
     Args:
@@ -43,7 +43,7 @@ def mismatch_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
+def _classes(domain: DomainReport, classes: list[str]) -> list[str]:
     lines = []
     if domain["dropped_classes"]:
         lines.append("classes outside the run dropped: " + _counts(domain["dropped_classes"]))
@@ -64,7 +64,7 @@ def _classes(domain: Mapping[str, Any], classes: list[str]) -> list[str]:
     return lines
 
 
-def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
+def _split_lines(split: LabelSplitReport | None) -> list[str]:
     """Return what is to be said of a dataset that was divided into labelled and unlabelled samples."""
     if not split:
         return []
@@ -84,14 +84,14 @@ def _split_lines(split: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _scaling_line(scaling: Mapping[str, Any]) -> str:
+def _scaling_line(scaling: ScalingReport) -> str:
     """Return what is to be said of a dataset whose one-channel images are scaled to 8 bits."""
     of = "each image's own values" if str(scaling["range"]).startswith("image") else "fixed"
     colour = f", {scaling['colour']} colour images as they are" if scaling["colour"] else ""
     return f"{scaling['one_channel']} one-channel images scaled to 8 bits by range={scaling['range']} ({of}){colour}"
 
 
-def _unit_lines(units: Mapping[str, Any] | None) -> list[str]:
+def _unit_lines(units: UnitsReport | None) -> list[str]:
     """Return what is to be said of the action units of a run, if it has any."""
     if not units:
         return []
@@ -113,7 +113,7 @@ def _unit_lines(units: Mapping[str, Any] | None) -> list[str]:
     return lines
 
 
-def _faults(domain: Mapping[str, Any]) -> list[str]:
+def _faults(domain: DomainReport) -> list[str]:
     preflight = domain["preflight"]
     lines = [_scaling_line(domain["scaling"])] if "scaling" in domain else []
     if domain["missing_files"]:

@@ -6,7 +6,6 @@ import os
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from fercore.data.images.codecs import Unusable
 from fercore.data.images.readers import Reader
 from fercore.data.table import Table
 from fercore.isolation import can_fork, share_out
+from fercore.records.data import PreflightReport
 
 NAMED = 20
 """Files of a kind that a report names; the rest is counted."""
@@ -43,7 +43,7 @@ class Preflight:
     conflicting: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     digests: tuple[str, ...] = ()
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> PreflightReport:
         """Return counts and the first few names of each kind, as JSON values."""
         return {
             "checked": self.n,
