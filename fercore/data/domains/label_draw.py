@@ -33,10 +33,12 @@ def draw_labels(
     """
     counts = np.bincount(labels[labels >= 0], minlength=len(classes))
     _refuse_too_few(counts, classes, spec)
+    # By canonical number: Ada-CM's rule gives fear a number of its own.
     canonical = [CANONICAL.index(name) for name in classes]
     rule, by_name = label_quota(dict(zip(canonical, counts.tolist(), strict=True)), spec)
     quota = {k: by_name[number] for k, number in enumerate(canonical)}
     by = _unit(pool, spec)
+    # By name: the draw must not depend on the order in which a file system lists its files.
     order = np.array(sorted(range(len(pool)), key=lambda i: pool.keys[i]), dtype=np.int64)
     draw = _by_subject if by == "subject" else _by_image
     chosen, skipped = draw(order, labels, pool.subjects, quota, seed)
@@ -64,6 +66,7 @@ def _refuse_too_few(counts: np.ndarray, classes: Sequence[str], spec: DomainSpec
 
 
 def _unit(pool: Table, spec: DomainSpec) -> str:
+    # One subject alone cannot be on one side and leave anything on the other.
     known = all(pool.subjects) and len(set(pool.subjects)) > 1
     by = spec.choice("label_by", ("subject", "image"), "subject" if known and not spec.asks_for_few else "image")
     if by == "subject" and not known:
@@ -92,6 +95,7 @@ def _by_subject(
     need = dict(quota)
     chosen: list[int] = []
     skipped: list[int] = []
+    # Subject after subject until every class has its labels, what is labelled is of few subjects.
     for place in permutation(len(names), "label subjects", seed).tolist():
         own = members[names[place]]
         taken: list[int] = []
@@ -101,6 +105,7 @@ def _by_subject(
                 taken.append(i)
         if taken:
             chosen += taken
+            # Their other images would be near copies of labelled ones among the unlabelled.
             skipped += sorted(set(own) - set(taken))
         if not any(need.values()):
             break

@@ -126,6 +126,7 @@ def divide_labels(
         UserInputError: if there are fewer images than labels, a class without one, nothing left unlabelled, or a file
             that is not of this data.
     """
+    # Copies under different labels: one of the two is wrong, and nobody knows which.
     labels = np.where([row in excluded for row in pool.rows.tolist()], -1, pool.labels)
     if file is None and "label_file" in spec.options:
         file = user_path(spec.options["label_file"])
@@ -168,6 +169,7 @@ def _record(
     keys = _short_keys(pool)
     rows: dict[str, list[str]] = {}
     columns = zip(keys, parts, pool.rows.tolist(), pool.labels.tolist(), strict=True)
+    # Sorted, so that equal divisions are equal files, whatever the order in memory.
     for key, part, row, label in sorted(columns):
         rows[key] = [part, content[row], *([classes[label]] if part == LABELLED else [])]
     if len(rows) != len(pool):
@@ -198,6 +200,7 @@ def _parts_of(
     samples: Mapping[str, list[str]] = record["samples"]
     parts = []
     for key, row, label in zip(_short_keys(pool), pool.rows.tolist(), pool.labels.tolist(), strict=True):
+        # By content, not by name alone: another image under the old name would carry its label.
         part, digest, *name = samples.get(key) or ("", "")
         if not part or digest != content[row]:
             what = f"{key!r} " + ("has other content than then" if part else "is not in it")
@@ -214,5 +217,6 @@ def _parts_of(
 
 
 def _short_keys(pool: Table) -> list[str]:
+    # Names below the common folder, so that the file fits the same dataset at another place.
     start = len(common_folder(pool.keys))
     return [key[start:] for key in pool.keys]

@@ -40,6 +40,7 @@ def unused_parts(table: Table, spec: DomainSpec, used: np.ndarray) -> dict[str, 
     if undivided(table, spec):
         return {}
     rest = Counter(table.split)
+    # Positions as a set: a transductive target uses its samples on both sides.
     rest.subtract(Counter(table.split[i] for i in set(used.tolist())))
     return {part or "without a part": n for part, n in sorted(rest.items()) if n}
 
@@ -142,7 +143,9 @@ def _halves_by_subject(table: Table, seed: int) -> tuple[np.ndarray, np.ndarray]
         members[subject].append(i)
     names = sorted(members)
     order = [names[i] for i in permutation(len(names), "subjects", seed)]
+    # Large subjects first: the small ones even out what they leave. The sort is stable, so the seed decides ties.
     order.sort(key=lambda name: -len(members[name]))
+    # Room for -1: samples without a label are evened out like a class.
     k = int(table.labels.max(initial=-1)) + 2
     sides: tuple[list[int], list[int]] = ([], [])
     totals = np.zeros((2, k), dtype=np.int64)

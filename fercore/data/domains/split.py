@@ -55,10 +55,12 @@ def divide(table: Table, shares: Mapping[str, float], *, by: str, seed: int) -> 
     names = list(shares)
     weight = np.array([shares[name] for name in names], dtype=np.float64)
     weight /= weight.sum()
+    # Shifted by one: unlabelled samples (-1) are counted as a class of their own.
     k = len(CANONICAL) + 1
     labels = np.zeros(len(table), dtype=np.int64) if by == "none" else table.labels + 1
     total = np.bincount(labels, minlength=k).astype(np.float64)
     order = [units[i] for i in permutation(len(units), "divide", seed)]
+    # Large units first: small ones fill what is left. Stable, so that the seed decides among equals.
     order.sort(key=lambda unit: -len(unit))
     filled = np.zeros((len(names), k))
     result = [""] * len(table)
@@ -75,8 +77,10 @@ def _need(filled: np.ndarray, total: np.ndarray, weight: np.ndarray, counts: np.
     """Return float[parts]: how much a unit with these class counts brings each part nearer to its share."""
     gap = weight[:, None] * total - filled
     overall = gap.sum(axis=1) / max(1.0, total.sum())
+    # A class that is not there must not divide by 0.
     scale = np.maximum(total, 1.0)
     classes = (np.minimum(gap / scale, 1.0) * counts).sum(axis=1) / max(1, counts.sum())
+    # Over the share: a part of a tenth that lacks one unit needs it more than one of nine tenths.
     relative: np.ndarray = (classes + overall) / weight
     return relative
 
@@ -195,5 +199,6 @@ def apply_split(table: Table, path: Path) -> Table:
 
 
 def _data_hash(table: Table, keys: Sequence[str]) -> str:
+    # Without the paths in front, so that a moved dataset is the same.
     rows = sorted(zip(keys, table.labels.tolist(), table.subjects, strict=True))
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -91,9 +91,11 @@ class ADDA(SourceTrained):
         whole = single_stage(config)
         if whole.steps < 2:
             raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
+        # Both stages have a step at least.
         first = min(max(1, round(whole.steps * self.settings.pretrain_share)), whole.steps - 1)
         spec, clip = optimiser_from(config), config.optim.clip_grad_norm
         encoder = (ParamGroup(("backbone.",), config.optim.backbone_multiplier), ParamGroup(("branches.",)))
+        # Critic and encoder step apart: the encoder minimises another loss than the negative of the critic's.
         critic = Phase(CRITIC, (ParamGroup((f"parts.{self.part_name('adversary')}.",)),), spec, clip)
         turns = (critic, Phase(MAP, encoder, spec, clip))
         groups = (*encoder, ParamGroup(("heads.",)))
@@ -105,6 +107,7 @@ class ADDA(SourceTrained):
     @hookimpl
     def refresh(self, model: Model, clock: Progress) -> None:
         """Let the source keep its encoder as the second stage begins."""
+        # Not when it is resumed in the middle: the kept encoder is in the checkpoint.
         if clock.stage == ADAPT and clock.step == 0:
             learnt = nn.Sequential(model.backbone, model.branches["main"]).state_dict()
             self.part(model, Kept, "source_encoder").network.load_state_dict(learnt)
@@ -134,5 +137,6 @@ class ADDA(SourceTrained):
                 every = [torch.cat([told[:n][rows], told[n:]]) for rows in self.rows(batch.source)]
                 value = mean_of([domain_cross_entropy(each, len(each) - len(y)) for each in every])
                 return [LossTerm(f"{self.name}/critic", Role.ADVERSARIAL, value)]
+            # Labels turned round in place of a reversed gradient, which vanishes once the critic is sure.
             value = nn.functional.softplus(-critic(y)).mean()
             return [LossTerm(f"{self.name}/mapping", Role.ADVERSARIAL, value)]

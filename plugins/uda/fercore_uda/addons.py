@@ -117,11 +117,14 @@ class SDAT(Addon):
         Terms between domains (roles adversarial and alignment) do not say where to move, and parts beside the network,
         such as discriminators, stay where they are (section 4.1).
         """
+        # The first forward finds the slope, the second takes the gradient where that leads.
         task = closure(lambda term: term.role not in (Role.ADVERSARIAL, Role.ALIGNMENT))
+        # The closure has left gradients on what the phase trains; what has none stays where it is.
         network = (p for name, p in model.named_parameters() if not name.startswith("parts."))
         moved = [(p, p.grad, p.detach().clone()) for p in network if p.grad is not None]
         if not task.has_gradient or not moved:
             return closure()
+        # A norm of norms: no copy of all gradients in one vector.
         norm = torch.stack([slope.norm() for _, slope, _ in moved]).norm() + 1e-12
         # The statistics that plain images are scored with are those of the weights themselves.
         statistics = swap_bn_stats(model)
@@ -134,4 +137,5 @@ class SDAT(Addon):
             restore_bn_stats(model, statistics)
             with torch.no_grad():
                 for p, _, old in moved:
+                    # Copied back, not subtracted: rounding would let the weights drift from where they were.
                     p.copy_(old)

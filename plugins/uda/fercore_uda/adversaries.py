@@ -109,6 +109,7 @@ class CDAN(DANN):
     def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the discriminator, and the projections where the product is too wide for it."""
         classes = len(task.classes)
+        # The discriminator takes one row a sample: its first layer grows with the product.
         product = width * classes
         if product <= LARGEST_PRODUCT:
             return super().parts(product, task)
@@ -126,10 +127,12 @@ class CDAN(DANN):
         """Weigh samples by how sure they are, and source samples by class."""
         if not self.settings.entropy:
             return super().sample_weights(pair, clock)
+        # As constants: a sample is not to become unsure in order to count less.
         zx, zy = pair.zx.detach(), pair.zy.detach()
         if self.settings.entropy_grad == "reversed":
             zx, zy = (reverse_gradient(z, self.strength(clock)) for z in (pair.zx, pair.zy))
         x, y = entropy_weights(zx.softmax(-1)) * pair.weights, entropy_weights(zy.softmax(-1)) * pair.uniform
+        # The sums are constants, as in the authors' code.
         if self.settings.entropy_norm == "per_domain":
             return x / x.detach().sum(), y / y.detach().sum()
         whole = (x.detach().sum() * len(x) + y.detach().sum() * len(y)) / 2
@@ -145,6 +148,7 @@ class RandomProduct(nn.Module):
 
     def __init__(self, width: int, num_classes: int, size: int) -> None:
         super().__init__()
+        # Buffers: drawn once, so that the discriminator sees the same projection all along, and saved.
         self.register_buffer("of_features", torch.randn(width, size))
         self.register_buffer("of_classes", torch.randn(num_classes, size))
 

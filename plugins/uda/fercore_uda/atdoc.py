@@ -78,6 +78,7 @@ class ATDOC(SourceTrained):
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels:
         """Label the batch from the bank; then put the batch's features in evaluation mode into it."""
         bank, features = self.part(model, SizedByData, "bank"), unit(to_float32(encoded[TARGET].features["main"]))
+        # The bank holds features as evaluation has them: dropout and batch statistics would make neighbours noisy.
         now = in_evaluation(model, batch.target.images[VIEW])
         own, probs = to_float32(now.features["main"]), to_float32(now.logits["main"]).softmax(-1)
         if self.settings.labels == "centres":
@@ -88,6 +89,7 @@ class ATDOC(SourceTrained):
             return PseudoLabels(scores.argmax(-1), torch.ones_like(scores[:, 0]), scores)
         kept, shares = bank.get_buffer("features"), bank.get_buffer("shares")
         mean = neighbour_labels(features, kept, shares, batch.target.index, self.settings.nearest)
+        # After the labels are taken: a batch is compared with the bank as earlier ones left it.
         kept[batch.target.index], shares[batch.target.index] = unit(own), _balanced(probs)
         return PseudoLabels(mean.argmax(-1), mean.amax(-1), mean / mean.sum(-1, keepdim=True))
 
@@ -98,6 +100,7 @@ class ATDOC(SourceTrained):
         """Return the cross-entropy of the source, and that of the target with its labels, weighted by their shares."""
         values = F.cross_entropy(to_float32(encoded[TARGET].logits["main"]), pseudo.labels, reduction="none")
         total = pseudo.weight.sum()
+        # No sample may be sure of anything at first; the least float then makes the term 0 instead of NaN.
         value = pseudo.weight @ values / total.clamp_min(torch.finfo(total.dtype).tiny)
         weight = self.settings.weight * clock.progress
         return [
@@ -108,6 +111,7 @@ class ATDOC(SourceTrained):
 
 def _balanced(probs: Tensor) -> Tensor:
     """Return p^2 of f[N,K], each class scaled to sum 1 over the samples."""
+    # Squares favour sure predictions; the scale keeps a large class from labelling everything.
     return probs.square() / probs.square().sum(0)
 
 

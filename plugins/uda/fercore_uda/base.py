@@ -93,6 +93,7 @@ def mean_of(values: Sequence[Tensor]) -> Tensor:
 class SourceTrained(Plugin):
     """A network with a bottleneck, one view of each side, and cross-entropy on the source."""
 
+    # The bottleneck norms each row by itself: a joint forward gives what one a side does.
     joint_forward = True
     training_parts: ClassVar[tuple[str, ...]] = ("prior", "adversary")
     Settings: ClassVar[type[Settings]] = NetworkSettings
@@ -183,6 +184,7 @@ class Adaptation(SourceTrained):
         self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Estimate the target's class shares after each epoch, where they are used."""
+        # Before the first step the head is random: the shares of its predictions would say nothing.
         if not self._weighs or clock.step == 0:
             return None
         shares = self.part(model, ClassPrior, "prior").estimate(encode_dataset("target").logits["main"])
@@ -192,6 +194,7 @@ class Adaptation(SourceTrained):
     def align(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> Sequence[LossTerm]:
         """Return the method's term, the mean over pairs of domains."""
         weight = self.settings.weight * (ramp(clock.progress) if self.settings.ramp else 1.0)
+        # Sums over pairs of samples lose the small differences that they are about in half precision.
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             values = [self.term(model, pair, clock) for pair in self._pairs(model, batch, encoded)]
             if not values:
@@ -214,5 +217,6 @@ class Adaptation(SourceTrained):
         ratio = self.part(model, ClassPrior, "prior").ratio.to(x.dtype)[labels] if self._weighs else x.new_ones(len(x))
         groups = [slice(None)] if self.of_target else self.rows(batch.source)
         for rows in groups if len(x) and len(y) else []:
+            # A class that the target is estimated not to have keeps 0.1 of its weight, so the sum is never 0.
             weights = ratio[rows] / ratio[rows].sum()
             yield Pair(x[rows], y, zx[rows], zy, labels[rows], weights, batch.target.index)

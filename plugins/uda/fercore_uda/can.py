@@ -52,6 +52,7 @@ class CAN(SourceTrained):
         x, y = (to_float32(side.features["main"]) for side in (source, target))
         classes = source.logits["main"].shape[1]
         labels, distance = spherical_clusters(y, x, source.labels, classes)
+        # Far from its centre a sample is as near to another; a cluster of one or two says nothing of its class.
         labels = labels.masked_fill(distance >= self.settings.radius, -1)
         small = torch.bincount(labels[labels >= 0], minlength=classes) < self.settings.least
         labels = labels.masked_fill((labels >= 0) & small[labels], -1)
@@ -63,6 +64,7 @@ class CAN(SourceTrained):
         """Draw classes in turns on both sides, of those that the target has a cluster of."""
         clusters = self.part(model, SizedByData, "clusters").get_buffer("labels").cpu()
         labels = clusters if side == "target" else torch.as_tensor(dataset.labels)
+        # The same classes on both sides, so that every batch has pairs to contrast.
         kept = torch.bincount(clusters[clusters >= 0]).nonzero().flatten()
         return ClassTurns(labels, kept, self.settings.per_class) if len(kept) else None
 

@@ -141,5 +141,6 @@ class ECAN(DETN):
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return the marginal term and lambda / K times the sum over classes that both sides hold."""
         classes = pair.zy.shape[1]
+        # The diagonal pairs a class with itself; one that a side lacks is 0 there.
         value, _ = class_mmd(pair.x, pair.y, pair.labels, pair.zy.argmax(-1), classes, **self.settings.kernel)
         return super().term(model, pair, clock) + self.settings.conditional * value.diagonal().sum() / classes

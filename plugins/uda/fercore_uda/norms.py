@@ -69,6 +69,7 @@ class SquareKeepingDropout(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows f[...], as they are in evaluation."""
         dropped: Tensor = self.drop(rows)
+        # Ordinary dropout divides by 1 - p; norms, which this method is about, would shrink in evaluation.
         return dropped * (1 - self.drop.p) ** 0.5 if self.training else dropped
 
 

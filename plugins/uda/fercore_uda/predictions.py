@@ -114,6 +114,7 @@ class DALN(Adversarial):
 
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return minus the difference of the nuclear norms, each over its own number of samples."""
+        # The reversal is in front of the head: it maximises the difference that the features minimise.
         sides = (reverse_gradient(f, self.strength(clock)) for f in (pair.x, pair.y))
         source, target = (nuclear_norm(model.heads["main"](f).softmax(-1)) for f in sides)
         return target - source

@@ -26,6 +26,7 @@ class ClassPrior(nn.Module):
         super().__init__()
         counts = [sum(source.class_counts.get(name, 0) for source in task.sources) for name in task.classes]
         shares = torch.tensor(counts, dtype=torch.float32)
+        # Batches then hold every class evenly, whatever the dataset does.
         if task.batch.class_balanced:
             shares = (shares > 0).float()
         self.classes = task.classes
@@ -45,6 +46,7 @@ class ClassPrior(nn.Module):
             The shares by class.
         """
         shares = class_shares(to_float32(logits).softmax(-1), self.source)
+        # Equal to the bit only before the first estimate: a share of predictions is no ratio of counts.
         first = torch.equal(self.target, self.source)
         self.target.copy_(shares if first else torch.lerp(shares, self.target, momentum))
         return dict(zip(self.classes, self.target.tolist(), strict=True))

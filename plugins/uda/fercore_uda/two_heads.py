@@ -81,7 +81,9 @@ class MCD(Adaptation):
         fit = replace(stage.phases[0], name=FIT)
         clip = config.optim.clip_grad_norm
         heads = ParamGroup(("heads.", f"parts.{self.part_name('second')}"))
+        # One optimiser: a parameter keeps its momentum through all steps of a batch, as in the released code.
         part = Phase(PART, (heads,), clip_grad_norm=clip, shares=FIT)
+        # Without the heads: they are to stay apart while features move.
         network = ParamGroup(("backbone.", "branches."))
         meet = Phase(MEET, (network,), clip_grad_norm=clip, shares=FIT, repeats=self.settings.steps)
         return [replace(stage, phases=(fit, part, meet))]
@@ -118,6 +120,7 @@ class MCD(Adaptation):
         """Return the distance for the features, and minus it for the heads."""
         if self.settings.one_step:
             rows = reverse_gradient(pair.y)
+            # Heads descend minus the distance; behind the reversal the features descend the distance.
             return -self.distance(model.heads["main"](rows).softmax(-1), self.second(model, rows).softmax(-1))
         value = self.distance(pair.zy.softmax(-1), self.second(model, pair.y).softmax(-1))
         return -value if clock.phase == PART else value
@@ -194,6 +197,7 @@ class DrawnLinear(nn.Module):
         super().__init__()
         first = nn.Linear(width, num_classes)
         self.mean, self.bias = first.weight, first.bias
+        # softplus(-2) = 0.127: the first heads drawn differ a little from the mean, and from each other.
         self.spread = nn.Parameter(torch.zeros_like(self.mean))
 
     def forward(self, features: Tensor) -> Tensor:
@@ -256,5 +260,6 @@ class SymNets(Adaptation):
         heads = self.part(model, nn.Module, "adversary"), model.heads["main"]
         if not constant:
             return torch.cat([head(features) for head in heads], 1)
+        # The heads' weights as constants, while gradients pass through them to the features.
         weights = [{name: p.detach() for name, p in head.named_parameters()} for head in heads]
         return torch.cat([functional_call(h, w, (features,)) for h, w in zip(heads, weights, strict=True)], 1)
