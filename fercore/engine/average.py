@@ -51,6 +51,7 @@ class WeightAverage:
     def follow(self, model: Model) -> Model:
         """Give the averaged network the plugins' buffers as they are now, whatever their shapes, and return it."""
         for name, buffer in model.named_buffers():
+            # Batch statistics of the network go by `buffers`, and `update` sees to them.
             if not name.startswith("parts."):
                 continue
             owner, _, last = name.rpartition(".")
@@ -71,6 +72,7 @@ class WeightAverage:
             model: the network in training. before: copies of its parameters, in their order.
         """
         for old, now, here in zip(before, model.parameters(), self.model.parameters(), strict=True):
+            # Training has not run between the two: what differs, a hook wrote.
             if not torch.equal(old, now):
                 here.copy_(now)
 

@@ -58,6 +58,7 @@ class Online:
         self._fabric, self._module, self._runners, self._views = fabric, module, runners, views
         self._settings, self._watch = settings, Watch(num_classes)
         self._model: Model = module.model
+        # A copy, not a checkpoint: it predicts beside the one that adapts, and is what weights go back to.
         self.initial: Model = copy.deepcopy(self._model).requires_grad_(False)
         self.images = self._since_reset = 0
         self.stopped_at: int | None = None
@@ -100,6 +101,7 @@ class Online:
 
     def _look(self, batch: Batch, probs: Tensor) -> None:
         """Show every so many images of the stream to the initial network as well."""
+        # By the place in the stream, not in the batch: batch sizes do not change which images are watched.
         rows = slice(-self.images % self._settings.watch_every, None, self._settings.watch_every)
         if self._settings.alarm != "off" and len(probs[rows]):
             self._watch.add(self.initially(batch, rows), probs[rows])
@@ -109,6 +111,7 @@ class Online:
         """Put weights, buffers and optimisers back as the stream began."""
         self._model.load_state_dict(self.initial.state_dict())
         for optimiser in optimisers_of(self._runners):
+            # Momentum of the weights that are gone would push the initial ones the same way again.
             optimiser.forget()
         self._watch.forget()
         self._since_reset = 0
@@ -136,6 +139,7 @@ class Online:
         """
         if fault := misfit(state["position"], _Position):
             raise ValueError(fault)
+        # From the checkpoint: the network may have been adapted by the time this object was made.
         self.initial.load_state_dict(state["initial"])
         self._watch.load_state_dict(state["watch"])
         position = state["position"]

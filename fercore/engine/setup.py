@@ -158,6 +158,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     resolved = resolve_here(resolved)
     config = resolved.config
     initial = None if config.model.init is None else read_initial(config.model.init)
+    # Before the data: two owners of a hook are told in a second, not after the images are decoded.
     plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)
     # What costs nothing is asked first: a typo in a path must not wait for a download of weights.
@@ -177,9 +178,11 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
     _check_views(views, stages, domains.sources)
+    # The step is wrapped, not the network: hooks get the plain model.
     module = cast("StepModule", fabric.setup_module(StepModule(model, plugins, joint=_shares_forward(resolved))))
     evaluator = Evaluator(fabric, plugins, config.data)
     train = config.train
+    # Of the network on its device, which wrapping has moved it to.
     average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers)
     if train.compile:
         for network in (model, *([] if average is None else [average.model])):
@@ -188,6 +191,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     context = RunContext(
         resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial
     )
+    # Last: only a loader knows how many steps an epoch of these data and batches has.
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 
 
@@ -285,6 +289,7 @@ def _try_backbone(model: Model, config: RunConfig) -> None:
     size, training = config.data.size, model.training
     model.eval()
     try:
+        # In evaluation mode: batch norm refuses a single image in training.
         model.backbone(torch.zeros(1, 3, size, size))
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
@@ -300,6 +305,7 @@ def _try_compiled(model: Model, config: RunConfig, fabric: Fabric) -> None:
     model.eval()
     try:
         with fabric.autocast():
+            # Two images: a batch of 1 would be compiled as a constant of that size.
             model(torch.zeros(2, 3, size, size, device=fabric.device))
     except Exception as error:
         reason = f"{type(error).__name__}: {(str(error) or 'no reason given').strip().splitlines()[0]}"

@@ -62,6 +62,7 @@ class StepModule(nn.Module):
         model, plugins, batch, clock = self.model, self.plugins, inputs.batch, inputs.clock
         encoded = self._encode(batch, inputs.views, clock)
         if inputs.answers is not None:
+            # Before the losses: the answer is that of the weights as the images came.
             view = next(view.name for view in inputs.views if view.side == "target")
             with torch.no_grad():
                 inputs.answers.append(plugins.predict(model, encoded["target", view]))
@@ -82,6 +83,7 @@ class StepModule(nn.Module):
             one = batch.side(view.side)
             if self.joint and following is not None and following.name == view.name:
                 other = batch.side(following.side)
+                # Views of other sizes cannot be one batch.
                 if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
                     sizes = [len(one), len(other)]
                     with normalised_apart(model, sizes):
@@ -117,6 +119,7 @@ def train_step(
     def closure(keep: KeepTerm | None = None) -> StepLoss:
         """Run forward and backward; leaves the gradient of the terms in the parameters."""
         nonlocal passes
+        # A sharpness-aware step looks again with moved weights; the answer is the first look's.
         said = answers if passes == 0 else None
         weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said))
         passes += 1

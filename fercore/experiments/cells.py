@@ -152,8 +152,7 @@ def run_cell(cell: Cell, observe: Callable[[str], Observer]) -> Result:
         if resume and folder.finished:
             return folder.result()
         context = build_context(resolved, label_file=folder.label_file if resume else None)
-        run(context, cell.folder, observe(cell.label), resume=resume)
-        return folder.result()
+        return run(context, cell.folder, observe(cell.label), resume=resume)
 
 
 def folder_of(out: Path, label: str, seed: int) -> Path:

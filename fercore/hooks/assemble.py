@@ -52,6 +52,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     infos = tuple(find_plugin(name, available) for name in names)
     classes = [check_class(load_class(info), info.name) for info in infos]
     presets = [cls.presets.get(preset, {}) for cls in classes]
+    # Every layer before the plugins' own tables are checked: a later one may set what an earlier one left wrong.
     config = build_config([{"preset": preset}, preset_settings(preset), *presets, *layers], names)
     plugins: list[Plugin] = []
     tables: dict[str, dict[str, Any]] = {}

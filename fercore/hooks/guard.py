@@ -43,6 +43,7 @@ def unplaced(spec: DomainSpec) -> DomainSpec:
     """
     whole = spec.absolute()
     kept = {name: value for name, value in whole.options.items() if name in OPEN_OPTIONS}
+    # That there is one matters to a method; where it lies does not.
     kept |= {name: opaque(value) for name, value in whole.options.items() if name in KNOWN_OPTIONS}
     return DomainSpec.of(whole.format, opaque(repr((whole.path, sorted(whole.options.items())))), kept)
 

@@ -77,6 +77,7 @@ class Plugins:
         for plugin in plugins:
             check_class(type(plugin), plugin.name)
             self._register(plugin)
+        # After all are registered: owners are counted over the whole run.
         check_owners(self._manager)
         for hook in HOOKS:
             for impl in self._impls(hook):
@@ -127,16 +128,19 @@ class Plugins:
             try:
                 given = yield
             except BaseException as error:
+                # An error of an inner plugin goes through the wrapper's own `try`, as if it had called the hook itself.
                 given, resume = None, partial(turns.throw, error)
             else:
                 resume = partial(turns.send, given)
             with self._blame(hook, name):
                 value = _finish(turns, resume)
                 check_answer(value, self._call_now, given=given, wraps=True)
+            # A wrapper that hands on what it was given answers for nothing.
             if value is not given and value is not None:
                 self._answered[hook] = name
             return value
 
+        # Pluggy calls what stands here; registering a wrapped function would lose the arguments that it names.
         object.__setattr__(impl, "function", wrapper if impl.wrapper else own)
 
     @contextmanager
@@ -151,6 +155,7 @@ class Plugins:
                 raise
             raise self._named(error, hook, name) from error.__cause__
         except Exception as error:
+            # The innermost plugin is the one at fault; the wrappers around it only let it through.
             if not any(note.startswith(RAISED) for note in getattr(error, "__notes__", ())):
                 error.add_note(f"{RAISED} {self._who(hook, name)}")
             raise

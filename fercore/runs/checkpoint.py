@@ -50,6 +50,7 @@ def unpack(values: Any, tensors: dict[str, Tensor]) -> Any:
         return [unpack(value, tensors) for value in values]
     if not isinstance(values, dict):
         return values
+    # One tag each, as `pack` writes them: anything else is damage, and raises here.
     ((tag, inner),) = values.items()
     if tag == "$tensor":
         return tensors[inner]
@@ -71,6 +72,7 @@ def save(folder: Path, tree: Any) -> None:
     _remove(folder)  # an incomplete one
     with whole_folder(folder, VALUES) as draft:
         write_tensors(draft / TENSORS, tensors)
+        # NaN is allowed: the score of a candidate may be one, and Python alone reads the file.
         write_text(draft / VALUES, json.dumps(values, allow_nan=True))
         write_sums(draft, (TENSORS, VALUES))
 
