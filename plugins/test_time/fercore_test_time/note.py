@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fercore.losses import log_entropy, log_probabilities
 from fercore.models import (
+    NormKind,
     NormRule,
     batch_statistics,
     moments,
@@ -24,7 +25,7 @@ from fercore.models import (
     scaled,
 )
 from fercore.plugin import DomainBatch, Encoded, LossTerm, Model, Progress, Role, RunConfig, Settings, hookimpl
-from fercore_test_time.base import STREAM, NormKind, NormTrained, presets
+from fercore_test_time.base import STREAM, NormTrained, presets
 from fercore_test_time.memory import Memory
 
 

@@ -58,7 +58,7 @@ class ICID(SourceTrained):
         """Return the binary cross-entropy of each sample and the next in a ring; 0 where a sample is alone."""
         channels = model.heads["main"]
         common = channels.get_submodule("common")(x)
-        logit = channels.get_submodule("compare")(torch.cat([common, common.roll(-1, 0)], 1)).squeeze(1)
+        logit: Tensor = channels.get_submodule("compare")(torch.cat([common, common.roll(-1, 0)], 1)).squeeze(1)
         same = (labels == labels.roll(-1, 0)).to(x.dtype)
         if len(x) < 2:
             return 0 * logit.sum()

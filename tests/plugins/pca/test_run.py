@@ -227,7 +227,7 @@ def test_pseudo_labels_count_by_their_own_sample_and_weight(context):
     assert pseudo.weight.tolist() == [1, 0, 1]
     logits = torch.randn(6, 7, generator=torch.Generator().manual_seed(3))
     encoded = {
-        (side, f"clip_{side}"): Encoded({"cls": logits[rows]}, {"cls": logits[rows]})
+        (side, "train"): Encoded({"cls": logits[rows]}, {"cls": logits[rows]})
         for side, rows in (("source", slice(0, 3)), ("target", slice(3, 6)))
     }
     (term,) = plugin.loss(made.model, batch, encoded, pseudo)
@@ -261,7 +261,7 @@ def test_each_side_has_its_own_mean_where_asked(context, mode):
     generator = torch.Generator().manual_seed(3)
     tables = {branch: torch.randn(8, 7, generator=generator, dtype=torch.float64) for branch in ("cls", "iga")}
     encoded = {
-        (side, f"clip_{side}"): Encoded({}, {branch: table[rows] for branch, table in tables.items()})
+        (side, "train"): Encoded({}, {branch: table[rows] for branch, table in tables.items()})
         for side, rows in (("source", slice(0, 4)), ("target", slice(4, 8)))
     }
     guessed, sure = torch.tensor([5, 6, 0, 1]), torch.tensor([1.0, 0, 1, 1] if mode == "pseudo" else [0.0] * 4)
