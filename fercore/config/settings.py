@@ -266,7 +266,7 @@ class StreamSettings(Settings):
     dirichlet: float = Field(0.1, gt=0, description="of correlated: the smaller, the longer the runs of one class")
     reset_every: int | None = Field(None, ge=1, description="images after which weights go back to the initial ones")
     alarm: Literal["stop", "reset", "off"] = Field(
-        "stop", description="where predictions collapse: initial model from there on, adapt anew, or go on"
+        "stop", description="where predictions collapse: initial model from there on, adapt again, or go on"
     )
     watch_every: int = Field(4, ge=1, description="the alarm compares every so many images with the initial model")
 
@@ -366,6 +366,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any], name: str = "") -> d
     for key, value in over.items():
         old = result.get(key)
         path = f"{name}.{key}" if name else str(key)
+        # A table over a plain value is a mistake that a merge would hide.
         if isinstance(value, Mapping) and old is not None:
             old = _table(path, old)
         if isinstance(old, Mapping) and isinstance(value, Mapping) and value:
@@ -386,6 +387,7 @@ def parse_assignment(text: str) -> dict[str, Any]:
         raise UserInputError(f"cannot read {text!r}", where="--set", fix="write --set section.key=value")
     where = f"--set {key.strip()[:80]}"
     try:
+        # TOML knows numbers, booleans, lists and tables; a bare word is none of them and is taken as text.
         value: Any = parse_toml(f"v = {raw}", where=where)["v"]
     except tomllib.TOMLDecodeError:
         value = raw

@@ -67,6 +67,7 @@ class LeafEaf(Plugin):
     def build_model(self, config: RunConfig) -> Generator[None, Model, Model]:
         """Attach a semantic mixture to every branch of the method's network and an instance mixture to every head."""
         model = yield
+        # A method need not say how wide its features and logits are; an image that passes shows it.
         tried = _try(model, config)
         for branch, module in _distinct(model.branches):
             level = semantic_level(tried.features[branch].shape[1], self.settings, mixture=self.settings.semantic)
@@ -164,6 +165,7 @@ class LeafEaf(Plugin):
         """Return the mean of Eq 14 over samples and branches; each branch chooses its candidates itself."""
         weak, strong = encoded[WEAK].logits, encoded[STRONG].logits
         values = []
+        # In a fixed order: sums of floats depend on it. Branches of one view alone have nothing to agree with.
         for branch in sorted(weak.keys() & strong.keys()):
             views = split_views([weak[branch]], strong[branch], self.settings)
             positive = candidates(mean_probs(views["teacher"]), self.settings)
@@ -199,6 +201,7 @@ def _distinct(modules: nn.ModuleDict) -> list[tuple[str, nn.Module]]:
     """Return each module once, under its first name: branches may share one."""
     first: dict[int, tuple[str, nn.Module]] = {}
     for name, module in modules.items():
+        # Twice attached, a level would be passed twice.
         first.setdefault(id(module), (name, module))
     return list(first.values())
 

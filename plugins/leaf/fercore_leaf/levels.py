@@ -61,6 +61,7 @@ def split_views(weak: Sequence[Tensor], strong: Tensor, settings: CategorySettin
 
 def mean_probs(logits: Sequence[Tensor]) -> Tensor:
     """Return the probabilities f[B,K] of the views' mean logits, detached, at least float32."""
+    # Logits are averaged, not probabilities: a view that is sure then outweighs one that is not.
     return torch.stack([to_float32(z.detach()) for z in logits]).mean(0).softmax(-1)
 
 

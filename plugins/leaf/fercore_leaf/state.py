@@ -28,6 +28,7 @@ class RunState(nn.Module):
 
     def add(self, positive: Tensor, selected: Tensor) -> None:
         """Count a batch: bool[B,K] candidates and bool[B] selected samples, without waiting for the device."""
+        # Summed on the device and read once an epoch: reading every step would make the host wait for it.
         size, whole = positive.new_tensor(len(positive), dtype=torch.int64), positive.all(-1).sum()
         self.counts += torch.stack([size, positive.sum(), whole, selected.sum()])
 

@@ -49,6 +49,7 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map f[B,3,H,W] to embeddings f[B,m] of length 1."""
+        # In float32: lengths of half-precision vectors are off by more than the losses' temperatures forgive.
         features = unit(to_float32(self.cells(self.trunk(images))))
         return unit(to_float32(self.projection(features)))
 
@@ -81,6 +82,7 @@ class RunState(nn.Module):
         self.register_buffer("source_counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("target_counts", torch.zeros(num_classes, dtype=torch.int64))
         self.register_buffer("adapted", torch.tensor(False))
+        # float64: the ramp is computed by the host's arithmetic, and must resume to the same bits.
         self.register_buffer("progress", torch.tensor(0.0, dtype=torch.float64))
         self.register_buffer("warned", torch.zeros(len(WARNINGS), dtype=torch.bool))
 
@@ -118,5 +120,6 @@ class RunState(nn.Module):
         for name in ("probs", "trusted"):
             saved = state_dict.get(prefix + name)
             if saved is not None:
+                # Torch refuses a buffer of another size, and this one is empty until the target has been labelled.
                 setattr(self, name, torch.empty_like(saved, device=self.thresholds.device))
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -112,6 +112,7 @@ class StepInputs:
 
     def _source_ce(self, head: str) -> Tensor:
         weights = class_weights(self.counts[0], self._rule("clf" if self.classifying else "src"))
+        # Views of a sample lie next to each other in `_flat`.
         labels = self.labels.repeat_interleave(self.source.shape[1])
         return self._ce(self.source, head, labels, weights, torch.ones_like(labels, dtype=torch.bool))
 

@@ -89,6 +89,7 @@ class Pocan(Plugin):
         state = self.part(model, RunState)
         if clock.stage == PRETRAIN:
             return None
+        # Of every source together: the prototypes are one set for all of them.
         counts = [sum(source.class_counts.get(name, 0) for source in task.sources) for name in task.classes]
         state.source_counts.copy_(torch.tensor(counts))
         if clock.stage == CLASSIFY:

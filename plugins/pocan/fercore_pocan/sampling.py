@@ -55,5 +55,6 @@ def _rounds(members: Tensor, share: int) -> Iterator[list[int]]:
     orders = max(1, math.ceil(share / len(members)))
     while True:
         order = torch.cat([members[torch.randperm(len(members))] for _ in range(orders)]).tolist()
+        # Whole shares alone: a rest would bring the batch out of proportion.
         for start in range(0, len(order) - share + 1, share):
             yield order[start : start + share]

@@ -87,8 +87,10 @@ class AdaCM(SemiSupervised):
         self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset]
     ) -> dict[str, float] | None:
         """Take the thresholds from the labelled samples after every epoch, by averaged weights if there are any."""
+        # Nothing has been learnt yet: every threshold would be the floor, which it is.
         if clock.epoch == 0:
             return None
+        # One pass over the labelled samples, plain, in place of running means over augmented batches.
         data, chosen = encode_dataset("source"), self.settings
         probs = to_float32(data.logits["main"]).softmax(-1)
         levels = self.part(model, Margins).levels

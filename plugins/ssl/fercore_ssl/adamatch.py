@@ -48,6 +48,7 @@ class AdaMatch(ThresholdMethod):
         state = self.part(model, Alignment)
         labelled = logits(encoded, "source", "weak").softmax(-1)
         aligned = state.align(probs, self.settings.ema_p, labelled) if self.settings.dist_align else probs
+        # Relative: where labelled samples are not sure either, unlabelled ones need less to be trusted.
         level = self.settings.p_cutoff * labelled.amax(-1).mean()
         return aligned.amax(-1) >= level, aligned
 

@@ -106,6 +106,7 @@ class SemiSupervised(Plugin):
         return LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value, weight)
 
     def _consistency(self, value: Tensor, weight: float | None = None) -> LossTerm:
+        # Not `weight or ...`: a ramp that stands at 0 must stay 0.
         chosen = self.settings.lambda_u if weight is None else weight
         return LossTerm(f"{self.name}/consistency", Role.CONSISTENCY, value, chosen)
 
@@ -132,6 +133,7 @@ class ThresholdMethod(SemiSupervised):
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:
         """Label the unlabelled samples by their weak view, and weigh them."""
         probs = logits(encoded, "target", "weak").softmax(-1)
+        # The method may align the probabilities: labels come from what it returns, not from the view's own.
         weight, probs = self.trusted(model, batch, encoded, probs)
         labels = probs.argmax(-1)
         return PseudoLabels(labels, weight.to(probs.dtype), probs if self.hard else tempered(probs, self.settings.T))

@@ -76,6 +76,7 @@ def mix(images: Tensor, labels: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
         return images, labels
     # Beta draws on the CPU: the generator of the run decides, whatever the device.
     drawn = float(Beta(torch.tensor(alpha), torch.tensor(alpha)).sample())
+    # The larger part is a sample's own, so that row i of the mixture still belongs to side and label of row i.
     factor = max(drawn, 1 - drawn)
     order = torch.randperm(len(images)).to(images.device)
     return torch.lerp(images[order], images, factor), torch.lerp(labels[order], labels, factor)

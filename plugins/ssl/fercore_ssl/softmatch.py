@@ -46,12 +46,14 @@ class ConfidenceMoments(nn.Module):
         super().__init__()
         size = num_classes if per_class else 1
         self.register_buffer("mean", torch.full((size,), 1 / num_classes))
+        # So wide that at first every sample counts nearly in full.
         self.register_buffer("variance", torch.ones(size))
         self.alignment = Alignment(num_classes)
 
     def weigh(self, probs: Tensor, momentum: float, sigmas: float) -> Tensor:
         """Take in a batch of probabilities f[B,K], and return the weights f[B] (Eqs 6-8)."""
         top, labels = probs.max(-1)
+        # One place for all where classes share their moments, so that the sums below serve both.
         place = labels if len(self.mean) > 1 else torch.zeros_like(labels)
         # Taken in before it is weighed: a batch counts in its own mean and variance.
         mean, variance = _moments(top, place, len(self.mean))

@@ -49,6 +49,7 @@ class VAT(SemiSupervised):
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
         clean = logits(encoded, "target", "weak")
         images = batch.target.images["weak"]
+        # The clean prediction is a constant: the perturbed one is to move, not both towards each other.
         worst = self.settings.eps * self.direction(model, images, clean.detach())
         value = _divergence(to_float32(forward_without_bn_update(model, images + worst).logits["main"]), clean.detach())
         weight = self.settings.lambda_u * warm_up(clock, self.settings.unsup_warm_up)
