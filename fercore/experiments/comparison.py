@@ -113,6 +113,7 @@ def compare(
         UserInputError: for wrong input, or a folder that holds a run with other settings or of other data.
         Interrupted: for a signal; says how to go on.
     """
+    # By folder name, not by label: "a b" and "a-b" would train in one folder.
     if len({slug(entry.label) for entry in entries}) < len(entries):
         fix = 'write "label:plugin ..."'
         raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
@@ -136,6 +137,7 @@ def compare(
     except KeyboardInterrupt as stop:
         again = f"the same command with --out {shlex.quote(str(out))} goes on"
         raise Interrupted(number_of(stop), f"interrupted; {again}") from None
+    # After all have run: folders that were there already are compared with those of today.
     refuse_other_data(cells)
     primary_metric = leading_score(results)
     targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
@@ -206,11 +208,13 @@ def _compared(scores: list[float] | None, base: list[float] | None) -> Compared 
 
 
 def _std(values: Sequence[float]) -> float | None:
+    # Of a sample: seeds are a few of many.
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def leading_score(results: Mapping[str, Sequence[Result]]) -> Score:
     """Return which score the table gives first: what a row's runs lead with, if it is not accuracy."""
+    # Methods may lead with different scores; the rarer choice says more about the task than the default does.
     named = {record.primary_metric for records in results.values() for record in records}
     return next((name for name in reversed(SCORES) if name in named), "accuracy")
 

@@ -148,6 +148,7 @@ class DomainSpec:
         text = self.options.get(option)
         if text is None:
             return default
+        # `int` takes "1_000", "+1" and the digits of other scripts, and a thousand digits as well.
         if not (text.isascii() and text.isdecimal() and len(text) <= 12) or int(text) < least:
             fix = f"give a whole number from {least} up"
             raise UserInputError(f"option {option}={text!r} is not a count", where=self.where, fix=fix)
@@ -226,6 +227,7 @@ def as_spec(value: DomainSpec | str) -> DomainSpec:
 def _split(text: str) -> tuple[str, str, str]:
     """Return format, path and options of a spec as they are written; "" for no options."""
     form, _, rest = text.partition(":")
+    # The last one: a path may hold a question mark, options may not.
     path, mark, tail = rest.rpartition("?")
     return (form, path, tail) if mark else (form, rest, "")
 
@@ -238,11 +240,13 @@ def _decoded(text: str) -> str:
 def spec_text(value: str) -> str:
     """Return a path or value as a spec writes it; `parse_spec` gives it back."""
     text = SPECIAL.sub(lambda match: f"%{ord(match[0]) & 0xFF:02X}", value)
+    # Blanks at either end would be stripped when it is read again; inside they are kept as they are.
     ends = len(text) - len(text.lstrip()), len(text.rstrip())
     return quote(text[: ends[0]]) + text[ends[0] : ends[1]] + quote(text[max(ends) :])
 
 
 def _check_format(text: str, form: str, colon: bool) -> None:
+    # One letter is a Windows drive.
     looks_like_path = len(form) == 1 or any(c in form for c in "/\\.~ ?")
     if not colon or looks_like_path:
         example = "folder:" + (text.strip() or "PATH")

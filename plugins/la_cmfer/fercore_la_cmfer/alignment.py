@@ -113,6 +113,7 @@ def _one_vs_rest(
         wy=None if cy is None else _each(cy, groups),
         **kernel,
     )
+    # The diagonal compares a class with itself on the other side; `rest` compares it with all others at once.
     near_valid = valid.diagonal(dim1=-2, dim2=-1)
     near, far = (
         (v * ok).sum(-1) / ok.sum(-1).clamp_min(1)

@@ -75,6 +75,7 @@ class ImageGuidedAlignment(nn.Module):
         self.back = nn.Linear(dim, dim)
         self.eps = eps
         if start == "zero":
+            # Nothing is added to the image at first: x' begins as twice x_v of length 1.
             nn.init.zeros_(self.back.weight)
             nn.init.zeros_(self.back.bias)
 

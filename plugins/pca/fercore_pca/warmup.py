@@ -105,6 +105,7 @@ def warm_up(plan: Warmup, say: Say = lambda step, steps, loss: None) -> tuple[Cl
         what = f"{len(train)} images of {len(classes)} classes to train on"
         raise UserInputError(what, where="clip warmup --data", fix=f"give two classes and {plan.batch} images or more")
     before = zero_shot(clip, test, classes)
+    # A run that warms up first must draw afterwards what it would have drawn without.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         _fit(clip, train, plan, say)
@@ -178,6 +179,7 @@ def _fit(clip: Clip, faces: Faces, plan: Warmup, say: Say) -> None:
         optimiser.step()
         schedule.step()
         with torch.no_grad():
+            # Clamped after the step, as CLIP does: its gradient stays whole.
             network.logit_scale.clamp_(*SCALES)
         say(step + 1, plan.steps, loss.item())
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
@@ -225,6 +227,7 @@ def _prepared(clip: Clip, images: Tensor) -> Tensor:
 def _read(plan: Warmup, size: int) -> tuple[Faces, Faces]:
     """Return the faces of the subjects to train on, and of the others; held out of one dataset is held out of all."""
     parts = [read_labelled(spec, size=size, held_out=plan.held_out, seed=plan.seed) for spec in plan.data]
+    # Generated faces of several styles show the same subjects: who is held out of one would be known from another.
     held = {who for part in parts for who, out in zip(part.subjects, part.held_out, strict=True) if out}
     train, test = [], []
     for part in parts:
