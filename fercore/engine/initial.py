@@ -213,6 +213,7 @@ def keep_classes(model: Model, classes: Sequence[str], wanted: Sequence[str]) ->
         if layer is None or layer.out_features != len(classes):
             what = f"head {name!r} of the model is no linear layer, so that it keeps all of {', '.join(classes)}"
             raise UserInputError(what, where="data.classes", fix="leave data.classes out")
+        # Rows of the same layer, not a new one: hooks and names stay as they are.
         layer.weight = nn.Parameter(layer.weight[rows].clone())
         if layer.bias is not None:
             layer.bias = nn.Parameter(layer.bias[rows].clone())

@@ -54,6 +54,7 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
         for name, tensor in state.items()
         if not name.startswith(skipped)
     }
+    # Of a shorter run: what is not replaced would contradict the new record.
     shutil.rmtree(path, ignore_errors=True)
     with whole_folder(path, RECORD) as draft:
         write_tensors(draft / WEIGHTS, tensors)
@@ -69,11 +70,13 @@ def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shi
     features_of: dict[Side, dict[str, np.ndarray]] = {}
     for side in SIDES:
         table = side_table(context.domains, side)
+        # In the table's order: neighbours in a file are read faster than samples at random.
         some = np.sort(permutation(len(table), "features", side)[: distances.SAMPLE])
         features_of[side] = context.evaluator.predict(context.reported, table.subset(some), clock, side).features
     source, target = features_of["source"], features_of["target"]
     features = {name: torch.from_numpy(rows) for name, rows in source.items()}
     n, m = (len(next(iter(rows.values()))) for rows in (source, target))
+    # The spread of so few would be larger than any distance.
     if min(n, m) < distances.LEAST:
         return features, None
     values = {"target": distances.distance(source, target), "spread": distances.spread(source, target)}
@@ -88,6 +91,7 @@ def _record_of(context: RunContext, clock: Progress) -> ModelRecord:
         mode="json", exclude={"data": {"size", "resize", "mean", "std", "classes", "eval_batch"}}
     )
     scaling = domains.report["target"].get("scaling", {})
+    # Sorted: equal settings have equal digests, in whatever order they were given.
     written = json.dumps(settings_of(context.resolved), sort_keys=True)
     return ModelRecord(
         plugins=[

@@ -159,6 +159,7 @@ class ModelRecord(Shape):
         given = self.settings.model_dump()
         images = self.images.model_dump(include={"size", "resize", "mean", "std"})
         data = {**given["data"], **images, "classes": self.classes, "eval_batch": self.evaluation.batch}
+        # All weights are in the folder: what they were first loaded from may be gone by now.
         network = {**given["model"], "weights": "none", "init": None}
         return {**given, "data": data, "model": network}
 

@@ -63,6 +63,7 @@ class ScheduledOptimiser:
 
     def forget(self) -> None:
         """Forget momentum and moments."""
+        # The optimiser stays: its groups and the schedule's place in them are no memory of gradients.
         self._plain.state.clear()
 
     def step(self, mine: Collection[int]) -> None:
@@ -149,6 +150,7 @@ class PhaseRunner:
         earlier: Sequence[PhaseRunner] = (),
     ) -> None:
         self.name, self.repeats = phase.name, phase.repeats
+        # Over the gradient of all that the phase trains, several groups together.
         self._clip = phase.clip_grad_norm
         self._model = model
         # Runners of one stage are built before any of them freezes a parameter.
@@ -236,6 +238,7 @@ def _decay(spec: OptimiserSpec, group: ParamGroup) -> float:
 
 def own_steps(stage: Stage, phase: Phase) -> int:
     """Return on how many batches the optimiser of a phase is in use: on all, or in the turns of phases that have it."""
+    # A shared optimiser steps in the turns of every phase that shares it.
     users = sum(phase.name in (other.name, other.shares) for other in stage.phases)
     return stage.steps if stage.alternating == "step" else math.ceil(stage.steps * users / len(stage.phases))
 

@@ -116,6 +116,7 @@ class AdaFer(Plugin):
         elif clock.stage == FINETUNE and not state.annotated:
             metrics = self._predict_target(model, encode_dataset("target"))
         elif clock.stage == TRAIN and (self.settings.aga.on or self.settings.agt.on):
+            # Once: action units do not change, and reading both sides takes a pass over them.
             if not state.known:
                 begin(state, encode_dataset("source"), encode_dataset("target"))
             metrics = {**annotate(state, self.settings), **fresh_epoch(state, self.settings, task.batch)}
@@ -142,6 +143,7 @@ class AdaFer(Plugin):
         if SCORES not in batch.extras:
             return encoded
         if self.settings.baseline == "joint":
+            # Logits added, not features joined: the head alone then scores images that have no action units.
             share = self.part(model, UnitHead, "units")(batch.extras[SCORES])
             return Encoded(encoded.features, {**encoded.logits, BRANCH: encoded.logits[BRANCH] + share})
         if self.settings.baseline != "au_lookup":
@@ -288,6 +290,7 @@ class AdaFer(Plugin):
             return
         classes = state.q.shape[1]
         labels = {"t_soft": state.q, "t_hard": F.one_hot(state.t_hard.clamp_min(0), classes).float()}
+        # The label of the epoch's own draw; a step that goes by its pairs may have given another.
         labels["s_hard"] = F.one_hot(state.s_hard.clamp_min(0), classes).float()
         for name, probs in labels.items():
             self.part(model, PseudoLabelRecord, f"labels_{name}").write(probs, state.matched)

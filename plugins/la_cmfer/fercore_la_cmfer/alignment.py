@@ -65,7 +65,7 @@ def align_domains(source: Encoded, target: Encoded, batch: DomainBatch, settings
         parts.append(_align_groups(left, right, settings))
         sources += count
     sample, cluster, empty, unpaired = (torch.stack(column).sum(0) for column in zip(*parts, strict=True))
-    groups = sources * max(len(team.branches) for team in branch_groups(source.features))
+    groups = sources * max(len(group.branches) for group in branch_groups(source.features))
     return Aligned(sample, cluster, groups, sources, empty, unpaired)
 
 
@@ -223,7 +223,7 @@ def _groups(
 def _pairs(groups: Sequence[BranchGroup], domains: Sequence[int]) -> list[tuple[int, str]]:
     if groups[0].source is None:
         return list(product(range(len(domains)), groups[0].branches))
-    by_source = {team.source: team.branches for team in groups}
+    by_source = {group.source: group.branches for group in groups}
     return [(s, branch) for s, domain in enumerate(domains) for branch in by_source[domain]]
 
 

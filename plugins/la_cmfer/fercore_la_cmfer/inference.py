@@ -22,7 +22,7 @@ def combine(rule: InferenceRule, logits: Mapping[str, Tensor]) -> Tensor:
         logits: branch name -> f[B,K].
     """
     groups = branch_groups(logits)
-    scores = [to_float32(logits[branch]) for team in groups for branch in team.branches]
+    scores = [to_float32(logits[branch]) for group in groups for branch in group.branches]
     if len(groups) > 1:
         return weighted_vote(torch.stack(scores))
     return scores[0].softmax(-1) if len(scores) == 1 else RULES[rule](*scores)

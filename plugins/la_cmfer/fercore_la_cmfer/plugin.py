@@ -108,6 +108,7 @@ class LaCmfer(Plugin):
         pseudo = vote(views[0], views[-1], self.settings.tau)
         if self.settings.pseudo_label.scheme == "vote":
             return pseudo
+        # Every view counts for itself here; `_voting` weighs each by its own certainty again.
         sure = torch.stack([view.amax(-1) > self.settings.tau for view in views]).any(0)
         return PseudoLabels(pseudo.labels, sure.to(pseudo.weight.dtype), pseudo.probs)
 
@@ -128,7 +129,7 @@ class LaCmfer(Plugin):
         """Return L_sup (Eq 13), beta * L_mcc (Eq 11) and gamma * L_mvv (Eq 12)."""
         source, target = encoded[("source", VIEW)], encoded[("target", VIEW)]
         terms = [LossTerm(f"{self.name}/supervised", Role.SUPERVISED, self._supervised(batch.source, source))]
-        pairs = [team.branches for team in branch_groups(target.logits) if len(team.branches) > 1]
+        pairs = [group.branches for group in branch_groups(target.logits) if len(group.branches) > 1]
         if self.settings.consistency != "none" and pairs:
             values = [self._distance(*(target.logits[branch] for branch in pair)) for pair in pairs]
             value = torch.stack(values).mean()
@@ -166,9 +167,9 @@ class LaCmfer(Plugin):
     ) -> LossTerm:
         strength = ramp(clock.progress)
         values = []
-        for team in branch_groups(source.features):
-            rows = slice(None) if team.source is None else batch.domain == team.source
-            for branch in team.branches:
+        for group in branch_groups(source.features):
+            rows = slice(None) if group.source is None else batch.domain == group.source
+            for branch in group.branches:
                 sides = (to_float32(source.features[branch][rows]), to_float32(target.features[branch]))
                 if all(len(side) for side in sides):
                     discriminator = self.part(model, name=f"discriminator_{branch}")
@@ -178,13 +179,14 @@ class LaCmfer(Plugin):
 
     def _supervised(self, batch: DomainBatch, source: Encoded) -> Tensor:
         values = torch.zeros(len(batch), device=batch.labels.device)
-        for team in branch_groups(source.logits):
+        for group in branch_groups(source.logits):
             # Per-source branches learn from their own source alone: the others' samples have weight 0.
-            served = 1.0 if team.source is None else batch.domain == team.source
-            for branch in team.branches:
+            served = 1.0 if group.source is None else batch.domain == group.source
+            for branch in group.branches:
                 values = values + served * F.cross_entropy(
                     source.logits[branch], batch.labels, reduction="none", label_smoothing=self.settings.label_smoothing
                 )
+        # Each source the same, or each sample: with unequal sources the two differ.
         return values.mean() if self.settings.source_batch == "mixed" else domain_mean(values, batch.domain)
 
     def _distance(self, first: Tensor, second: Tensor) -> Tensor:
@@ -196,7 +198,7 @@ class LaCmfer(Plugin):
 
     def _voting(self, target: Encoded, pseudo: PseudoLabels) -> Tensor:
         groups = branch_groups(target.logits)
-        logits = [target.logits[branch] for team in groups for branch in team.branches]
+        logits = [target.logits[branch] for group in groups for branch in group.branches]
         norm = self.settings.mvv.norm
         if self.settings.pseudo_label.scheme == "vote":
             return voted_cross_entropy(logits, pseudo.labels, pseudo.weight, norm=norm) / len(groups)
@@ -211,7 +213,7 @@ class LaCmfer(Plugin):
 def _views(target: Encoded) -> list[Tensor]:
     """Return the probabilities f[B,K] of the global and the local view, each the mean over per-source branches."""
     groups = branch_groups(target.logits)
-    sides = zip(*(team.branches for team in groups), strict=True)
+    sides = zip(*(group.branches for group in groups), strict=True)
     return [torch.stack([to_float32(target.logits[b]).softmax(-1) for b in side]).mean(0) for side in sides]
 
 
