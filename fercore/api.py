@@ -370,6 +370,7 @@ def compare(
     )  # fmt: skip
     observe("compare").message(f"preset {request.preset}: {request.why}")
     for entry in entries:
+        # Every row before the first is trained, by names and settings alone.
         check_early(entry.plugins, [*request.layers, entry.settings], preset=request.preset, row=entry.label)
     folder = _path(out) or new_folder(["compare"])
     return comparison.compare(
@@ -511,6 +512,7 @@ def _prepare(
         observer = observe("+".join(info.name for info in resolved.infos))
     else:
         paths = {name: _path(given[name]) for name in ("data_root", "config")}
+        # Where a run is written is no setting of it.
         kept = {name: value for name, value in given.items() if name != "out"}
         kept["init"] = _text(given["init"])
         request = request_of(**{**kept, **paths, "source": _listed(given["source"])}, assignments=assignments)
@@ -530,6 +532,7 @@ def _prepare(
     from fercore.runs.folder import RunFolder
 
     if resume is None:
+        # Before the data are read: a taken folder is told at once.
         RunFolder(folder).refuse_if_taken()
     context = build_context(resolved, label_file=RunFolder(folder).label_file if resume is not None else None)
     return _Prepared(context, folder, observer, layers)

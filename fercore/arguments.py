@@ -59,6 +59,7 @@ def request_of(
     from fercore.config.presets import preset_settings
     from fercore.data.spec import as_spec
 
+    # Lowest first: a file and --set may change what a protocol says, the flags of the command line win.
     layers = _protocol_layers(protocol, data_root, given=bool(source or target))
     layers += [read_toml(config)] if config else []
     flags: dict[str, Any] = {key: value for key, value in top.items() if value is not None}
@@ -72,6 +73,7 @@ def request_of(
     if "sources" in data and "target" not in data:
         _refuse_half()
     layers += [layer for _, layer in _assigned(assignments)] + [merge(flags, {"data": data} if data else {})]
+    # Merged here only to see whose data they are: presets and plugins lay theirs under the same layers later.
     merged: dict[str, Any] = {}
     for layer in layers:
         merged = merge(merged, layer)
@@ -145,6 +147,7 @@ def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:
     from fercore.hooks.assemble import assemble
     from fercore.runs.folder import RunFolder
 
+    # Only what cannot change a bit of what has been trained; the cache is where images wait.
     given: dict[str, dict[str, Any]] = {"train.steps": {}, "data.cache_dir": {}}
     for name, layer in _assigned(assignments):
         if name not in given:

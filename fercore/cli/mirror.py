@@ -30,6 +30,7 @@ def mirrors(function: Callable[..., Any], options: Mapping[str, Any]) -> Callabl
         own = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in beside]
 
         def call(**values: Any) -> None:
+            # What was not given is left to the function, whose own default it then has.
             given = {each.name: value for each in shared if (value := values.pop(each.name)) is not None}
             command(given, **values)
 

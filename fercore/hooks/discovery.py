@@ -47,10 +47,12 @@ def installed_plugins(
     by_name: dict[str, PluginInfo] = {}
     for point in importlib.metadata.entry_points(group=group) if paths is None else paths:
         info = _describe(point)
+        # A name stands in settings, in folders and on the command line: it must be a word in all of them.
         if not (point.name.isascii() and point.name.isidentifier()):
             what = f"package {info.distribution} calls a plugin {point.name!r}, which is no identifier"
             raise UserInputError(what, fix="uninstall it, or have it name letters, digits and _ alone")
         other = by_name.get(point.name)
+        # The same one twice is an editable install beside a copy of itself.
         if other and other.target != info.target:
             both = f"{other.distribution} and {info.distribution}"
             raise UserInputError(f"two packages offer plugin {point.name!r}: {both}", fix="uninstall one of them")
