@@ -114,7 +114,7 @@ def test_wrong_input_is_the_line_of_the_command(call, message, tmp_path, monkeyp
     ("command", "function", "of_python", "of_the_command_line"),
     [
         ("run", api.train, {"observe"}, {"dry_run"}),
-        ("run", api.describe, {"observe"}, {"dry_run", "resume"}),
+        ("run", api.describe, {"observe"}, {"dry_run", "resume", "with_reference"}),
         ("compare", api.compare, {"observe"}, {"choose"}),
         ("predict", api.predict, {"tell", "each", "progress"}, set()),
         ("evaluate", api.evaluate, {"progress"}, {"out"}),
