@@ -26,7 +26,7 @@ class Table:
         labels: int64[n], canonical or of the run's classes; -1 = unknown.
         subjects, sequences: "" = unknown.
         split: "train", "val", "test" or "".
-        extras: name -> array[n,...].
+        extras: name -> array[n,...]. au: who says which action units it shows, as the spec names them; "" = nobody.
         domain: int64[n], 0 but for tables of several domains.
         reader, rows: where the pixels are: sample i is row rows[i] of the reader.
     """
@@ -42,6 +42,7 @@ class Table:
     rows: np.ndarray
     domain: np.ndarray
     extras: Mapping[str, np.ndarray] = field(default_factory=dict)
+    au: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)

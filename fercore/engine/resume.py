@@ -55,7 +55,7 @@ def _check_settings(folder: RunFolder, before: Mapping[str, Any], now: Mapping[s
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the dotted name of every setting that differs -> its values in the two; None = not given."""
-    # Leaf by leaf, so that a message names a setting and not a table.
+    # One by one, so that a message names a setting and not a table.
     old, new = dict(leaves(before)), dict(leaves(now))
     names = sorted(old.keys() | new.keys())
     return {name: (old.get(name), new.get(name)) for name in names if old.get(name) != new.get(name)}

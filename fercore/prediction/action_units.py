@@ -16,7 +16,6 @@ from fercore.au.providers import GENERATED, MATCH, Detector, find_detector, name
 from fercore.au.table import CODES, SCORES, AUTable, from_scores
 from fercore.config import DataSettings
 from fercore.data.formats.reading.scan import user_path
-from fercore.data.spec import parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.prediction.inputs import Clip, Frame, Inputs
@@ -190,7 +189,7 @@ def _chosen(model: Reader, source: Source, provider: str | None) -> str:
     Raises:
         UserInputError: if none is named and none is at hand.
     """
-    own = parse_spec(source.spec).options.get("au") if isinstance(source, Table) else None
+    own = source.au if isinstance(source, Table) else ""
     if own or provider:
         return own or str(provider)
     data = model.data_settings

@@ -31,7 +31,7 @@ HOME = "fercore/data/spec/"
 READERS = {"parse_spec", "as_spec", "is_spec"}
 BOUNDARY = (
     "fercore/api.py", "fercore/arguments.py", "fercore/cli/", "fercore/config/settings.py",
-    "fercore/prediction/inputs.py", "fercore/data/__init__.py", "fercore/plugin/__init__.py",
+    "fercore/prediction/inputs.py", "fercore/testing/tiny.py", "fercore/data/__init__.py", "fercore/plugin/__init__.py",
     "plugins/pca/fercore_pca/commands.py", "plugins/pca/fercore_pca/warmup.py",
 )  # fmt: skip
 """Where text of users and of defaults becomes a `DomainSpec`, and the two lists of names that packages import from."""

@@ -95,6 +95,7 @@ def read_domain(spec: DomainSpec) -> tuple[Table, Scan]:
         rows=np.arange(n),
         domain=np.zeros(n, dtype=np.int64),
         extras=scan.extras,
+        au=spec.options.get("au", ""),
     )
     return apply_options(table, spec, rows.skipped), scan
 
