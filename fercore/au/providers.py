@@ -144,10 +144,10 @@ def detect(detector: Detector, table: Table, settings: DataSettings, provider: s
     for start in range(0, len(table), settings.eval_batch):
         at = np.arange(start, min(start + settings.eval_batch, len(table)))
         parts.append(scores_of(detector, fetch(table, at, settings), provider))
-    return from_scores(names_of(detector), np.concatenate(parts), settings.au_threshold)
+    return from_scores(units_told(detector), np.concatenate(parts), settings.au_threshold)
 
 
-def names_of(detector: Detector) -> list[str]:
+def units_told(detector: Detector) -> list[str]:
     """Return the units that a detector tells, by their canonical names."""
     return [cast("str", canonical_name(name)) for name in detector.au_names]
 

@@ -12,13 +12,13 @@ import numpy as np
 from fercore.au.attach import provider_of
 from fercore.au.files import FORMATS_THAT_DO, AUFile, Naming, read_au_file
 from fercore.au.match import frame_name
-from fercore.au.providers import GENERATED, MATCH, Detector, find_detector, names_of, scores_of
+from fercore.au.providers import GENERATED, MATCH, Detector, find_detector, scores_of, units_told
 from fercore.au.table import CODES, SCORES, AUTable, from_scores
 from fercore.config import DataSettings
 from fercore.data.formats.reading.scan import user_path
 from fercore.data.table import Table
 from fercore.errors import UserInputError
-from fercore.prediction.inputs import Clip, Frame, Inputs
+from fercore.prediction.inputs import Clip, Frame, Inputs, names_of
 from fercore.synthfer.names import AU_NAMES
 
 WHERE = "--au"
@@ -81,7 +81,7 @@ class Detected:
 
     def of(self, frames: Sequence[Frame], pixels: np.ndarray) -> AUTable:
         """Return what it finds."""
-        units = from_scores(names_of(self.detector), scores_of(self.detector, pixels, self.provider), self.threshold)
+        units = from_scores(units_told(self.detector), scores_of(self.detector, pixels, self.provider), self.threshold)
         return units.take(self.names, np.arange(len(units)))
 
     def fault(self, faces: int) -> str:
@@ -156,7 +156,7 @@ def units_for(
     told: dict[str, Told] = {}
     for name, sources in groups.items():
         one = _told(model, name, sources, tell)
-        told.update((key, one) for source in sources for key in _names(source))
+        told.update((key, one) for source in sources for key in names_of(source))
     return ActionUnits(told, model.needed)
 
 
@@ -169,8 +169,9 @@ def units_of_images(
         images: paths are found by name; others by a detector alone. fit: returns uint8[3,S,S] of one.
     """
     paths = [os.fsdecode(item) if isinstance(item, str | os.PathLike) else "" for item in images]
-    names = [path or f"image {n}" for n, path in enumerate(paths)]
-    units = units_for(model, Inputs(tuple(dict.fromkeys(names))), provider)
+    given = [path or f"image {n}" for n, path in enumerate(paths)]
+    names = [name for path in given for name in names_of(path)]
+    units = units_for(model, Inputs(tuple(dict.fromkeys(given))), provider)
     if units is None:
         return {}
     # A file asks for names alone: nothing is decoded for it.
@@ -213,7 +214,7 @@ def _told(model: Reader, provider: str, sources: Sequence[Source], tell: Callabl
     if _is_file(provider):
         return _listed(names, read_au_file(user_path(provider), threshold), sources, tell)
     detector = find_detector(provider)
-    _refuse_fewer(names, names_of(detector), provider)
+    _refuse_fewer(names, units_told(detector), provider)
     return Detected(detector, provider, names, threshold)
 
 
@@ -224,9 +225,9 @@ def _generated(names: tuple[str, ...], sources: Sequence[Source], threshold: flo
     for source in sources:
         if not isinstance(source, Table) or "au_scores" not in source.extras:
             what = "only generated faces carry action units of their own"
-            raise UserInputError(what, where=next(iter(_names(source))), fix=FIX)
+            raise UserInputError(what, where=names_of(source)[0], fix=FIX)
         first = len(rows)
-        rows.update(((key, None), first + i) for i, key in enumerate(source.keys))
+        rows.update(((key, None), first + i) for i, key in enumerate(names_of(source)))
         scores.append(source.extras["au_scores"])
     _refuse_fewer(names, AU_NAMES, GENERATED)
     units = from_scores(AU_NAMES, np.concatenate(scores), threshold)
@@ -236,8 +237,8 @@ def _generated(names: tuple[str, ...], sources: Sequence[Source], threshold: flo
 def _listed(names: tuple[str, ...], file: AUFile, sources: Sequence[Source], tell: Callable[[str], None]) -> Known:
     """Return the units of a file, matched with inputs by name, and of clips by the number of the frame."""
     _refuse_fewer(names, file.table.names, file.path)
-    clips = [source.path for source in sources if not isinstance(source, str | Table)]
-    images = [name for source in sources if isinstance(source, str | Table) for name in _names(source)]
+    clips = [names_of(source)[0] for source in sources if not isinstance(source, str | Table)]
+    images = [name for source in sources if isinstance(source, str | Table) for name in names_of(source)]
     matched = MATCH[file.naming](images, file.images, file.path) if images else np.zeros(0, dtype=np.int64)
     rows: dict[tuple[str, int | None], int] = {}
     rows.update(((name, None), row) for name, row in zip(images, matched.tolist(), strict=True) if row >= 0)
@@ -262,13 +263,6 @@ def _of_clip(path: str, file: AUFile) -> dict[tuple[str, int | None], int]:
     numbers = {int(number): row for row, (owner, _, number) in enumerate(split) if owner == clip}
     # OpenFace counts frames from 1, py-feat from 0, and both have a row for a frame without a face.
     return {(path, number - file.first_frame): row for number, row in numbers.items()}
-
-
-def _names(source: Source) -> Sequence[str]:
-    """Return what frames of a source call their input."""
-    if isinstance(source, str):
-        return (source,)
-    return source.keys if isinstance(source, Table) else (source.path,)
 
 
 def _refuse_fewer(wanted: Sequence[str], told: Sequence[str], where: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from fercore.datasets.prepare.one import write_image
 from fercore.errors import UserInputError
-from fercore.prediction.inputs import Frame, Inputs
+from fercore.prediction.inputs import Frame, Inputs, names_of
 from fercore.prediction.tables import Row
 from fercore.prediction.video import Video, av_package
 from fercore.writing import make_parents, refuse_taken, whole
@@ -35,7 +35,7 @@ class Annotator:
 
     def __init__(self, path: Path, inputs: Inputs) -> None:
         self._path, self._one = path, path.suffix.lower() == ".mp4"
-        self._videos = {one.path: one for one in inputs.sources if isinstance(one, Video)}
+        self._videos = {names_of(one)[0]: one for one in inputs.sources if isinstance(one, Video)}
         if self._one:
             if len(inputs.sources) != 1 or not self._videos:
                 fix = "give one video, or a folder as --annotate"

@@ -44,7 +44,11 @@ class Camera:
     _device: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._device = _cv2().VideoCapture(self.number)
+        cv2 = _cv2()
+        spoken = cv2.utils.logging.getLogLevel()
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it tells of every backend that it tries
+        self._device = cv2.VideoCapture(self.number)
+        cv2.utils.logging.setLogLevel(spoken)
         if not self._device.isOpened():
             what, fix = f"camera {self.number} cannot be opened", "plug it in, or give another number"
             raise UserInputError(what, where="--camera", fix=fix)

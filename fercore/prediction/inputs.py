@@ -8,19 +8,22 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from fercore.data.domains.domain_set import read_chosen
 from fercore.data.images.codecs import HEAD, IMAGE_SUFFIXES, Unusable, is_picture
-from fercore.data.images.readers import decode, file_bytes
+from fercore.data.images.readers import decode_image, file_bytes
 from fercore.data.images.scaling import Scaling
 from fercore.data.spec import is_spec, parse_spec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.files import file_kind, open_regular
 from fercore.prediction.video import Stride, Video, is_video
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 WHERE = "INPUT"
 FIX = "give images, folders, patterns, videos, FORMAT:PATH, or - for paths on standard input"
@@ -33,11 +36,12 @@ class Frame:
     Attributes:
         input: name of the file, or key of a dataset's sample. part: of a dataset, "" = none.
         number, time: of a frame, counted from 0, and its seconds; None for images.
-        read: returns uint8[H,W,3], RGB; raises Unusable or UserInputError. Any thread may call it.
+        read: returns uint8[H,W,3], RGB, or a PIL image of it; raises Unusable or UserInputError. Any thread may call
+            it.
     """
 
     input: str
-    read: Callable[[], np.ndarray]
+    read: Callable[[], np.ndarray | Image]
     part: str = ""
     number: int | None = None
     time: float | None = None
@@ -80,7 +84,7 @@ class Inputs:
         """Names of the images and videos."""
         names: list[str] = []
         for one in self.sources:
-            names.extend(one.keys if isinstance(one, Table) else [one if isinstance(one, str) else one.path])
+            names.extend(names_of(one))
         return names
 
     def __iter__(self) -> Iterator[Frame]:
@@ -95,23 +99,34 @@ class Inputs:
         """
         for one in self.sources:
             if isinstance(one, Table):
-                for i, key in enumerate(one.keys):
+                for i, key in enumerate(names_of(one)):
                     if key not in done:
                         yield Frame(key, _reading(one, i), part=one.split[i])
-            elif isinstance(one, str):
-                if one not in done:
-                    yield Frame(one, _decoding(one, self.scaling))
-            elif one.path not in done or one.path == whole:
-                for number, time, read in one.frames(after=done.get(one.path, -1)):
-                    yield Frame(one.path, read, number=number, time=time)
+                continue
+            (name,) = names_of(one)
+            if isinstance(one, str):
+                if name not in done:
+                    yield Frame(name, _decoding(one, self.scaling))
+            elif name not in done or name == whole:
+                for number, time, read in one.frames(after=done.get(name, -1)):
+                    yield Frame(name, read, number=number, time=time)
+
+
+def names_of(source: str | Clip | Table) -> Sequence[str]:
+    """Return what tables call the frames of a source, or of a clip all of them: text that can be written and read back.
+
+    Bytes of a file's name that are no UTF-8 are spelled out.
+    """
+    names = (source,) if isinstance(source, str) else source.keys if isinstance(source, Table) else (source.path,)
+    return [name.encode("utf-8", "backslashreplace").decode("utf-8") for name in names]
 
 
 def _reading(table: Table, i: int) -> Callable[[], np.ndarray]:
     return lambda: table.read(i)
 
 
-def _decoding(path: str, scaling: Scaling | None) -> Callable[[], np.ndarray]:
-    return lambda: decode(file_bytes(path), scaling)
+def _decoding(path: str, scaling: Scaling | None) -> Callable[[], Image]:
+    return lambda: decode_image(file_bytes(path), scaling)
 
 
 def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None) -> Inputs:
@@ -143,9 +158,13 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
             raise UserInputError("input not found", where=text, fix=FIX)
     if not sources:
         raise UserInputError("no input", where=WHERE, fix=FIX)
-    once = list({one if isinstance(one, str) else id(one): one for one in sources}.values())
+    once: dict[str | int, str | Table] = {}
+    for one in sources:
+        once.setdefault(os.path.normpath(one) if isinstance(one, str) else id(one), one)
     return Inputs(
-        tuple(Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once), scaling, ignored
+        tuple(Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once.values()),
+        scaling,
+        ignored,
     )
 
 
@@ -185,8 +204,8 @@ def _file(path: str) -> str:
     raise UserInputError(what, where=path, fix=FIX)
 
 
-def read_frame(frame: Frame) -> np.ndarray:
-    """Return the pixels of a frame, uint8[H,W,3].
+def read_frame(frame: Frame) -> np.ndarray | Image:
+    """Return the pixels of a frame, uint8[H,W,3], or a PIL image of them.
 
     Raises:
         Unusable: if it cannot be read; says why in a few words.

@@ -351,7 +351,7 @@ def no_crops(inputs: Inputs, prepare: PrepareSettings) -> str:
     seen = small = 0
     for frame in islice(inputs, LOOKED_AT):
         try:
-            pixels = read_frame(frame)
+            pixels = np.asarray(read_frame(frame), dtype=np.uint8)
             faces = finder.find(frame, pixels)
         except Unusable:
             continue

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fercore.config import Device
 from fercore.data.images.codecs import Unusable
-from fercore.data.images.readers import decode, file_bytes, to_rgb
+from fercore.data.images.readers import decode_image, file_bytes, to_rgb
 from fercore.data.images.resize import fitted
 from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
@@ -142,8 +142,8 @@ class Predictor:
             return self._ready(image)
         return self._normalised(self.fit(pixels_of(image, self.scaling))[None])[0]
 
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """Return an image uint8[H,W,3] in the network's size, uint8[3,S,S]."""
+    def fit(self, pixels: np.ndarray | Image) -> np.ndarray:
+        """Return an image uint8[H,W,3], or a PIL image in RGB, in the network's size, uint8[3,S,S]."""
         return np.ascontiguousarray(fitted(pixels, self.record.images.size, self.record.images.resize))
 
     def answer(
@@ -296,8 +296,8 @@ def _several(images: Any) -> Iterable[Any]:
     return [images] if one else images
 
 
-def pixels_of(image: Any, scaling: Scaling | None) -> np.ndarray:
-    """Return the pixels of an image as uint8[H,W,3], RGB.
+def pixels_of(image: Any, scaling: Scaling | None) -> np.ndarray | Image:
+    """Return the pixels of an image as uint8[H,W,3], RGB, or as a PIL image.
 
     Args:
         image: a path, an array, a PIL image, or a tensor uint8[C,H,W]. scaling: how one channel becomes 8 bits.
@@ -308,9 +308,9 @@ def pixels_of(image: Any, scaling: Scaling | None) -> np.ndarray:
     where = os.fsdecode(image) if isinstance(image, str | os.PathLike) else type(image).__name__
     try:
         if isinstance(image, str | os.PathLike):
-            return decode(file_bytes(where), scaling)
+            return decode_image(file_bytes(where), scaling)
         if hasattr(image, "getexif"):
-            return np.asarray(to_rgb(image, scaling), dtype=np.uint8)
+            return to_rgb(image, scaling)
         if isinstance(image, Tensor):
             image = image.detach().cpu().numpy()
             image = np.moveaxis(image, 0, -1) if image.ndim == 3 else image

@@ -16,7 +16,7 @@ import numpy as np
 from fercore.data.images.codecs import Unusable
 from fercore.datasets.prepare.faces import Face
 from fercore.prediction.action_units import ActionUnits
-from fercore.prediction.faces import Finder
+from fercore.prediction.faces import Finder, Whole
 from fercore.prediction.inputs import Frame, read_frame
 from fercore.prediction.predictor import Predictor
 
@@ -90,10 +90,16 @@ def answers(
         keep_pixels: whether `Looked.pixels` is wanted. live: whether each frame is answered before the next one is
             taken; else they go in batches of the run's evaluation.
     """
+    whole = isinstance(finder, Whole) and not keep_pixels
 
     def look(frame: Frame) -> Looked:
         try:
-            pixels = read_frame(frame)
+            picture = read_frame(frame)
+            if whole and not isinstance(picture, np.ndarray):
+                # Nobody looks at its pixels but the resizer, which takes it as it was decoded.
+                crops = predictor.fit(picture)[None]
+                return Looked(frame, (None,), crops, *picture.size)
+            pixels = np.asarray(picture, dtype=np.uint8)
             height, width = pixels.shape[:2]
             kept = pixels if keep_pixels else None
             try:

@@ -100,6 +100,22 @@ def test_datasets_patterns_and_paths_on_standard_input_are_inputs_too(trained, p
     assert flipped[0].probs == pytest.approx(both.mean(0), abs=1e-6)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_that_are_no_text_are_spelled_out_and_a_file_is_taken_once(trained, pictures, tmp_path, suffix):
+    home = tmp_path / "odd"
+    home.mkdir()
+    for name in (b"bad\xff.png", b"new\nline.png", b"=1+1.png"):
+        shutil.copy(pictures / "1.png", os.path.join(os.fsencode(home), name))
+    inputs, out = [str(home), f"{home}/./=1+1.png", f"{home}//=1+1.png"], tmp_path / f"a.{suffix}"
+    assert fercore.predict(trained / "run", inputs, out=out, device="cpu").frames == 3
+    table = pandas.read_csv(out) if suffix == "csv" else pandas.read_parquet(out)
+    names = sorted(Path(name).name for name in table["image"])
+    assert names == ["=1+1.png", "bad\\udcff.png", "new\nline.png"]
+    again: list[Row] = []
+    assert fercore.predict(trained / "run", inputs, out=out, resume=True, device="cpu", each=again.append).frames == 3
+    assert len(again) <= 1  # that of the last frame, whose rows might not all have been there
+
+
 @pytest.mark.parametrize("columns", ["fercore", "pyfeat", "openface3"])
 def test_every_kind_of_table_holds_the_same(trained, pictures, tmp_path, columns):
     for suffix in ("csv", "jsonl", "parquet"):

@@ -181,12 +181,21 @@ def decode(content: bytes, scaling: Scaling | None = None) -> np.ndarray:
     """Return the pixels of an encoded image as uint8[H,W,3]; grey is repeated, one channel scaled to 8 bits.
 
     Raises:
+        Unusable: as `decode_image`.
+    """
+    return np.asarray(decode_image(content, scaling), dtype=np.uint8)
+
+
+def decode_image(content: bytes, scaling: Scaling | None = None) -> Image:
+    """Return an encoded image as a PIL image in RGB; grey is repeated, one channel scaled to 8 bits.
+
+    Raises:
         Unusable: if the image cannot be decoded to its last pixel, its header claims more than MAX_PIXELS, or it has
             one channel of more than 8 bits and there is no scaling.
     """
     image = with_pixels(content)
     try:
-        return np.asarray(to_rgb(image, scaling), dtype=np.uint8)
+        return to_rgb(image, scaling)
     except NoScale as error:
         raise Unusable(str(error)) from None
     except (OSError, ValueError) as error:
