@@ -161,11 +161,8 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
     once: dict[str | int, str | Table] = {}
     for one in sources:
         once.setdefault(os.path.normpath(one) if isinstance(one, str) else id(one), one)
-    return Inputs(
-        tuple(Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once.values()),
-        scaling,
-        ignored,
-    )
+    opened = (Video(one, stride) if isinstance(one, str) and is_video(one) else one for one in once.values())
+    return Inputs(tuple(opened), scaling, ignored)
 
 
 def _folder(path: str) -> tuple[list[str], int]:

@@ -190,8 +190,8 @@ def test_a_full_disk_leaves_whole_rows(tmp_path, monkeypatch):
     with pytest.raises(UserInputError, match=r"No space left on device .*a\.csv.*make room there"):
         table.write([row])
     table.close()
-    (row,) = rows_of(tmp_path / "a.csv")
-    assert (row["image"], row["prediction"], row["fear"]) == ("a\nb.png", "fear", "0.750000")
+    (written,) = rows_of(tmp_path / "a.csv")
+    assert (written["image"], written["prediction"], written["fear"]) == ("a\nb.png", "fear", "0.750000")
     again = TableWriter(tmp_path / "a.csv", layout, resume=True)
     again.write([row, row])
     again.close()
