@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fercore.decisions.ranking import Ranking
     from fercore.engine.setup import RunContext
     from fercore.evaluation.verdict import Verdict
+    from fercore.experiments.study import Study
     from fercore.prediction.evaluation import Evaluation
     from fercore.prediction.predictor import Predictions, Predictor
     from fercore.prediction.summary import Summary
@@ -40,6 +41,7 @@ __all__ = [
     "Predictor",
     "Result",
     "Run",
+    "Study",
     "UserInputError",
     "ask",
     "compare",
@@ -590,4 +592,8 @@ def __getattr__(name: str) -> Any:
         from fercore.prediction import predictor
 
         return getattr(predictor, name)
+    if name == "Study":
+        from fercore.experiments.study import Study
+
+        return Study
     raise AttributeError(f"module 'fercore.api' has no attribute {name!r}")

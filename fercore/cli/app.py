@@ -21,6 +21,7 @@ from fercore.cli.mirror import mirrors
 from fercore.cli.plugins import plugins, settings
 from fercore.cli.predict import evaluate, predict
 from fercore.cli.report import report
+from fercore.cli.study import study, table
 from fercore.cli.weights import weights_app
 from fercore.errors import UserInputError
 from fercore.files import name_fault
@@ -195,7 +196,19 @@ def _seeds(text: str) -> list[int]:
         raise UserInputError(f"cannot read seeds {text!r}", where="--seeds", fix="write --seeds 0,1,2") from None
 
 
-for command in (predict, evaluate, decide.select, decide.verdict, decide.ask, export, report, plugins, settings):
+for command in (
+    predict,
+    evaluate,
+    decide.select,
+    decide.verdict,
+    decide.ask,
+    export,
+    report,
+    study,
+    table,
+    plugins,
+    settings,
+):
     app.command()(command)
 for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights"), (plugin_app, "plugin")):
     app.add_typer(group, name=name)

@@ -40,13 +40,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of many: a row's plugins, all layers of settings, and where it is written."""
+    """One run of many.
+
+    Attributes:
+        entry: the row's plugins. layers: settings, later ones win. folder: where it is written. label: for messages.
+        start: the run folder of a cell whose model it starts from; None = from its own settings.
+    """
 
     entry: Entry
     layers: tuple[Mapping[str, Any], ...]
     preset: str
     folder: Path
     label: str
+    start: Path | None = None
 
 
 def parse_entry(text: str) -> Entry:
@@ -100,13 +106,18 @@ def refuse_other_data(cells: Sequence[Cell]) -> None:
 
 
 def _resolved(cell: Cell) -> ResolvedRun:
+    from fercore.engine.initial import with_initial
     from fercore.engine.memory_format import as_recorded
     from fercore.engine.resume import changes_text, check_resume, differences
     from fercore.engine.setup import resolve_here
     from fercore.hooks.assemble import assemble
     from fercore.runs.folder import CONFIG, RunFolder
 
-    resolved = resolve_here(assemble(cell.entry.plugins, cell.layers, preset=cell.preset))
+    layers = [dict(layer) for layer in cell.layers]
+    # A cell is checked before the one that it starts from is trained: only its own settings can be looked at by then.
+    if cell.start is not None and RunFolder(cell.start).finished:
+        layers = with_initial([*layers, {"model": {"init": str(cell.start.absolute())}}])
+    resolved = resolve_here(assemble(cell.entry.plugins, layers, preset=cell.preset))
     if (cell.folder / CONFIG).is_file():
         folder = RunFolder(cell.folder)
         recorded = folder.config_layers()

@@ -1,0 +1,142 @@
+"""`fercore study` and `fercore table`: methods on pairs over seeds, and their table. Parse and print."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from fercore.errors import UserInputError
+from fercore.experiments.study_file import study_names
+from fercore.terminal import printable, say
+
+if TYPE_CHECKING:
+    from fercore.experiments.study import Study
+    from fercore.experiments.tables import Spread, StudyTable
+
+Metric = Annotated[
+    str | None, typer.Option(help="accuracy, balanced_accuracy or macro_f1; the study's own if not given.")
+]
+
+
+def study(
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY.toml|NAME|DIR", help="Without it the studies that come with fercore.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results, runs/NAME if not given; it goes on.")
+    ] = None,
+    scale: Annotated[str | None, typer.Option(help="A scale of the study, such as small.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder that holds the protocols' datasets by name.")] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="Only this pair; may be repeated.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Only this method and the reference; may be repeated.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say what is done and what is missing, train nothing.")
+    ] = False,
+) -> None:
+    """Run methods on pairs of domains over seeds, or go on with them; print their table."""
+    from fercore import console
+    from fercore.experiments.study import STUDY, Study
+    from fercore.experiments.tables import study_table
+
+    if study is None:
+        console.print_lines(study_names())
+        return
+    if (Path(study) / STUDY).is_file():
+        if out is not None or scale is not None or data_root is not None or pair or method:
+            what = "the folder of a study goes with --jobs and --status alone"
+            raise UserInputError(what, where="fercore study", fix="give the study's file to change it")
+        opened = Study.open(Path(study))
+    else:
+        folder = out or Path("runs") / "-".join(filter(None, [Path(study).stem, scale]))
+        opened = Study(study, folder, scale=scale, data_root=data_root, pairs=pair or (), methods=method or ())
+    if status:
+        console.print_lines(status_lines(opened, jobs))
+        return
+    end = opened.run(jobs=jobs, observe=console.observer_for(jobs))
+    _print_text(study_table(opened), "std")
+    console.print_lines(
+        [f"written to {opened.out}", f"next: fercore table {shlex.quote(str(opened.out))} --format latex"]
+    )
+    if not end.complete:
+        console.print_lines([*status_lines(opened, jobs)[:1], "the same command tries again what failed"])
+        raise typer.Exit(1)
+
+
+def status_lines(study: Study, jobs: int) -> list[str]:
+    """Return how far a study is: a line on the whole, and one on every cell that is not finished."""
+    now = study.status(jobs=jobs)
+    left = "" if now.seconds_left is None or now.complete else f", about {_duration(now.seconds_left)} of training left"
+    counts = ", ".join(f"{now.count(state)} {state}" for state in ("finished", "begun", "failed", "missing"))
+    lines = [f"{len(now.states)} cells: {counts}{left}"]
+    for (method, pair, seed), state in now.states.items():
+        if state != "finished":
+            reason = now.reasons.get((method, pair, seed))
+            lines.append(f"{state}: {pair}, {method}, seed {seed}" + (f": {reason}" if reason else ""))
+    return lines
+
+
+def table(
+    folder: Annotated[
+        Path, typer.Argument(metavar="STUDY", help="Folder that `fercore study` wrote, finished or not.")
+    ],
+    format_: Annotated[
+        Literal["text", "markdown", "latex", "csv", "html"],
+        typer.Option("--format", help="text, markdown, latex, csv or html."),
+    ] = "text",
+    metric: Metric = None,
+    spread: Annotated[
+        Literal["std", "interval"], typer.Option(help="Over seeds: sample deviation, or Student's 95 % interval.")
+    ] = "std",
+    out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
+) -> None:
+    """Print the table of a study: means, spread, ranks, paired differences and their significance."""
+    from fercore.experiments.study import Study
+    from fercore.experiments.tables import FORMATS, study_table
+    from fercore.writing import refuse_taken, write_text
+
+    made = study_table(Study.open(folder), metric=metric)
+    if format_ == "text":
+        if out is not None:
+            raise UserInputError("text is for the terminal", where="--out", fix="give --format markdown")
+        _print_text(made, spread)
+        return
+    from fercore.reporting.study_page import study_page_html
+
+    formats = {**FORMATS, "html": study_page_html}
+    text = formats[format_](made, spread)
+    if out is None:
+        say(text.rstrip("\n"), keep="\n")
+    else:
+        refuse_taken(out)
+        write_text(out, text)
+        say(f"written to {out}")
+
+
+def _print_text(made: StudyTable, spread: Spread) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from fercore import console
+    from fercore.experiments.tables import grid, notes
+
+    head, rows = grid(made, spread)
+    styles = {"plain": "", "best": "bold", "second": "underline", "published": "italic"}
+    drawn = Table()
+    for number, name in enumerate(head):
+        drawn.add_column(printable(name), justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(Text(printable(cell.text), style=styles[cell.kind]) for cell in row))
+    console.console.print(drawn)
+    console.print_lines(notes(made, spread))
+
+
+def _duration(seconds: float) -> str:
+    from datetime import timedelta
+
+    return str(timedelta(seconds=round(seconds)))

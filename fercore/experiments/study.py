@@ -1,0 +1,360 @@
+"""A study: methods on pairs of domains over seeds, one run folder a cell; it can be stopped, extended and run again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+from fercore.arguments import request_of
+from fercore.documents import Shape, misfit, parse_json
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError, did_you_mean, reason_of
+from fercore.experiments.cells import Cell, Entry, check_cell, folder_of, refuse_other_data, run_cell, slug
+from fercore.experiments.study_file import Pair, StudyFile, check_study, read_study
+from fercore.files import absolute, read_text
+from fercore.hooks.discovery import check_early, split_names
+from fercore.isolation import apart, outcomes
+from fercore.records.result import Result
+from fercore.runs.folder import RunFolder
+from fercore.stopping import Interrupted, number_of
+from fercore.writing import make_parents, write_json
+
+STUDY, FAILURES = "study.json", "failures.json"
+State: TypeAlias = Literal["finished", "begun", "failed", "missing"]
+Calls: TypeAlias = Sequence[tuple[str, Callable[[], Result]]]
+
+
+class Executor(Protocol):
+    """What runs cells, each by itself, here or elsewhere."""
+
+    def run(self, calls: Calls) -> Generator[tuple[int, Result | Exception], None, None]:
+        """Yield (number of the call, what it returns or raised) as they end."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Runs cells in processes of this machine.
+
+    Attributes:
+        jobs: cells at a time; several have equal shares of the CPU threads.
+    """
+
+    jobs: int = 1
+
+    def run(self, calls: Calls) -> Generator[tuple[int, Result | Exception], None, None]:
+        """Yield (number of the call, what it returns or raised) as they end."""
+        return outcomes(calls, jobs=self.jobs)
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """A cell and its place in the study."""
+
+    method: str
+    pair: str
+    seed: int
+    cell: Cell
+
+
+class _Failures(Shape):
+    """Cell -> why it failed."""
+
+    reasons: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a study is.
+
+    Attributes:
+        states: (method, pair, seed) -> state. reasons: of the failed ones. seconds_left: of training, None = unknown.
+    """
+
+    states: dict[tuple[str, str, int], State]
+    reasons: dict[tuple[str, str, int], str]
+    seconds_left: float | None
+
+    def count(self, state: State) -> int:
+        """Return how many cells are in a state."""
+        return sum(one == state for one in self.states.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every cell is finished."""
+        return self.count("finished") == len(self.states)
+
+
+def _silent(label: str) -> Observer:
+    return Observer()
+
+
+class Study:
+    """Methods x pairs x seeds.
+
+    Args:
+        study: path of a TOML file, name of a study that comes with fercore, or the keys of one.
+        out: its folder; one that holds a study goes on. scale: of the study, such as "small".
+        data_root: folder that holds the datasets of protocols; None = as the study says.
+        pairs, methods: names of those that are wanted; none = all. The reference always stays.
+
+    Raises:
+        UserInputError: for settings, specs or plugins that are wrong, before anything is trained.
+    """
+
+    def __init__(
+        self,
+        study: str | os.PathLike[str] | Mapping[str, Any],
+        out: str | os.PathLike[str],
+        *,
+        scale: str | None = None,
+        data_root: str | os.PathLike[str] | None = None,
+        pairs: Sequence[str] = (),
+        methods: Sequence[str] = (),
+    ) -> None:
+        file = (
+            check_study(study, "", "study") if isinstance(study, Mapping) else read_study(os.fspath(study), scale=scale)
+        )
+        if data_root is not None:
+            file = file.model_copy(update={"data_root": absolute(os.fspath(data_root))})
+        self.file, self.out = narrowed(file, pairs=pairs, methods=methods), Path(out)
+        for row in self.file.methods:
+            for pair, (layers, preset) in self._requests.items():
+                check_early(split_names(row.method), [*layers, row.settings], preset=preset, row=f"{row.name}, {pair}")
+
+    @classmethod
+    def open(cls, out: Path) -> Study:
+        """Open the folder of a study.
+
+        Raises:
+            UserInputError: if there is none, or its record is damaged.
+        """
+        path, fix = out / STUDY, "give the command of the study again"
+        try:
+            values = parse_json(read_text(path), where=str(path))
+        except FileNotFoundError:
+            what = "no study in this folder"
+            raise UserInputError(what, where=str(out), fix="give the folder that fercore study wrote") from None
+        except UserInputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UserInputError(f"cannot read {STUDY}: {reason_of(error)}", where=str(path), fix=fix) from None
+        return cls(values, out)
+
+    @cached_property
+    def _requests(self) -> dict[str, tuple[list[dict[str, Any]], str]]:
+        """Pair -> layers of settings and preset."""
+        return {pair.name: self._request(pair) for pair in self.file.pairs}
+
+    def _request(self, pair: Pair) -> tuple[list[dict[str, Any]], str]:
+        root = None if self.file.data_root is None else Path(self.file.data_root)
+        root = root if pair.protocol else None
+        try:
+            request = request_of(
+                source=pair.source,
+                target=pair.target,
+                protocol=pair.protocol,
+                data_root=root,
+                preset=self.file.preset,
+            )
+        except UserInputError as error:
+            raise UserInputError(f"pair {pair.name}: {error.what}", where=error.where, fix=error.fix) from None
+        return [*request.layers, self.file.settings, pair.settings], request.preset
+
+    @cached_property
+    def cells(self) -> list[StudyCell]:
+        """Every cell, pair by pair and seed by seed, those that others start from before them."""
+        order = sorted(self.file.methods, key=lambda row: self._depth(row.name))
+        return [
+            self._cell(row.name, pair.name, seed)
+            for pair in self.file.pairs
+            for seed in self.file.seeds
+            for row in order
+        ]
+
+    def _depth(self, label: str) -> int:
+        start = self.file.method(label).start
+        return 0 if start is None else 1 + self._depth(start)
+
+    def _cell(self, label: str, pair: str, seed: int) -> StudyCell:
+        row = self.file.method(label)
+        layers, preset = self._requests[pair]
+        entry = Entry(label, tuple(split_names(row.method)), row.settings)
+        folder = self.out / slug(pair)
+        cell = Cell(
+            entry,
+            (*layers, row.settings, {"seed": seed}),
+            preset,
+            folder_of(folder, label, seed),
+            f"{pair}, {label}, seed {seed}",
+            None if row.start is None else folder_of(folder, row.start, seed),
+        )
+        return StudyCell(label, pair, seed, cell)
+
+    def run(
+        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = _silent
+    ) -> Status:
+        """Train what is not finished yet, and return how far the study is; a cell that fails ends no other.
+
+        Args:
+            jobs: cells at a time. executor: runs them; None = processes of this machine.
+            observe: makes what hears of a run from its label; importable.
+
+        Raises:
+            UserInputError: before anything is trained, for a cell whose settings are wrong, whose folder holds a run
+                with others, or whose target has no labels to score.
+            Interrupted: for a signal; says how to go on.
+        """
+        if len({cell.cell.folder for cell in self.cells}) < len(self.cells):
+            what = "two methods or pairs have names that come to one folder"
+            raise UserInputError(what, where=str(self.out), fix="give them labels that differ in letters or digits")
+        executor = executor or LocalExecutor(jobs)
+        make_parents(self.out / STUDY)
+        self.out.mkdir(exist_ok=True)
+        waiting = [cell for cell in self.cells if not RunFolder(cell.cell.folder).finished]
+        self._check(waiting, jobs)
+        write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
+        reasons = dict(self._reasons())
+        try:
+            # Level by level: what others start from is there before they begin.
+            for depth in sorted({self._depth(cell.method) for cell in waiting}):
+                level = [cell for cell in waiting if self._depth(cell.method) == depth]
+                ready = []
+                for cell in level:
+                    if cell.cell.start is None or RunFolder(cell.cell.start).finished:
+                        ready.append(cell)
+                    else:
+                        reasons[cell.cell.label] = (
+                            f"{self.file.method(cell.method).start}, which it starts from, failed"
+                        )
+                        self._keep(reasons)
+                for cell, answer in self._run(ready, executor, observe):
+                    if isinstance(answer, Exception):
+                        # The error names the cell too, for it may come alone.
+                        reasons[cell.cell.label] = reason = _reason(answer).removeprefix(f"{cell.cell.label}: ")
+                        observe("study").message(f"failed: {cell.cell.label}: {reason}")
+                    else:
+                        reasons.pop(cell.cell.label, None)
+                    self._keep(reasons)
+        except KeyboardInterrupt as stop:
+            again = f"the same command with --out {shlex.quote(str(self.out))} goes on"
+            raise Interrupted(number_of(stop), f"interrupted; {again}") from None
+        for pair in self.file.pairs:
+            done = [cell.cell for cell in self.cells if cell.pair == pair.name and RunFolder(cell.cell.folder).finished]
+            refuse_other_data(done)
+        return self.status()
+
+    def _run(
+        self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]
+    ) -> Iterator[tuple[StudyCell, Result | Exception]]:
+        calls = [(cell.cell.label, partial(run_cell, cell.cell, observe)) for cell in cells]
+        for number, answer in executor.run(calls):
+            yield cells[number], answer
+
+    def _check(self, waiting: Sequence[StudyCell], jobs: int) -> None:
+        """Check the first seed of every row and pair, and every cell that is there already."""
+        checked = {(cell.method, cell.pair): cell for cell in reversed(waiting)}
+        begun = [cell for cell in waiting if RunFolder(cell.cell.folder).begun]
+        finished = [cell for cell in self.cells if RunFolder(cell.cell.folder).finished]
+        wanted = {id(cell): cell.cell for cell in [*checked.values(), *begun, *finished]}
+        list(apart([(cell.label, partial(check_cell, cell)) for cell in wanted.values()], jobs=jobs))
+
+    def _keep(self, reasons: dict[str, str]) -> None:
+        write_json(self.out / FAILURES, {"reasons": reasons})
+
+    def _reasons(self) -> dict[str, str]:
+        path = self.out / FAILURES
+        try:
+            values = parse_json(read_text(path), where=str(path))
+        except FileNotFoundError:
+            return {}
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserInputError(
+                f"cannot read {FAILURES}: {reason_of(error)}", where=str(path), fix="delete it"
+            ) from None
+        if fault := misfit(values, _Failures):
+            raise UserInputError(f"{FAILURES} is damaged: {fault}", where=str(path), fix="delete it")
+        return _Failures.model_validate(values).reasons
+
+    def results(self) -> dict[tuple[str, str, int], Result]:
+        """Return (method, pair, seed) -> result of every finished cell."""
+        found = {}
+        for cell in self.cells:
+            folder = RunFolder(cell.cell.folder)
+            if folder.finished:
+                found[cell.method, cell.pair, cell.seed] = folder.result()
+        return found
+
+    def folder(self, method: str, pair: str, seed: int) -> Path:
+        """Return the run folder of a cell."""
+        return self._cell(method, pair, seed).cell.folder
+
+    def status(self, *, jobs: int = 1) -> Status:
+        """Return how far the study is, with the time that the rest takes at the pace of what is done.
+
+        Args:
+            jobs: cells at a time.
+        """
+        failed, results = self._reasons(), self.results()
+        states: dict[tuple[str, str, int], State] = {}
+        reasons = {}
+        for cell in self.cells:
+            key = cell.method, cell.pair, cell.seed
+            folder = RunFolder(cell.cell.folder)
+            if key in results:
+                states[key] = "finished"
+            elif cell.cell.label in failed:
+                states[key], reasons[key] = "failed", failed[cell.cell.label]
+            else:
+                states[key] = "begun" if folder.begun else "missing"
+        left = [key for key, state in states.items() if state != "finished"]
+        return Status(states, reasons, _seconds_left(results, left, jobs))
+
+
+def _seconds_left(
+    results: dict[tuple[str, str, int], Result], left: Sequence[tuple[str, str, int]], jobs: int
+) -> float | None:
+    """Return seconds of training left: of each cell its row's median, else that of all; None = nothing is done yet."""
+    if not results:
+        return None if left else 0.0
+    rows: dict[str, list[float]] = {}
+    for (method, _, _), result in results.items():
+        rows.setdefault(method, []).append(result.train_seconds)
+    everything = statistics.median(value for values in rows.values() for value in values)
+    paces = [statistics.median(rows[method]) if method in rows else everything for method, _, _ in left]
+    return sum(paces) / jobs
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserInputError) else f"{type(error).__name__}: {error}"
+
+
+def narrowed(file: StudyFile, *, pairs: Sequence[str] = (), methods: Sequence[str] = ()) -> StudyFile:
+    """Return a study of some of its pairs and methods; the reference, and what a method starts from, always stay.
+
+    Raises:
+        UserInputError: for an unknown name.
+    """
+    for option, names, known in (
+        ("--pair", pairs, [pair.name for pair in file.pairs]),
+        ("--method", methods, [row.name for row in file.methods]),
+    ):
+        if unknown := next((name for name in names if name not in known), None):
+            raise UserInputError(f"no {option[2:]} {unknown!r}", where=option, fix=did_you_mean(unknown, known))
+    kept = {file.reference_label, *methods}
+    for name in list(kept):
+        while (start := file.method(name).start) is not None:
+            kept.add(name := start)
+    changes: dict[str, Any] = {}
+    if pairs:
+        changes["pairs"] = tuple(pair for pair in file.pairs if pair.name in pairs)
+    if methods:
+        changes["methods"] = tuple(row for row in file.methods if row.name in kept)
+    return file.model_copy(update=changes)

@@ -1,0 +1,228 @@
+"""A study's file: methods, pairs of domains and seeds, read strictly; a fault is told with its line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from fercore.config import Settings, Spec, merge
+from fercore.documents import in_words, parse_toml
+from fercore.errors import UserInputError, did_you_mean, reason_of
+from fercore.experiments.cells import parse_entry
+from fercore.files import no_file, read_text
+from fercore.records.result import Score
+
+STUDIES: Final = Path(__file__).parent / "studies"
+"""Studies that come with fercore, as GROUP/NAME.toml."""
+LABEL = re.compile(r"[^\x00-\x1f/\\]{1,80}")
+HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
+KEY = re.compile(r"""^\s*((?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*'))*)\s*=""")
+
+
+class Method(Settings):
+    """A row of the table."""
+
+    method: str = Field(min_length=1, description="METHOD[+ADDON...]")
+    label: str = Field("", description="name of the row; the method itself if not given")
+    settings: dict[str, Any] = Field(default_factory=dict, description="laid over the study's")
+    start: str | None = Field(None, alias="from", description="label of the row whose model it starts from")
+
+    @property
+    def name(self) -> str:
+        """Name of the row."""
+        return self.label or self.method
+
+
+class Pair(Settings):
+    """A column of the table: sources and a target, or a protocol."""
+
+    name: str = Field(min_length=1)
+    source: tuple[Spec, ...] = ()
+    target: Spec | None = None
+    protocol: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict, description="laid over the study's")
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Pair:
+        if (self.protocol is None) == (self.target is None):
+            raise ValueError("give source and target, or a protocol")
+        if self.protocol is not None and self.source:
+            raise ValueError("source goes with target, not with protocol")
+        return self
+
+
+class StudyFile(Settings):
+    """The keys of a study's file."""
+
+    title: str = ""
+    paper: str = Field("", description="key of a paper in the published tables, set beside the measured ones")
+    preset: str | None = None
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    primary_metric: Score = "accuracy"
+    reference: str = Field("", description="label of the row that differences are taken to; the first if not given")
+    data_root: str | None = Field(None, description="folder that holds the datasets of protocols")
+    settings: dict[str, Any] = Field(default_factory=dict, description="of every run")
+    methods: tuple[Method, ...] = Field(min_length=1)
+    pairs: tuple[Pair, ...] = Field(min_length=1)
+    search: dict[str, Any] | None = Field(None, description="what is searched for; see `fercore.experiments.search`")
+    scales: dict[str, dict[str, Any]] = Field(default_factory=dict, description="scale -> keys laid over these")
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _short_rows(cls, rows: Any) -> Any:
+        return [_row(row) if isinstance(row, str) else row for row in rows] if isinstance(rows, list | tuple) else rows
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> StudyFile:
+        for kind, names in (("methods", [row.name for row in self.methods]), ("pairs", [p.name for p in self.pairs])):
+            if twice := next((name for at, name in enumerate(names) if name in names[:at]), None):
+                raise ValueError(f"two {kind} are called {twice!r}; give one of them a name of its own")
+            if odd := next((name for name in names if not LABEL.fullmatch(name)), None):
+                raise ValueError(f"{odd!r} cannot be a folder's name; leave slashes out, 80 characters are the most")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"a seed is given twice: {list(self.seeds)}")
+        labels = [row.name for row in self.methods]
+        for name in filter(None, [self.reference, *(row.start for row in self.methods)]):
+            if name not in labels:
+                raise ValueError(f"no method is called {name!r}; {did_you_mean(name, labels)}")
+        if any(self._begins(row, set()) is None for row in self.methods):
+            raise ValueError("methods that start from each other")
+        return self
+
+    def _begins(self, row: Method, seen: set[str]) -> Method | None:
+        """Return the row that a row's chain of `from` begins with; None if it comes back to itself."""
+        if row.start is None:
+            return row
+        if row.name in seen:
+            return None
+        return self._begins(self.method(row.start), seen | {row.name})
+
+    def method(self, label: str) -> Method:
+        """Return a row by its label."""
+        return next(row for row in self.methods if row.name == label)
+
+    @property
+    def reference_label(self) -> str:
+        """Label of the row that differences are taken to."""
+        return self.reference or self.methods[0].name
+
+
+def _row(text: str) -> dict[str, Any]:
+    """Return "[LABEL:]plugin[+plugin...] [key=value ...]", as `fercore compare` takes it, as a table."""
+    entry = parse_entry(text)
+    return {"method": "+".join(entry.plugins), "label": entry.label, "settings": dict(entry.settings)}
+
+
+def study_names() -> list[str]:
+    """Return the names of the studies that come with fercore, sorted."""
+    return sorted(path.relative_to(STUDIES).with_suffix("").as_posix() for path in STUDIES.glob("*/*.toml"))
+
+
+def read_study(name: str, *, scale: str | None = None) -> StudyFile:
+    """Return a study from a TOML file, or one that comes with fercore by its name.
+
+    Args:
+        name: path that ends in .toml, or a name. scale: keys under [scales.SCALE] are laid over the others.
+
+    Raises:
+        UserInputError: if there is none, or a key or value is wrong; names the line.
+    """
+    names = study_names()
+    path = STUDIES / f"{name}.toml" if name in names else Path(name)
+    if name not in names and path.suffix != ".toml":
+        raise UserInputError(f"unknown study {name!r}", where="fercore study", fix=did_you_mean(name, names))
+    try:
+        text = read_text(path)
+    except FileNotFoundError:
+        raise no_file(path, "study file", fix="give a .toml file, or the name of a study") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserInputError(f"cannot read study file: {reason_of(error)}", where=str(path)) from None
+    try:
+        tree = parse_toml(text, where=str(path))
+    except tomllib.TOMLDecodeError as error:
+        raise UserInputError(f"not valid TOML: {error}", where=str(path)) from None
+    study = check_study(tree, text, str(path))
+    if scale is None:
+        return study
+    if scale not in study.scales:
+        raise UserInputError(f"no scale {scale!r}", where=str(path), fix=did_you_mean(scale, study.scales))
+    return check_study(merge(tree, study.scales[scale]), text, f"{path}, scale {scale}")
+
+
+def check_study(tree: Mapping[str, Any], text: str, where: str) -> StudyFile:
+    """Return the study that plain values describe.
+
+    Args:
+        tree: the values. text: the file they were read from, for its lines; "" = none. where: its path.
+
+    Raises:
+        UserInputError: for the first unknown key or wrong value.
+    """
+    try:
+        return StudyFile.model_validate(dict(tree))
+    except ValidationError as error:
+        first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    told = first.get("ctx", {}).get("error")
+    place = [part for part in first["loc"] if part != "from" or first["type"] != "extra_forbidden"]
+    line = line_of(text, place)
+    where = f"{where}:{line}" if line else where
+    if isinstance(told, UserInputError):
+        raise UserInputError(told.what, where=where, fix=told.fix)
+    key = ".".join(str(part) for part in place)
+    if first["type"] == "extra_forbidden":
+        raise UserInputError(f"unknown key {key!r}", where=where, fix=did_you_mean(str(place[-1]), _known(place)))
+    message = str(told) if told is not None else in_words(first["msg"])
+    what, _, fix = message.partition("; ")
+    raise UserInputError(f"{key}: {what}" if key else what, where=where, fix=fix)
+
+
+def _known(place: Sequence[int | str]) -> list[str]:
+    """Return the keys of the table that a place is in."""
+    tables: dict[str, type[Settings]] = {"methods": Method, "pairs": Pair}
+    table = tables.get(str(place[0]), StudyFile) if len(place) > 1 else StudyFile
+    return [field.alias or name for name, field in table.model_fields.items()]
+
+
+def line_of(text: str, place: Sequence[int | str]) -> int:
+    """Return the line, from 1, of a TOML text that a key stands in, or of the nearest table around it; 0 if none."""
+    best, line = 0, 0
+    header: list[int | str] = []
+    counts: dict[str, int] = {}
+    for number, content in enumerate(text.splitlines(), start=1):
+        if table := HEADER.match(content):
+            parts = _parts(table[2])
+            if table[1] == "[[":
+                name = ".".join(parts)
+                counts[name] = counts.get(name, -1) + 1
+            header = _counted(parts, counts)
+            path = header
+        elif key := KEY.match(content):
+            path = [*header, *_parts(key[1])]
+        else:
+            continue
+        same = 0
+        while same < min(len(path), len(place)) and path[same] == place[same]:
+            same += 1
+        # A key line must lie wholly on the way to the place; a deeper match is nearer.
+        if (same == len(path) and same > best) or (same == len(place) and same > best):
+            best, line = same, number
+    return line
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _counted(parts: Sequence[str], counts: Mapping[str, int]) -> list[int | str]:
+    """Return a table's path with the numbers of the arrays of tables that it lies in."""
+    path: list[int | str] = []
+    for end in range(1, len(parts) + 1):
+        path.append(parts[end - 1])
+        if (name := ".".join(parts[:end])) in counts:
+            path.append(counts[name])
+    return path
