@@ -93,6 +93,9 @@ def table(
     spread: Annotated[
         Literal["std", "interval"], typer.Option(help="Over seeds: sample deviation, or Student's 95 % interval.")
     ] = "std",
+    published: Annotated[
+        bool, typer.Option("--published", help="Set the numbers of the study's paper beside.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.")] = None,
 ) -> None:
     """Print the table of a study: means, spread, ranks, paired differences and their significance."""
@@ -100,7 +103,7 @@ def table(
     from fercore.experiments.tables import FORMATS, study_table
     from fercore.writing import refuse_taken, write_text
 
-    made = study_table(Study.open(folder), metric=metric)
+    made = study_table(Study.open(folder), metric=metric, published=published)
     if format_ == "text":
         if out is not None:
             raise UserInputError("text is for the terminal", where="--out", fix="give --format markdown")

@@ -49,7 +49,9 @@ class Pair(Settings):
 
     @model_validator(mode="after")
     def _one_way(self) -> Pair:
-        if (self.protocol is None) == (self.target is None):
+        # A source that asks for labels is divided: what it leaves unlabelled is the target.
+        divided = any(spec.asks_for_labels for spec in self.source)
+        if (self.protocol is None) == (self.target is None and not divided):
             raise ValueError("give source and target, or a protocol")
         if self.protocol is not None and self.source:
             raise ValueError("source goes with target, not with protocol")

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 
+from fercore.datasets.published import published_tables
 from fercore.documents import CsvWriter
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.metrics import REPLICATES, number_units, sums_of
@@ -60,18 +61,6 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Published:
-    """A number that a paper states.
-
-    Attributes:
-        value: share. note: how it came about, as "oracle selection".
-    """
-
-    value: float
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class StudyTable:
     """What `fercore table` prints.
 
@@ -80,7 +69,7 @@ class StudyTable:
         entries: (method, pair) -> its cell. average, rank: of methods that every pair has; others have none.
         wilcoxon: method -> p over pairs against the reference, after Holm's correction. friedman: p; None = unknown.
         critical_difference: of average ranks, None of fewer than two methods or pairs.
-        published: (paper's row, pair) -> number; never part of a mean.
+        published: (paper's row, pair) -> share that it states; never part of a mean. sources: of them, in words.
     """
 
     metric: Score
@@ -94,7 +83,8 @@ class StudyTable:
     wilcoxon: Mapping[str, float | None]
     friedman: float | None
     critical_difference: float | None
-    published: Mapping[tuple[str, str], Published] = field(default_factory=dict)
+    published: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
 
     @property
     def published_rows(self) -> tuple[str, ...]:
@@ -111,14 +101,17 @@ class StudyTable:
         return (ordered[0] if ordered else None), (ordered[1] if len(ordered) > 1 else None)
 
 
-def study_table(study: Study, *, metric: str | None = None, replicates: int = REPLICATES) -> StudyTable:
+def study_table(
+    study: Study, *, metric: str | None = None, published: bool = False, replicates: int = REPLICATES
+) -> StudyTable:
     """Return the table of what is finished of a study; cells that are missing are left empty.
 
     Args:
-        metric: score; None = the study's. replicates: of the bootstrap.
+        metric: score; None = the study's. published: whether the numbers of the study's paper stand beside.
+        replicates: of the bootstrap.
 
     Raises:
-        UserInputError: for an unknown score, or a run whose records are damaged.
+        UserInputError: for an unknown score, a run whose records are damaged, or a study without a paper.
     """
     file = study.file
     chosen = metric or file.primary_metric
@@ -147,7 +140,26 @@ def study_table(study: Study, *, metric: str | None = None, replicates: int = RE
         _wilcoxon(whole, file.reference_label),
         tests.friedman(whole),
         tests.critical_difference(len(whole), len(pairs)) if many else None,
+        *(_published(study, score) if published else ()),
     )
+
+
+def _published(study: Study, score: Score) -> tuple[dict[tuple[str, str], float], tuple[str, ...]]:
+    """Return what the study's paper states of its pairs, and where."""
+    paper, pairs = study.file.paper, {pair.name for pair in study.file.pairs}
+    if not paper:
+        what, fix = "the study names no paper whose numbers could stand beside", "leave --published out"
+        raise UserInputError(what, where=str(study.out), fix=fix)
+    tables = [table for table in published_tables(paper) if table.metric == score]
+    values = {
+        (name, pair): value
+        for table in tables
+        for name, cells in table.rows.items()
+        for pair, value in zip(table.pairs, cells, strict=True)
+        if value is not None and pair in pairs
+    }
+    told = [f"{table.source}; {table.backbone}; checkpoint: {table.selection}" for table in tables]
+    return values, tuple(told)
 
 
 def _wilcoxon(whole: Mapping[str, Sequence[float]], reference: str) -> dict[str, float | None]:
@@ -278,7 +290,7 @@ def grid(table: StudyTable, spread: Spread) -> tuple[list[str], list[list[Cell]]
         rows.append(cells)
     for name in table.published_rows:
         numbers = [table.published.get((name, pair)) for pair in table.pairs]
-        texts = [name, *(points(number.value if number else None) for number in numbers), *([DASH] * 2 if many else [])]
+        texts = [name, *(points(number) for number in numbers), *([DASH] * 2 if many else [])]
         rows.append([Cell(text, "published") for text in texts])
     return ["method", *table.pairs, *(["average", "rank"] if many else [])], rows
 
@@ -316,6 +328,7 @@ def notes(table: StudyTable, spread: Spread) -> list[str]:
     lines += [f"failed: {where}: {reason}" for where, reason in failed.items()]
     if table.published:
         lines.append("rows in another style are the paper's own numbers; they are part of no average and no rank")
+        lines += [f"published: {source}" for source in table.sources]
     return lines
 
 
@@ -395,7 +408,7 @@ def long_rows(table: StudyTable) -> list[dict[str, Any]]:
             }
         )  # fmt: skip
     for (name, pair), number in table.published.items():
-        records.append({"method": name, "pair": pair, "metric": table.metric, "mean": number.value, "published": 1})
+        records.append({"method": name, "pair": pair, "metric": table.metric, "mean": number, "published": 1})
     return records
 
 

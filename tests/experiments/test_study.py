@@ -115,6 +115,24 @@ def test_every_format_holds_the_numbers(told):
     assert "<script" not in page
 
 
+def test_the_papers_numbers_stand_beside_and_count_nowhere(told):
+    with pytest.raises(UserInputError, match="names no paper"):
+        study_table(told, published=True)
+    alone = study_table(told, replicates=200)
+    pairs = [{**pair, "name": name} for pair, name in zip(FILE["pairs"], ("CK+", "JAFFE"), strict=True)]
+    beside = Told({**FILE, "pairs": pairs, "paper": "pocan/table1"}, told.out.parent / "beside")
+    for cell in beside.cells:
+        beside.write(cell)
+    table = study_table(beside, published=True, replicates=200)
+    assert table.published["POCAN", "CK+"] == pytest.approx(0.845)
+    assert list(table.average.values()) == list(alone.average.values())
+    _, rows = grid(table, "std")
+    assert [cell.text for cell in rows[-1]] == ["POCAN", "84.5", "64.3", "–", "–"]
+    assert {cell.kind for cell in rows[-1]} == {"published"}
+    assert table.best("CK+")[0] == pytest.approx(60.5 / 90)
+    assert any("best accuracy on the target's test labels" in line for line in notes(table, "std"))
+
+
 def test_latex_compiles(told, tmp_path):
     if shutil.which("pdflatex") is None:
         pytest.skip("no TeX here")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from fercore.datasets.published import published_names, published_tables
 from fercore.errors import UserInputError
-from fercore.experiments.study import narrowed
-from fercore.experiments.study_file import line_of, read_study
+from fercore.experiments.study import Study, narrowed
+from fercore.experiments.study_file import line_of, read_study, study_names
 
 GOOD = """\
 seeds = [0, 1]
@@ -30,6 +31,9 @@ target = "synthfer:nir"
 [scales.small]
 seeds = [7]
 """
+
+
+DATASETS = ("RAF-DB", "FER2013", "FERPlus", "AffectNet", "CK+", "JAFFE", "Oulu-CASIA", "SFEW", "ExpW", "NVIE", "CD-FER")
 
 
 def write(tmp_path, text):
@@ -119,3 +123,32 @@ def test_the_example_of_the_documentation_is_a_study(tmp_path):
     study = read_study(write(tmp_path, text), scale="small")
     assert [row.name for row in study.methods] == ["source_only", "longer", "dan"]
     assert study.seeds == (0,)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_studies_that_come_with_fercore_are_of_known_plugins_settings_and_protocols(name, tmp_path):
+    small = Study(name, tmp_path / "out", scale="small")
+    assert len(small.file.seeds) * len(small.file.methods) * len(small.file.pairs) <= 30
+    for folder in DATASETS:
+        (tmp_path / folder).mkdir()
+    (tmp_path / "NVIE/nvie.csv").touch()
+    whole = Study(name, tmp_path / "out", data_root=tmp_path)
+    published = published_tables(whole.file.paper)
+    assert {pair.name for pair in whole.file.pairs} == set(published[0].pairs)
+    assert any(table.metric == whole.file.primary_metric for table in published)
+
+
+def test_published_tables_are_what_the_papers_state():
+    table = published_tables("la_cmfer/table2")[0]
+    assert table.rows["(F) with L_mvv"][table.pairs.index("CK+")] == pytest.approx(0.9048)
+    assert published_tables("la_cmfer/table1")[0].rows["LGDSL, single best"][0] is None
+    assert all(
+        0 < value < 1
+        for name in published_names()
+        for t in published_tables(name)
+        for cells in t.rows.values()
+        for value in cells
+        if value
+    )
+    with pytest.raises(UserInputError, match="no published table 'pca/table9'"):
+        published_tables("pca/table9")
