@@ -51,7 +51,7 @@ def study(
         if out is not None or scale is not None or data_root is not None or pair or method:
             what = "the folder of a study goes with --jobs and --status alone"
             raise UserInputError(what, where="fercore study", fix="give the study's file to change it")
-        opened = Study.open(Path(study))
+        opened = Study.read(Path(study))
     else:
         folder = out or Path("runs") / "-".join(filter(None, [Path(study).stem, scale]))
         opened = Study(study, folder, scale=scale, data_root=data_root, pairs=pair or (), methods=method or ())
@@ -103,7 +103,7 @@ def table(
     from fercore.experiments.tables import FORMATS, study_table
     from fercore.writing import refuse_taken, write_text
 
-    made = study_table(Study.open(folder), metric=metric, published=published)
+    made = study_table(Study.read(folder), metric=metric, published=published)
     if format_ == "text":
         if out is not None:
             raise UserInputError("text is for the terminal", where="--out", fix="give --format markdown")

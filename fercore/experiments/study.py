@@ -130,8 +130,8 @@ class Study:
                 check_early(split_names(row.method), [*layers, row.settings], preset=preset, row=f"{row.name}, {pair}")
 
     @classmethod
-    def open(cls, out: Path) -> Study:
-        """Open the folder of a study.
+    def read(cls, out: Path) -> Study:
+        """Return the study in a folder.
 
         Raises:
             UserInputError: if there is none, or its record is damaged.

@@ -166,7 +166,7 @@ def test_what_is_wrong_with_the_whole_study_ends_it_before_training(tmp_path, mo
     with pytest.raises(UserInputError, match="trian"):
         Study({**FILE, "settings": {"trian": {"steps": 1}}}, tmp_path / "out")
     with pytest.raises(UserInputError, match="no study in this folder"):
-        Study.open(tmp_path)
+        Study.read(tmp_path)
     twins = Study({**FILE, "methods": ["a!: source_only", "a?: dan"]}, tmp_path / "out")
     with pytest.raises(UserInputError, match="come to one folder"):
         twins.run()
