@@ -111,6 +111,15 @@ def target_labels(result: Result) -> str:
     return f", trained with {n} target labels" if n else ""
 
 
+def shares_lines(target: Target) -> list[str]:
+    """Return a line for every estimator of the target's class shares; none where no source was held out."""
+    return [
+        f"class shares of the target by {name}: "
+        + ", ".join(f"{each} {share.share:.0%} ({share.low:.0%}-{share.high:.0%})" for each, share in rows.items())
+        for name, rows in (target.estimated_shares or {}).items()
+    ]
+
+
 def print_result(result: Result) -> None:
     """Print a finished run's scores on the target."""
     target, names = result.target, leading(result.primary_metric)
@@ -121,6 +130,7 @@ def print_result(result: Result) -> None:
             shares = target.predicted.class_shares.items()
             print_lines([f"{target.predicted.n} images: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"])
         _print_reference(target)
+        print_lines(shares_lines(target))
         return
     scores = [f"{target.score(name):.4f}" for name in names]
     title = f"{'+'.join(result.plugins)}, seed {result.seed}, checkpoint '{result.selection.rule}'"
@@ -128,6 +138,7 @@ def print_result(result: Result) -> None:
     title += target_labels(result)
     print_table(title, head, [(target.spec, str(target.n), *scores)])
     _print_reference(target)
+    print_lines(shares_lines(target))
     network, pace = result.parameters, result.seconds_per_step
     print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
     best = result.selection.oracle_best

@@ -319,8 +319,11 @@ class PredictSettings(Settings):
     """What becomes of the reported model's probabilities; labels of the target take no part."""
 
     calibrate: bool = Field(False, description="fit a temperature on the source samples of data.source_validation")
-    prior: Literal["source", "uniform"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
-        "source", description="class shares to predict for: the source's, equal ones, or class -> share"
+    prior: Literal["source", "uniform", "estimated"] | dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = (
+        Field(
+            "source",
+            description="class shares to predict for: the source's, equal ones, the target's by EM, or class -> share",
+        )
     )
 
 

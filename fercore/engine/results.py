@@ -26,6 +26,7 @@ from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.calibration import calibration_of
 from fercore.evaluation.evaluate import score, score_labels
+from fercore.evaluation.label_shift import estimates
 from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
@@ -44,6 +45,7 @@ from fercore.records.result import (
     Result,
     Scores,
     Selection,
+    ShareEstimate,
     Source,
     Target,
 )
@@ -85,13 +87,39 @@ def calibrate(context: RunContext, clock: Progress) -> bool:
     if context.config.predict == PredictSettings():
         return False
     domains, held_out = context.domains, context.domains.validation
-    held_out_outputs = None
-    if context.config.predict.calibrate and held_out is not None:
+    held_out_outputs, target_probs, wanted = None, None, context.config.predict
+    if (wanted.calibrate or wanted.prior == "estimated") and held_out is not None:
         outputs = context.evaluator.predict(context.reported, held_out, clock)
         held_out_outputs = outputs.probs, outputs.labels
+    if wanted.prior == "estimated":
+        target_probs = context.evaluator.predict(context.reported, domains.adaptation, clock).probs
     prior = class_prior(side_table(domains, "source").labels, len(domains.classes))
-    context.evaluator.calibration = calibration_of(context.config, domains.classes, prior, held_out_outputs)
+    context.evaluator.calibration = calibration_of(
+        context.config, domains.classes, prior, held_out_outputs, target_probs
+    )
     return True
+
+
+def class_shares(context: RunContext, clock: Progress) -> dict[str, dict[str, ShareEstimate]] | None:
+    """Return estimator -> class -> share of the adaptation part and its interval; None without held-out source.
+
+    By the network's own probabilities: what `predict` makes of them has no part in it.
+    """
+    domains, held_out, evaluator = context.domains, context.domains.validation, context.evaluator
+    if held_out is None or not len(held_out) or not len(domains.adaptation):
+        return None
+    asked, evaluator.calibration = evaluator.calibration, None
+    source = evaluator.predict(context.reported, held_out, clock, "source")
+    target = evaluator.predict(context.reported, domains.adaptation, clock)
+    evaluator.calibration = asked
+    by_estimator = estimates(target.probs, source.probs, source.labels, seed=context.config.seed)
+    return {
+        name: {
+            each: ShareEstimate(share=share, low=low, high=high)
+            for each, (share, low, high) in zip(domains.classes, np.clip(rows, 0, 1).tolist(), strict=True)
+        }
+        for name, rows in by_estimator.items()
+    }
 
 
 def build(context: RunContext, scores: Scores, trained: Trained) -> Result:

@@ -483,6 +483,9 @@ def _train_and_report(trainer: Trainer, old_end: int | None, reference: Referenc
     results.write_reports(context, folder, clock)
     if trainer.online is not None:
         results.write_online(context, folder, trained)
+    if shares := results.class_shares(context, clock):
+        target = result.target.model_copy(update={"estimated_shares": shares})
+        result = result.model_copy(update={"target": target})
     if reference is not None:
         target = result.target.model_copy(update={"reference": reference.agreement(folder.path)})
         result = result.model_copy(update={"target": target})

@@ -13,6 +13,7 @@ from torch import Tensor
 from fercore.config import RunConfig
 from fercore.documents import Shape
 from fercore.errors import UserInputError, did_you_mean
+from fercore.evaluation.label_shift import estimated_ratio
 from fercore.evaluation.metrics import scores_of, sums_of
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -56,6 +57,10 @@ def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:
         what = "a temperature needs source samples that are not trained on"
         raise UserInputError(what, where="predict.calibrate", fix=fix)
     prior = config.predict.prior
+    if prior == "estimated" and not config.data.source_validation:
+        fix = "hold some out: data.source_validation=0.1"
+        what = "the target's class shares are estimated beside source samples that are not trained on"
+        raise UserInputError(what, where="predict.prior", fix=fix)
     if prior != "source" and not config.data.sources:
         raise UserInputError("no source whose prior could be moved", where="predict.prior", fix="leave it out")
     if isinstance(prior, Mapping):
@@ -82,19 +87,28 @@ def fit_temperature(probs: np.ndarray, truth: np.ndarray) -> float:
 
 
 def calibration_of(
-    config: RunConfig, classes: Sequence[str], source_prior: np.ndarray, held_out: tuple[np.ndarray, np.ndarray] | None
+    config: RunConfig,
+    classes: Sequence[str],
+    source_prior: np.ndarray,
+    held_out: tuple[np.ndarray, np.ndarray] | None,
+    target_probs: np.ndarray | None = None,
 ) -> Calibration | None:
     """Return what the settings ask for; None where probabilities stay as they are.
 
     Args:
         source_prior: f[K], class shares of the source samples that were trained on.
         held_out: probabilities float[N,K] and labels int64[N] of source samples that were not; None without.
+        target_probs: float[N,K] of the adaptation part, for a prior that is estimated.
     """
     asked, prior = config.predict.calibrate and held_out is not None, config.predict.prior
     if not asked and prior == "source":
         return None
     ratio = None
-    if prior != "source":
+    if prior == "estimated" and held_out is not None and target_probs is not None:
+        heat = Calibration(temperature=fit_temperature(*held_out), ratio=None, n=0, ece_before=None, ece_after=None)
+        target, source = (heat.apply(torch.from_numpy(probs)).numpy() for probs in (target_probs, held_out[0]))
+        ratio = estimated_ratio(target, source).tolist()
+    elif prior != "source":
         shares = np.array([prior[name] if isinstance(prior, Mapping) else 1.0 for name in classes])
         ratio = (shares / shares.sum() / np.maximum(source_prior, LEAST)).tolist()
     if not asked or held_out is None:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from fercore.errors import UserInputError
-from fercore.evaluation.selection.arrays import shares_of
+from fercore.evaluation.selection.accuracy import temperature
+from fercore.evaluation.selection.arrays import shares_of, softmax
 
 WELL_POSED, FEWEST = 1e-3, 5
 
@@ -66,12 +67,19 @@ def rlls(
     spread = np.log(2 * k / 0.05) / len(source_labels)
     rho = alpha * 3 * (2 * spread / 3 + np.sqrt(2 * spread))
 
-    def loss(theta: np.ndarray) -> float:
-        return float(np.linalg.norm(confusion @ theta - gap) + rho * np.sqrt(theta @ theta + 1e-18))
+    def loss(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        left = confusion @ theta - gap
+        # Both norms have no gradient at 0, where one of the two often ends.
+        first, second = (float(np.sqrt(each @ each + 1e-18)) for each in (left, theta))
+        return first + rho * second, confusion.T @ left / first + rho * theta / second
 
     start = np.maximum(np.linalg.lstsq(confusion, gap, rcond=1e-6)[0], -1)
-    tries = [minimize(loss, first, bounds=[(-1, None)] * k, method="Powell") for first in (start, np.zeros(k))]
-    minimum = min(tries, key=lambda each: each.fun)
+    options = {"maxiter": 2000, "ftol": 1e-15, "gtol": 1e-12}
+    tries = [
+        minimize(loss, first, jac=True, bounds=[(-1, None)] * k, method="L-BFGS-B", options=options)
+        for first in (start, np.zeros(k))
+    ]
+    minimum = min(tries, key=lambda each: float(each.fun))
     return _shares(1 + minimum.x, confusion)
 
 
@@ -98,6 +106,51 @@ def interval(
         estimates.append(estimate(target, source_probs[rows], source_labels[rows]))
     low, high = np.quantile(estimates, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
+
+
+def estimates(
+    target_probs: np.ndarray,
+    source_probs: np.ndarray,
+    source_labels: np.ndarray,
+    *,
+    draws: int = 100,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Return estimator -> f[K,3]: share of each class, lower and upper end of its interval of 95 %.
+
+    `em` goes by probabilities at the temperature that fits held-out source, `bbse` and `rlls` by predicted classes.
+    Estimators that are not defined, on all samples or on a draw of the bootstrap, are left out.
+    """
+    heat = temperature(np.log(np.maximum(source_probs, 1e-12)), source_labels)
+    target, source = (_at(probs, heat) for probs in (target_probs, source_probs))
+    by_name: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+        # Rounds as published: the bootstrap takes them 100 times.
+        "em": lambda t, s, _: em(t, s, rounds=100, tolerance=1e-6),
+        "bbse": bbse,
+        "rlls": rlls,
+    }
+    shares_of_estimator = {}
+    for name, estimate in by_name.items():
+        try:
+            middle = estimate(target, source, source_labels)
+            ends = interval(estimate, target, source, source_labels, draws=draws, seed=seed)
+        except UserInputError:  # of bbse: no stable inverse, or too few held-out samples of a class
+            continue
+        shares_of_estimator[name] = np.stack([middle, *ends], axis=1)
+    return shares_of_estimator
+
+
+def estimated_ratio(target_probs: np.ndarray, source_probs: np.ndarray) -> np.ndarray:
+    """Return f[K], the target's class shares over the classifier's own prior, by `em`; probabilities are calibrated."""
+    before = np.maximum(source_probs.mean(axis=0, dtype=np.float64), 1e-12)
+    # A class that EM drives to 0 would never be predicted again: 1/N is what one image is worth.
+    after = np.maximum(em(target_probs, source_probs), 1 / len(target_probs))
+    ratio: np.ndarray = after / after.sum() / before
+    return ratio
+
+
+def _at(probs: np.ndarray, heat: float) -> np.ndarray:
+    return softmax(np.log(np.maximum(probs.astype(np.float64), 1e-12)) / heat)
 
 
 def corrected(probs: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:

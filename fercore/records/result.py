@@ -87,6 +87,14 @@ class Scaling(Shape):
     colour: int
 
 
+class ShareEstimate(Shape):
+    """What share of images a class has, by predictions alone, and the ends of its interval of 95 %."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
 class Target(Scores):
     """The target, and the scores on its test part.
 
@@ -95,6 +103,7 @@ class Target(Scores):
         transductive: adapted to the test images. adaptation_filtered_by_label: images left out of adaptation by class.
         test_images_in_sources: images that a source has, with their labels, and the test part too.
         scaling: where the spec has a range. reference: beside the run that `report.reference` names.
+        estimated_shares: estimator -> class -> share in the adaptation part, where source is held out.
     """
 
     spec: str
@@ -105,6 +114,7 @@ class Target(Scores):
     test_images_in_sources: int
     scaling: Scaling | None = None
     reference: Agreement | None = None
+    estimated_shares: dict[str, dict[str, ShareEstimate]] | None = None
 
 
 class OnlineScores(Scores):

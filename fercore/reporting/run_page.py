@@ -83,7 +83,7 @@ def chapters_of(view: View) -> list[Chapter]:
     gone = [Note(f"Not shown, as it needs data and packages of the run: {view.why}")] if view.inside is None else []
     shown = _faces(view) if view.faces else [Note("Left out, as face images are personal data.")]
     return [
-        Chapter("Scores", [*_scores(view), Figures([*_errors(view), *_shares(view)], 2)]),
+        Chapter("Scores", [*_scores(view), Figures([*_errors(view), *_shares(view)], 2), *_estimated_shares(view)]),
         Chapter("Training", [Figures(list(_curves(view.run)), 4)], CURVES),
         Chapter("Features", [Figures(list(_embeddings(view)), 2), *_distances(view), *gone]),
         Chapter("Faces", [*shown, *(gone if view.faces else [])]),
@@ -166,6 +166,20 @@ def _shares(view: View) -> Iterator[Figure]:
     yield figures.class_shares(shares, run.classes, reading)
     if view.inside is not None and view.inside.units:
         yield figures.unit_shares(view.inside.unit_shares, view.inside.units)
+
+
+def _estimated_shares(view: View) -> Iterator[Table]:
+    estimates = view.run.result.target.estimated_shares or {}
+    rows = [
+        [
+            each,
+            *(f"{rows[each].share:.1%} ({rows[each].low:.1%} to {rows[each].high:.1%})" for rows in estimates.values()),
+        ]
+        for each in view.run.classes
+    ]
+    if estimates:
+        title = "The target's class shares as its predictions and held-out source have them, with intervals of 95 %"
+        yield Table(title, ("class", *(name.upper() for name in estimates)), rows)
 
 
 def _curves(run: RunFiles) -> Iterator[Figure]:

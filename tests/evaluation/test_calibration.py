@@ -12,7 +12,7 @@ import torch
 import fercore
 from fercore.engine.run import run
 from fercore.errors import UserInputError
-from fercore.evaluation.calibration import Calibration, calibration_error, fit_temperature
+from fercore.evaluation.calibration import Calibration, calibration_error, calibration_of, fit_temperature
 
 
 def drawn(n, seed=0):
@@ -69,11 +69,35 @@ def test_a_run_predicts_as_it_was_calibrated(tmp_path, make_context, listener):
     assert np.abs(found - [[float(rows[key][name]) for name in model.classes] for key in test.keys]).max() < 1e-6
     result = json.loads((tmp_path / "run/result.json").read_text())["target"]
     assert result["accuracy"] == pytest.approx((found.argmax(1) == test.labels).mean())
+    estimates = result["estimated_shares"]
+    assert {"em", "rlls"} <= set(estimates)
+    for rows in estimates.values():
+        assert sum(row["share"] for row in rows.values()) == pytest.approx(1)
+        assert all(0 <= row["low"] <= row["high"] <= 1 for row in rows.values())
     bare = fercore.load(tmp_path / "run", device="cpu")
     bare._evaluator.calibration = None
     raw = bare.predict(list(context.domains.validation.read_many(range(record["n"])))).probs
     assert record["temperature"] == pytest.approx(fit_temperature(raw, context.domains.validation.labels), rel=1e-4)
     assert record["ece_before"] == pytest.approx(calibration_error(raw, context.domains.validation.labels))
+
+
+def test_an_estimated_prior_moves_the_source_s_to_that_of_the_target(make_context):
+    layers = ({"data": {"source_validation": 0.25}, "predict": {"prior": "estimated"}},)
+    context = make_context("source_only", layers=layers)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 7, 900)
+    shares = np.array([0.4, 0.2, 0.1, 0.1, 0.1, 0.05, 0.05])
+
+    def probs(truth):
+        return 0.3 * rng.dirichlet(np.ones(7), len(truth)) + 0.7 * np.eye(7)[truth]
+
+    moved = calibration_of(
+        context.config, context.domains.classes, np.full(7, 1 / 7), (probs(labels), labels),
+        probs(rng.choice(7, 900, p=shares)),
+    )  # fmt: skip
+    assert moved.temperature == 1
+    assert np.abs(np.array(moved.ratio) / 7 - shares).max() < 0.04
+    assert context.resolved.config.predict.prior == "estimated"
 
 
 @pytest.mark.parametrize(
@@ -82,6 +106,7 @@ def test_a_run_predicts_as_it_was_calibrated(tmp_path, make_context, listener):
         ({"calibrate": True}, "needs source samples that are not trained on (predict.calibrate); hold some out"),
         ({"prior": {"anger": 1.0, "joy": 1.0}}, "(predict.prior)"),
         ({"prior": "flat"}, "predict.prior"),
+        ({"prior": "estimated"}, "are estimated beside source samples that are not trained on (predict.prior)"),
     ],
 )
 def test_what_cannot_be_calibrated_is_told_before_training(make_context, predict, message):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fercore.errors import UserInputError
-from fercore.evaluation.label_shift import bbse, corrected, em, interval, rlls
+from fercore.evaluation.label_shift import bbse, corrected, em, estimates, interval, rlls
 
 
 def sides(shares, n=6000, right=0.8, seed=0):
@@ -43,6 +43,19 @@ def test_shares_are_found(estimate):
     _, source, labels = sides(shares)
     unmoved = [1 / 3] * 3 if estimate in (bbse, rlls) else source.mean(axis=0)  # the prior by the classifier's own word
     np.testing.assert_allclose(estimate(source, source, labels), unmoved, atol=1e-4)
+
+
+def test_every_estimator_has_its_interval_and_bbse_is_left_out_where_it_is_not_defined():
+    shares = np.array([0.1, 0.2, 0.7])
+    target, source, labels = sides(shares, n=900)
+    told = estimates(target, source, labels, draws=40)
+    assert list(told) == ["em", "bbse", "rlls"]
+    for rows in told.values():
+        assert rows[:, 0] == pytest.approx(shares, abs=0.06)
+        assert (rows[:, 1] <= rows[:, 0]).all()
+        assert (rows[:, 0] <= rows[:, 2]).all()
+    few = np.isin(np.arange(len(labels)), np.flatnonzero(labels == 2)[3:], invert=True)
+    assert list(estimates(target, source[few], labels[few], draws=10)) == ["em", "rlls"]
 
 
 def test_rlls_minimises_its_objective():
