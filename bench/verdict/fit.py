@@ -1,177 +1,288 @@
 """Fits the verdict on the pairs of even cells that `bench.verdict.train` made, and tests it on those of odd ones.
 
-    python -m bench.verdict.fit WORK [--out bench/results/verdict.json]
+    python -m bench.verdict.fit WORK [--real WORK] [--out bench/results/verdict.json]
 
-Prints slope and spread for every set of witnesses (`fercore.evaluation.verdict.FITTED`), how often the verdict decides
-and is right on the test pairs, and how well every score ranks the models of a cell.
+Prints weights, threshold and spread for every set of witnesses (`fercore.evaluation.verdict.FITTED`), how often the
+verdict decides and is right on the test pairs, what thirty labels are worth, and how well every score ranks the models
+of a cell. Nothing of the test pairs goes into a fit, nor of the pairs of real faces under `--real`, which are tested
+alike.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import warnings
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from bench.verdict.train import METHODS
-from fercore.evaluation import verdict as module
-from fercore.evaluation.selection import AGGREGATE, VALIDATORS, Evidence, aggregate, best, needs, score_pool
+from fercore.evaluation import verdict
+from fercore.evaluation.selection import AGGREGATE, VALIDATORS, Evidence, aggregate, best, is_pooled, score_pool
+from fercore.writing import write_json
 
-FREE = {"target_probs", "target_logits", "target_features"}
-SETS = [("models", *more) for size in range(3) for more in combinations(("ensemble", "neighbours"), size)]
-LEVEL, CLEAR = 0.9, 0.02
+PREDICTIONS, OTHERS, FEATURES = {"models", "information"}, {"ensemble"}, {"neighbours", "class_ami"}
+SETS = [PREDICTIONS | others | features for others in (set(), OTHERS) for features in (set(), FEATURES)]
+"""Witnesses that two models have, and those beside with other candidates at hand, and where the models are run."""
+LEVEL, RIGHT, CLEAR, RIDGE = 0.9, 0.85, 0.02, 5.0
+"""Of the interval, of the words; the gap that counts; the penalty, for witnesses of equal scale."""
+Pair = dict[str, Any]
 
 
-def cells(work: Path) -> dict[int, dict[str, dict]]:
-    found: dict[int, dict[str, dict]] = {}
+def read_cells(work: Path) -> dict[int, dict[str, dict[str, np.ndarray]]]:
+    """Return cell -> method -> arrays, the images of a cell in the order of its reference."""
+    cells: dict[int, dict[str, dict[str, np.ndarray]]] = {}
     for path in sorted(work.glob("*.npz")):
         cell, method = path.stem.split("-")
         with np.load(path, allow_pickle=False) as values:
-            found.setdefault(int(cell), {})[method] = {key: values[key] for key in values.files}
-    return {cell: models for cell, models in found.items() if "source_only" in models and len(models) > 2}
+            cells.setdefault(int(cell), {})[method] = {key: values[key] for key in values.files}
+    most = max(map(len, cells.values()))  # a cell in training is left out
+    whole = {cell: models for cell, models in sorted(cells.items()) if len(models) == most}
+    for models in whole.values():
+        keys = models["source_only"]["keys"].tolist()
+        if any(model["keys"].tolist() != keys for model in models.values()):
+            raise ValueError("models of a cell that are not of the same images")
+    return whole
 
 
-def pairs(found: dict[int, dict[str, dict]]) -> list[dict]:
-    """One row a pair: what each witness says of the disagreements, and the truth."""
+def pairs_of(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> list[Pair]:
+    """Return a row for every pair: what each witness says, and the truth."""
     rows = []
-    for cell, models in found.items():
-        reference, order = models["source_only"], {}
-        for method, model in models.items():
-            at = {key: i for i, key in enumerate(model["keys"].tolist())}
-            order[method] = [at[key] for key in reference["keys"].tolist()]
-        truth = reference["truth"]
+    for cell, models in cells.items():
+        truth, reference = models["source_only"]["truth"], models["source_only"]
         for method in [name for name in METHODS[1:] if name in models]:
-            sides = [models[name]["probs"][order[name]] for name in ("source_only", method)]
-            others = [m["probs"][order[n]] for n, m in models.items() if n not in ("source_only", method)]
-            features = [models[n]["features"][order[n]].astype(np.float64) for n in ("source_only", method)]
-            apart = np.flatnonzero(sides[0].argmax(1) != sides[1].argmax(1))
-            said = module.witnesses(*sides, apart, others=others, features=features)
-            gaps = (sides[1].argmax(1) == truth).astype(float) - (sides[0].argmax(1) == truth)
+            sides = [reference, models[method]]
+            probs = [side["target_probs"].astype(np.float64) for side in sides]
+            others = [models[name]["target_probs"] for name in models if name not in ("source_only", method)]
+            features = [side["target_features"].astype(np.float64) for side in sides]
+            gaps = (probs[1].argmax(1) == truth).astype(float) - (probs[0].argmax(1) == truth)
+            apart = verdict.disagreements(*probs)
             rows.append(
                 {
                     "cell": cell,
                     "method": method,
                     "n": len(truth),
                     "disagreements": len(apart),
-                    "difference": gaps.mean(),
-                    "on_disagreements": gaps[apart].mean(),
+                    "difference": float(gaps.mean()),
+                    "witnesses": verdict.witnesses(*probs, others=others, features=features),
                     "gaps": gaps[apart],
-                    "witnesses": {name: gains.mean() for name, gains in said.items()},
                 }
             )
     return rows
 
 
-def fitted(rows: list[dict], names: tuple[str, ...]) -> tuple[float, float]:
-    """Slope by least squares through 0; spread = the residual that 90 % of the pairs stay within, on disagreements.
+def weights_of(rows: Sequence[Pair], names: Sequence[str]) -> np.ndarray:
+    """Return f[W] >= 0 of least squares with a ridge; a witness is never believed backwards."""
+    said = np.array([[row["witnesses"][name] for name in names] for row in rows])
+    true = np.array([row["difference"] for row in rows])
+    scale = np.sqrt((said**2).mean(axis=0))
+    rows_of_ridge = np.sqrt(RIDGE) * np.eye(len(names))
+    weights, _ = nnls(np.vstack([said / scale, rows_of_ridge]), np.append(true, np.zeros(len(names))))
+    found: np.ndarray = weights / scale
+    return found
 
-    The quantile is that of conformal prediction; of fewer than 9 pairs it is the largest residual, which promises less.
+
+def fitted(rows: Sequence[Pair], names: Sequence[str]) -> verdict.Fit:
+    """Fit weights on all pairs; threshold and spread on what is said of each cell by the others' weights.
+
+    Of the witnesses those are heard whose word on cells that are left out is off by the least.
     """
-    said = np.array([np.mean([row["witnesses"][name] for name in names]) for row in rows])
-    true = np.array([row["on_disagreements"] for row in rows])
-    slope = max(0.0, float(said @ true / (said @ said)))
-    residuals = np.sort(np.abs(true - slope * said))
-    at = min(len(residuals), int(np.ceil(LEVEL * (len(residuals) + 1)))) - 1
-    return slope, float(residuals[at])
+    true = np.array([row["difference"] for row in rows])
+    parts = [part for size in range(1, len(names) + 1) for part in combinations(names, size)]
+    heard = min(parts, key=lambda part: float(((left_out(rows, part) - true) ** 2).sum()))
+    middles = left_out(rows, heard)
+    residuals = np.sort(np.abs(true - middles))
+    spread = residuals[min(len(rows), math.ceil(LEVEL * (len(rows) + 1))) - 1]
+    weights = weights_of(rows, heard)
+    kept = {name: float(weight) for name, weight in zip(heard, weights, strict=True) if weight > 0}
+    return verdict.Fit(frozenset(names), kept, float(threshold_of(middles, true)), float(spread))
 
 
-def tested(rows: list[dict], names: tuple[str, ...], slope: float, spread: float) -> dict:
-    clear = [row for row in rows if abs(row["difference"]) > CLEAR]
-    middles = [slope * np.mean([row["witnesses"][name] for name in names]) for row in clear]
-    decided = [(m, row) for m, row in zip(middles, clear, strict=True) if abs(m) > spread]
-    right = sum(bool(m > 0) == bool(row["difference"] > 0) for m, row in decided)
-    signs = sum(bool(m > 0) == bool(row["difference"] > 0) for m, row in zip(middles, clear, strict=True))
-    helped = sum(bool(row["difference"] > 0) for row in clear)
+def left_out(rows: Sequence[Pair], names: Sequence[str]) -> np.ndarray:
+    """Return what is said of every pair by weights that its cell had no part in."""
+    said = np.array([[row["witnesses"][name] for name in names] for row in rows])
+    cell = np.array([row["cell"] for row in rows])
+    middles = np.zeros(len(rows))
+    for one in set(cell.tolist()):
+        weights = weights_of([row for row in rows if row["cell"] != one], names)
+        middles[cell == one] = said[cell == one] @ weights
+    return middles
+
+
+def threshold_of(middles: np.ndarray, true: np.ndarray) -> float:
+    """Return the smallest |difference| said beyond which enough of the clear pairs have the right sign."""
+    clear = np.abs(true) > CLEAR
+    said, right = np.abs(middles[clear]), np.sign(middles[clear]) == np.sign(true[clear])
+    for edge in np.concatenate([[0.0], np.sort(said)]):
+        beyond = said > edge
+        if not beyond.any() or right[beyond].mean() >= RIGHT:
+            return float(edge)
+    return float(said.max())
+
+
+def tested(rows: Sequence[Pair], fit: verdict.Fit) -> dict[str, Any]:
+    """Return how the words and intervals of a fit fare on pairs, beside who always and who never adapts."""
+    middles = np.array([sum(weight * row["witnesses"][name] for name, weight in fit.weights.items()) for row in rows])
+    true = np.array([row["difference"] for row in rows])
+    clear = np.abs(true) > CLEAR
+    right, decided = np.sign(middles) == np.sign(true), np.abs(middles) > fit.threshold
     return {
         "pairs": len(rows),
-        "clear": len(clear),
-        "decided": len(decided),
-        "decided_right": right,
-        "sign_right": signs,
-        "always_adapt_right": helped,
-        "never_adapt_right": len(clear) - helped,
+        "clear": int(clear.sum()),
+        "decided": int((clear & decided).sum()),
+        "decided_right": int((clear & decided & right).sum()),
+        "sign_right": int((clear & right).sum()),
+        "always_adapt_right": int((clear & (true > 0)).sum()),
+        "never_adapt_right": int((clear & (true < 0)).sum()),
+        "decided_of_the_rest": int((~clear & decided).sum()),
+        "in_the_interval": int((np.abs(true - middles) <= fit.spread).sum()),
+        "correlation": round(float(np.corrcoef(middles, true)[0, 1]), 3),
     }
 
 
-def with_thirty_labels(rows: list[dict], draws: int = 500) -> dict:
-    """How often 30 labels of disagreements have the right sign, and how often McNemar's test decides and is right."""
+def with_labels(rows: Sequence[Pair], most: int = 30, draws: int = 300) -> dict[str, Any]:
+    """Return what labels of disagreements, drawn with equal chances, say of the clear pairs.
+
+    `labels_needed`: until the e-value of one who looks after every label reaches 20, where it does.
+    """
     rng = np.random.default_rng(0)
-    signs = decided = right = total = 0
+    counts = dict.fromkeys(("draws", "sign_right", "decided", "decided_right", "early", "early_right"), 0)
+    needed = []
     for row in [row for row in rows if abs(row["difference"]) > CLEAR]:
-        gaps, adapted = row["gaps"], row["difference"] > 0
+        helped = row["difference"] > 0
         for _ in range(draws):
-            drawn = rng.choice(gaps, min(30, len(gaps)), replace=False)
-            better, worse = int((drawn > 0).sum()), int((drawn < 0).sum())
-            settled = module.mcnemar(better, worse) < 0.05
-            agrees = (better > worse) == adapted and better != worse
-            signs, total = signs + agrees, total + 1
-            decided, right = decided + settled, right + (settled and agrees)
+            drawn = rng.permutation(row["gaps"])
+            better, worse = np.cumsum(drawn > 0), np.cumsum(drawn < 0)
+            last = min(most, len(drawn)) - 1
+            settled = verdict.mcnemar(int(better[last]), int(worse[last])) < 0.05
+            agrees = bool(better[last] > worse[last]) == helped and better[last] != worse[last]
+            counts["draws"] += 1
+            counts["sign_right"] += agrees
+            counts["decided"] += settled
+            counts["decided_right"] += settled and agrees
+            looks = [verdict.e_value(int(b), int(w)) >= 20 for b, w in zip(better, worse, strict=True)]
+            if any(looks):
+                first = looks.index(True)
+                needed.append(first + 1)
+                counts["early"] += 1
+                counts["early_right"] += bool(better[first] > worse[first]) == helped
+    total = max(1, counts["draws"])
     return {
-        "sign_right": round(signs / max(1, total), 3),
-        "decided": round(decided / max(1, total), 3),
-        "decided_right": round(right / max(1, decided), 3),
+        "labels": most,
+        "sign_right": round(counts["sign_right"] / total, 3),
+        "decided": round(counts["decided"] / total, 3),
+        "decided_right": round(counts["decided_right"] / max(1, counts["decided"]), 3),
+        "ever_settled": round(counts["early"] / total, 3),
+        "settled_right": round(counts["early_right"] / max(1, counts["early"]), 3),
+        "labels_needed": {
+            "mean": round(float(np.mean(needed)), 1),
+            "median": float(np.median(needed)),
+            "at_most_30": round(float(np.mean([each <= most for each in needed])) * counts["early"] / total, 3),
+        },
     }
 
 
-def scores(found: dict[int, dict[str, dict]]) -> dict[str, dict]:
-    """Rank correlation with the true accuracy, and regret of the choice, for what needs the target's outputs alone."""
-    names = [name for name in VALIDATORS.builtin if set(needs(name)) <= FREE]
-    told: dict[str, list[tuple[float, float]]] = {}
-    for models in found.values():
-        first = next(iter(models.values()))["keys"].tolist()
-        evidence, accuracy = [], []
-        for model in models.values():
-            at = {key: i for i, key in enumerate(model["keys"].tolist())}
-            rows = [at[key] for key in first]
-            probs = model["probs"][rows]
-            logits = np.log(np.maximum(probs, 1e-30))
-            evidence.append(Evidence(probs, logits, model["features"][rows].astype(np.float64)))
-            accuracy.append((probs.argmax(1) == model["truth"][rows]).mean())
-        own = {name: score_pool(name, evidence) for name in names}
-        own["aggregate"] = aggregate({name: own[name] for name in AGGREGATE if name in own})
-        for name, values in own.items():
+def score_table(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, Any]]:
+    """Return rank correlation with the true accuracy, and the regret of the choice, of every score over all cells.
+
+    The worst pick is the number of cells in which the score takes the worst of the models.
+    """
+    told: dict[str, list[tuple[float, float, bool]]] = {}
+    for models in cells.values():
+        accuracy = np.array([(m["target_probs"].argmax(1) == m["truth"]).mean() for m in models.values()])
+        for name, values in scores_of(models).items():
+            known = ~np.isnan(values)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                rho = float(spearmanr(values, accuracy).statistic)
-            told.setdefault(name, []).append((rho, max(accuracy) - accuracy[best(values)]))
+                warnings.simplefilter("ignore")  # a score that is the same for all has no rank
+                rho = float(spearmanr(values[known], accuracy[known]).statistic) if known.sum() > 1 else float("nan")
+            if not known.any():
+                continue
+            taken = best(values)
+            regret = float(accuracy.max() - accuracy[taken])
+            told.setdefault(name, []).append((rho, regret, bool(accuracy[taken] == accuracy.min())))
     return {
         name: {
-            "rank_correlation": round(float(np.nanmean([rho for rho, _ in rows])), 3),
-            "regret": round(float(np.mean([regret for _, regret in rows])), 4),
-            "worst_regret": round(float(max(regret for _, regret in rows)), 4),
+            "cells": len(rows),
+            "rank_correlation": _rounded([rho for rho, _, _ in rows if not math.isnan(rho)]),
+            "regret": _rounded([regret for _, regret, _ in rows]),
+            "worst_regret": round(max(regret for _, regret, _ in rows), 4),
+            "worst_picks": sum(worst for _, _, worst in rows),
         }
         for name, rows in told.items()
+    }
+
+
+def scores_of(models: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Return name -> f[M], every score of the models of a cell, and the aggregate."""
+    every = list(models.values())
+    names = every[0]["score_names"].tolist()
+    scores = {name: np.array([model["scores"][at] for model in every]) for at, name in enumerate(names)}
+    evidence = [
+        Evidence(m["target_probs"], source_probs=m["source_probs"], source_labels=m["source_labels"]) for m in every
+    ]
+    scores |= {name: score_pool(name, evidence) for name in VALIDATORS.builtin if is_pooled(name)}
+    return scores | {"aggregate": aggregate({name: scores[name] for name in AGGREGATE if name in scores})}
+
+
+def _rounded(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 4) if values else None
+
+
+def costs(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> dict[str, float]:
+    """Return CPU seconds: of training, of running what all scores need, and of the dearest score and of all of them."""
+    every = [model for models in cells.values() for model in models.values()]
+    trained, gathered = np.mean([model["seconds"] for model in every], axis=0)
+    seconds = np.mean([model["score_seconds"] for model in every], axis=0)
+    return {
+        "train": round(float(trained), 2),
+        "outputs": round(float(gathered), 2),
+        "dearest_score": round(float(seconds.max()), 2),
+        "all_scores": round(float(seconds.sum()), 2),
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--real", type=Path)
     parser.add_argument("--out", type=Path, default=Path("bench/results/verdict.json"))
     given = parser.parse_args()
-    found = cells(given.work)
-    rows = pairs(found)
-    fit, test = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
-    record: dict = {"fit_pairs": len(fit), "test_pairs": len(test), "fitted": {}, "tested": {}}
+    cells = read_cells(given.work)
+    rows, real = pairs_of(cells), read_cells(given.real) if given.real else {}
+    fit_rows, test_rows = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
+    record: dict[str, Any] = {"fit_pairs": len(fit_rows), "test_pairs": len(test_rows), "fitted": {}, "tested": {}}
     for names in SETS:
-        slope, spread = fitted(fit, names)
-        record["fitted"]["+".join(names)] = [round(slope, 3), round(spread, 3)]
-        record["tested"]["+".join(names)] = tested(test, names, slope, spread)
-    record["thirty_labels"] = with_thirty_labels(rows)
-    record["scores"] = scores(found)
+        fit, key = fitted(fit_rows, sorted(names)), "+".join(sorted(names))
+        record["fitted"][key] = {
+            "needs": sorted(fit.needs),
+            "weights": {name: round(weight, 3) for name, weight in fit.weights.items()},
+            "threshold": round(fit.threshold, 4),
+            "spread": round(fit.spread, 4),
+        }
+        record["tested"][key] = tested(test_rows, fit)
+        if real:
+            record.setdefault("real", {})[key] = tested(pairs_of(real), fit)
+    record["labels"] = {side: with_labels(part) for side, part in (("fit", fit_rows), ("test", test_rows))}
+    record["scores"] = score_table(cells)
+    if real:
+        record["real_labels"], record["real_scores"] = with_labels(pairs_of(real)), score_table(real)
+    record["cpu_seconds"] = costs(cells)
     record["pairs"] = [
         {
-            **{key: value for key, value in row.items() if key != "gaps"},
-            "witnesses": {name: round(v, 4) for name, v in row["witnesses"].items()},
+            **{key: row[key] for key in ("cell", "method", "n", "disagreements")},
+            "difference": round(row["difference"], 4),
+            "witnesses": {name: round(value, 4) for name, value in row["witnesses"].items()},
         }
-        | {key: round(row[key], 4) for key in ("difference", "on_disagreements")}
         for row in rows
     ]
-    given.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(given.out, record)
     print(json.dumps({key: record[key] for key in record if key != "pairs"}, indent=1))
 
 

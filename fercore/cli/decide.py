@@ -119,7 +119,7 @@ def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
         f"{judged.verdict}: {100 * judged.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}",
         f"two answers on {judged.disagreements} of {judged.n} images",
     ]
-    lines += [f"{name}: {100 * value:+.1f} points" for name, value in judged.witnesses.items()]
+    lines += [f"{name}: {100 * value:+.1f} points" for name, value in judged.witnesses.items() if value]
     if judged.evidence is not None:
         told = judged.evidence
         right = f"{told['better']:.0f} right by the adapted model alone, {told['worse']:.0f} by the reference alone"

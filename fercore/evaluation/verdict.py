@@ -1,13 +1,14 @@
 """Whether adapting helped, without labels: what images say on which two models disagree.
 
 The difference of accuracies is |D|/n (P(adapted right | D) - P(reference right | D)), D = images with two answers.
-Witnesses estimate both shares; how far their mean may be off was fitted on generated pairs (`bench/verdict`).
+Witnesses estimate it; what each is worth, and how far their sum may be off, was fitted on generated pairs
+(`bench/verdict`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,19 +16,49 @@ import numpy as np
 
 from fercore.errors import UserInputError
 from fercore.evaluation.selection.arrays import unit_rows
+from fercore.evaluation.selection.certainty import information_maximisation
+from fercore.evaluation.selection.structure import class_ami
 
 Word: TypeAlias = Literal["helped", "hurt", "unclear"]
 
 SCHEMA = 1
 FEWEST, NEIGHBOURS = 20, 10
-FITTED: dict[tuple[str, ...], tuple[float, float]] = {
-    ("models",): (1.621, 0.314),
-    ("models", "ensemble"): (2.563, 0.314),
-    ("models", "neighbours"): (1.682, 0.412),
-    ("models", "ensemble", "neighbours"): (2.744, 0.386),
-}
-"""Witnesses -> slope and spread: the difference on D is slope * their mean +- spread, which held in 90 % of the fitting
-pairs (bench/results/verdict.json)."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What witnesses are worth, by pairs of models whose accuracies are known.
+
+    Attributes:
+        weights: the difference is the sum of each witness times its weight. threshold: the verdict decides where the
+            difference is beyond it: where, left out in turn, it was right in 85 % of the fitting pairs.
+        spread: of differences left out in turn 90 % were off by no more. needs: the witnesses that had to be heard,
+            those that turned out to be worth nothing among them.
+    """
+
+    needs: frozenset[str]
+    weights: Mapping[str, float]
+    threshold: float
+    spread: float
+
+
+FITTED: tuple[Fit, ...] = (
+    Fit(frozenset({"models", "information"}), {"information": 0.965}, 0.0193, 0.1989),
+    Fit(
+        frozenset({"neighbours", "models", "class_ami", "information"}),
+        {"class_ami": 0.294, "information": 0.777},
+        0.0154,
+        0.1771,
+    ),
+    Fit(frozenset({"models", "ensemble", "information"}), {"information": 0.965}, 0.0193, 0.1989),
+    Fit(
+        frozenset({"ensemble", "information", "models", "class_ami", "neighbours"}),
+        {"class_ami": 0.294, "information": 0.777},
+        0.0154,
+        0.1771,
+    ),
+)
+"""For every set of witnesses there may be (bench/results/verdict.json)."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +67,10 @@ class Verdict:
 
     Attributes:
         verdict: one word. difference: of accuracies, adapted - reference, in [-1,1]. interval: of it, at 90 %
-            without labels and 95 % with them. n: images. disagreements: images with two answers.
-        witnesses: name -> the difference that each would give. labels_used: labels of disagreements.
+            without labels, where the word goes by a threshold of its own, and 95 % with them. n: images.
+            disagreements: images with two answers.
+        witnesses: name -> what each adds to the difference, 0 where it is worth nothing by the fit.
+        labels_used: labels of disagreements.
         evidence: what labels say: "better", "worse" (images that one model alone has right), "p", "e_value".
         labels_wanted: labels of disagreements that would settle it; None where it is settled.
     """
@@ -89,27 +122,57 @@ def without_labels(
     Raises:
         UserInputError: as `disagreements`.
     """
-    apart = disagreements(reference, adapted)
-    gains_of = witnesses(reference, adapted, apart, others=others, features=features)
-    share = len(apart) / len(reference)
-    slope, spread = FITTED[tuple(gains_of)]
-    middle = slope * float(np.mean([gains.mean() for gains in gains_of.values()]))
-    noise = 1.645 * float(np.std(np.mean(list(gains_of.values()), axis=0))) / math.sqrt(len(apart))
-    reach = math.hypot(spread, noise)
-    low, high = (share * float(np.clip(middle + sign * reach, -1, 1)) for sign in (-1, 1))
-    word = _word(low, high)
+    said = witnesses(reference, adapted, others=others, features=features)
+    known = [fit for fit in FITTED if fit.needs <= said.keys()]
+    fit = max(known, key=lambda each: len(each.needs))  # the one that was fitted with the most witnesses
+    shares = {name: fit.weights.get(name, 0.0) * value for name, value in said.items()}
+    middle, apart = sum(shares.values()), disagreements(reference, adapted)
+    most = len(apart) / len(reference)
+    word: Word = "unclear" if abs(middle) <= fit.threshold else "helped" if middle > 0 else "hurt"
+    low, high = (float(np.clip(middle + sign * fit.spread, -most, most)) for sign in (-1, 1))
     return Verdict(
         verdict=word,
-        difference=share * float(np.clip(middle, -1, 1)),
+        difference=float(np.clip(middle, -most, most)),
         interval=(low, high),
         n=len(reference),
         disagreements=len(apart),
-        witnesses={name: share * float(gains.mean()) for name, gains in gains_of.items()},
-        labels_wanted=None if word == "helped" else labels_wanted(middle, len(apart)),
+        witnesses=shares,
+        labels_wanted=None if word == "helped" else labels_wanted(middle / most, len(apart)),
     )
 
 
 def witnesses(
+    reference: np.ndarray,
+    adapted: np.ndarray,
+    *,
+    others: Sequence[np.ndarray] = (),
+    features: Sequence[np.ndarray] = (),
+) -> dict[str, float]:
+    """Return what every witness says, in units of accuracy or of its own score.
+
+    `models`, `ensemble`, `neighbours`: as `gains`, over all images. `information` and `class_ami`: how much more of
+    information maximisation, over ln K, and of the agreement with clusters of features the adapted model has.
+
+    Args:
+        reference, adapted: probabilities f[n,K]. others: of further candidates. features: f[n,D] of the two, or none.
+
+    Raises:
+        UserInputError: as `disagreements`.
+    """
+    apart = disagreements(reference, adapted)
+    said = {
+        name: float(each.sum()) / len(reference)
+        for name, each in gains(reference, adapted, apart, others=others, features=features).items()
+    }
+    spreads = [information_maximisation(probs) for probs in (reference, adapted)]
+    said["information"] = (spreads[1] - spreads[0]) / math.log(reference.shape[1])
+    if features:
+        fits = [class_ami(*each) for each in zip((reference, adapted), features, strict=True)]
+        said["class_ami"] = fits[1] - fits[0]
+    return said
+
+
+def gains(
     reference: np.ndarray,
     adapted: np.ndarray,
     apart: np.ndarray,

@@ -155,7 +155,7 @@ def test_a_comparison_with_source_only_says_the_verdict_of_every_other_row(apart
     }.items():
         shutil.copytree(path, tmp_path / "cmp" / name)
     lines = judge_rows(tmp_path / "cmp", ["first", "my row"], [0, 1])
-    assert lines == ["my row: 1 unclear against first, by seed, without labels of the target"]
+    assert lines == ["my row: 1 helped against first, by seed, without labels of the target"]
     path = tmp_path / "cmp/my-row-s0/predictions.csv"
     path.write_text(re.sub(r"(?m)^(?!image)(?=.)", "x", path.read_text()))
     assert judge_rows(tmp_path / "cmp", ["first", "my row"], [0])[0].startswith("my row: 1 not comparable")
@@ -176,10 +176,13 @@ def test_the_verdict_prints_what_programs_read(apart, fercore):
     assert found.keys() >= {"schema", "verdict", "difference", "interval", "n", "disagreements", "witnesses"}
     assert found["disagreements"] == 40
     assert found["n"] == 56
-    assert found["difference"] == pytest.approx(0)  # both are as sure
-    assert found["verdict"] == "unclear"
-    code, out, _ = fercore("verdict", *apart)
-    assert out.startswith("unclear: +0.0 points")
+    # Both are as sure, but the reference gives one class alone.
+    assert found["witnesses"]["models"] == 0
+    assert found["difference"] == pytest.approx(found["witnesses"]["information"])
+    assert found["verdict"] == "helped"
+    code, out, _ = fercore("verdict", *apart[::-1])
+    assert out.startswith("hurt: -")
+    assert "models:" not in out
     assert "fercore ask" in out.replace("\n", " ")
 
 

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.verdict.fit import fitted
 from fercore.errors import UserInputError
 from fercore.evaluation import verdict as module
+from fercore.evaluation.selection.certainty import information_maximisation
+from fercore.evaluation.selection.structure import class_ami
 from fercore.evaluation.verdict import (
+    FITTED,
+    Fit,
     clopper_pearson,
     disagreements,
     e_value,
+    gains,
     mcnemar,
     with_labels,
     without_labels,
@@ -37,9 +43,23 @@ def test_witnesses_are_the_mean_gain_of_the_adapted_answer():
     reference, adapted = pair()
     apart = disagreements(reference, adapted)
     assert apart.tolist() == list(range(40))
-    found = witnesses(reference, adapted, apart, others=[answers(np.zeros(100, dtype=int), 0.7)])
-    assert found["models"].mean() == pytest.approx(((0.9 - 0.05) - (0.5 - 0.25)) / 2)
-    assert found["ensemble"].mean() == pytest.approx((0.85 - 0.25 - 0.55) / 3)
+    others = [answers(np.zeros(100, dtype=int), 0.7)]
+    by_image = gains(reference, adapted, apart, others=others)
+    assert by_image["models"].mean() == pytest.approx(((0.9 - 0.05) - (0.5 - 0.25)) / 2)
+    assert by_image["ensemble"].mean() == pytest.approx((0.85 - 0.25 - 0.55) / 3)
+    said = witnesses(reference, adapted, others=others)
+    assert said["models"] == pytest.approx(0.4 * 0.3)
+    assert said["ensemble"] == pytest.approx(0.4 * 0.05 / 3)
+    more = [information_maximisation(each) for each in (reference, adapted)]
+    assert said["information"] == pytest.approx((more[1] - more[0]) / math.log(3))
+
+
+def test_clusters_of_features_speak_for_the_model_whose_classes_they_are():
+    reference, adapted = pair()
+    place = np.eye(3)[adapted.argmax(axis=1)] + np.random.default_rng(0).normal(0, 0.01, (100, 3))
+    said = witnesses(reference, adapted, features=[place, place])
+    assert said["class_ami"] == pytest.approx(class_ami(adapted, place) - 0.0)  # one class: 0
+    assert said["class_ami"] > 0.5
 
 
 def test_neighbours_vote_with_the_answer_that_both_models_give():
@@ -47,37 +67,48 @@ def test_neighbours_vote_with_the_answer_that_both_models_give():
     reference = answers(np.repeat([0, 0, 1], [20, 40, 40]))
     adapted = answers(np.repeat([1, 0, 1], [20, 40, 40]))
     place = np.repeat([[0.0, 1.0], [1.0, 0.0], [0.05, 1.0]], [20, 40, 40], axis=0)
-    found = witnesses(reference, adapted, np.arange(20), features=[place, place])
-    np.testing.assert_allclose(found["neighbours"], 1)
+    by_image = gains(reference, adapted, np.arange(20), features=[place, place])
+    np.testing.assert_allclose(by_image["neighbours"], 1)
 
 
-def test_the_interval_has_the_fitted_spread_and_the_word_goes_by_it(monkeypatch):
-    monkeypatch.setitem(module.FITTED, ("models",), (0.5, 0.1))
-    found = without_labels(*pair())
-    assert found.difference == pytest.approx(0.4 * 0.5 * 0.3)
-    assert found.interval == pytest.approx((0.4 * 0.05, 0.4 * 0.25))
-    assert found.verdict == "helped"
-    assert found.labels_wanted is None
+def test_the_word_goes_by_the_fitted_threshold_and_the_interval_by_the_spread(monkeypatch):
+    needs = frozenset({"models", "information"})
+    monkeypatch.setattr(module, "FITTED", (Fit(needs, {"models": 0.5}, 0.05, 0.1),))
+    judged = without_labels(*pair())
+    assert judged.difference == pytest.approx(0.4 * 0.5 * 0.3)
+    assert judged.interval == pytest.approx((0.06 - 0.1, 0.06 + 0.1))
+    assert judged.witnesses == {"models": pytest.approx(0.06), "information": 0.0}
+    assert judged.verdict == "helped"
+    assert judged.labels_wanted is None
     reference, adapted = pair()
     back = without_labels(adapted, reference)
     assert back.verdict == "hurt"
-    assert back.difference == pytest.approx(-found.difference)
-    monkeypatch.setitem(module.FITTED, ("models",), (0.5, 0.2))
+    assert back.difference == pytest.approx(-judged.difference)
+    monkeypatch.setattr(module, "FITTED", (Fit(needs, {"models": 0.5}, 0.07, 0.9),))
     unclear = without_labels(*pair())
     assert unclear.verdict == "unclear"
+    assert unclear.interval == pytest.approx((-0.4, 0.4))  # as many as disagree
     assert unclear.labels_wanted == 40  # all of them
     assert set(unclear.to_json()) >= {"schema", "verdict", "difference", "interval", "n", "disagreements", "witnesses"}
 
 
-def test_slope_and_spread_follow_from_the_committed_pairs():
+def test_the_fit_with_the_most_witnesses_that_are_there_is_taken(monkeypatch):
+    few = Fit(frozenset({"models"}), {"models": 1.0}, 0.0, 0.1)
+    many = Fit(frozenset({"models", "ensemble"}), {"ensemble": 1.0}, 0.0, 0.1)
+    monkeypatch.setattr(module, "FITTED", (few, many))
+    assert without_labels(*pair()).witnesses["models"] != 0
+    assert without_labels(*pair(), others=[pair()[1]]).witnesses["models"] == 0
+
+
+def test_the_fits_follow_from_the_committed_pairs_of_even_cells():
     record = json.loads((Path(__file__).parents[2] / "bench/results/verdict.json").read_text())
     rows = [row for row in record["pairs"] if row["cell"] % 2 == 0]
-    true = np.array([row["on_disagreements"] for row in rows])
-    for names, (slope, spread) in module.FITTED.items():
-        said = np.array([sum(row["witnesses"][name] for name in names) / len(names) for row in rows])
-        assert np.linalg.lstsq(said[:, None], true, rcond=None)[0][0] == pytest.approx(slope, abs=2e-3)
-        off = sorted(abs(true - slope * said))
-        assert off[math.ceil(0.9 * (len(rows) + 1)) - 1] == pytest.approx(spread, abs=2e-3)
+    assert len(rows) == record["fit_pairs"]
+    assert len(FITTED) == 4
+    for fit in FITTED:
+        again = fitted(rows, sorted(fit.needs))
+        assert again.weights == pytest.approx(fit.weights, abs=2e-3)
+        assert (again.threshold, again.spread) == pytest.approx((fit.threshold, fit.spread), abs=2e-3)
 
 
 @pytest.mark.parametrize(
