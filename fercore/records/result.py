@@ -297,3 +297,9 @@ class Result(Shape):
     def to_json(self) -> dict[str, Any]:
         """Return the values that result.json holds."""
         return self.model_dump(by_alias=True, exclude_unset=True)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of result.json; `fercore` writes what it says and reads a little more."""
+    schema = Result.model_json_schema(by_alias=True)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "result.json of fercore", **schema}
