@@ -10,14 +10,14 @@ SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 TESTS := OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest $(SHARED)
 READY := $(VENV)/.ready
 
-.PHONY: venv demo test test-fast soak lint bench sanitize clean
+.PHONY: venv demo test test-fast soak lint docs links bench wheel sanitize clean
 
 venv: $(READY)
 
 $(READY): pyproject.toml constraints.txt setup.py $(PLUGINS) $(wildcard csrc/*.cpp csrc/*/*.cpp csrc/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt setuptools wheel ninja pybind11 torch
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,lint]' $(patsubst %/pyproject.toml,-e %,$(PLUGINS))
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[test,lint,docs]' $(patsubst %/pyproject.toml,-e %,$(PLUGINS))
 	touch $(READY)
 
 demo: venv
@@ -37,6 +37,19 @@ lint: venv
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: venv
+	$(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build
+	@echo docs/_build/index.html
+
+links: venv
+	$(BIN)/python -m sphinx -b linkcheck -q docs docs/_build/links
+
+# The kernels go into fercore's wheel; FERCORE_BUILD_CUDA=1 adds those of CUDA where nvcc is.
+wheel: venv
+	FERCORE_REQUIRE_EXT=1 $(BIN)/python -m build --no-isolation --outdir dist .
+	for plugin in $(patsubst %/pyproject.toml,%,$(PLUGINS)); do $(BIN)/python -m build --no-isolation --wheel --outdir dist $$plugin || exit 1; done
+	ls -l dist
+
 bench: venv
 	$(BIN)/python -m pytest bench --benchmark-only
 	$(BIN)/python -m bench.ops.ratios
@@ -49,4 +62,4 @@ sanitize: venv
 	csrc/sanitize $(BIN)/python
 
 clean:
-	rm -rf $(VENV) build *.egg-info plugins/*/*.egg-info
+	rm -rf $(VENV) build dist *.egg-info plugins/*/*.egg-info docs/_build docs/generated docs/reference/generated
