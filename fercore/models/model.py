@@ -47,6 +47,17 @@ class Model(nn.Module):
         logits = {name: self.heads[name](feature) for name, feature in features.items()}
         return Encoded(_widened(features), _widened(logits))
 
+    def width(self, branch: str = "main") -> int:
+        """Return the number D of a branch's features, as the first linear layer of its head takes them.
+
+        Raises:
+            KeyError: if there is no such branch. TypeError: if its head has no linear layer.
+        """
+        linear = next((layer for layer in self.heads[branch].modules() if isinstance(layer, nn.Linear)), None)
+        if linear is None:
+            raise TypeError(f"the head of branch {branch!r} has no linear layer")
+        return linear.in_features
+
 
 def _widened(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return float32 in place of the half precision that autocast runs a network in: losses need the digits."""

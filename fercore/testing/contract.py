@@ -21,10 +21,11 @@ import torch
 from fercore import api
 from fercore.arguments import names_of
 from fercore.config.presets import PRESETS
+from fercore.engine.initial import plugins_of
 from fercore.engine.run import run
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks.assemble import assemble
-from fercore.hooks.catalogue import company_of
+from fercore.hooks.catalogue import BASELINE, company_of
 from fercore.ops import dispatch
 from fercore.runs import checkpoint
 from fercore.testing.tiny import TINY, Listener, layer_of, tiny_context
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from fercore.engine.setup import RunContext
     from fercore.prediction.predictor import Predictor
 
-CUT = 5
-"""Batches after which a run is killed: in its second epoch, past its checkpoint of batch 3."""
 KEPT = ("model", "optimisers", "random", "loader")
 """Parts of a checkpoint that are compared."""
 REFERENCE_REL = 1e-3
@@ -77,7 +76,19 @@ class Case:
 
     def context(self, **sections: Any) -> RunContext:
         """Build the run's parts anew, with further settings by section."""
-        return tiny_context(self.names, [self.layer, sections])
+        return tiny_context(self.names, [self.layer, self.initial, sections])
+
+    @cached_property
+    def initial(self) -> dict[str, Any]:
+        """Settings of the trained model to start from, for plugins that build no network: one of `source_only`."""
+        resolved = assemble(self.names, [TINY, self.layer])
+        plugins = plugins_of(resolved)
+        if plugins.owner("build_model") is not None or "init" in self.layer.get("model", {}):
+            return {}
+        trained = self.folder / "initial"
+        run(tiny_context([BASELINE]), trained, Listener())
+        alone = not any(plugin.needs_source for plugin in resolved.plugins)
+        return {"model": {"init": str(trained)}, **({"data": {"sources": []}} if alone else {})}
 
     @cached_property
     def whole(self) -> RunContext:
@@ -89,13 +100,16 @@ class Case:
 
     def killed_and_resumed(self, name: str, *, other_labels: bool) -> None:
         """Kill a run in `folder/name` and resume it, if asked with other labels of the target from then on."""
+        context = self.context()
+        last = sum(stage.steps for stage in context.stages)
+        # Before its last batch: past a checkpoint and, with the tiny settings, in the second epoch.
         try:
-            run(self.context(), self.folder / name, Listener(stop_after=CUT))
+            run(context, self.folder / name, Listener(stop_after=last - 1))
         except KeyboardInterrupt:
             context = with_other_labels(self.context()) if other_labels else self.context()
             run(context, self.folder / name, Listener(), resume=True)
         else:
-            self.broken(f"the run ends before its batch {CUT}, so nothing can be killed in it", "check `plan`")
+            self.broken(f"a run of {last} batches cannot be killed before its last", "check `plan`: it needs two")
 
     def state(self, name: str) -> dict[str, Any]:
         """Return the newest checkpoint of a run."""
