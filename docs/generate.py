@@ -77,7 +77,8 @@ def settings() -> Iterator[str]:
     yield "# Settings"
     yield ""
     yield "Every setting that each run has. `fercore settings PLUGIN` lists them with those of a plugin, and"
-    yield "`fercore settings --search WORD` looks for a word in all of them. Values are those of each preset."
+    yield "`fercore settings --search WORD` looks for a word in all of them."
+    yield "Values are those of each preset; ″ = as under demo."
     section = ""
     for name, one in next(iter(by_preset.values())).items():
         head = name.partition(".")[0] if "." in name else "run"
@@ -85,7 +86,9 @@ def settings() -> Iterator[str]:
             section = head
             yield from ("", f"## {section}", "")
             yield from (f"| setting | {' | '.join(PRESETS)} | allowed | meaning |", "|---|---|---|---|---|---|")
-        values = " | ".join(f"`{_cell(by_preset[preset][name].value)}`" for preset in PRESETS)
+        told = [by_preset[preset][name].value for preset in PRESETS]
+        told = [value if number == 0 or value != told[0] else "" for number, value in enumerate(told)]
+        values = " | ".join(f"`{_cell(value)}`" if value else "″" for value in told)
         yield f"| `{name}` | {values} | {_cell(one.allowed)} | {_cell(one.meaning)} |"
 
 
