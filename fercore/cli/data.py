@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,7 @@ from fercore.terminal import say
 
 if TYPE_CHECKING:
     from fercore.datasets.check.look import Progress
+    from fercore.datasets.check.report import CheckReport
 
 data_app = typer.Typer(help="Make, check, divide, convert and prepare data.", no_args_is_help=True)
 
@@ -58,7 +59,7 @@ def check(
         raise typer.Exit(1)
 
 
-def _print_check(report: dict[str, Any]) -> None:
+def _print_check(report: CheckReport) -> None:
     from fercore.console import print_lines, print_table
     from fercore.data.domains.skipped import by_end_lines, left_out_lines, unread_lines
     from fercore.datasets.check.words import between_lines, count_rows, fault_lines

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from fercore.data.formats.folder import beside_parts
 from fercore.data.spec import DomainSpec
 from fercore.datasets.check import find
 from fercore.datasets.check.look import Progress, Seen, look
 from fercore.datasets.check.near import SIMILAR
+from fercore.datasets.check.report import FAULTS, CheckedDomain, CheckReport
 from fercore.errors import UserInputError
 
 __all__ = ["check", "find", "look"]
 
 
-def check(specs: Sequence[DomainSpec], *, similar: float = SIMILAR, progress: Progress | None = None) -> dict[str, Any]:
+def check(specs: Sequence[DomainSpec], *, similar: float = SIMILAR, progress: Progress | None = None) -> CheckReport:
     """Look at every image of some datasets and say what is wrong, as JSON values.
 
     {"schema": 1, "similar": ..., "domains": [...], "between": [...], "faults": n}; a domain has its counts, the
@@ -39,25 +39,13 @@ def check(specs: Sequence[DomainSpec], *, similar: float = SIMILAR, progress: Pr
     return {"schema": 1, "similar": similar, "domains": domains, "between": shared, "faults": faults}
 
 
-def _domain(seen: Seen, similar: float) -> dict[str, Any]:
+def _domain(seen: Seen, similar: float) -> CheckedDomain:
     copies = find.duplicates(seen)
     near = find.near_duplicates(seen, similar)
     both = [*copies, *near]
     table, rows = seen.table, seen.scan.rows
-    faults = {
-        "unknown_labels": dict(rows.unknown),
-        "missing_files": list(rows.missing),
-        "unusable": find.unusable(seen),
-        "duplicates": copies,
-        "near_duplicates": near,
-        "mislabelled": find.mislabelled(both),
-        "leaks": find.leaks(both),
-        **{f"{name}_in_several_parts": groups for name, groups in find.overlaps(table).items()},
-        "classes_missing_in_a_part": find.absent(table),
-        "folders_beside_parts": beside_parts(rows),
-    }
-    published = find.differences(seen)
-    return {
+    overlaps, published = find.overlaps(table), find.differences(seen)
+    domain: CheckedDomain = {
         "spec": seen.spec.text,
         "format": seen.spec.format,
         "n": len(table),
@@ -68,6 +56,18 @@ def _domain(seen: Seen, similar: float) -> dict[str, Any]:
         "found_by_end": len(rows.by_end),
         "first_by_end": rows.by_end[:1],
         "published": published,
-        **faults,
-        "faults": sum(len(group) for group in faults.values()) + len(published["wrong"]),
+        "unknown_labels": dict(rows.unknown),
+        "missing_files": list(rows.missing),
+        "unusable": find.unusable(seen),
+        "duplicates": copies,
+        "near_duplicates": near,
+        "mislabelled": find.mislabelled(both),
+        "leaks": find.leaks(both),
+        "subjects_in_several_parts": overlaps["subjects"],
+        "sequences_in_several_parts": overlaps["sequences"],
+        "classes_missing_in_a_part": find.absent(table),
+        "folders_beside_parts": beside_parts(rows),
+        "faults": 0,
     }
+    domain["faults"] = sum(len(domain[kind]) for kind in FAULTS) + len(published["wrong"])
+    return domain

@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from fercore.data.labels import CANONICAL
 from fercore.data.table import Table
 from fercore.datasets.check.look import Seen
 from fercore.datasets.check.near import near_pairs
+from fercore.datasets.check.report import Absent, Copies, Difference, Overlap, Overlaps, Published, Shared, Unusable
 from fercore.datasets.facts import FACTS
 
 UNLABELLED_NAME = "no label"
@@ -28,7 +28,7 @@ def counts(table: Table) -> dict[str, dict[str, int]]:
     return {part: {name: by_part[part][name] for name in order if by_part[part][name]} for part in sorted(by_part)}
 
 
-def differences(seen: Seen) -> dict[str, Any]:
+def differences(seen: Seen) -> Published:
     """Return what is published of the dataset, and where the counts found are others."""
     facts = FACTS.get(seen.spec.format)
     published = facts.fitting(seen.spec, seen.scan.layout) if facts else None
@@ -37,7 +37,7 @@ def differences(seen: Seen) -> dict[str, Any]:
     have = counts(seen.table)
     # Numbers of the whole stand under "": parts do not matter for them.
     have[""] = counts(replace(seen.table, split=("",) * len(seen.table))).get("", {})
-    wrong = []
+    wrong: list[Difference] = []
     for part, n in published.sizes.items():
         n_here = sum(have.get(part, {}).values())
         if n_here != n:
@@ -50,13 +50,13 @@ def differences(seen: Seen) -> dict[str, Any]:
     return {"title": facts.title, "page": facts.page, "source": published.source, "wrong": wrong}
 
 
-def unusable(seen: Seen) -> list[dict[str, str]]:
+def unusable(seen: Seen) -> list[Unusable]:
     """Return images that cannot be used, and why."""
     keys = seen.table.keys
     return [{"path": keys[i], "reason": reason} for i, reason in enumerate(seen.faults) if reason]
 
 
-def duplicates(seen: Seen) -> list[dict[str, Any]]:
+def duplicates(seen: Seen) -> list[Copies]:
     """Return groups of images with one content; `labels` has more than one entry where a label must be wrong."""
     groups: dict[str, list[int]] = defaultdict(list)
     for i, digest in enumerate(seen.digests):
@@ -65,19 +65,20 @@ def duplicates(seen: Seen) -> list[dict[str, Any]]:
     return [_group(seen.table, group) for group in groups.values() if len(group) > 1]
 
 
-def near_duplicates(seen: Seen, similar: float) -> list[dict[str, Any]]:
+def near_duplicates(seen: Seen, similar: float) -> list[Copies]:
     """Return pairs of images that are one picture, exact copies and frames of one known sequence left out."""
     pairs, alike = near_pairs(seen.thumbs, similar)
-    sequences, pairs_found = seen.table.sequences, []
+    sequences = seen.table.sequences
+    near: list[Copies] = []
     for (i, j), value in zip(pairs.tolist(), alike.tolist(), strict=True):
         # Frames of one recording are alike by nature.
         recorded = sequences[i] and sequences[i] == sequences[j] and seen.table.subjects[i] == seen.table.subjects[j]
         if seen.digests[i] != seen.digests[j] and not recorded:
-            pairs_found.append({**_group(seen.table, [i, j]), "similarity": round(value, 4)})
-    return pairs_found
+            near.append({**_group(seen.table, [i, j]), "similarity": round(value, 4)})
+    return near
 
 
-def _group(table: Table, at: Sequence[int]) -> dict[str, Any]:
+def _group(table: Table, at: Sequence[int]) -> Copies:
     labels = sorted({int(table.labels[i]) for i in at} - {-1})
     return {
         "paths": [table.keys[i] for i in at],
@@ -86,30 +87,33 @@ def _group(table: Table, at: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def leaks(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def leaks(groups: Sequence[Copies]) -> list[Copies]:
     """Return the groups of copies that stand in more than one part."""
     return [group for group in groups if len([part for part in group["parts"] if part]) > 1]
 
 
-def mislabelled(groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def mislabelled(groups: Sequence[Copies]) -> list[Copies]:
     """Return the groups of copies that stand under more than one label: at least one of them is wrong."""
     return [group for group in groups if len(group["labels"]) > 1]
 
 
-def overlaps(table: Table) -> dict[str, Any]:
+def overlaps(table: Table) -> Overlaps:
     """Return subjects, and sequences, that stand in more than one part, with the parts."""
-    result = {}
-    for name, column in (("subjects", table.subjects), ("sequences", table.sequences)):
-        where: dict[str, set[str]] = defaultdict(set)
-        for value, subject, part in zip(column, table.subjects, table.split, strict=True):
-            if value and part:
-                # Sequence names are unique within a subject only.
-                where[value if name == "subjects" else f"{subject}/{value}" if subject else value].add(part)
-        result[name] = [{"name": key, "parts": sorted(parts)} for key, parts in sorted(where.items()) if len(parts) > 1]
-    return result
+    # Sequence names are unique within a subject only.
+    pairs = zip(table.subjects, table.sequences, strict=True)
+    sequences = [f"{subject}/{name}" if subject and name else name for subject, name in pairs]
+    return {"subjects": _overlaps(table.subjects, table.split), "sequences": _overlaps(sequences, table.split)}
 
 
-def absent(table: Table) -> list[dict[str, Any]]:
+def _overlaps(column: Sequence[str], split: Sequence[str]) -> list[Overlap]:
+    where: dict[str, set[str]] = defaultdict(set)
+    for value, part in zip(column, split, strict=True):
+        if value and part:
+            where[value].add(part)
+    return [{"name": key, "parts": sorted(parts)} for key, parts in sorted(where.items()) if len(parts) > 1]
+
+
+def absent(table: Table) -> list[Absent]:
     """Return classes that some part has and another part, labelled as well, has not."""
     have = {part: set(names) - {UNLABELLED_NAME} for part, names in counts(table).items()}
     labelled = {part: names for part, names in have.items() if names}
@@ -118,9 +122,9 @@ def absent(table: Table) -> list[dict[str, Any]]:
     return [{"part": part, "classes": names} for part, names in missing.items() if names]
 
 
-def between(seen: Sequence[Seen], similar: float) -> list[dict[str, Any]]:
+def between(seen: Sequence[Seen], similar: float) -> list[Shared]:
     """Return pairs of pictures that stand in two of the datasets, exact or near."""
-    shared: list[dict[str, Any]] = []
+    shared: list[Shared] = []
     for a, b in combinations(seen, 2):
         exact = {digest: i for i, digest in enumerate(a.digests) if digest}
         copies = {(exact[digest], j): 1.0 for j, digest in enumerate(b.digests) if digest in exact}

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from fercore.data.labels import CANONICAL, unknown_names
 from fercore.datasets.check.find import UNLABELLED_NAME
+from fercore.datasets.check.report import CheckedDomain, CheckReport, Copies, Difference
 
 NAMED = 5
 """Faults of a kind that are named; the JSON has all of them."""
 
 
-def count_rows(domain: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+def count_rows(domain: CheckedDomain) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the table of counts; a published count that differs stands in brackets."""
     parts = list(domain["counts"])
     wrong = {(item["part"], item["class"]): item["published"] for item in domain["published"]["wrong"]}
@@ -28,7 +28,7 @@ def count_rows(domain: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["class", *(part or "all" for part in parts)], rows
 
 
-def fault_lines(domain: Mapping[str, Any]) -> list[str]:
+def fault_lines(domain: CheckedDomain) -> list[str]:
     """Return lines about what is wrong with one dataset; none if nothing is."""
     lines = []
     beside = [item for item in domain["published"]["wrong"] if item["part"] not in domain["counts"]]
@@ -40,22 +40,25 @@ def fault_lines(domain: Mapping[str, Any]) -> list[str]:
         lines.append(f"labels nobody knows: {unknown_names(unknown, most=len(unknown))}")
     lines += _listed("listed files missing", domain["missing_files"])
     lines += _listed("unusable images", [f"{item['path']}: {item['reason']}" for item in domain["unusable"]])
-    for key, what in (
-        ("duplicates", "exact duplicates"),
-        ("near_duplicates", "near duplicates"),
-        ("mislabelled", "copies under different labels, one of them wrong"),
-        ("leaks", "copies in more than one part (train-test leak)"),
+    for groups, what in (
+        (domain["duplicates"], "exact duplicates"),
+        (domain["near_duplicates"], "near duplicates"),
+        (domain["mislabelled"], "copies under different labels, one of them wrong"),
+        (domain["leaks"], "copies in more than one part (train-test leak)"),
     ):
-        lines += _listed(what, [_group(item) for item in domain[key]])
-    for name in ("subjects", "sequences"):
-        items = [f"{item['name']} ({', '.join(item['parts'])})" for item in domain[f"{name}_in_several_parts"]]
+        lines += _listed(what, [_group(group) for group in groups])
+    for name, overlaps in (
+        ("subjects", domain["subjects_in_several_parts"]),
+        ("sequences", domain["sequences_in_several_parts"]),
+    ):
+        items = [f"{each['name']} ({', '.join(each['parts'])})" for each in overlaps]
         lines += _listed(f"{name} in more than one part", items)
     for item in domain["classes_missing_in_a_part"]:
         lines.append(f"classes missing in part {item['part'] or 'all'}: {', '.join(item['classes'])}")
     return lines
 
 
-def between_lines(report: Mapping[str, Any]) -> list[str]:
+def between_lines(report: CheckReport) -> list[str]:
     """Return lines about pictures that stand in two datasets."""
     items = [
         " = ".join(f"{path} ({part or 'all'})" for path, part in zip(item["paths"], item["parts"], strict=True))
@@ -64,14 +67,14 @@ def between_lines(report: Mapping[str, Any]) -> list[str]:
     return _listed("pictures in two datasets", items)
 
 
-def _difference(item: Mapping[str, Any]) -> str:
+def _difference(item: Difference) -> str:
     """Return a difference that has no place in the table: a part that is not there, or the whole of several."""
     if item["part"]:
         return f"no {item['part']} part of {item['published']}"
     return f"{item['class'] or 'all'} {item['found']} [{item['published']}]"
 
 
-def _group(item: Mapping[str, Any]) -> str:
+def _group(item: Copies) -> str:
     text = " = ".join(item["paths"][:3]) + (" = ..." if len(item["paths"]) > 3 else "")
     notes = []
     if len(item["labels"]) > 1:
