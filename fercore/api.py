@@ -265,6 +265,10 @@ def predict(
     smooth: float | None = None,
     annotate: PathLike | None = None,
     resume: bool = False,
+    adapt: str | None = None,
+    set: Assignments = (),
+    reset_every: int | None = None,
+    state: PathLike | None = None,
     device: Device = "auto",
     workers: int = 0,
     tell: Callable[[str], None] = lambda line: None,
@@ -283,7 +287,11 @@ def predict(
         every, fps: which frames of videos are taken. tta: "flip" asks mirror images, too.
         smooth: seconds that answers through a video are averaged over.
         annotate: a new .mp4 or folder for what was looked at, with boxes and classes drawn on it.
-        resume: continues `out`. device: as for `load`. workers: threads that decode; 0 = one a core.
+        resume: continues `out`.
+        adapt: name of a test-time method by which the model adapts after each batch; set: settings of it, as for
+            `train`; reset_every: images after which it is the initial model again; state: folder that its state is kept
+            in and taken up from.
+        device: as for `load`. workers: threads that decode; 0 = one a core.
         tell: hears lines for people. each: gets every row. progress: told pictures done and in all.
 
     Raises:
@@ -291,6 +299,7 @@ def predict(
         Interrupted: for a signal; says how to go on.
     """
     from fercore.datasets.prepare.one import PrepareSettings
+    from fercore.prediction.adapting import AdaptSettings, load_adapting
     from fercore.prediction.predict import PredictSettings
     from fercore.prediction.predict import predict as run_predict
     from fercore.prediction.video import Stride
@@ -298,8 +307,16 @@ def predict(
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
     units = None if au is None else os.fspath(au)
     settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth, units)
+    if adapt is None and (set or reset_every is not None or state is not None):
+        where = "--set, --reset-every, --state"
+        raise UserInputError("settings of a model that adapts", where=where, fix="give --adapt")
+    if adapt is None:
+        predictor = load(model, device=device)
+    else:
+        how = AdaptSettings(adapt, set, reset_every, _path(state))
+        predictor = load_adapting(os.fspath(model), how, device=device, live=camera is not None)
     return run_predict(
-        load(model, device=device), _listed(inputs), camera=camera, out=_path(out), settings=settings, resume=resume,
+        predictor, _listed(inputs), camera=camera, out=_path(out), settings=settings, resume=resume,
         annotate=_path(annotate), tell=tell, each=each, progress=progress,
     )  # fmt: skip
 

@@ -72,7 +72,7 @@ def request_of(
         data["target"] = divided  # the rest of that dataset
     if "sources" in data and "target" not in data:
         _refuse_half()
-    layers += [layer for _, layer in _assigned(assignments)] + [merge(flags, {"data": data} if data else {})]
+    layers += [layer for _, layer in assigned(assignments)] + [merge(flags, {"data": data} if data else {})]
     # Merged here only to see whose data they are: presets and plugins lay theirs under the same layers later.
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -96,7 +96,7 @@ def request_of(
     return Request(layers, chosen, why)
 
 
-def _assigned(assignments: Assignments) -> list[tuple[str, dict[str, Any]]]:
+def assigned(assignments: Assignments) -> list[tuple[str, dict[str, Any]]]:
     """Return the dotted name and the nested table of every assignment."""
     from fercore.config import nested, parse_assignment
 
@@ -149,7 +149,7 @@ def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:
 
     # Only what cannot change a bit of what has been trained; the cache is where images wait.
     given: dict[str, dict[str, Any]] = {"train.steps": {}, "data.cache_dir": {}}
-    for name, layer in _assigned(assignments):
+    for name, layer in assigned(assignments):
         if name not in given:
             raise only_longer()
         given[name] = merge(given[name], layer)

@@ -46,6 +46,10 @@ PREDICT: dict[str, Any] = {
         Path | None, typer.Option(help="New .mp4 for one video, or folder: pictures with boxes and classes.")
     ],
     "resume": Annotated[bool, typer.Option("--resume", help="Resume an interrupted --out.")],
+    "adapt": Annotated[str | None, typer.Option(help="Adapt after each batch: tent, rotta, t3a, ...")],
+    "set": Annotated[list[str] | None, typer.Option("--set", "-s", help="With --adapt: section.key=value.")],
+    "reset_every": Annotated[int | None, typer.Option(min=1, help="With --adapt: images until the initial model.")],
+    "state": Annotated[Path | None, typer.Option(help="With --adapt: folder that its state is kept in.")],
 }
 EVALUATE: dict[str, Any] = {
     **OPTIONS,

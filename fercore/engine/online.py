@@ -10,7 +10,6 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fercore.builtin.defaults import Defaults
 from fercore.config import StreamSettings
 from fercore.documents import Shape, misfit
 from fercore.engine.phases import PhaseRunner, optimisers_of
@@ -18,7 +17,7 @@ from fercore.engine.step import StepModule, stream_step
 from fercore.evaluation.collapse import Watch
 from fercore.models import Model
 from fercore.records.plan import StepReport, ViewRequest
-from fercore.records.step import Batch, Progress
+from fercore.records.step import Batch, DomainBatch, Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -42,7 +41,8 @@ class Online:
             without gradients. views: of the stage. num_classes: K. settings: when weights go back.
 
     Attributes:
-        initial: the network as it is now, for good. stopped_at: images after which the alarm ended adaptation; None =
+        model: the network that adapts. view: of the target, that is answered. initial: the network as it is now, for
+            good. stopped_at: images after which the alarm ended adaptation; None =
             it goes on. resets: reason -> times that weights went back. alarms: what sounded, in words.
     """
 
@@ -55,11 +55,13 @@ class Online:
         num_classes: int,
         settings: StreamSettings,
     ) -> None:
-        self._fabric, self._module, self._runners, self._views = fabric, module, runners, views
+        self._fabric, self._module, self.runners, self._views = fabric, module, runners, views
+        self.view = next(view.name for view in views if view.side == "target")
         self._settings, self._watch = settings, Watch(num_classes)
-        self._model: Model = module.model
+        self.model: Model = module.model
+        self._plain = module.plugins.alone()
         # A copy, not a checkpoint: it predicts beside the one that adapts, and is what weights go back to.
-        self.initial: Model = copy.deepcopy(self._model).requires_grad_(False)
+        self.initial: Model = copy.deepcopy(self.model).requires_grad_(False)
         self.images = self._since_reset = 0
         self.stopped_at: int | None = None
         self.resets: dict[str, int] = {}
@@ -77,10 +79,10 @@ class Online:
         n = len(batch.target)
         reports: list[StepReport] = []
         if self.stopped_at is not None:
-            probs = self.initially(batch)
+            probs = self.initially(batch.target, clock)
         else:
-            probs, reports = stream_step(self._fabric, self._module, self._runners, batch, self._views, clock)
-            self._look(batch, probs)
+            probs, reports = stream_step(self._fabric, self._module, self.runners, batch, self._views, clock)
+            self._look(batch.target, probs, clock)
         self.images += n
         self._since_reset += n
         for reason in dict.fromkeys(reset.reason for report in reports for reset in report.resets):
@@ -92,25 +94,28 @@ class Online:
         return probs, reports
 
     @torch.no_grad()
-    def initially(self, batch: Batch, rows: slice = slice(None)) -> Tensor:
-        """Return the probabilities f[B,K] of the initial network in evaluation mode."""
-        view = next(view.name for view in self._views if view.side == "target")
+    def initially(self, batch: DomainBatch, clock: Progress) -> Tensor:
+        """Return the probabilities f[B,K] of the initial network in evaluation mode, without the method's hooks."""
         self.initial.eval()
         with self._fabric.autocast():
-            return Defaults().predict(self.initial(batch.target.images[view][rows]))
+            encoded = self._plain.encode(self.initial, batch, self.view, clock, "target", "evaluate")
+        return self._plain.predict(self.initial, encoded)
 
-    def _look(self, batch: Batch, probs: Tensor) -> None:
+    def _look(self, batch: DomainBatch, probs: Tensor, clock: Progress) -> None:
         """Show every so many images of the stream to the initial network as well."""
         # By the place in the stream, not in the batch: batch sizes do not change which images are watched.
         rows = slice(-self.images % self._settings.watch_every, None, self._settings.watch_every)
         if self._settings.alarm != "off" and len(probs[rows]):
-            self._watch.add(self.initially(batch, rows), probs[rows])
+            images = {name: view[rows] for name, view in batch.images.items()}
+            extras = {name: values[rows] for name, values in batch.extras.items()}
+            some = DomainBatch(images, batch.labels[rows], batch.domain[rows], batch.index[rows], extras)
+            self._watch.add(self.initially(some, clock), probs[rows])
 
     @torch.no_grad()
     def _reset(self, reason: str) -> None:
         """Put weights, buffers and optimisers back as the stream began."""
-        self._model.load_state_dict(self.initial.state_dict())
-        for optimiser in optimisers_of(self._runners):
+        self.model.load_state_dict(self.initial.state_dict())
+        for optimiser in optimisers_of(self.runners):
             # Momentum of the weights that are gone would push the initial ones the same way again.
             optimiser.forget()
         self._watch.forget()

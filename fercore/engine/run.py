@@ -130,14 +130,12 @@ class Trainer:
 
     def _enter(self, stage: Stage) -> None:
         # Not after `restore`, which has entered the stage and loaded its optimisers.
-        if not self.runners and not (stage.stream and self.online):
+        if not self.runners:
             context, train = self.context, self.context.config.train
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
             fused = train.fused_optimiser and train.precision != "16-mixed"
             self.runners = runners_of(context.fabric, stage, context.model, fused=fused)
             self.loader = context.loader(stage, start=self.done)
-            if stage.stream:
-                self.online = self._online(stage)
 
     def _online(self, stage: Stage) -> Online:
         context = self.context
@@ -181,7 +179,9 @@ class Trainer:
         context = self.context
         batch = next(self.loader).to(context.fabric.device)
         self.images += len(batch.source) + len(batch.target)
-        if self.online is not None and stage.stream:
+        if stage.stream:
+            # Here, not as the stage is entered: `refresh` may have copied the network into parts since.
+            self.online = self.online or self._online(stage)
             return self._take(self.online, batch, clock)
         reports, views = [], context.views_of(stage)
         turn = clock.epoch % len(self.runners)
@@ -335,8 +335,8 @@ class Trainer:
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
         # After the weights: optimisers are made for the parameters as they are.
-        self._restore_stream(state)
         self._enter(self.context.stages[self.stage_index])
+        self._restore_stream(state)
         for optimiser, saved in zip(optimisers_of(self.runners), state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         if name := self._not_finite():  # none was saved so
@@ -351,14 +351,10 @@ class Trainer:
 
     def _restore_stream(self, state: Mapping[str, Any]) -> None:
         """Take up the stream that a checkpoint was written in or after."""
-        stages = [stage for stage in self.context.stages[: self.stage_index + 1] if stage.stream]
-        if not stages:
+        stage = next((stage for stage in self.context.stages if stage.stream), None)
+        if stage is None or state["online"] is None:
             return
-        if stages[0] is self.context.stages[self.stage_index]:
-            self._enter(stages[0])
-        else:
-            self.online = self._online(stages[0])
-        assert self.online is not None
+        self.online = self._online(stage)
         self.online.load_state_dict(state["online"])
         answers: Tensor = state["answers"]
         if answers.shape != (self.online.images, len(self.context.domains.classes)):

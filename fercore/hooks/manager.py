@@ -67,7 +67,7 @@ class Plugins:
     def __init__(self, builtin: Sequence[object], plugins: Sequence[Plugin], versions: Mapping[str, str]) -> None:
         self._manager = pluggy.PluginManager(PROJECT)
         self._manager.add_hookspecs(specs)
-        self._versions = dict(versions)
+        self._versions, self._builtin = dict(versions), tuple(builtin)
         self.names = tuple(plugin.name for plugin in plugins)
         self._classes: int | None = None
         self._call_now = Call("", {}, None, self.names)
@@ -96,6 +96,12 @@ class Plugins:
     def owner(self, hook: str) -> str | None:
         """Return the plugin that implements a first-result hook; None = a built-in default does."""
         return next((impl.plugin_name for impl in self._impls(hook) if self._link(impl).kind == "implements"), None)
+
+    def alone(self) -> Plugins:
+        """Return the hooks of the network as it was given, without those of the run's plugins."""
+        others = Plugins(self._builtin, (), {})
+        others._classes = self._classes
+        return others
 
     def expect_classes(self, number: int) -> None:
         """Check answers for so many classes from now on."""

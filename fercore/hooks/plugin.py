@@ -33,6 +33,8 @@ class Plugin:
             it treats every row of `encode` alike whatever its side, reads no extras there, nothing in the network mixes
             rows but batch normalisation, whose statistics stay a side's own, and gradients flow back from both sides
             (a side that only gives pseudo labels would pay for a backward pass it does not need).
+        runs_network: it runs the network by itself, `model(images)`, beside the forward that `encode` wraps or gives;
+            a trained model that is adapted as it is must answer so.
         training_parts: beginnings of the names PART of `model.parts["<plugin>/PART"]` that `encode` and `predict` do
             without in evaluation; the model of a finished run holds all others.
     """
@@ -45,6 +47,7 @@ class Plugin:
     conflicts: ClassVar[tuple[str, ...]] = ()
     needs_source: ClassVar[bool] = True
     joint_forward: ClassVar[bool] = False
+    runs_network: ClassVar[bool] = False
     training_parts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, settings: Any) -> None:

@@ -19,6 +19,7 @@ from fercore.errors import UserInputError, reason_of
 from fercore.evaluation.distances import FeatureSample
 from fercore.files import read_text
 from fercore.prediction.action_units import ActionUnits, units_for
+from fercore.prediction.adapting import Adapting
 from fercore.prediction.annotate import Annotator
 from fercore.prediction.camera import Camera, window_for
 from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
@@ -114,6 +115,9 @@ def predict(
         Interrupted: for a signal; says how to go on.
     """
     how = settings or PredictSettings()
+    if isinstance(predictor, Adapting):
+        predictor.tell = tell
+        _begin_adapting(predictor, how, resume=resume)
     layout = layout_of(how.columns, predictor.classes)
     if out is not None:
         check_out(out, resume=resume)
@@ -193,7 +197,8 @@ def _deliver(
     table = TableWriter(out, layout, resume=resume)
     try:
         if resume:
-            work.replay(table.rows())
+            adapting = work.predictor if isinstance(work.predictor, Adapting) else None
+            work.replay(table.rows(), None if adapting is None else adapting.pictures)
         write_json(beside, {**record, "finished": False})
         for rows in work.batches(progress):
             table.write(rows)
@@ -208,7 +213,7 @@ def _deliver(
         table.close()
         raise
     table.close()
-    write_json(beside, {**record, "finished": True, **work.summary.to_json()})
+    write_json(beside, {**record, "finished": True, **work.summary.to_json(), **work.adapted()})
     table.drop_lines()
 
 
@@ -227,6 +232,7 @@ class _Work:
     done: dict[str, int] = field(default_factory=dict)
     last: str = ""
     clip: _Clip | None = None
+    skipped: int = 0
 
     def record(self) -> dict[str, Any]:
         """Return what the answers come from, as JSON values."""
@@ -240,12 +246,28 @@ class _Work:
                 "device": str(self.predictor.device.type),
             },
             "settings": self.how.record(),
+            **({"adapt": self.predictor.how.record()} if isinstance(self.predictor, Adapting) else {}),
             "versions": versions(),
         }
 
-    def replay(self, rows: Iterable[Row]) -> None:
-        """Take rows that are there for done."""
+    def adapted(self) -> dict[str, Any]:
+        """Return what became of a model that adapts, as JSON values."""
+        return {"adapted": self.predictor.report()} if isinstance(self.predictor, Adapting) else {}
+
+    def replay(self, rows: Iterable[Row], most: int | None = None) -> None:
+        """Take rows that are there for done.
+
+        Args:
+            most: pictures, from which on they are to be predicted again, without a row; None = all are done.
+
+        Raises:
+            UserInputError: if there are fewer.
+        """
+        there = Summary(self.predictor.classes)
         for row in rows:
+            there.add(row)
+            if most is not None and there.frames > most:
+                continue
             self.summary.add(row)
             self.done[row.input] = -1 if row.number is None else row.number
             if row.input != self.last:
@@ -256,6 +278,11 @@ class _Work:
                 clip.tracker.remember({row.face: row.box}, row.time)
                 if clip.smoother is not None:
                     clip.smoother.remember(row.face, row.probs, row.time)
+
+        if most is not None and there.frames < most:
+            what = f"the state is {most} pictures on, and the table has {there.frames}"
+            raise UserInputError(what, where="--resume", fix="start a new --out with a new --state")
+        self.skipped = there.frames - self.summary.frames
 
     def rows(self, progress: Progress | None) -> Iterator[Row]:
         """Yield rows one by one."""
@@ -278,11 +305,22 @@ class _Work:
         )
         sample = FeatureSample()
         for batch in stream:
-            rows = [row for answer in batch for row in self._answered(answer, sample)]
+            rows: list[Row] = []
+            for answer in batch:
+                own = self._answered(answer, sample)
+                rows += [] if self.skipped else own
+                self.skipped = max(0, self.skipped - 1)
             if progress is not None:
                 progress(self.summary.frames, max(self.summary.frames, self.inputs.total))
             yield rows
+            self._keep(now=False)
+        self._keep(now=True)
         self.summary.distance = distance_of(self.predictor, sample)
+
+    def _keep(self, *, now: bool) -> None:
+        """Save the state of a model that adapts, now that the rows of its answers are handed on."""
+        if isinstance(self.predictor, Adapting):
+            self.predictor.save(self.summary.frames, now=now)
 
     def _answered(self, answer: Answer, sample: FeatureSample) -> list[Row]:
         """Return the rows of a frame, counted and drawn."""
@@ -329,6 +367,22 @@ class _Clip:
     name: str
     tracker: Tracker
     smoother: Smoother | None
+
+
+def _begin_adapting(predictor: Adapting, how: PredictSettings, *, resume: bool) -> None:
+    """Take up the state of a model that adapts, and keep one to go back to.
+
+    Raises:
+        UserInputError: for mirror images, or to go on without a state.
+    """
+    if how.flip:
+        raise UserInputError("mirror images are not for a model that adapts", where="--tta", fix="leave it out")
+    if resume and predictor.how.state is None:
+        what = "a model that adapts goes on from its state, and none was kept"
+        raise UserInputError(what, where="--resume", fix="give --state DIR, the first time too")
+    predictor.load()
+    if not resume:
+        predictor.save(0)
 
 
 def _finder(how: PredictSettings, inputs: Inputs) -> Finder:

@@ -97,6 +97,15 @@ class TestTime(Plugin):
             with_norms.close()
         return self.answer(model, batch, encoded, clock) if streaming else self.evaluated(model, encoded)
 
+    @hookimpl
+    def refresh(self, model: Model, clock: Progress) -> None:
+        """Take from the network what the method keeps of it, as the stream begins: its weights are all there now."""
+        if clock.step == 0:
+            self.begin(model)
+
+    def begin(self, model: Model) -> None:
+        """Fill the parts that come from the network's weights."""
+
     def phases(self, config: RunConfig, model: Model) -> Iterator[Phase]:
         """Yield what is trained; nothing where the method has no gradient."""
         yield from ()

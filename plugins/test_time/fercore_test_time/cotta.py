@@ -29,7 +29,7 @@ from fercore.plugin import (
     optimiser_from,
 )
 from fercore_test_time.base import STREAM, TestTime, presets, said
-from fercore_test_time.students import copy_of, follow, weights_of
+from fercore_test_time.students import copy_of, follow, state_of, weights_of
 from fercore_test_time.views import face_views
 
 
@@ -48,6 +48,7 @@ class CoTTA(TestTime):
 
     paper = "Wang et al., CVPR 2022"
     training_parts = ("student", "source")
+    runs_network = True
     Settings: ClassVar[type[Settings]] = CottaSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(name="adam", lr=1e-3)
     settings: CottaSettings
@@ -59,6 +60,11 @@ class CoTTA(TestTime):
             raise UserInputError(what, where="data.target_batch=1", fix="larger batches, or rotta, note, lame, t3a")
         self.attach(model, copy_of(model), "student")
         self.attach(model, copy_of(model).requires_grad_(False), "source")
+
+    def begin(self, model: Model) -> None:
+        """Let both be the network."""
+        for part in ("student", "source"):
+            self.part(model, Model, part).load_state_dict(state_of(model))
 
     def phases(self, config: RunConfig, model: Model) -> Iterator[Phase]:
         """Yield the one phase over all of the student's weights."""

@@ -66,6 +66,11 @@ class EATA(NormTrained):
         super().prepare(model, config, num_classes)
         self.attach(model, Memory(num_classes, dict(self._trained(model))), "memory")
 
+    def begin(self, model: Model) -> None:
+        """Hold on to the weights as they are."""
+        for anchor, (_, weight) in zip(self.part(model, Memory, "memory").anchors, self._trained(model), strict=True):
+            anchor.data.copy_(weight)
+
     def _trained(self, model: Model) -> Iterator[tuple[str, Tensor]]:
         for name in norm_parameters(model, self.settings.affine_of, who=self.name):
             yield name, model.get_parameter(name)

@@ -30,6 +30,7 @@ class MEMO(TestTime):
     """Takes one step on the entropy of the mean over views of an image, answers, and goes back."""
 
     paper = "Zhang et al., NeurIPS 2022"
+    runs_network = True
     Settings: ClassVar[type[Settings]] = MemoSettings
     settings: MemoSettings
 

@@ -44,6 +44,7 @@ class NOTE(NormTrained):
 
     paper = "Gong et al., NeurIPS 2022"
     training_parts = ("memory",)
+    runs_network = True
     Settings: ClassVar[type[Settings]] = NoteSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(name="adam", lr=1e-4)
     settings: NoteSettings

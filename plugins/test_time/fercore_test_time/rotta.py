@@ -29,7 +29,7 @@ from fercore.plugin import (
 )
 from fercore_test_time.base import STREAM, TestTime, presets
 from fercore_test_time.memory import Memory
-from fercore_test_time.students import copy_of, follow
+from fercore_test_time.students import copy_of, follow, state_of
 from fercore_test_time.views import face_views
 
 
@@ -49,6 +49,7 @@ class RoTTA(TestTime):
 
     paper = "Yuan et al., CVPR 2023"
     training_parts = ("student", "memory")
+    runs_network = True
     Settings: ClassVar[type[Settings]] = RottaSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(name="adam", lr=1e-3)
     settings: RottaSettings
@@ -58,6 +59,10 @@ class RoTTA(TestTime):
         norm_parameters(model, self.settings.affine_of, who=self.name)
         self.attach(model, copy_of(model), "student")
         self.attach(model, Memory(self.settings.memory, num_classes), "memory")
+
+    def begin(self, model: Model) -> None:
+        """Let the student be the network."""
+        self.part(model, Model, "student").load_state_dict(state_of(model))
 
     def phases(self, config: RunConfig, model: Model) -> Iterator[Phase]:
         """Yield the one phase over scale and shift of the student's layers."""

@@ -20,6 +20,11 @@ def copy_of(model: Model) -> Model:
         model.parts = parts
 
 
+def state_of(model: Model) -> dict[str, Tensor]:
+    """Return the network's weights and buffers by name, without those of parts."""
+    return {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("parts.")}
+
+
 def weights_of(model: Model) -> Iterator[tuple[str, nn.Parameter]]:
     """Yield the network's parameters by name, without those of parts."""
     for name, parameter in model.named_parameters():

@@ -90,6 +90,7 @@ def online(name, model, settings=None, *, batch=8, how=None):
     (stage,) = plugins.plan(config, built, {}, None)
     stage = replace(stage, steps=50, epochs=None)
     fabric = build_fabric(config)
+    plugins.refresh(built, Progress("stream", "", 0, 0, 50), lambda side: None, None)
     module = fabric.setup_module(StepModule(built, plugins))
     return Online(
         fabric, module, runners_of(fabric, stage, built), plugins.request_views(config), CLASSES, config.stream
