@@ -14,10 +14,13 @@ from fercore.config import StreamSettings
 from fercore.documents import Shape, misfit
 from fercore.engine.phases import PhaseRunner, optimisers_of
 from fercore.engine.step import StepModule, stream_step
+from fercore.errors import UserInputError
 from fercore.evaluation.collapse import Watch
+from fercore.hooks.manager import Plugins
+from fercore.hooks.plugin import Plugin
 from fercore.models import Model
 from fercore.records.plan import StepReport, ViewRequest
-from fercore.records.step import Batch, DomainBatch, Progress
+from fercore.records.step import PLAIN, Batch, DomainBatch, Encoded, Progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,6 +34,31 @@ class _Position(Shape):
     stopped_at: int | None
     resets: dict[str, int]
     alarms: list[str]
+
+
+@torch.no_grad()
+def refuse_other_forward(methods: Sequence[Plugin], plugins: Plugins, model: Model, size: int) -> None:
+    """Make sure that a trained model answers through its forward, for methods that run it by themselves.
+
+    Args:
+        methods: of the run. plugins: its hooks. model: as it is adapted. size: of its images, pixels.
+
+    Raises:
+        UserInputError: if its own plugin encodes images otherwise.
+    """
+    names = [plugin.name for plugin in methods if plugin.runs_network]
+    if not names or plugins.owner("build_model") is not None:
+        return
+    training = model.training
+    model.eval()
+    black, zero = torch.zeros(1, 3, size, size), torch.zeros(1, dtype=torch.int64)
+    batch, clock = DomainBatch({PLAIN: black}, zero - 1, zero, zero), Progress("", "", 0, 0, 1)
+    theirs = plugins.alone().encode(model, batch, PLAIN, clock, "target", "evaluate").logits
+    own: Encoded = model(black)
+    model.train(training)
+    if theirs.keys() != own.logits.keys() or not all(torch.equal(theirs[name], own.logits[name]) for name in theirs):
+        what = f"{names[0]} runs the network several times, and this model answers through hooks of its plugin"
+        raise UserInputError(what, where="--init", fix="take a method that runs it once: tent, eata, adabn, lame, t3a")
 
 
 class Online:

@@ -20,6 +20,7 @@ from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.initial import NEEDED, WHERE, Initial, plugins_of, read_initial
+from fercore.engine.online import refuse_other_forward
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
 from fercore.evaluation.calibration import refuse_impossible
@@ -175,6 +176,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
     _set_statistics(model, config)
     _try_backbone(model, config)
+    refuse_other_forward(resolved.plugins, plugins, model, config.data.size)
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
     _check_views(views, stages, domains.sources)

@@ -21,7 +21,7 @@ from fercore.config import Device, merge
 from fercore.data.domains.dataset_info import SideInfo, task_info
 from fercore.documents import Shape, misfit
 from fercore.engine.initial import read_initial, with_initial
-from fercore.engine.online import Online
+from fercore.engine.online import Online, refuse_other_forward
 from fercore.engine.phases import optimisers_of, runners_of
 from fercore.engine.resume import changes_text, differences, settings_of
 from fercore.engine.setup import build_fabric, build_plugins, device_here
@@ -227,6 +227,7 @@ def load_adapting(path: str, how: AdaptSettings, *, device: Device = "auto", liv
         task = task_info(config, classes, ((), 0))
         model = plugins.build_model(config, len(classes), task)
         model.mean, model.std = given.statistics[0], given.statistics[1]  # type: ignore[assignment]
+        refuse_other_forward(resolved.plugins, plugins, model, config.data.size)
         views = plugins.request_views(config)
         nothing = np.zeros(0, dtype=np.int64)
         empty = {side: SideInfo(nothing, nothing, ()) for side in SIDES}
