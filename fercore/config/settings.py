@@ -268,7 +268,7 @@ class StreamSettings(Settings):
     alarm: Literal["stop", "reset", "off"] = Field(
         "stop", description="where predictions collapse: initial model from there on, adapt again, or go on"
     )
-    watch_every: int = Field(4, ge=1, description="the alarm compares every so many images with the initial model")
+    watch_every: int = Field(1, ge=1, description="the alarm compares every so many images with the initial model")
 
 
 class SelectSettings(Settings):

@@ -1,15 +1,18 @@
 """When adaptation has made predictions worse, as far as that shows without a label: the alarm of a stream.
 
-Some of the images are also shown to the initial model. Over the last `WINDOW` of these (from `LEAST` on):
+Images of the stream are also shown to the initial model. Over the last `WINDOW` of these, from `LEAST` on:
 
 - few classes: with N = exp(entropy of the shares of the predicted classes), which is K where all K are predicted alike
   and 1 where one class is, the alarm sounds if N of the adapted model is at most `FEW` of the initial model's;
-- scattered: in a video neighbours show the same expression. With c = the share of neighbours that are given the same
-  class, less the sum of squared class shares, which it would be in a random order, the alarm sounds if c of the initial
-  model is at least `STEADY`, so that the stream is correlated, and c of the adapted model at most `SCATTERED` of it.
+- scattered: images that follow one another in a video show the same face, often the same expression. With r = the
+  intraclass correlation of predicted classes in runs of `RUN` images (0 in a random order, 1 if a run has one class),
+  the alarm sounds if r of the initial model is at least `STEADY`, so that the stream is correlated, and r of the
+  adapted model at most `SCATTERED` of that: batch statistics take away what the images of a batch have in common;
+- clumped: the alarm sounds if r of the initial model is below `STEADY`, so that the order looks random, and r of the
+  adapted model at least `CLUMPED`: it gives a batch one class that it does not have.
 
-Both compare models, not truth: where an initial model names classes at random in a stream that shows one class alone, a
-model that has learnt to name that one sounds the alarm too.
+All three compare models, not truth: where an initial model names classes at random in a stream that shows one class
+alone, a model that has learnt to name that one sounds the alarm too.
 """
 
 from __future__ import annotations
@@ -20,9 +23,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WINDOW, LEAST = 256, 64
-"""Compared images that the rule looks back over, and from which on it says anything."""
-FEW, STEADY, SCATTERED = 0.5, 0.15, 0.6
+WINDOW, LEAST, RUN = 512, 256, 64
+"""Compared images that the rule looks back over, from which on it says anything, and of a run."""
+FEW, STEADY, SCATTERED, CLUMPED = 0.5, 0.02, 0.5, 0.1
 
 
 def effective_classes(labels: Tensor, num_classes: int) -> float:
@@ -31,10 +34,26 @@ def effective_classes(labels: Tensor, num_classes: int) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def persistence(labels: Tensor, num_classes: int) -> float:
-    """Return how much likelier neighbours in int64[n] have one class than any two, n at least 2."""
-    shares = torch.bincount(labels, minlength=num_classes).double() / len(labels)
-    return float((labels[1:] == labels[:-1]).double().mean() - shares.square().sum())
+def run_correlation(labels: Tensor, num_classes: int, run: int = RUN) -> float:
+    """Return how much likelier two images of a run have one class than any two: 0 = not at all, 1 = always.
+
+    The intraclass correlation of one-hot labels about their mean, over all pairs of a run.
+
+    Args:
+        labels: int64[n], n at least `run`; the first n % run are left out. run: images of one.
+
+    Returns:
+        0 where all labels are one class.
+    """
+    whole = labels[len(labels) % run :]
+    rows = torch.nn.functional.one_hot(whole, num_classes).double()
+    rows = rows - rows.mean(0)
+    spread = rows.square().sum()
+    if not spread:
+        return 0.0
+    # The squared sum of a run holds every pair twice, and every image with itself.
+    pairs = rows.view(-1, run, num_classes).sum(1).square().sum() - spread
+    return float(pairs / ((run - 1) * spread))
 
 
 class Watch:
@@ -65,9 +84,12 @@ class Watch:
         before, now = (effective_classes(labels, self.num_classes) for labels in (self.initial, self.adapted))
         if now <= FEW * before:
             return f"predictions collapsed to {now:.1f} classes where the initial model gives {before:.1f}"
-        before, now = (persistence(labels, self.num_classes) for labels in (self.initial, self.adapted))
+        before, now = (run_correlation(labels, self.num_classes) for labels in (self.initial, self.adapted))
+        told = f"correlation in runs {now:.3f}, of the initial model {before:.3f}"
         if before >= STEADY and now <= SCATTERED * before:
-            return f"predictions of neighbouring images scatter: agreement {now:.2f}, of the initial model {before:.2f}"
+            return f"predictions scatter in a correlated stream: {told}"
+        if before < STEADY and now >= CLUMPED:
+            return f"predictions clump in a stream of random order: {told}"
         return ""
 
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fercore.config import StreamSettings
 from fercore.data.batches.sampling import StreamOrder, stream_order
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
-from fercore.evaluation.collapse import Watch, effective_classes, persistence
+from fercore.evaluation.collapse import Watch, effective_classes, run_correlation
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.checks import HookError
@@ -179,15 +179,21 @@ def test_correlated_streams_hold_runs_of_a_class_and_every_sample_once():
     assert [len(taken.take(step)) for step in range(3, 3 + taken.steps)] == [64, 64, 64, 8]
 
 
+MIXED = torch.arange(512) * 3 % 7
+RUNS = torch.where(torch.arange(512) % 5 > 0, torch.arange(512) // 64 % 7, MIXED)
+ONE = torch.zeros(512, dtype=torch.int64)
+
+
 @pytest.mark.parametrize(
     ("initial", "adapted", "words"),
     [
-        (torch.arange(256) % 7, torch.arange(256) % 7, ""),
-        (torch.arange(256) % 7, torch.zeros(256, dtype=torch.int64), "collapsed to 1.0 classes .* gives 7.0"),
-        (torch.arange(256) // 40, torch.arange(256) % 7, "neighbouring images scatter"),
-        (torch.arange(256) // 40, torch.arange(256) // 40, ""),
-        (torch.zeros(256, dtype=torch.int64), torch.zeros(256, dtype=torch.int64), ""),
-        (torch.arange(40) % 7, torch.zeros(40, dtype=torch.int64), ""),
+        (MIXED, MIXED, ""),
+        (MIXED, ONE, "collapsed to 1.0 classes .* gives 7.0"),
+        (RUNS, MIXED, "scatter in a correlated stream: .* -0.0.*, of the initial model 0.6"),
+        (MIXED, RUNS, "clump in a stream of random order"),
+        (RUNS, RUNS, ""),
+        (ONE, ONE, ""),
+        (MIXED[:200], ONE[:200], ""),
     ],
 )
 def test_what_sounds_the_alarm(initial, adapted, words):
@@ -204,4 +210,9 @@ def test_what_sounds_the_alarm(initial, adapted, words):
 def test_the_numbers_behind_the_alarm():
     labels = torch.tensor([0, 0, 0, 1, 1, 1])
     assert effective_classes(labels, 7) == pytest.approx(2.0)
-    assert persistence(labels, 7) == pytest.approx(4 / 5 - 1 / 2)
+    rows = torch.nn.functional.one_hot(labels, 7).double()
+    rows = rows - rows.mean(0)
+    pairs = [(i, j) for start in (0, 3) for i in range(start, start + 3) for j in range(start, start + 3) if i != j]
+    literal = sum(float(rows[i] @ rows[j]) for i, j in pairs) / len(pairs) / float(rows.square().sum() / 6)
+    assert run_correlation(torch.cat([labels[:1], labels]), 7, 3) == pytest.approx(literal) == 1.0
+    assert run_correlation(torch.tensor([0, 1, 0, 1]), 7, 2) == pytest.approx(-1.0)
