@@ -58,7 +58,7 @@ def refuse_other_forward(methods: Sequence[Plugin], plugins: Plugins, model: Mod
     model.train(training)
     if theirs.keys() != own.logits.keys() or not all(torch.equal(theirs[name], own.logits[name]) for name in theirs):
         what = f"{names[0]} runs the network several times, and this model answers through hooks of its plugin"
-        raise UserInputError(what, where="--init", fix="take a method that runs it once: tent, eata, adabn, lame, t3a")
+        raise UserInputError(what, where="--init", fix="take a method that runs it once a batch")
 
 
 class Online:
