@@ -165,6 +165,7 @@ def check(predictor: Predictor, sample: Sample, pixels: Pixels, exported: dict[s
     """
     given = sample.feed(pixels)
     said = next(iter(exported.values()))(given)
+    # Torch is timed without the normalisation that the graph has inside: the comparison favours torch.
     normalised = torch.stack([predictor.transform(image) for image in sample.images.transpose(0, 2, 3, 1)])
     beside = {name: torch.from_numpy(values) for name, values in sample.extras.items()}
 

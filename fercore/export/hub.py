@@ -41,6 +41,7 @@ def export_hub(model: Path, out: Path, data: DomainSpec | None) -> Exported:
     make_parents(out)
     begin = time.perf_counter()
     folder, predictor = find_model(model), load_predictor(model, device="cpu")
+    # They stay where they are, often gigabytes under terms of their own; the card says which they are.
     frozen = [module.identity for module in predictor.modules() if isinstance(module, External)]
     given = parse_json(read_text(folder / RECORD), where=str(folder / RECORD))
     record = ModelRecord.model_validate(_without_places(given))
@@ -58,6 +59,7 @@ def export_hub(model: Path, out: Path, data: DomainSpec | None) -> Exported:
         )  # fmt: skip
         write_text(draft / CARD, card)
         write_sums(draft, (WEIGHTS, RECORD, CONFIG, CARD))
+        # Read back from the draft: what differs is refused before the folder has its name.
         sample = read_sample(predictor, data)
         again = sample.predicted(load_predictor(draft, device="cpu"))
         difference, agreement = compare(again, sample.predicted(predictor))

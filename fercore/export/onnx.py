@@ -42,6 +42,7 @@ def build(program: ExportedProgram, extras: Sequence[str]) -> Any:
             dynamo=True, input_names=[INPUT, *extras], output_names=[OUTPUT], opset_version=OPSET, verbose=False,
         )  # fmt: skip
     assert translated is not None
+    # The exporter notes where in the source each node comes from, with paths of this machine.
     for node in translated.model.graph:
         node.metadata_props.clear()
     graph = translated.model_proto
@@ -74,12 +75,14 @@ def quantised(graph: Any, feed: Feed) -> Any:
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             n = len(feed[INPUT])
+            # Sixteen at a time: all activations of a batch are in memory at once.
             self._left = iter(np.array_split(np.arange(n), max(1, n // 16)))
 
         def get_next(self) -> Feed | None:
             part = next(self._left, None)
             return None if part is None else {name: values[part] for name, values in feed.items()}
 
+    # onnxruntime's quantiser writes to a path only.
     with TemporaryDirectory() as folder, quiet():
         path = Path(folder) / "int8.onnx"
         quantize_static(graph, path, Reader(), per_channel=True, op_types_to_quantize=["Conv", "Gemm", "MatMul"])
@@ -88,6 +91,7 @@ def quantised(graph: Any, feed: Feed) -> Any:
 
 def content(graph: Any, about: dict[str, Any]) -> bytes:
     """Return the file, with what the model is in its metadata: text as it is, all else as JSON."""
+    # A graph is written twice (`export_model`), and names may stand there once.
     del graph.metadata_props[:]
     for name, value in about.items():
         graph.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))

@@ -102,6 +102,7 @@ def export_model(
     seconds = time.perf_counter() - begin
     measured = check(predictor, compared, taken, {kind.engine: kind.runner(draft)})
     refuse_worse(measured, bound, form)
+    # Written a second time, for the metadata now say what the comparison of the first found; the graph is the same.
     content = kind.content(built, {**about, "difference": measured.difference, "compared": measured.n})
     with whole(out) as file:
         file.write(content)

@@ -95,6 +95,7 @@ class RunFiles:
         if len(rows) != k or any(len(row) != k or min(row) < 0 for row in rows):
             raise UserInputError(f"confusion is no table of {k} classes", where=str(self.path), fix=AGAIN)
         counts = np.array(rows, dtype=np.int64)
+        # Figures divide by these counts, and tiles give n: a matrix of other images would go unseen.
         if not 0 < counts.sum() == self.result.target.n:
             raise UserInputError("confusion is not of the images that were scored", where=str(self.path), fix=AGAIN)
         return counts
@@ -118,12 +119,12 @@ class RunFiles:
         for number, text in enumerate(_text(path).splitlines(), 1):
             where = f"{path}:{number}"
             try:
-                found = parse_json(text, where=where)
-                kind = found.get("kind") if isinstance(found, dict) else None
+                record = parse_json(text, where=where)
+                kind = record.get("kind") if isinstance(record, dict) else None
                 if not isinstance(kind, str):
                     raise ValueError("it has no kind")
                 if kind in LINES:
-                    yield LINES[kind].model_validate(found)
+                    yield LINES[kind].model_validate(record)
             except ValidationError as error:
                 what = f"not a line of a run's log: {in_words(error.errors()[0]['msg'])}"
                 raise UserInputError(what, where=where, fix=AGAIN) from None
@@ -143,13 +144,14 @@ class RunFiles:
 
     def digests(self) -> dict[str, str]:
         """Return what the run can be told from any other by: name -> SHA-256."""
+        # The folder's own list: what was written then, even where a file has changed since.
         listed = (line.partition("  ") for line in _text(self.folder.model / SUMS).splitlines())
-        found = {f"model/{name}": digest for digest, _, name in listed}
+        model_digests = {f"model/{name}": digest for digest, _, name in listed}
         parts = self.data["fingerprint"]
         sources = parts.get("sources", [])
         named = [*((f"source {number}", part) for number, part in enumerate(sources, 1)), *parts.items()]
         data = {f"data: {name}": part["sha256"] for name, part in named if isinstance(part, dict) and "sha256" in part}
-        return {**found, "settings": self.record.provenance.settings_sha256, **data}
+        return {**model_digests, "settings": self.record.provenance.settings_sha256, **data}
 
 
 def _text(path: Path) -> str:

@@ -31,6 +31,7 @@ def sure_and_unsure(inside: Inside, classes: list[str], most: int) -> Faces:
     for k, name in enumerate(classes):
         own = np.flatnonzero(guess == k)
         own = own[np.argsort(-confidence[own], kind="stable")]
+        # From the end, without a face that is among the surest already.
         unsure = own[max(most, len(own) - most) :][::-1]
         for words, chosen in (("surest", own[:most]), ("least sure", unsure)):
             faces = [
@@ -60,6 +61,7 @@ def disagreements(inside: Inside, other: np.ndarray, names: tuple[str, str], cla
         "neither is right": apart & known & (guess != labels) & (before != labels),
         "nobody knows": apart & ~known,
     }
+    # Both sure and not of one mind: what a reader can learn most from.
     sure = inside.probs.max(axis=1) * other.max(axis=1)
     rows = []
     for words, which in kinds.items():

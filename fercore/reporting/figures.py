@@ -111,22 +111,22 @@ def class_shares(shares: Mapping[str, np.ndarray], classes: Sequence[str], readi
 
 
 @drawn
-def reliability_diagram(found: Reliability) -> Figure:
+def reliability_diagram(bins: Reliability) -> Figure:
     """Draw how often the model is right where it is so sure."""
     figure, axes = canvas()
     axes.plot([0, 1], [0, 1], "--", color=INKS["muted"], linewidth=1)
-    axes.bar(found.confidence, found.n / found.n.sum(), 0.06, color=series(1), alpha=0.35, label="share of the images")
-    axes.plot(found.confidence, found.accuracy, "o-", color=series(0), label="accuracy")
+    axes.bar(bins.confidence, bins.n / bins.n.sum(), 0.06, color=series(1), alpha=0.35, label="share of the images")
+    axes.plot(bins.confidence, bins.accuracy, "o-", color=series(0), label="accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
     _legend_above(axes, 2)
-    gap = float((found.n * (found.confidence - found.accuracy)).sum() / found.n.sum())
+    gap = float((bins.n * (bins.confidence - bins.accuracy)).sum() / bins.n.sum())
     verdict = "surer than it is right" if gap > 0 else "less sure than it is right"
-    alt = f"Reliability diagram of {found.n.sum()} images; the model is {verdict}, by {abs(gap):.3f}."
+    alt = f"Reliability diagram of {bins.n.sum()} images; the model is {verdict}, by {abs(gap):.3f}."
     reading = (
         f"On the dashed line a confidence of 0.8 is right 8 times of 10. Here the model is {verdict} "
-        f"({abs(gap):.3f} on average; expected calibration error {found.ece:.3f})."
+        f"({abs(gap):.3f} on average; expected calibration error {bins.ece:.3f})."
     )
-    columns = zip(found.confidence, found.accuracy, found.n.tolist(), strict=True)
+    columns = zip(bins.confidence, bins.accuracy, bins.n.tolist(), strict=True)
     rows = [[f"{c:.3f}", f"{a:.3f}", str(n)] for c, a, n in columns]
     return Figure("Reliability", to_svg(figure, alt), reading, Table("Bins", ("confidence", "accuracy", "n"), rows))
 

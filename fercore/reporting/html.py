@@ -24,6 +24,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("fercore.reporting"),
         autoescape=True,
+        # A name that the template misspells is an error, and no empty place.
         undefined=StrictUndefined,
         finalize=_shown,
         trim_blocks=True,

@@ -87,9 +87,12 @@ def look_inside(run: RunFiles, most: int) -> Inside:
     from fercore.random_state import random_state, restore_random_state
     from fercore.records.step import Progress
 
+    # The preset is given by its name below, and is no setting among others.
     settings = {name: value for name, value in run.settings.items() if name != "preset"}
+    # Nothing is trained: where and how fast the network runs is this machine's to choose.
     here = {"device": "auto", "train": {"compile": False, "threads": None}}
     names = list(run.folder.plugin_versions())
+    # Building a network draws from the generators, and whoever asks for a report may be in the middle of a run.
     state = random_state()
     try:
         resolved = as_recorded(assemble(names, [settings, here], preset=run.config.preset), run.settings)
@@ -103,6 +106,7 @@ def look_inside(run: RunFiles, most: int) -> Inside:
         source, target = (joined.subset(_some(len(joined), most)), _some(len(test), most))
         first = context.stages[0]
         parts = (context, source, test.subset(target))
+        # The same seed builds the weights that training began with; reading the model puts the trained ones over them.
         before = _features(context.model, *parts, Progress(first.name, "", 0, 0, first.steps))
         read_state(context.model, context.resolved.plugins, run.folder.model)
         after = _features(context.model, *parts, run.record.evaluation.clock)
@@ -138,8 +142,9 @@ def _some(n: int, most: int) -> np.ndarray:
 def _features(model: Model, context: RunContext, source: Table, target: Table, clock: Progress) -> Features:
     sides = []
     for table in (source, target):
-        found = context.evaluator.predict(model, table, clock).features
-        sides.append(np.concatenate([found[name].reshape(len(table), -1) for name in sorted(found)], axis=1))
+        branches = context.evaluator.predict(model, table, clock).features
+        # By name, so that both sides and both networks have the branches in one order.
+        sides.append(np.concatenate([branches[name].reshape(len(table), -1) for name in sorted(branches)], axis=1))
     return Features(*sides)
 
 

@@ -43,11 +43,14 @@ def embed(features: np.ndarray) -> np.ndarray:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
+    # By PCA first, as the paper does: neighbours stay, and distances of 50 numbers cost less than those of 1,024.
+    # Its start is the first two components, so that clusters of like features stand where they did in another report.
     n, d = features.shape
     reduced = PCA(min(50, d, n), random_state=0).fit_transform(features)
+    # scikit-learn refuses a perplexity of as many neighbours as there are points.
     perplexity = min(30.0, (n - 1) / 3)
-    found: np.ndarray = TSNE(2, init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(reduced)
-    return found
+    embedded: np.ndarray = TSNE(2, init="pca", perplexity=perplexity, random_state=0, n_jobs=1).fit_transform(reduced)
+    return embedded
 
 
 def mmd(source: np.ndarray, target: np.ndarray) -> float:
@@ -69,10 +72,12 @@ def a_distance(source: np.ndarray, target: np.ndarray) -> float:
 
     rows = np.concatenate([source, target])
     domain = np.repeat([0, 1], [len(source), len(target)])
+    # Each fold needs an image of both domains.
     folds = min(5, len(source), len(target))
     if folds < 2:
         return float("nan")
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, class_weight="balanced"))
+    # Balanced: with nine times as many source images, guessing would look like telling them apart.
     right = cross_val_score(classifier, rows, domain, cv=folds, scoring="balanced_accuracy").mean()
     return float(max(0.0, 2 * (2 * right - 1)))
 

@@ -112,8 +112,8 @@ def _errors(view: View) -> Iterator[Figure]:
         return
     yield figures.confusion_matrix(confusion, view.run.classes)
     yield figures.class_recall(confusion, view.run.classes)
-    if view.inside is not None and (found := view.inside.sums()) is not None:
-        yield figures.reliability_diagram(measures.reliability(found[0]))
+    if view.inside is not None and (summed := view.inside.sums()) is not None:
+        yield figures.reliability_diagram(measures.reliability(summed[0]))
 
 
 def _unlabelled(view: View) -> Tiles:
@@ -191,6 +191,7 @@ def _curves(run: RunFiles) -> Iterator[Figure]:
         phase = f"{line.stage}/{line.phase}" if several else line.phase
         for name, value in {"total": line.total, **line.terms}.items():
             terms.setdefault(name, {}).setdefault(phase, []).append((line.done, value))
+        # Groups of parameters with one rate are one line.
         for number, rate in enumerate(dict.fromkeys(line.lr), 1):
             rates.setdefault(phase if number == 1 else f"{phase} {number}", []).append((line.done, rate))
     for name, lines in terms.items():

@@ -65,6 +65,8 @@ def _settings() -> Any:
 
     ink, muted, line = INKS["ink"], INKS["muted"], INKS["line"]
     return {
+        # Texts stay texts, to be searched, read out and enlarged; by the salt the same run gives the same file.
+        # Class names with a dollar sign are no formulas.
         "svg.fonttype": "none", "svg.hashsalt": "fercore", "text.parse_math": False, "axes.unicode_minus": False,
         "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
         "axes.labelsize": 11, "xtick.labelsize": 10.5, "ytick.labelsize": 10.5, "legend.fontsize": 10.5,
@@ -115,9 +117,12 @@ def to_svg(figure: Canvas, alt: str) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
+    # The XML declaration and document type have no place inside HTML.
     text = text[text.index("<svg") :]
-    text = _INK.sub(lambda found: f"var(--{NAMES[int(found[1], 16)]})", text)
+    text = _INK.sub(lambda ink: f"var(--{NAMES[int(ink[1], 16)]})", text)
+    # All figures share one page, and matplotlib numbers the clip paths of each from the start.
     text = _OWN_ID.sub(f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}-", text)
+    # Matplotlib measured with it, and few fonts are wider, so the reader's own fits; no font file is sent along.
     text = text.replace("'DejaVu Sans', ", "")
     head, _, body = text.partition(">")
     box = re.search(r'viewBox="([^"]*)"', head)

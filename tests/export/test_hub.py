@@ -65,22 +65,22 @@ def test_what_is_not_in_the_cache_is_one_line_where_the_hub_is_out_of_reach(cach
 
 
 def test_no_file_names_a_place_of_this_machine(placed):
-    home, found = placed
-    for path in found.path.iterdir():
+    home, exported = placed
+    for path in exported.path.iterdir():
         assert home.name.encode() not in path.read_bytes(), path
 
 
 def test_the_card_says_what_the_run_says(placed):
-    home, found = placed
-    card = (found.path / "README.md").read_text()
+    home, exported = placed
+    card = (exported.path / "README.md").read_text()
     result = Result.model_validate_json((home / "run/result.json").read_text()).to_json()
     assert f"| balanced accuracy | {result['target']['balanced_accuracy']:.4f} |" in card
     assert f"seed 3, the last weights, on {result['target']['n']} images" in card
     assert f"| source, labelled | folder | {result['sources'][0]['n']} |" in card
     assert "ask whoever it is from for its terms of use" in card
-    config = json.loads((found.path / "config.json").read_text())
+    config = json.loads((exported.path / "config.json").read_text())
     assert config["id2label"] == {"0": "anger", "1": "happiness"}
-    assert found.check.difference == 0
+    assert exported.check.difference == 0
 
 
 def test_a_folder_that_is_used_is_left_alone(placed):

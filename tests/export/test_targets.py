@@ -32,14 +32,14 @@ FAMILIES = ["la_cmfer", "pocan", "fixmatch+leaf_eaf", "pca"]
 @pytest.mark.slow
 @pytest.mark.parametrize(("to", "name", "pixels"), [("onnx", "model.onnx", "float"), ("torch", "model.pt2", "uint8")])
 def test_the_printed_lines_run_without_fercore(small_run, tmp_path, to, name, pixels):
-    found = export_model(small_run, tmp_path / name, to=to, pixels=pixels)
-    assert found.check.difference < 1e-5
-    assert len(found.usage) == 10
+    exported = export_model(small_run, tmp_path / name, to=to, pixels=pixels)
+    assert exported.check.difference < 1e-5
+    assert len(exported.usage) == 10
     face = tmp_path / "face.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)).save(face)
     alone = "import sys; sys.modules['fercore'] = None; "
     said = subprocess.run(
-        [sys.executable, "-I", "-c", alone + "\n".join(found.usage), face],
+        [sys.executable, "-I", "-c", alone + "\n".join(exported.usage), face],
         check=True,
         capture_output=True,
         text=True,
@@ -107,14 +107,14 @@ def test_what_says_something_else_is_refused_and_not_written(small_run, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(("form", "kind"), [("half", "FLOAT16"), ("int8", "INT8")])
 def test_fewer_bits_say_nearly_the_same_in_less_room(small_run, tmp_path, form, kind, monkeypatch):
-    found = export_model(small_run, tmp_path / "model.onnx", to="onnx", form=form)
+    exported = export_model(small_run, tmp_path / "model.onnx", to="onnx", form=form)
     graph = onnx.load(tmp_path / "model.onnx").graph
     sizes = {name: 0 for name in ("FLOAT", kind)}
     for each in graph.initializer:
         name = onnx.TensorProto.DataType.Name(each.data_type)
         sizes[name] = sizes.get(name, 0) + math.prod(each.dims)
     assert sizes[kind] > 10 * sizes["FLOAT"]
-    assert 1e-6 < found.check.difference < 0.25
+    assert 1e-6 < exported.check.difference < 0.25
     monkeypatch.setitem(targets.FORMS, form, (Bound(difference=1e-7, agreement=1.0), targets.FORMS[form][1]))
     with pytest.raises(UserInputError, match=rf"the {form} export differs .* leave --half and --int8 out"):
         export_model(small_run, tmp_path / "other.onnx", to="onnx", form=form)
@@ -135,14 +135,16 @@ def agree(names, folder, make_context, listener):
     model, test = fercore.load(folder / "run", device="cpu"), context.domains.test
     images = list(test.read_many(range(len(test))))
     written = np.array([[float(rows[key][name]) for name in model.classes] for key in test.keys])
-    found = export_model(folder / "run", folder / "model.onnx", to="onnx")
+    exported = export_model(folder / "run", folder / "model.onnx", to="onnx")
     session = onnxruntime.InferenceSession(folder / "model.onnx")
     (said,) = session.run(
         ["output"], {"input": np.stack([model.fit(image) for image in images]).astype(np.float32) / 255}
     )
     predicted = model.predict(images).probs
-    print(f"{names:22} {np.abs(said - predicted).max():.1e} {found.seconds:5.1f} s {found.bytes:9,} bytes", end=" ")
-    print(", ".join(f"{name} {speed:,.0f}" for name, speed in found.check.speed.items()))
+    print(
+        f"{names:22} {np.abs(said - predicted).max():.1e} {exported.seconds:5.1f} s {exported.bytes:9,} bytes", end=" "
+    )
+    print(", ".join(f"{name} {speed:,.0f}" for name, speed in exported.check.speed.items()))
     assert np.abs(predicted - written).max() < 1e-5
     assert np.abs(said - predicted).max() < 1e-5
 

@@ -67,6 +67,8 @@ def compared(finished, tmp_path_factory, make_context, listener) -> Path:
     for seed in (0, 1):
         shutil.copytree(finished, home / f"slow-rate-s{seed}")
     results = {"slow rate": [RunFolder(finished).result()] * 2, **results}
-    found = Comparison(preset="demo", target="wild", seeds=[0, 1], primary_metric="accuracy", rows=summarise(results))
-    (home / "compare.json").write_text(json.dumps(found.to_json()))
+    comparison = Comparison(
+        preset="demo", target="wild", seeds=[0, 1], primary_metric="accuracy", rows=summarise(results)
+    )
+    (home / "compare.json").write_text(json.dumps(comparison.to_json()))
     return home

@@ -111,8 +111,8 @@ def browser(tmp_path_factory) -> Iterator[Browser]:
     if program is None:
         assert os.environ.get("FERCORE_REQUIRE_BROWSER") != "1", "no Chromium here: apt-get install chromium"
         pytest.skip("no Chromium here")
-    with started(program, tmp_path_factory.mktemp("browser")) as found:
-        yield found
+    with started(program, tmp_path_factory.mktemp("browser")) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module", params=["finished", "compared"])

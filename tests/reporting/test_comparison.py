@@ -36,9 +36,9 @@ def test_rows_stand_side_by_side(compared, tmp_path, monkeypatch, page_of):
 
 
 def edit(out: Path, change) -> None:
-    found = json.loads((out / "compare.json").read_text())
-    change(found)
-    (out / "compare.json").write_text(json.dumps(found))
+    record = json.loads((out / "compare.json").read_text())
+    change(record)
+    (out / "compare.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

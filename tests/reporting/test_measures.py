@@ -25,12 +25,12 @@ def test_calibration_is_that_of_a_binary_one_on_being_right():
     generator = np.random.default_rng(0)
     probs, labels = generator.dirichlet(np.full(4, 0.6), 200), generator.integers(0, 4, 200)
     right, confidence = probs.argmax(axis=1) == labels, probs.max(axis=1)
-    found = measures.reliability(sums_of(probs, labels, np.arange(200)))
+    bins = measures.reliability(sums_of(probs, labels, np.arange(200)))
     accuracy, sure = calibration_curve(right, confidence, n_bins=BINS)
-    assert found.accuracy == pytest.approx(accuracy)
-    assert found.confidence == pytest.approx(sure)
-    assert found.n.sum() == 200
-    assert found.ece == pytest.approx(np.average(np.abs(accuracy - sure), weights=found.n))
+    assert bins.accuracy == pytest.approx(accuracy)
+    assert bins.confidence == pytest.approx(sure)
+    assert bins.n.sum() == 200
+    assert bins.ece == pytest.approx(np.average(np.abs(accuracy - sure), weights=bins.n))
 
 
 def test_domains_that_are_apart_are_told_apart():

@@ -87,10 +87,10 @@ def test_texts_of_others_are_shown_and_never_obeyed(copied, monkeypatch, page_of
     evil = "<script>alert(1)</script>\x1b[2J\u202e$x$"
     log = copied / "metrics.jsonl"
     log.write_text(log.read_text().replace("source_only/cross_entropy", json.dumps(evil)[1:-1]))
-    found = json.loads((copied / "result.json").read_text())
-    found["sources"][0]["spec"] = found["target"]["spec"] = f'"><img src=x onerror=alert(1)>{evil}'
-    found["versions"][evil] = evil
-    (copied / "result.json").write_text(json.dumps(found))
+    record = json.loads((copied / "result.json").read_text())
+    record["sources"][0]["spec"] = record["target"]["spec"] = f'"><img src=x onerror=alert(1)>{evil}'
+    record["versions"][evil] = evil
+    (copied / "result.json").write_text(json.dumps(record))
     page = page_of(fercore.report(copied))
     assert page.all("script") == []
     assert all(attrs["src"].startswith("data:image/jpeg;base64,") for attrs in page.all("img"))
@@ -126,9 +126,9 @@ def predictions(old: str, new: str):
 
 
 def confusion(run: Path) -> None:
-    found = json.loads((run / "result.json").read_text())
-    found["target"]["confusion"].pop()
-    (run / "result.json").write_text(json.dumps(found))
+    record = json.loads((run / "result.json").read_text())
+    record["target"]["confusion"].pop()
+    (run / "result.json").write_text(json.dumps(record))
 
 
 @pytest.mark.parametrize(

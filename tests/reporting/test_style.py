@@ -53,16 +53,16 @@ def test_no_two_series_look_alike(base, series, vision):
 
 def test_a_figure_is_in_the_colours_of_the_page_and_its_texts_are_texts():
     names = ["<script>alert(1)</script>", "$x^2$", "\x1b]0;title\x07", "\u202eleft"]
-    found = figures.confusion_matrix(np.arange(16).reshape(4, 4), names)
-    root = ElementTree.fromstring(found.svg)
+    matrix = figures.confusion_matrix(np.arange(16).reshape(4, 4), names)
+    root = ElementTree.fromstring(matrix.svg)
     texts = "".join(root.itertext())
     assert "<script>alert(1)</script>" in texts
     assert "$x^2$" in texts
     assert r"\u001b]0;title\u0007" in texts
-    assert not any(char in found.svg for char in "\x1b\x07\u202e")
+    assert not any(char in matrix.svg for char in "\x1b\x07\u202e")
     assert "#" not in "".join(element.get("style", "") for element in root.iter()).replace("url(#", "")
-    assert "var(--ink)" in found.svg
-    assert "15 times" not in found.table.title
+    assert "var(--ink)" in matrix.svg
+    assert "15 times" not in matrix.table.title
     assert root.get("aria-label").startswith("Confusion matrix of 120 images in 4 classes, 30 of them right.")
     assert root.get("width") is None
 
@@ -76,6 +76,6 @@ def test_two_figures_of_a_page_share_no_name():
 
 def test_a_long_curve_is_drawn_by_its_means():
     logged = [(step, float(step % 2)) for step in range(1, 5001)]
-    found = figures.curve("loss", {"main": logged})
-    assert len(found.svg) < 40_000
-    assert {row[2] for row in found.table.rows} <= {"0.5", "0.497", "0.503"}
+    curve = figures.curve("loss", {"main": logged})
+    assert len(curve.svg) < 40_000
+    assert {row[2] for row in curve.table.rows} <= {"0.5", "0.497", "0.503"}
