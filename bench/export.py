@@ -1,6 +1,6 @@
 """ONNX of every installed method: `python -m bench.export [NAME ...] [--out bench/results/export_cpu.json]`.
 
-Each method is trained for a few steps of the demo preset on few generated faces and exported, in a process of its own:
+Each method is trained for a few steps of the demo preset on few generated faces and exported:
 seconds from the model to the file's contents, its size, the largest difference of a probability to torch over 64
 images, and images a second of torch and of onnxruntime on one thread. What refuses to be exported says why. Add-ons are
 measured on a method that they can join. `--to torch`, `--form half` and `--form int8` measure the other kinds.
@@ -15,6 +15,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ JOINED = {"leaf_eaf": "fixmatch", "bsp": "dann", "mcc_term": "source_only", "sda
 """Add-on -> the method that it is measured with; of another add-on a row says that none is named here."""
 DATA = {"source": "synthfer:studio?n=140", "target": "synthfer:wild?n=140&seed=1"}
 STEPS = 4
+ROW = "row "
 
 
 def measure(plugins: str, kind: str, form: str) -> dict[str, Any]:
@@ -48,22 +50,32 @@ def measure(plugins: str, kind: str, form: str) -> dict[str, Any]:
     }
 
 
-def row(name: str, kind: str, form: str) -> dict[str, Any]:
-    """Return a row, measured in a process of its own: what crashes there is a row too."""
+def joined(name: str) -> str:
+    """Return the plugins of a row: a method, or an add-on behind the method that it is measured with."""
     from fercore.hooks.discovery import installed_plugins, load_class
 
-    plugins = name
-    if load_class(installed_plugins()[name]).kind != "method":
-        if name not in JOINED:
-            return {"refused": "an add-on, and no method to join is named in bench/export.py"}
-        plugins = f"{JOINED[name]}+{name}"
-    command = [sys.executable, "-m", "bench.export", "--one", plugins, "--to", kind, "--form", form]
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False, env={**os.environ, **threads})
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:]
-        return {"plugins": plugins, "failed": f"exit {done.returncode}: {''.join(last)}"}
-    return {"plugins": plugins, **json.loads(done.stdout.splitlines()[-1])}
+    if load_class(installed_plugins()[name]).kind == "method":
+        return name
+    return f"{JOINED[name]}+{name}" if name in JOINED else ""
+
+
+def rows_of(names: list[str], kind: str, form: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (name, row), measured in a process beside this one; what crashes there is a row, and a new one goes on.
+
+    One process measures many, as importing torch and its exporter costs as much as a row.
+    """
+    left = list(names)
+    while left:
+        plugins = [joined(name) or name for name in left]
+        command = [sys.executable, "-m", "bench.export", *plugins, "--here", "--to", kind, "--form", form]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith(ROW):
+                    yield left.pop(0), json.loads(line.removeprefix(ROW))
+        if left:
+            yield left.pop(0), {"failed": f"exit {process.returncode}"}
 
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -85,10 +97,11 @@ def main() -> None:
     parser.add_argument("--to", default="onnx", choices=("onnx", "torch"))
     parser.add_argument("--form", default="float32", choices=("float32", "half", "int8"))
     parser.add_argument("--out", type=Path, help="a JSON file; rows that are in it and not measured now stay")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.one, given.to, given.form)))
+    if given.here:
+        for plugins in given.names:
+            print(ROW + json.dumps({"plugins": plugins, **measure(plugins, given.to, given.form)}), flush=True)
         return
     import torch
 
@@ -98,15 +111,15 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = {}
     if given.out and given.out.exists():
         rows = json.loads(given.out.read_text(encoding="utf-8"))["rows"]
-    for name in given.names or sorted(installed_plugins()):
-        rows[name] = row(name, given.to, given.form)
-        print(table({name: rows[name]})[-1], flush=True)
+    packages = {**versions(), **{module: __import__(module).__version__ for module in ("onnx", "onnxruntime")}}
+    about = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
+    record = {**about, "to": given.to, "form": given.form, "steps": STEPS, "data": DATA, "versions": packages}
+    for name, row in rows_of(given.names or sorted(installed_plugins()), given.to, given.form):
+        rows[name] = row
+        print(table({name: row})[-1], flush=True)
         if given.out:
-            packages = {**versions(), **{module: __import__(module).__version__ for module in ("onnx", "onnxruntime")}}
-            about = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
-            record = {**about, "to": given.to, "form": given.form, "steps": STEPS, "data": DATA, "versions": packages}
             given.out.write_text(json.dumps({**record, "rows": dict(sorted(rows.items()))}, indent=1) + "\n", "utf-8")
-    differences = [values["difference"] for values in rows.values() if "difference" in values]
+    differences = [row["difference"] for row in rows.values() if "difference" in row]
     print(f"{len(differences)} of {len(rows)} exported; largest difference {max(differences, default=0):.1e}")
 
 

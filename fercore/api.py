@@ -23,6 +23,7 @@ from fercore.experiments.cells import parse_entry
 from fercore.experiments.comparison import Comparison
 from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
 from fercore.records.result import Result
+from fercore.terminal import counted
 
 if TYPE_CHECKING:
     from fercore.decisions.judging import Asked, Sampling
@@ -174,7 +175,7 @@ def train(
 
         context = prepared.context
         steps = sum(stage.steps for stage in context.stages)
-        header = f"preset {context.config.preset} | {steps} steps | out {prepared.folder}"
+        header = f"preset {context.config.preset} | {counted(steps, 'step')} | out {prepared.folder}"
         for line in [*lines_of(context, chain=verbose), *_protocol_lines(context), header]:
             prepared.observer.message(line)
         from fercore.engine.run import run
@@ -586,7 +587,9 @@ def _protocol_lines(context: RunContext) -> list[str]:
     from fercore.datasets.protocols import load_protocol
 
     n, said = len(context.domains.test), load_protocol(context.config.protocol).n_test
-    return [f"protocol {context.config.protocol}: {n} test images, not {said}"] if said not in (None, n) else []
+    return (
+        [f"protocol {context.config.protocol}: {counted(n, 'test image')}, not {said}"] if said not in (None, n) else []
+    )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from fercore.engine.observer import Observer
 from fercore.progress import BarWatch, LineWatch, console, watch
 from fercore.records.plan import StepReport
 from fercore.records.result import SCORES, Result, Score, Scores, Target
-from fercore.terminal import printable
+from fercore.terminal import counted, printable
 
 __all__ = [
     "BarWatch",
@@ -65,10 +65,10 @@ class LineObserver(Observer):
     def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
         """Print the target's scores."""
         if scores.accuracy is None:
-            self.message(f"{self._label} after {done} steps: the target has no labels, nothing to score")
+            self.message(f"{self._label} after {counted(done, 'step')}: the target has no labels, nothing to score")
             return
         text = " ".join(f"{SCORES[name]} {scores.score(name):.4f}" for name in leading(primary_metric)[:2])
-        self.message(f"{self._label} after {done} steps: target {text} (n={scores.n})")
+        self.message(f"{self._label} after {counted(done, 'step')}: target {text} (n={scores.n})")
 
     def end(self) -> None:
         """Say that training is over, finished or not."""
@@ -108,7 +108,7 @@ def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
 def target_labels(result: Result) -> str:
     """Return what a summary adds where labels of the target were trained on: it is not unsupervised."""
     n = result.target.labelled.n
-    return f", trained with {n} target labels" if n else ""
+    return f", trained with {counted(n, 'target label')}" if n else ""
 
 
 def shares_lines(target: Target) -> list[str]:
@@ -127,8 +127,8 @@ def print_result(result: Result) -> None:
     if target.accuracy is None:
         print_lines(["the target has no labels: its predictions are in predictions.csv"])
         if target.predicted is not None:
-            shares = target.predicted.class_shares.items()
-            print_lines([f"{target.predicted.n} images: {', '.join(f'{name} {share:.0%}' for name, share in shares)}"])
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in target.predicted.class_shares.items())
+            print_lines([f"{counted(target.predicted.n, 'image')}: {shares}"])
         _print_reference(target)
         print_lines(shares_lines(target))
         return
@@ -151,4 +151,6 @@ def _print_reference(target: Target) -> None:
     other = target.reference
     if other is not None and other.agreement is not None:
         name = f"{'+'.join(other.plugins)}, seed {other.seed}"
-        print_lines([f"the same class as the reference ({name}) for {other.agreement:.1%} of {other.n} images"])
+        print_lines(
+            [f"the same class as the reference ({name}) for {other.agreement:.1%} of {counted(other.n, 'image')}"]
+        )

@@ -30,6 +30,11 @@ def printable(text: str, keep: str = "") -> str:
     return "".join(char if char.isprintable() or char in keep else _escape(char) for char in text)
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "2 images", "3 classes"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}{'es' if noun.endswith(('s', 'x', 'ch')) else 's'}"
+
+
 def _escape(char: str) -> str:
     return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]  # as in JSON, so that printed JSON stays JSON
 

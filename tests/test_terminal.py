@@ -18,7 +18,7 @@ from rich.console import Console
 from fercore import console, terminal
 from fercore.cli import main
 from fercore.hooks.discovery import PluginInfo
-from fercore.terminal import guard_streams, printable, say
+from fercore.terminal import counted, guard_streams, printable, say
 
 TITLE, RED, CLEAR, BACKWARDS, BELL, C1 = "\x1b]0;owned\x07", "\x1b[31m", "\x1b[2J", "\u202e", "\x07", "\x9b31m"
 ORDERS = (TITLE, RED, CLEAR, BACKWARDS, BELL, C1, "\x7f", "\r", "\b", "\u2066", "\u2028", "\0")
@@ -186,3 +186,8 @@ def test_output_that_cannot_be_written_ends_nothing(tmp_path, how, lost, unbuffe
     assert done.stderr == ""
     assert (tmp_path / "code.txt").read_text() == "0\n"
     assert (tmp_path / "after.txt").read_text() == lost
+
+
+def test_one_thing_is_no_plural():
+    assert [counted(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert counted(2, "class") == "2 classes"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fercore.terminal import say
+from fercore.terminal import counted, say
 from fercore.writing import refuse_taken
 
 au_app = typer.Typer(help="Find action units in images.", no_args_is_help=True)
@@ -48,4 +48,4 @@ def au_detect(
     from fercore.datasets.action_units import detect_to_csv
 
     written, unusable = detect_to_csv(parse_spec(source), weights, out, size=size)
-    say(f"{written} images written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))
+    say(f"{counted(written, 'image')} written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))

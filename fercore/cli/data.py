@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fercore.terminal import say
+from fercore.terminal import counted, say
 
 if TYPE_CHECKING:
     from fercore.datasets.check.look import Progress
@@ -33,7 +33,7 @@ def synthfer(
     from fercore.synthfer import SynthFER, write
 
     write(SynthFER(style, n=n, seed=seed, size=size), out)
-    say(f"{n} images written to {out}")
+    say(f"{counted(n, 'image')} written to {out}")
 
 
 @data_app.command()
@@ -66,9 +66,9 @@ def _print_check(report: CheckReport) -> None:
 
     for domain in report["domains"]:
         published = domain["published"]
-        people = f", {domain['subjects']} subjects" if domain["subjects"] else ""
+        people = f", {counted(domain['subjects'], 'subject')}" if domain["subjects"] else ""
         brackets = "; published counts that differ in brackets" if published["wrong"] else ""
-        print_lines([f"{domain['spec']}: {domain['n']} images{people}{brackets}"])
+        print_lines([f"{domain['spec']}: {counted(domain['n'], 'image')}{people}{brackets}"])
         print_table("", *count_rows(domain))
         if published["title"]:
             print_lines([f"{published['title']}: licence and access at {published['page']}"])
@@ -134,7 +134,7 @@ def convert(
         say(line)
     for key, reason in done.unusable:
         say(f"unusable, left out: {key}: {reason}")
-    say(f"{done.n} images written; read them as {done.spec}")
+    say(f"{counted(done.n, 'image')} written; read them as {done.spec}")
 
 
 @data_app.command()
@@ -175,7 +175,7 @@ def prepare(
         report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
     speed = f", {new / max(1e-9, time.perf_counter() - begun):.1f} images/s" if new else ", all done before"
-    say(f"{report['prepared']} of {report['images']} images prepared ({share:.1%}){speed}")
+    say(f"{report['prepared']} of {counted(report['images'], 'image')} prepared ({share:.1%}){speed}")
     for line in report["notes"]:
         say(line)
     for reason, n in report["reasons"].items():

@@ -11,7 +11,7 @@ import typer
 from fercore import api
 from fercore.cli.mirror import mirrors
 from fercore.errors import UserInputError
-from fercore.terminal import say
+from fercore.terminal import counted, say
 
 if TYPE_CHECKING:
     from fercore.decisions.ranking import Ranking
@@ -117,13 +117,15 @@ def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
     low, high = judged.interval
     lines = [
         f"{judged.verdict}: {100 * judged.difference:+.1f} points, {100 * low:+.1f} to {100 * high:+.1f}",
-        f"two answers on {judged.disagreements} of {judged.n} images",
+        f"two answers on {judged.disagreements} of {counted(judged.n, 'image')}",
     ]
     lines += [f"{name}: {100 * value:+.1f} points" for name, value in judged.witnesses.items() if value]
     if judged.evidence is not None:
         told = judged.evidence
         right = f"{told['better']:.0f} right by the adapted model alone, {told['worse']:.0f} by the reference alone"
-        lines.append(f"{judged.labels_used} labels: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}")
+        lines.append(
+            f"{counted(judged.labels_used, 'label')}: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}"
+        )
     print_lines([*lines, *fairness(reference, adapted), advice(judged, reference, adapted)])
 
 
@@ -146,7 +148,7 @@ def ask(
         then = f"fercore verdict {reference} {adapted[0]} --labels {out / asking.TEMPLATE}"
     print_lines(
         [
-            f"{len(chosen.images)} of {chosen.disagreements} images with several answers, of {chosen.n}",
+            f"{len(chosen.images)} of {counted(chosen.disagreements, 'image')} with several answers, of {chosen.n}",
             f"label them on {out / asking.PAGE}, save the CSV in that folder, then:",
             then,
         ]

@@ -9,7 +9,7 @@ import typer
 
 from fercore import api
 from fercore.cli.mirror import mirrors
-from fercore.terminal import say
+from fercore.terminal import counted, say
 
 if TYPE_CHECKING:
     from fercore.prediction.tables import Row
@@ -98,7 +98,10 @@ def evaluate(
     with progress_bar("predicting") as progress:
         evaluation = api.evaluate(**given, progress=progress)
     drawn = f"bootstrap by {evaluation.unit}, {evaluation.units} of them, seed {evaluation.seed}"
-    print_table(f"{evaluation.spec}: {evaluation.n} images, points with 95 % intervals ({drawn})", *evaluation.table())
+    print_table(
+        f"{evaluation.spec}: {counted(evaluation.n, 'image')}, points with 95 % intervals ({drawn})",
+        *evaluation.table(),
+    )
     if evaluation.differences:
         print_table(f"differences to {given['models'][0]}, paired", *evaluation.difference_table())
     for name in evaluation.models:

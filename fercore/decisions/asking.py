@@ -19,6 +19,7 @@ from fercore.errors import UserInputError
 from fercore.evaluation import consensus
 from fercore.evaluation.verdict import FEWEST
 from fercore.runs.folder import RunFolder
+from fercore.terminal import counted
 from fercore.writing import is_unused, make_parents, whole, whole_folder, write_json, write_text
 
 PAGE, TEMPLATE = "page.html", "labels.csv"
@@ -91,7 +92,7 @@ def several_answers(comparison: Compared) -> np.ndarray:
         UserInputError: for too few images, or none of them.
     """
     if len(comparison.images) < FEWEST:
-        what = f"{len(comparison.images)} images: too few to say anything"
+        what = f"{counted(len(comparison.images), 'image')}: too few to say anything"
         raise UserInputError(what, where="ask", fix=f"give {FEWEST} or more")
     votes = np.array([probs.argmax(axis=1) for probs in comparison.probs])
     apart = np.flatnonzero((votes != votes[0]).any(axis=0))

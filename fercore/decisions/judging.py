@@ -21,6 +21,7 @@ from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labe
 from fercore.experiments.cells import folder_of
 from fercore.files import read_text
 from fercore.prediction.predictor import load_predictor
+from fercore.terminal import counted
 
 NONE_OF_THEM = "none"
 """What a labeller says of an image that shows no class of the models: neither is right."""
@@ -260,7 +261,7 @@ def advice(verdict: Verdict, reference: Path, adapted: Path) -> str:
     if verdict.verdict == "helped":
         return f"take {adapted}"
     command = f"fercore ask {reference} {adapted} --n {verdict.labels_wanted} --out ask"
-    more = f"; {verdict.labels_wanted} labels would settle it: {command}" if verdict.labels_wanted else ""
+    more = f"; {counted(verdict.labels_wanted, 'label')} would settle it: {command}" if verdict.labels_wanted else ""
     return f"take the reference, {reference}{more}"
 
 

@@ -18,6 +18,7 @@ from fercore.models import Model
 from fercore.ops import dispatch
 from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Progress
 from fercore.runs.folder import PACKAGES, installed_version
+from fercore.terminal import counted
 
 
 def describe(context: RunContext, *, complexity: bool = False, chain: bool = False) -> list[str]:
@@ -32,7 +33,10 @@ def describe(context: RunContext, *, complexity: bool = False, chain: bool = Fal
     lines = [f"classes: {', '.join(domains.classes)}"]
     few = domains.task.few_shot_domain
     for number, (spec, table) in enumerate(zip(config.data.sources, domains.sources, strict=True)):
-        lines.append(f"source {spec}: {len(table)} images" + (", labelled ones of the target" if number == few else ""))
+        lines.append(
+            f"source {spec}: {counted(len(table), 'image')}"
+            + (", labelled ones of the target" if number == few else "")
+        )
     flag = " (transductive: the same images)" if domains.transductive else ""
     lines.append(f"target {config.data.target}: {len(domains.adaptation)} unlabelled, {len(domains.test)} test{flag}")
     lines += mismatch_lines(domains.report)

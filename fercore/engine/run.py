@@ -36,6 +36,7 @@ from fercore.records.step import SIDES, Batch, EncodedDataset, Progress, Side
 from fercore.runs import checkpoint
 from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, StopRequest, handling, number_of
+from fercore.terminal import counted
 from fercore.writing import WriteError, make_parents
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -284,7 +285,7 @@ class Trainer:
         if self.saved_at == self.done:
             return
         if name := self._not_finite():
-            where = f"after {self.done} steps"
+            where = f"after {counted(self.done, 'step')}"
             fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
             raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
         state = {
@@ -358,7 +359,7 @@ class Trainer:
         self.online.load_state_dict(state["online"])
         answers: Tensor = state["answers"]
         if answers.shape != (self.online.images, len(self.context.domains.classes)):
-            raise ValueError(f"answers {list(answers.shape)} for {self.online.images} images of a stream")
+            raise ValueError(f"answers {list(answers.shape)} for {counted(self.online.images, 'image')} of a stream")
         self.answers = [answers]
 
 
@@ -398,7 +399,7 @@ def _kept(trainer: Trainer) -> str:
     """Return what an interrupted run leaves, and the command that resumes it."""
     if not trainer.folder.begun:
         return "interrupted; nothing was written"
-    text = f"interrupted after {trainer.done} of {trainer.total} steps"
+    text = f"interrupted after {trainer.done} of {counted(trainer.total, 'step')}"
     if trainer.saved_at != trainer.done:
         text += ", back to the checkpoint before" if trainer.saved_at > 0 else ", before the first checkpoint"
     words = ["fercore", "run", "--resume", str(trainer.folder.path)]
@@ -453,7 +454,7 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
         old_end = take_up(trainer, latest)
     trainer.candidates.forget_after(trainer.done)
     if latest is not None:
-        observer.message(f"resumed after {trainer.done} of {trainer.total} steps from {latest}")
+        observer.message(f"resumed after {trainer.done} of {counted(trainer.total, 'step')} from {latest}")
     with logging_to(trainer.loggers):
         return _train_and_report(trainer, old_end, reference)
 
@@ -462,7 +463,7 @@ def _train_and_report(trainer: Trainer, old_end: int | None, reference: Referenc
     context, folder, observer = trainer.context, trainer.folder, trainer.observer
     trainer.train(old_end)
     for name, times in trainer.skipped.items():
-        observer.message(f"{times} steps of {name} had no loss with a gradient: skipped")
+        observer.message(f"{counted(times, 'step')} of {name} had no loss with a gradient: skipped")
     last = context.stages[-1]
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
     clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)

@@ -18,6 +18,7 @@ from fercore.errors import UserInputError
 from fercore.evaluation.selection.arrays import unit_rows
 from fercore.evaluation.selection.certainty import information_maximisation
 from fercore.evaluation.selection.structure import class_ami
+from fercore.terminal import counted
 
 Word: TypeAlias = Literal["helped", "hurt", "unclear"]
 
@@ -97,11 +98,11 @@ def disagreements(reference: np.ndarray, adapted: np.ndarray) -> np.ndarray:
         UserInputError: for fewer than 20 images, or without any.
     """
     if len(reference) < FEWEST:
-        what = f"{len(reference)} images: too few to say anything"
+        what = f"{counted(len(reference), 'image')}: too few to say anything"
         raise UserInputError(what, where="verdict", fix=f"give {FEWEST} or more")
     apart = np.flatnonzero(reference.argmax(axis=1) != adapted.argmax(axis=1))
     if not len(apart):
-        what = f"no disagreement: on these {len(reference)} images the two are the same model"
+        what = f"no disagreement: on {counted(len(reference), 'image')} the two are the same model"
         raise UserInputError(what, where="verdict", fix="there is nothing to choose; ship either")
     return apart
 

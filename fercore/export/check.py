@@ -22,6 +22,7 @@ from fercore.prediction.action_units import units_for
 from fercore.prediction.inputs import Inputs
 from fercore.prediction.predictor import Predictor
 from fercore.synthfer.names import AU_NAMES
+from fercore.terminal import counted
 
 IMAGES: Final = 64
 FACES: Final = DomainSpec.of("synthfer", "wild", {"n": str(2 * IMAGES)})
@@ -94,8 +95,8 @@ class Check:
         """Return what to tell of it."""
         speeds = ", ".join(f"{name} {value:,.0f}" for name, value in self.speed.items())
         same = f"largest difference to torch {self.difference:.1e}, same class {self.agreement:.2%}"
-        timed = f"images/s on this CPU, {self.threads} thread{'s' * (self.threads > 1)}: {speeds}"
-        return [f"{same} ({self.n} images of {self.data})", *([timed] if self.speed else [])]
+        timed = f"images/s on this CPU, {counted(self.threads, 'thread')}: {speeds}"
+        return [f"{same} ({counted(self.n, 'image')} of {self.data})", *([timed] if self.speed else [])]
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,9 @@ def refuse_worse(measured: Check, bound: Bound, what: str) -> None:
     loss = f"differs from the model by {measured.difference:.1e} and names another class for {others:.1%}"
     limit = f"at most {bound.difference:g} and {1 - bound.agreement:.0%} are let pass"
     fix = "nothing was written; leave --half and --int8 out, or name the images it is for with --data"
-    raise UserInputError(f"the {what} export {loss} of {measured.n} images, {limit}", where=measured.data.text, fix=fix)
+    raise UserInputError(
+        f"the {what} export {loss} of {counted(measured.n, 'image')}, {limit}", where=measured.data.text, fix=fix
+    )
 
 
 def _speed(run: Answer, given: Feed, n: int) -> float:

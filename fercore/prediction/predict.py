@@ -32,6 +32,7 @@ from fercore.prediction.tables import AGAIN, Layout, Row, TableWriter, check_out
 from fercore.prediction.video import Stride
 from fercore.runs.folder import versions
 from fercore.stopping import Interrupted, handling
+from fercore.terminal import counted
 from fercore.writing import write_json
 
 LOOKED_AT = 8
@@ -127,7 +128,7 @@ def predict(
         return _live(predictor, Camera(camera), inputs, how, out, layout, annotate or resume, each, tell)
     frames = find_inputs(inputs, stride=how.stride, scaling=predictor.scaling)
     if frames.ignored:
-        tell(f"{frames.ignored} other files in the folders are left alone")
+        tell(f"{counted(frames.ignored, 'other file')} in the folders left alone")
     if annotate is not None and resume:
         raise UserInputError("--annotate draws from the start", where="--resume", fix="leave one of them out")
     finder = _finder(how, frames)
@@ -207,7 +208,8 @@ def _deliver(
     except KeyboardInterrupt as stop:
         table.close()
         number = {"number": stop.number} if isinstance(stop, Interrupted) else {}
-        text = f"interrupted: {work.summary.frames} pictures are in {out}; the same command with --resume goes on"
+        pictures = counted(work.summary.frames, "picture")
+        text = f"interrupted with {pictures} in {out}; the same command with --resume goes on"
         raise Interrupted(**number, text=text) from None
     except BaseException:
         table.close()
@@ -414,7 +416,7 @@ def no_crops(inputs: Inputs, prepare: PrepareSettings) -> str:
         small += max(face.size for face, _ in faces if face is not None) < CROP * side
     if not seen or small * 2 <= seen:
         return ""
-    what = f"in {small} of {seen} pictures looked at the face fills less than half of the side"
+    what = f"in {small} of {counted(seen, 'picture')} looked at the face fills less than half of the side"
     return (
         f"{what}, and each is taken for a face as a whole: --faces detect finds them (--faces whole: not asked again)"
     )

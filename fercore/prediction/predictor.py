@@ -32,6 +32,7 @@ from fercore.prediction.action_units import units_of_images
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
 from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Encoded
+from fercore.terminal import counted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -255,7 +256,7 @@ class Predictor:
         beside = {name: torch.as_tensor(values) for name, values in (extras or {}).items()}
         for name, values in beside.items():
             if not values.ndim or len(values) != len(items):
-                what = f"extras {name!r} of shape {list(values.shape)} for {len(items)} images"
+                what = f"extras {name!r} of shape {list(values.shape)} for {counted(len(items), 'image')}"
                 raise UserInputError(what, where="predict", fix="give one row an image")
         order = evaluation_order(len(items))
         batches = self._batches([items[i] for i in order.tolist()], {name: v[order] for name, v in beside.items()})

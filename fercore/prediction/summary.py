@@ -11,6 +11,7 @@ from typing import Any
 from fercore.evaluation.distances import LEAST, FeatureSample, distance
 from fercore.prediction.predictor import Predictor
 from fercore.prediction.tables import Row
+from fercore.terminal import counted
 
 UNSURE = 0.5
 """Probability below which an answer counts as unsure."""
@@ -35,7 +36,7 @@ class Distance:
 
     def lines(self) -> list[str]:
         """Return it for people."""
-        here = f"distance from the training domain {self.value:.3f} (squared MMD of {self.n} faces)"
+        here = f"distance from the training domain {self.value:.3f} (squared MMD of {counted(self.n, 'face')})"
         lines = [f"{here}; of the target the model was adapted to {self.target:.3f}"]
         if self.value > self.limit:
             lines.append("warning: these faces are farther from the training domain than that target: trust them less")
@@ -104,7 +105,10 @@ class Summary:
     def lines(self) -> list[str]:
         """Return the summary for people."""
         n, lost = self.faces, sum(self.refused.values())
-        lines = [f"{n} faces in {self.frames} pictures" + (f", {lost} pictures without an answer" if lost else "")]
+        lines = [
+            f"{counted(n, 'face')} in {counted(self.frames, 'picture')}"
+            + (f", {counted(lost, 'picture')} without an answer" if lost else "")
+        ]
         lines += [f"  {count}: {reason}" for reason, count in self.refused.most_common(NAMED)]
         if n:
             order = sorted(self.classes, key=lambda name: -self.shares[name])

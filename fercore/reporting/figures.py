@@ -9,6 +9,7 @@ import numpy as np
 from fercore.reporting.blocks import Figure, Table
 from fercore.reporting.measures import Reliability
 from fercore.reporting.style import INKS, canvas, drawn, label, series, to_svg
+from fercore.terminal import counted
 
 MARKS = "osD^vP*X"
 """Shapes, so that no two series are told apart by colour alone."""
@@ -40,7 +41,8 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], what: str = 
     row, column = divmod(int(mistakes.argmax()), k)
     worst = f"Most frequent mistake: {classes[row]} taken for {classes[column]}, {mistakes[row, column]} times."
     worst = worst if mistakes.any() else "No mistakes."
-    alt = f"Confusion matrix of {support.sum()} images in {k} classes, {np.trace(confusion)} of them right. {worst}"
+    images = counted(support.sum(), "image")
+    alt = f"Confusion matrix of {images} in {k} classes, {np.trace(confusion)} of them right. {worst}"
     rows = [[name, *map(str, line), str(sum(line))] for name, line in zip(classes, confusion.tolist(), strict=True)]
     reading = f"Rows are the truth, columns what the model says; a stronger cell is a larger share of its row. {worst}"
     table = Table("Images, true class by predicted class", ("true", *classes, "n"), rows)
@@ -121,7 +123,7 @@ def reliability_diagram(bins: Reliability) -> Figure:
     _legend_above(axes, 2)
     gap = float((bins.n * (bins.confidence - bins.accuracy)).sum() / bins.n.sum())
     verdict = "surer than it is right" if gap > 0 else "less sure than it is right"
-    alt = f"Reliability diagram of {bins.n.sum()} images; the model is {verdict}, by {abs(gap):.3f}."
+    alt = f"Reliability diagram of {counted(bins.n.sum(), 'image')}; the model is {verdict}, by {abs(gap):.3f}."
     reading = (
         f"On the dashed line a confidence of 0.8 is right 8 times of 10. Here the model is {verdict} "
         f"({abs(gap):.3f} on average; expected calibration error {bins.ece:.3f})."
@@ -164,7 +166,7 @@ def curve(title: str, lines: Mapping[str, Sequence[tuple[int, float]]], reading:
     if len(lines) > 1:
         _legend_above(axes, len(lines))
     ends = ", ".join(f"{name} from {logged[0][1]:.3g} to {logged[-1][1]:.3g}" for name, logged in lines.items())
-    alt = f"{title} over {max(logged[-1][0] for logged in lines.values())} steps: {ends}."
+    alt = f"{title} over {counted(max(logged[-1][0] for logged in lines.values()), 'step')}: {ends}."
     return Figure(title, to_svg(figure, alt), reading, Table(title, ("line", "step", "value"), rows))
 
 
@@ -218,7 +220,7 @@ def unit_shares(shares: Mapping[str, np.ndarray], units: Sequence[str]) -> Figur
     axes.set_yticks(at, [label(name) for name in units])
     axes.grid(axis="y", visible=False)
     _legend_above(axes, len(shares))
-    alt = f"Share of images that show each of {len(units)} action units, for {', '.join(shares)}."
+    alt = f"Share of images that show each of {counted(len(units), 'action unit')}, for {', '.join(shares)}."
     reading = "Where the target differs from the sources, its faces move otherwise, or the detector sees otherwise."
     rows = [[name, *(f"{values[a]:.1%}" for values in shares.values())] for a, name in enumerate(units)]
     return Figure("Action units", to_svg(figure, alt), reading, Table("Shares", ("unit", *shares), rows))
@@ -245,7 +247,8 @@ def boxes(title: str, by_seed: Mapping[str, Sequence[float]], seeds: Sequence[in
     axes.grid(axis="y", visible=False)
     means = {name: float(np.mean(values)) for name, values in by_seed.items()}
     best = max(means, key=lambda name: means[name])
-    alt = f"Box plot of {title} by method over {len(seeds)} seeds; the best mean is {means[best]:.3f}, of {best}."
+    over = counted(len(seeds), "seed")
+    alt = f"Box plot of {title} by method over {over}; the best mean is {means[best]:.3f}, of {best}."
     rows = [[name, *(f"{value:.4f}" for value in values)] for name, values in by_seed.items()]
     table = Table(title, ("method", *(f"seed {seed}" for seed in seeds)), rows)
     return Figure(title, to_svg(figure, alt), "Box: quartiles over the seeds; line: their median.", table)
@@ -276,7 +279,7 @@ def paired_differences(title: str, by_seed: Mapping[str, Sequence[float]], first
     axes.set_yticks(range(len(by_seed)), [label(name) for name in by_seed])
     axes.set(ylim=(len(by_seed) - 0.5, -0.5), xlabel="difference, same seed")
     axes.grid(axis="y", visible=False)
-    alt = f"Paired differences in {title} to {first} over {len(seeds)} seeds, means: {', '.join(told)}."
+    alt = f"Paired differences in {title} to {first} over {counted(len(seeds), 'seed')}, means: {', '.join(told)}."
     reading = "Bars: 95 % interval of the mean. One that covers the dashed line leaves open which method is better."
     table = Table(f"{title}, differences", ("method", "mean", "95 %", *(f"seed {seed}" for seed in seeds)), rows)
     return Figure(f"{title}: differences to {first}", to_svg(figure, alt), reading, table)
@@ -296,7 +299,7 @@ def recall_by_row(recall: Mapping[str, np.ndarray], classes: Sequence[str]) -> F
     axes.set(xlim=(0, 1), ylim=(len(classes) - 0.5, -0.5), xlabel="recall, mean of the seeds")
     axes.set_yticks(range(len(classes)), [label(name) for name in classes])
     _legend_above(axes, len(recall))
-    alt = f"Recall of each of {len(classes)} classes for {', '.join(recall)}."
+    alt = f"Recall of each of {counted(len(classes), 'class')} for {', '.join(recall)}."
     rows = [[name, *(f"{values[k]:.3f}" for values in recall.values())] for k, name in enumerate(classes)]
     table = Table("Recall, mean of the seeds", ("class", *recall), rows)
     return Figure(

@@ -18,6 +18,7 @@ from fercore.reporting import faces, figures, measures
 from fercore.reporting.blocks import Block, Chapter, Code, Figure, Figures, Note, Page, Table, Tiles
 from fercore.reporting.collect import EvaluationLine, RunFiles, StepLine
 from fercore.reporting.inside import Features, Inside, look_inside
+from fercore.terminal import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +74,8 @@ CURVES = "Every term of the loss with its weight; the total is their sum."
 def run_page(view: View) -> Page:
     """Return the page of one run."""
     target = view.run.result.target
-    lead = f"Adapted to {target.spec}, {target.n_adaptation} unlabelled images of it; seed {view.run.result.seed}."
+    images = counted(target.n_adaptation, "unlabelled image")
+    lead = f"Adapted to {target.spec}, {images} of it; seed {view.run.result.seed}."
     chapters = [*chapters_of(view), Chapter("The run", list(about(view.run)))]
     return Page(view.name, lead, [chapter for chapter in chapters if chapter.blocks])
 
@@ -138,14 +140,15 @@ def _cautions(run: RunFiles) -> Iterator[str]:
     """Yield what a reader must know to take the scores for what they are."""
     target = run.result.target
     if target.labelled.n:
-        yield f"Trained with {target.labelled.n} labels of the target: not unsupervised."
+        yield f"Trained with {counted(target.labelled.n, 'label')} of the target: not unsupervised."
     if target.transductive:
         yield "Transductive: adapted to the very images that it is tested on, without their labels."
     if target.test_images_in_sources:
-        yield f"{target.test_images_in_sources} labelled source images are test images too: the scores are too good."
+        images = counted(target.test_images_in_sources, "labelled source image")
+        yield f"{images} in the test part too: the scores are too good."
     if target.adaptation_filtered_by_label:
         n = target.adaptation_filtered_by_label
-        yield f"{n} images were left out of adaptation because of their class: this used labels."
+        yield f"{counted(n, 'image')} left out of adaptation because of the class: this used labels."
 
 
 def _shares(view: View) -> Iterator[Figure]:
@@ -277,8 +280,11 @@ def about(run: RunFiles) -> Iterator[Block]:
         ["largest memory", f"{result.peak_memory_mb:.0f} MiB"],
         ["parameters", f"{result.parameters.trained:,} of {result.parameters.total:,} trained"],
         ["weights", "the last" if result.ema is None else f"their average (decay {result.ema.decay})"],
-        *([f"source {number}", f"{source.spec}, {source.n} images"] for number, source in enumerate(result.sources, 1)),
-        ["target", f"{result.target.spec}, {result.target.n_adaptation} images"],
+        *(
+            [f"source {number}", f"{source.spec}, {counted(source.n, 'image')}"]
+            for number, source in enumerate(result.sources, 1)
+        ),
+        ["target", f"{result.target.spec}, {counted(result.target.n_adaptation, 'image')}"],
     ]
     yield Table("Facts", ("what", "value"), facts, numbers=False)
     versions = {**result.versions, **run.folder.plugin_versions()}

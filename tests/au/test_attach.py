@@ -95,8 +95,8 @@ def test_missing_rows(folder, tmp_path):
     assert source["n"] == sum(source["classes"].values()) == 39
     assert source["classes"] == domains.sources[0].counts(domains.classes)
     words = " ".join(mismatch_lines(domains.report))
-    assert "1 images without a row of action units, 1 left out of training" in words
-    assert "1 rows of action units are of none of its images" in words
+    assert "1 image without a row of action units, 1 left out of training" in words
+    assert "1 row of action units of none of its images" in words
     target = loaded(STUDIO, f"{spec}&au={short}", au="synthfer", max_bad_share=0.05)
     unknown = int(np.isnan(target.test.extras[SCORES]).any(axis=1).sum())
     skipped = target.report["au"]["domains"][1]["skipped"]
@@ -129,7 +129,7 @@ def test_cells_without_a_number_are_counted_and_lose_no_image(folder, tmp_path):
     domains = loaded(f"{spec}&au={holed}", au="synthfer")
     assert len(domains.sources[0]) == 40
     assert domains.report["au"]["domains"][0]["cells_without_number"] == 1
-    assert any("1 cells of action units hold no number" in line for line in mismatch_lines(domains.report))
+    assert any("1 cell of action units without a number" in line for line in mismatch_lines(domains.report))
 
 
 def test_a_folder_of_one_table_an_image(folder, tmp_path):

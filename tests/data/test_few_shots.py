@@ -104,7 +104,7 @@ def test_persons_of_the_test_part_are_not_labelled(tmp_path: Path, image, tree):
         assert set(domains.sources[1].subjects) <= {"p3", "p4", "p5"}
         assert {"p0", "p1", "p2"} <= set(domains.adaptation.subjects)  # without labels they may adapt
         assert domains.report["label_split"]["subjects_of_test"] == 12
-        assert any(line.startswith("12 images stay unlabelled") for line in mismatch_lines(domains.report))
+        assert any(line.startswith("12 images left unlabelled") for line in mismatch_lines(domains.report))
     found = loaded("shots=50", sources=source, target=target)
     assert np.bincount(found.sources[1].labels).tolist() == [6, 6]
     assert found.report["label_split"]["short"] == 88

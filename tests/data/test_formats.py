@@ -257,7 +257,7 @@ def test_fer2013_numbers_of_every_length():
     ("row", "message"),
     [
         ("3,1 2 3,Training\n", "3 pixels instead of 2304 ({file}, line 3)"),
-        ("3\n", "row with 1 cells instead of 3 ({file}, line 3)"),
+        ("3\n", "row with 1 cell instead of 3 ({file}, line 3)"),
         ("x,1,Training\n", "emotion 'x' is not a number from 0 to 6 ({file}, line 3)"),
         ("3,1,Trainin\n", "unknown usage 'Trainin' ({file}, line 3); known: Training, PublicTest, PrivateTest"),
         (fer_row(1, 256, "Training"), "pixels are not numbers from 0 to 255 ({file}, line 3)"),

@@ -67,7 +67,7 @@ def test_rows_are_what_the_model_and_its_run_say_and_what_cannot_be_read_has_a_r
     assert list(rows[0])[5:13] == [*model.classes, "refused"]
     assert [Path(row["image"]).name for row in rows] == [f"{k}.png" for k in range(8)] + ["empty.jpg", "text.png"]
     assert [row["refused"] for row in rows[-2:]] == ["empty file", "not an image"]
-    assert told[0] == "1 other files in the folders are left alone"
+    assert told[0] == "1 other file in the folders left alone"
     want = model.predict([pictures / f"{k}.png" for k in range(8)])
     given = np.array([[float(row[name]) for name in model.classes] for row in rows[:8]])
     assert np.abs(given - want.probs).max() < 1e-5
@@ -255,7 +255,7 @@ def test_the_command_prints_lines_or_writes_a_table(trained, pictures, tmp_path,
     assert call(str(trained / "run"), str(pictures / "1.png"), str(pictures / "sub")) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[1].endswith("empty.jpg: empty file")
-    assert "1 faces in 3 pictures, 2 pictures without an answer" in err
+    assert "1 face in 3 pictures, 2 pictures without an answer" in err
     assert call(str(trained / "run"), str(pictures), "--out", str(tmp_path / "a.csv")) == 0
     assert "8 faces in 10 pictures" in capsys.readouterr().out
     assert call(str(trained / "run"), str(pictures), "--out", str(tmp_path / "a.csv")) == 2

@@ -86,7 +86,7 @@ def test_what_is_no_image_is_one_line(trained, image, message):
 
 def test_extras_have_a_row_an_image(trained):
     model = fercore.load(trained / "run")
-    with pytest.raises(UserInputError, match=r"extras 'au' of shape \[2, 3\] for 1 images"):
+    with pytest.raises(UserInputError, match=r"extras 'au' of shape \[2, 3\] for 1 image"):
         model.predict(np.zeros((8, 8), np.uint8), extras={"au": np.zeros((2, 3))})
 
 

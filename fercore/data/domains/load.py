@@ -27,6 +27,7 @@ from fercore.data.spec import FORMATS, DomainSpec, TaskSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
 from fercore.records.data import DomainReport, ScalingReport
+from fercore.terminal import counted
 
 UNLABELLED = "unlabelled"
 """Why samples of a source that have no label are left out, in report["sources"][i]["skipped"]."""
@@ -251,9 +252,9 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
     kinds = []
     if preflight.unusable:
         key, reason = preflight.unusable[0]
-        kinds.append(f"{len(preflight.unusable)} unusable images, first {key}: {reason}")
+        kinds.append(f"{counted(len(preflight.unusable), 'unusable image')}, first {key}: {reason}")
     if missing:
-        kinds.append(f"{len(missing)} missing files, first {missing[0]}")
+        kinds.append(f"{counted(len(missing), 'missing file')}, first {missing[0]}")
     if unknown:
         kinds.append(f"{sum(unknown.values())} with labels nobody knows: {unknown_names(unknown)}")
     fix = "remove or fix them, or raise data.max_bad_share"
@@ -261,5 +262,8 @@ def _refuse_if_bad(spec: DomainSpec, scan: Scan, preflight: Preflight, most: flo
         fix = "remove, fix or rename them (?names=FILE.toml says what names mean), or raise data.max_bad_share"
     if unknown and (fitting := fits(scan.rows.numbers)):
         fix = f"all numbers fit ?labels= {'; '.join(fitting)}; else {fix}"
-    what = f"{bad} of {total} samples are bad ({bad / total:.1%}, at most {most:.1%} are let pass): " + "; ".join(kinds)
+    what = (
+        f"{bad} of {counted(total, 'sample')} are bad ({bad / total:.1%}, at most {most:.1%} are let pass): "
+        + "; ".join(kinds)
+    )
     raise UserInputError(what, where=spec.where, fix=fix)

@@ -9,6 +9,7 @@ from fercore.data.domains.skipped import by_end_lines, left_out_lines, unread_li
 from fercore.data.formats.folder import LOOSE
 from fercore.data.labels import unknown_names
 from fercore.records.data import DataReport, DomainReport, LabelSplitReport, ScalingReport, UnitsReport
+from fercore.terminal import counted
 
 
 def mismatch_lines(report: DataReport) -> list[str]:
@@ -28,18 +29,21 @@ def mismatch_lines(report: DataReport) -> list[str]:
     lines += _unit_lines(report.get("au"))
     filtered = target["adaptation_filtered_by_label"]
     if filtered:
-        text = f"{filtered} unlabelled images left out because their class is not in the run (this uses their labels)"
+        images = counted(filtered, "unlabelled image")
+        text = f"{images} left out by class, which is not in the run (this uses labels)"
         lines.append(f"{target['name']}: {text}")
     removed = sum(target["removed_from_adaptation"].values())
     if removed:
-        lines.append(f"{target['name']}: {removed} training images left out because they are test images too")
+        lines.append(f"{target['name']}: {counted(removed, 'training image')} left out: in the test part too")
     if report["test_images_in_sources"]:
-        seen = f"{report['test_images_in_sources']} labelled source images are images of the target's test part"
+        seen = f"{counted(report['test_images_in_sources'], 'labelled source image')} in the target's test part too"
         lines.append(f"{target['name']}: {seen}: the score will be too good")
     if not target["labelled_test"]:
         lines.append(f"{target['name']}: no test image has a label: predictions, but no score")
     elif target["test_without_label"]:
-        lines.append(f"{target['name']}: {target['test_without_label']} test images without a label are not scored")
+        lines.append(
+            f"{target['name']}: {counted(target['test_without_label'], 'test image')} without a label, not scored"
+        )
     return lines
 
 
@@ -51,9 +55,9 @@ def _classes(domain: DomainReport, classes: list[str]) -> list[str]:
         lines.append(f"labels nobody knows dropped: {unknown_names(domain['unknown_labels'])}")
     skipped = dict(domain["skipped"])
     if unlabelled := skipped.pop(UNLABELLED, 0):
-        lines.append(f"{unlabelled} samples without a label left out: a source needs labels")
+        lines.append(f"{counted(unlabelled, 'sample')} without a label left out: a source needs labels")
     if loose := skipped.pop(LOOSE, 0):
-        lines.append(f"{loose} loose images left out: they stand beside class folders or parts")
+        lines.append(f"{counted(loose, 'loose image')} left out: they stand beside class folders or parts")
     lines += left_out_lines(skipped) + unread_lines(domain["unread_columns"])
     lines += by_end_lines(domain["found_by_end"], domain["first_by_end"])
     if unused := domain["unused_parts"]:
@@ -73,22 +77,22 @@ def _split_lines(split: LabelSplitReport | None) -> list[str]:
         f"labelled {counts['labelled']} ({_counts(split['per_class'])}), unlabelled {counts['unlabelled']}: {rule}"
     ]
     if counts["left out"]:
-        lines.append(
-            f"{counts['left out']} unlabelled images of labelled subjects left out; ?label_by=image keeps them"
-        )
+        images = counted(counts["left out"], "unlabelled image")
+        lines.append(f"{images} of labelled subjects left out; ?label_by=image keeps them")
     if split["subjects_of_test"]:
         n = split["subjects_of_test"]
-        lines.append(f"{n} images stay unlabelled: their subjects or sequences are in the test part")
+        lines.append(f"{counted(n, 'image')} left unlabelled: the subject or sequence is in the test part")
     if split["short"]:
-        lines.append(f"{split['short']} labels fewer than the rule gives: some classes have no more images")
+        lines.append(f"{counted(split['short'], 'label')} fewer than the rule gives: some classes have no more images")
     return lines
 
 
 def _scaling_line(scaling: ScalingReport) -> str:
     """Return what is to be said of a dataset whose one-channel images are scaled to 8 bits."""
     of = "each image's own values" if str(scaling["range"]).startswith("image") else "fixed"
-    colour = f", {scaling['colour']} colour images as they are" if scaling["colour"] else ""
-    return f"{scaling['one_channel']} one-channel images scaled to 8 bits by range={scaling['range']} ({of}){colour}"
+    colour = f", {counted(scaling['colour'], 'colour image')} unchanged" if scaling["colour"] else ""
+    images = counted(scaling["one_channel"], "one-channel image")
+    return f"{images} scaled to 8 bits by range={scaling['range']} ({of}){colour}"
 
 
 def _unit_lines(units: UnitsReport | None) -> list[str]:
@@ -101,15 +105,17 @@ def _unit_lines(units: UnitsReport | None) -> list[str]:
     for domain in units["domains"]:
         name, skipped = domain["name"], sum(domain["skipped"].values())
         if domain["without_row"]:
-            text = f"{domain['without_row']} images without a row of action units, {skipped} left out of training"
+            images = counted(domain["without_row"], "image")
+            text = f"{images} without a row of action units, {skipped} left out of training"
             lines.append(f"{name}: {text}")
         if domain["cells_without_number"]:
-            text = "cells of action units hold no number: such a unit counts as its other column says, or as not shown"
-            lines.append(f"{name}: {domain['cells_without_number']} {text}")
+            cells = counted(domain["cells_without_number"], "cell")
+            text = "of action units without a number: such a unit counts as its other column says, or as not shown"
+            lines.append(f"{name}: {cells} {text}")
         if domain["codes"] == 1:
             lines.append(f"{name}: all images have one and the same code of action units; check data.au_threshold")
         if domain["rows_of_no_image"]:
-            lines.append(f"{name}: {domain['rows_of_no_image']} rows of action units are of none of its images")
+            lines.append(f"{name}: {counted(domain['rows_of_no_image'], 'row')} of action units of none of its images")
     return lines
 
 
@@ -117,10 +123,10 @@ def _faults(domain: DomainReport) -> list[str]:
     preflight = domain["preflight"]
     lines = [_scaling_line(domain["scaling"])] if "scaling" in domain else []
     if domain["missing_files"]:
-        lines.append(f"{domain['missing_files']} listed files are missing, first {domain['first_missing'][0]}")
+        lines.append(f"{counted(domain['missing_files'], 'listed file')} missing, first {domain['first_missing'][0]}")
     if preflight["unusable"]:
         key, reason = preflight["unusable_files"][0]
-        lines.append(f"{preflight['unusable']} unusable images skipped, first {key}: {reason}")
+        lines.append(f"{counted(preflight['unusable'], 'unusable image')} skipped, first {key}: {reason}")
     if preflight["duplicate_groups"]:
         text = f"{preflight['duplicate_groups']} images stand there more than once, as "
         lines.append(text + _group(preflight["duplicate_files"]))

@@ -19,6 +19,7 @@ from fercore.data.images.readers import ArrayReader
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
 from fercore.files import open_limited
+from fercore.terminal import counted
 
 SIDE = 48
 USAGES = ("training", "publictest", "privatetest")
@@ -131,7 +132,7 @@ def _parse_row(
 ) -> tuple[int, int, bytes, str]:
     where = f"{path}, line {number}"
     if len(cells) != width:
-        raise UserInputError(f"row with {len(cells)} cells instead of {width}", where=where)
+        raise UserInputError(f"row with {counted(len(cells), 'cell')} instead of {width}", where=where)
     emotion, pixels, usage = (cells[i] for i in at)
     label = whole_number(emotion.decode("utf-8", "replace"))
     if label is None or label < 0:

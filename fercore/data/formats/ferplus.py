@@ -23,6 +23,7 @@ from fercore.data.images.readers import ArrayReader, FileReader
 from fercore.data.labels import CANONICAL
 from fercore.data.spec import DomainSpec
 from fercore.errors import UserInputError
+from fercore.terminal import counted
 
 VOTES = (*CODES["ferplus"].values(), "unknown", "nf")
 FOLDERS: dict[str, str] = {"FER2013Train": "train", "FER2013Valid": "val", "FER2013Test": "test"}
@@ -89,7 +90,7 @@ def _scan_folders(root: Path, folders: list[str], rule: str) -> Scan:
         for number, cells in csv_lines(path):
             where = f"{path}, line {number}"
             if len(cells) != 2 + len(VOTES):
-                raise UserInputError(f"row with {len(cells)} cells instead of {2 + len(VOTES)}", where=where)
+                raise UserInputError(f"row with {counted(len(cells), 'cell')} instead of {2 + len(VOTES)}", where=where)
             label = vote(_counts(cells[2:], where), rule)
             if label is None:
                 rows.skipped["no majority"] += 1

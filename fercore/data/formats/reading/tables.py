@@ -17,6 +17,7 @@ from fercore.data.formats.reading.columns import refuse_nearly_known
 from fercore.data.formats.reading.scan import Rows, listed, read_text
 from fercore.documents import plain_cell
 from fercore.errors import UserInputError
+from fercore.terminal import counted
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
@@ -98,7 +99,7 @@ def _lines(reader: Any, path: Path) -> Iterator[Line]:
 def _as_wide(lines: Iterator[Line], width: int, marks: str, path: Path) -> Iterator[Line]:
     for number, cells in lines:
         if len(cells) != width:
-            what = f"row with {len(cells)} cell{'s' * (len(cells) != 1)} under {width} columns"
+            what = f"row with {counted(len(cells), 'cell')} under {width} columns"
             fix = f"write every cell; an unknown one stays empty between its {marks}"
             if len(cells) > width:
                 fix = f"quote cells that hold {marks}"
