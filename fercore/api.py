@@ -402,7 +402,7 @@ def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -
     """Write the report of a finished run, or of a comparison, as one HTML file, and return its path.
 
     Args:
-        path: the folder of one. out: a new .html file; None = report.html in that folder.
+        path: the folder of one. out: a new .html file; None = report.html there, in the place of an earlier one.
         faces: whether face images are in it, which are personal data.
 
     Raises:
@@ -410,9 +410,7 @@ def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -
     """
     from fercore.reporting.report import write_report
 
-    file = _path(out) or Path(path) / "report.html"
-    write_report(Path(path), file, faces=faces)
-    return file
+    return write_report(Path(path), _path(out), faces=faces)
 
 
 def select(

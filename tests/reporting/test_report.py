@@ -143,7 +143,8 @@ def confusion(run: Path) -> None:
         (predictions(",0.", ",7."), "predictions.csv is damaged: line 2: not a probability for each class"),
         (lambda run: (run / "predictions.csv").unlink(), "cannot read predictions.csv: No such file"),
         (confusion, "confusion is no table of 7 classes"),
-        (lambda run: (run / "report.html").write_text("mine"), "output file exists"),
+        (lambda run: (run / "report.html").write_text("mine"), "the file there is no report of fercore"),
+        (lambda run: (run / "report.html").symlink_to("result.json"), "the file there is no report"),
     ],
 )
 def test_a_damaged_run_is_one_line(copied, damage, message):
@@ -153,6 +154,17 @@ def test_a_damaged_run_is_one_line(copied, damage, message):
         fercore.report(copied)
     assert message in str(caught.value)
     assert sorted(copied.iterdir()) == before
+
+
+def test_a_second_report_takes_the_place_of_the_first(copied, monkeypatch):
+    monkeypatch.setattr(making, "POINTS", 8)
+    first = fercore.report(copied, faces=False)
+    before = first.read_text(encoding="utf-8")
+    assert fercore.report(copied) == first
+    assert "data:image/jpeg" in first.read_text(encoding="utf-8")
+    assert "data:image/jpeg" not in before
+    with pytest.raises(UserInputError, match="output file exists"):
+        fercore.report(copied, out=first)
 
 
 def test_a_missing_package_is_named(finished, tmp_path, monkeypatch):
