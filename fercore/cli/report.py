@@ -12,9 +12,7 @@ from fercore import api
 
 def report(
     path: Annotated[Path, typer.Argument(metavar="RUN|COMPARISON", help="Folder that `run` or `compare` wrote.")],
-    out: Annotated[
-        Path | None, typer.Option(help="A new HTML file; without it report.html in that folder, made anew.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="A new file; without it report.html there, made anew.")] = None,
     faces: Annotated[bool, typer.Option("--faces/--no-faces", help="Face images are personal data.")] = True,
 ) -> None:
     """Write scores, curves, features and faces of a run or a comparison into one HTML file that needs no network."""
