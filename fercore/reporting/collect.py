@@ -89,16 +89,24 @@ class RunFiles:
         Raises:
             UserInputError: if it is no square of the classes.
         """
-        rows, k = self.result.target.confusion, len(self.classes)
-        if rows is None:
+        if self.result.target.confusion is None:
             return None
-        if len(rows) != k or any(len(row) != k or min(row) < 0 for row in rows):
-            raise UserInputError(f"confusion is no table of {k} classes", where=str(self.path), fix=AGAIN)
-        counts = np.array(rows, dtype=np.int64)
+        counts = self.square(self.result.target.confusion)
         # Figures divide by these counts, and tiles give n: a matrix of other images would go unseen.
         if not 0 < counts.sum() == self.result.target.n:
             raise UserInputError("confusion is not of the images that were scored", where=str(self.path), fix=AGAIN)
         return counts
+
+    def square(self, rows: list[list[int]]) -> np.ndarray:
+        """Return counts of result.json as int64[K,K].
+
+        Raises:
+            UserInputError: if they are no square of the classes.
+        """
+        k = len(self.classes)
+        if len(rows) != k or any(len(row) != k or min(row) < 0 for row in rows):
+            raise UserInputError(f"confusion is no table of {k} classes", where=str(self.path), fix=AGAIN)
+        return np.array(rows, dtype=np.int64)
 
     @cached_property
     def record(self) -> ModelRecord:

@@ -17,7 +17,7 @@ from fercore.records.result import SCORES
 from fercore.reporting import figures
 from fercore.reporting.blocks import Block, Chapter, Figure, Figures, Heading, Note, Page, Table
 from fercore.reporting.collect import RunFiles
-from fercore.reporting.run_page import Other, View, about, chapters_of, command, view_of
+from fercore.reporting.run_page import View, about, beside, chapters_of, command, view_of
 from fercore.runs.predictions import AGAIN
 
 
@@ -42,7 +42,7 @@ def comparison_page(out: Path, points: int, faces: int) -> Page:
         view = replace(view_of(run.path, max(100, points // many), -(-faces // many)), name=row.label)
         first = first or view
         lead = f"Seed {comparison.seeds[0]} in detail" + (f", beside {first.name}." if view is not first else ".")
-        details.append(Chapter(f"{number}. {row.label}", list(_detail(_beside(view, first))), lead))
+        details.append(Chapter(f"{number}. {row.label}", list(_detail(beside(view, first))), lead))
     seeds = ", ".join(map(str, comparison.seeds))
     lead = f"Adapted to {runs[0][0].result.target.spec}; preset {comparison.preset}, seeds {seeds}."
     figures_of_scores = [Figures(list(_overview(comparison, runs)), 2)] if comparison.scored else []
@@ -51,18 +51,6 @@ def comparison_page(out: Path, points: int, faces: int) -> Page:
     return Page(
         title, lead, [overview, *details, Chapter("The runs", list(_about(comparison, [row[0] for row in runs])))]
     )
-
-
-def _beside(view: View, first: View) -> View:
-    """Return a view that is set beside the first row, where both are of the same images."""
-    if view is first or view.inside is None or first.inside is None:
-        return view
-    # Rows may have other sources or another split (--row settings): then images do not pair, and each stands alone.
-    if view.inside.test.keys != first.inside.test.keys or len(view.inside.source_labels) != len(
-        first.inside.source_labels
-    ):
-        return view
-    return replace(view, other=Other(first.name, first.inside.probs, first.inside.after))
 
 
 def _detail(view: View) -> Iterator[Block]:

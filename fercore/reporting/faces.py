@@ -43,6 +43,8 @@ def sure_and_unsure(inside: Inside, classes: list[str], most: int) -> Faces:
         "By the class that the model says, with its confidence. Look for what the surest of a class share that is no "
         "expression: light, pose, age, glasses."
     )
+    if never := [name for k, name in enumerate(classes) if not (guess == k).any()]:
+        reading += f" Never said: {', '.join(never)}."
     return Faces("Surest and least sure faces", reading, [row for row in rows if row[1]])
 
 

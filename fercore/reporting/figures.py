@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from fercore.evaluation.metrics import BINS
 from fercore.reporting.blocks import Figure, Table
 from fercore.reporting.measures import Reliability
 from fercore.reporting.style import INKS, canvas, drawn, label, series, to_svg
@@ -16,27 +18,10 @@ MARKS = "osD^vP*X"
 
 
 @drawn
-def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], what: str = "") -> Figure:
-    """Draw a confusion matrix.
-
-    Args:
-        confusion: int[K,K], rows are the truth. what: words on what it sums up.
-    """
+def confusion_matrix(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Draw a confusion matrix int[K,K], whose rows are the truth."""
     k, support = len(classes), confusion.sum(axis=1)
-    share = confusion / np.maximum(support, 1)[:, None]
-    figure, axes = canvas(5.0, 4.6)
-    for row, column in np.ndindex(k, k):
-        ink = series(0 if row == column else 1)
-        # At most half covered, so that the same ink is legible on every cell, light or dark.
-        axes.add_patch(_cell(column, row, ink, 0.55 * share[row, column]))
-        if confusion[row, column]:
-            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=10 if k < 9 else 7)
-    axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), xlabel="predicted", ylabel="true")
-    names = [label(name) for name in classes]
-    axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(k), names)
-    axes.grid(False)
-    axes.tick_params(length=0)
+    figure = _matrix(confusion, classes, "true", "predicted")
     mistakes = confusion - np.diag(np.diagonal(confusion))
     row, column = divmod(int(mistakes.argmax()), k)
     worst = f"Most frequent mistake: {classes[row]} taken for {classes[column]}, {mistakes[row, column]} times."
@@ -46,7 +31,47 @@ def confusion_matrix(confusion: np.ndarray, classes: Sequence[str], what: str = 
     rows = [[name, *map(str, line), str(sum(line))] for name, line in zip(classes, confusion.tolist(), strict=True)]
     reading = f"Rows are the truth, columns what the model says; a stronger cell is a larger share of its row. {worst}"
     table = Table("Images, true class by predicted class", ("true", *classes, "n"), rows)
-    return Figure(f"Confusion matrix{what}", to_svg(figure, alt), reading, table)
+    return Figure("Confusion matrix", to_svg(figure, alt), reading, table)
+
+
+@drawn
+def changes(counts: np.ndarray, classes: Sequence[str], other: str) -> Figure:
+    """Draw which classes another model and this one take the same images for: int[K,K], rows are the other's."""
+    k, n = len(classes), int(counts.sum())
+    figure = _matrix(counts, classes, f"by {label(other)}", "by this run")
+    moved = counts - np.diag(np.diagonal(counts))
+    row, column = divmod(int(moved.argmax()), k)
+    most = f"Most often {classes[row]} became {classes[column]}, {counted(int(moved[row, column]), 'time')}."
+    most = most if moved.any() else "No image changed its class."
+    alt = (
+        f"Classes of {counted(n, 'image')} by {other} and by this run, the same for {np.trace(counts)} of them. {most}"
+    )
+    rows = [[name, *map(str, line), str(sum(line))] for name, line in zip(classes, counts.tolist(), strict=True)]
+    reading = (
+        f"Off the diagonal are the images that adaptation moved; without labels nothing says whether it was right to. "
+        f"A column that all rows flow into is a class that swallows others. {most}"
+    )
+    table = Table(f"Images, class by {other} (rows) and by this run", ("class", *classes, "n"), rows)
+    return Figure(f"What changed beside {other}", to_svg(figure, alt), reading, table)
+
+
+def _matrix(counts: np.ndarray, classes: Sequence[str], down: str, across: str) -> Any:
+    """Draw int[K,K], each cell shaded by its share of the row, those on the diagonal in an ink of their own."""
+    k, share = len(classes), counts / np.maximum(counts.sum(axis=1), 1)[:, None]
+    figure, axes = canvas(5.0, 4.6)
+    for row, column in np.ndindex(k, k):
+        ink = series(0 if row == column else 1)
+        # At most half covered, so that the same ink is legible on every cell, light or dark.
+        axes.add_patch(_cell(column, row, ink, 0.55 * share[row, column]))
+        if counts[row, column]:
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=10 if k < 9 else 7)
+    axes.set(xlim=(-0.5, k - 0.5), ylim=(k - 0.5, -0.5), xlabel=across, ylabel=down)
+    names = [label(name) for name in classes]
+    axes.set_xticks(range(k), names, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(k), names)
+    axes.grid(False)
+    axes.tick_params(length=0)
+    return figure
 
 
 def _cell(x: float, y: float, ink: str, alpha: float) -> object:
@@ -79,7 +104,10 @@ def class_recall(confusion: np.ndarray, classes: Sequence[str]) -> Figure:
     ]
     best, worst = (classes[int(pick(share))] for pick in (np.nanargmax, np.nanargmin))
     alt = f"Recall of each class, from {np.nanmin(share):.2f} ({worst}) to {np.nanmax(share):.2f} ({best})."
-    reading = "Which classes are recognised. Bars are 95 % intervals: classes whose bars overlap may be equally hard."
+    reading = (
+        f"Best recognised is {best} ({np.nanmax(share):.2f}), worst {worst} ({np.nanmin(share):.2f}). Bars are 95 % "
+        "intervals: classes whose bars overlap may be equally hard."
+    )
     return Figure(
         "Recall by class", to_svg(figure, alt), reading, Table("Recall", ("class", "recall", "95 %", "n"), rows)
     )
@@ -108,6 +136,8 @@ def class_shares(shares: Mapping[str, np.ndarray], classes: Sequence[str], readi
         f"Shares of classes: {', '.join(names)}. They differ most in {classes[widest]}: "
         f"{first[widest]:.0%} ({names[0]}) and {last[widest]:.0%} ({names[-1]})."
     )
+    ends = f"{first[widest]:.0%} ({names[0]}) against {last[widest]:.0%} ({names[-1]})"
+    reading = f"Widest apart: {classes[widest]}, {ends}. {reading}"
     rows = [[name, *(f"{values[k]:.1%}" for values in shares.values())] for k, name in enumerate(classes)]
     return Figure("Classes of both sides", to_svg(figure, alt), reading, Table("Shares", ("class", *names), rows))
 
@@ -117,12 +147,15 @@ def reliability_diagram(bins: Reliability) -> Figure:
     """Draw how often the model is right where it is so sure."""
     figure, axes = canvas()
     axes.plot([0, 1], [0, 1], "--", color=INKS["muted"], linewidth=1)
-    axes.bar(bins.confidence, bins.n / bins.n.sum(), 0.06, color=series(1), alpha=0.35, label="share of the images")
+    # By their bins, whose means may lie so close that bars would cover each other.
+    middle = (np.ceil(bins.confidence * BINS) - 0.5) / BINS
+    axes.bar(middle, bins.n / bins.n.sum(), 0.9 / BINS, color=series(1), alpha=0.35, label="share of the images")
     axes.plot(bins.confidence, bins.accuracy, "o-", color=series(0), label="accuracy")
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
     _legend_above(axes, 2)
     gap = float((bins.n * (bins.confidence - bins.accuracy)).sum() / bins.n.sum())
     verdict = "surer than it is right" if gap > 0 else "less sure than it is right"
+    verdict = "as sure as it is right" if abs(gap) < 0.005 else verdict
     alt = f"Reliability diagram of {counted(bins.n.sum(), 'image')}; the model is {verdict}, by {abs(gap):.3f}."
     reading = (
         f"On the dashed line a confidence of 0.8 is right 8 times of 10. Here the model is {verdict} "
@@ -210,18 +243,25 @@ def embedding(
 
 @drawn
 def unit_shares(shares: Mapping[str, np.ndarray], units: Sequence[str]) -> Figure:
-    """Draw which share of each domain's images shows each action unit."""
-    figure, axes = canvas(5.0, max(3.0, 0.2 * len(units) * len(shares) + 0.8))
-    height, at = 0.8 / len(shares), np.arange(len(units))
+    """Draw which share of each domain's images shows each action unit: a line a unit, from the least to the most."""
+    figure, axes = canvas(5.0, max(3.0, 0.22 * len(units) + 0.9))
+    at, table_of = np.arange(len(units)), np.array(list(shares.values()))
+    axes.hlines(at, table_of.min(axis=0), table_of.max(axis=0), color=INKS["muted"], linewidth=2, alpha=0.5)
     for number, (name, values) in enumerate(shares.items()):
-        place = at + (number - (len(shares) - 1) / 2) * height
-        axes.barh(place, values, height * 0.9, color=series(number), label=label(name))
+        mark = MARKS[number % len(MARKS)]
+        axes.plot(values, at, mark, color=series(number), markersize=7, label=label(name))
     axes.set(xlim=(0, 1), ylim=(len(units) - 0.5, -0.5), xlabel="share of the images that show it")
     axes.set_yticks(at, [label(name) for name in units])
     axes.grid(axis="y", visible=False)
     _legend_above(axes, len(shares))
     alt = f"Share of images that show each of {counted(len(units), 'action unit')}, for {', '.join(shares)}."
-    reading = "Where the target differs from the sources, its faces move otherwise, or the detector sees otherwise."
+    apart = table_of[:-1].mean(axis=0) - table_of[-1]
+    widest, target = int(np.abs(apart).argmax()), list(shares)[-1]
+    words = f"{table_of[-1][widest]:.0%} in {target}, {table_of[:-1].mean(axis=0)[widest]:.0%} in the sources"
+    reading = (
+        "Long lines are units that the target shows more or less often than the sources: its people move otherwise, "
+        f"or the detector sees otherwise. Widest apart: {units[widest]}, {words}."
+    )
     rows = [[name, *(f"{values[a]:.1%}" for values in shares.values())] for a, name in enumerate(units)]
     return Figure("Action units", to_svg(figure, alt), reading, Table("Shares", ("unit", *shares), rows))
 

@@ -35,12 +35,12 @@ def write_report(path: Path, out: Path | None = None, *, faces: bool = True) -> 
     from fercore.experiments.comparison import COMPARE
     from fercore.reporting.comparison_page import comparison_page
     from fercore.reporting.html import render
-    from fercore.reporting.run_page import run_page, view_of
+    from fercore.reporting.run_page import beside_reference, run_page, view_of
 
     if (path / COMPARE).is_file():
         page = comparison_page(path, POINTS, FACES if faces else 0)
     else:
-        page = run_page(view_of(path, POINTS, FACES if faces else 0))
+        page = run_page(beside_reference(view_of(path, POINTS, FACES if faces else 0), POINTS))
     write_text(file, render(page))
     return file
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class View:
 
     Attributes:
         inside: what data and networks tell; None = `why` they do not.
-        other: a model to set it beside.
+        other: a model to set it beside. missing: why the reference is not shown.
         name: of the method. faces: of each kind, 0 = none are shown.
     """
 
@@ -50,6 +50,7 @@ class View:
     other: Other | None
     name: str
     faces: int
+    missing: str = ""
 
 
 def view_of(path: Path, points: int, faces: int) -> View:
@@ -68,7 +69,37 @@ def view_of(path: Path, points: int, faces: int) -> View:
         return View(run, None, str(error), None, run.name, faces)
 
 
-CURVES = "Every term of the loss with its weight; the total is their sum."
+def beside(view: View, first: View) -> View:
+    """Return a view that is set beside another run, where both are of the same images."""
+    if view is first or view.inside is None or first.inside is None:
+        return view
+    # Runs may have other sources or another split: then images do not pair, and each stands alone.
+    pairs = view.inside.test.keys == first.inside.test.keys
+    if not pairs or len(view.inside.source_labels) != len(first.inside.source_labels):
+        return view
+    return replace(view, other=Other(first.name, first.inside.probs, first.inside.after))
+
+
+def beside_reference(view: View, points: int) -> View:
+    """Return a view beside the run that its setting `report.reference` names; where that is gone, with a word on it."""
+    named = view.run.config.report.reference
+    if named is None or view.inside is None:
+        return view
+    try:
+        reference = view_of(Path(named), points, 0)
+    except UserInputError as error:
+        return replace(view, missing=str(error))
+    if reference.inside is None:
+        return replace(view, missing=reference.why)
+    paired = beside(view, reference)
+    missing = "it has other images" if paired.other is None else ""
+    return replace(paired, missing=missing)
+
+
+CURVES = (
+    "Every term of the loss with its weight; the total is their sum. A term that stays flat is not learnt, or weighs "
+    "too little beside the others; what jumps from step to step is the draw of the batch."
+)
 
 
 def run_page(view: View) -> Page:
@@ -83,9 +114,12 @@ def run_page(view: View) -> Page:
 def chapters_of(view: View) -> list[Chapter]:
     """Return the chapters on scores, training, features and faces."""
     gone = [Note(f"Not shown, as it needs data and packages of the run: {view.why}")] if view.inside is None else []
+    if view.missing:
+        gone.append(Note(f"The reference is not shown beside it: {view.missing}"))
     shown = _faces(view) if view.faces else [Note("Left out, as face images are personal data.")]
+    title = "Predictions" if view.run.confusion is None else "Scores"
     return [
-        Chapter("Scores", [*_scores(view), Figures([*_errors(view), *_shares(view)], 2), *_estimated_shares(view)]),
+        Chapter(title, [*_scores(view), Figures([*_errors(view), *_shares(view)], 2), *_estimated_shares(view)]),
         Chapter("Training", [Figures(list(_curves(view.run)), 4)], CURVES),
         Chapter("Features", [Figures(list(_embeddings(view)), 2), *_distances(view), *gone]),
         Chapter("Faces", [*shown, *(gone if view.faces else [])]),
@@ -101,14 +135,20 @@ def _scores(view: View) -> Iterator[Block]:
     drawn = bootstrap([sums])[0]
     ends = {name: "95 %: {:.3f} to {:.3f}".format(*interval(drawn[name])) for name in SCORES}
     names: list[Score] = sorted(SCORES, key=lambda name: name != run.result.primary_metric)
-    tiles = [(SCORES[name], f"{run.result.target.score(name):.3f}", ends[name]) for name in names]
+    tiles = [(_title_of(name), f"{run.result.target.score(name):.3f}", ends[name]) for name in names]
     under = f"chance is {1 / len(run.classes):.3f}; intervals: bootstrap of {len(sums.confusion)} {unit}s"
     yield Tiles([*tiles, ("test images", str(run.result.target.n), under)])
     yield from map(Note, _cautions(run))
 
 
+def _title_of(score: Score) -> str:
+    return score.replace("_", " ").replace("f1", "F1")
+
+
 def _errors(view: View) -> Iterator[Figure]:
-    confusion = view.run.confusion
+    confusion, beside = view.run.confusion, view.run.result.target.reference
+    if beside is not None:
+        yield figures.changes(view.run.square(beside.counts), view.run.classes, "+".join(beside.plugins))
     if confusion is None:
         yield figures.confidence_histogram(view.run.predictions.of("test").probs.max(axis=1))
         return
@@ -130,9 +170,10 @@ def _unlabelled(view: View) -> Tiles:
         ),
         ("surer than 0.9", f"{(confidence > 0.9).mean():.1%}", "of the images"),
     ]
-    if view.other is not None and view.inside is not None:
-        same = view.inside.probs.argmax(axis=1) == view.other.probs.argmax(axis=1)
-        tiles.append((f"agree with {view.other.name}", f"{same.mean():.1%}", "of the predicted classes"))
+    beside = view.run.result.target.reference
+    if beside is not None and beside.agreement is not None:
+        name = f"same class as {'+'.join(beside.plugins)}"
+        tiles.append((name, f"{beside.agreement:.1%}", "of the images; what adaptation left as it was"))
     return Tiles(tiles)
 
 
@@ -217,9 +258,9 @@ def _embeddings(view: View) -> Iterator[Figure]:
     kinds = np.concatenate([inside.source_labels, np.where(labels >= 0, labels, guessed)])
     domain = np.repeat([0, 1], [len(inside.source_labels), len(labels)])
     by = "true class" if (labels >= 0).all() else "class (predicted where nobody labelled it)"
-    for words, features in (("before", _before(view)), ("after", inside.after)):
+    before = "before training" if view.other is None else f"of {view.other.name}"
+    for named, features in ((before, _before(view)), ("after training", inside.after)):
         points = measures.embed(np.concatenate([features.source, features.target]))
-        named = f"{words} ({view.other.name})" if words == "before" and view.other else words
         yield figures.embedding(
             f"Features {named}, by class", points, kinds, classes, domain,
             f"Coloured by {by}. Clusters of one colour are classes that the features tell apart. "
@@ -249,12 +290,13 @@ def _distances(view: View) -> Iterator[Block]:
             rows.append(
                 [name, *(f"{measure(*side):.3f}" for measure in (measures.mmd, measures.a_distance) for side in sides)]
             )
-    head = ("source", "MMD before", "MMD after", "A-distance before", "A-distance after")
-    start = "as training began" if view.other is None else f"of {view.other.name}"
-    yield Table(f"Distance of each source to the target in the features ({start} = before)", head, rows)
+    start = "before training" if view.other is None else f"of {view.other.name}"
+    head = ("source", *(f"{measure} {when}" for measure in ("MMD", "A-distance") for when in (start, "after training")))
+    yield Table("Distance of each source to the target in the features", head, rows)
     yield Note(
         "MMD: kernel distance of L2-normalised features, 0 = alike. Proxy A-distance: how well a linear classifier "
-        "tells the domains apart, 0 = not at all, 2 = always."
+        "tells the domains apart, 0 = not at all, 2 = always. Nearer domains help only as far as the classes stay "
+        "apart: see the features by class."
     )
 
 

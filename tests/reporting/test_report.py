@@ -13,6 +13,7 @@ import pytest
 
 import fercore
 from fercore import cli
+from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.reporting import report as making
 from fercore.reporting.collect import RunFiles
@@ -42,7 +43,8 @@ def test_a_page_tells_what_the_run_found(page, finished):
     assert f"{target.accuracy:.3f}" in page.text
     assert f"bootstrap of {len(set(look_inside(RunFiles(finished), 8).test.subjects))} subjects" in page.text
     for title in ("Confusion matrix", "Reliability", "source_only/cross_entropy", "learning rate", "target scores",
-                  "Features before, by class", "Features after, by domain", "Surest and least sure faces"):  # fmt: skip
+                  "Features before training, by class", "Features after training, by domain",
+                  "Surest and least sure faces"):  # fmt: skip
         assert title in page.text
     assert "fercore run --plugin source_only --config" in page.text
     assert len(page.all("svg")) == len(page.all("figure"))
@@ -107,6 +109,24 @@ def test_what_is_gone_is_said(copied, page_of):
     assert "bootstrap of 56 images" in page.text
     assert "Reliability" not in page.text
     assert page.all("img") == []
+
+
+def test_a_run_is_set_beside_its_reference(finished, tmp_path, make_context, listener, monkeypatch, page_of):
+    monkeypatch.setattr(making, "POINTS", 20)
+    layer = {"train": {"steps": 3}, "optim": {"lr": 0.1}, "report": {"reference": str(finished)}}
+    run(make_context("source_only", layers=(layer,)), tmp_path / "run", listener())
+    result = fercore.open_run(tmp_path / "run").result.target.reference
+    page = page_of(fercore.report(tmp_path / "run"))
+    for text in ("What changed beside source_only", "Features of source_only, by class", "Where the two disagree",
+                 f"agree on {result.agreement:.1%} of {result.n} images"):  # fmt: skip
+        assert text in page.text
+    assert "MMD of source_only" in page.text
+    (tmp_path / "run/config.toml").write_text(
+        (tmp_path / "run/config.toml").read_text().replace(str(finished), str(tmp_path / "gone"))
+    )
+    page = page_of(fercore.report(tmp_path / "run", faces=False))
+    assert "What changed beside source_only" in page.text
+    assert "The reference is not shown beside it: no run or comparison in this folder" in page.text
 
 
 def no_result(run: Path) -> None:
