@@ -119,8 +119,11 @@ def plugin_page(name: str, preset: str) -> list[str]:
 
 def _needs(kind: type[Plugin]) -> list[str]:
     needs = ["a labelled source and a target" if kind.needs_source else "a target; it runs without a source too"]
+    build = getattr(getattr(kind, "build_model", None), "fercore_impl", None)
     if kind.kind == "addon":
         needs.append("a method to run beside")
+    elif build is None or build["wrapper"]:
+        needs.append("a trained model to start from (--init)")
     needs += [f"plugin {other}" for other in kind.requires]
     needs += [f"not {other} in the same run" for other in kind.conflicts]
     return needs

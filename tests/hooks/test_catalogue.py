@@ -89,7 +89,9 @@ def test_one_plugin_on_a_page(fercore):
         "presets, beside what the core has under each:", "hook chain (outermost first):", "la_cmfer implements",
     ):  # fmt: skip
         assert text in out
+    assert "--init" not in out
     assert "a method to run beside" in fercore("plugins", "leaf_eaf")[1]
+    assert "a trained model to start from (--init)" in fercore("plugins", "tent")[1]
 
 
 def test_settings_are_searched(fercore):
