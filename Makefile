@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 # A module's tests stay in one process, for they share what is costly to make; processes of one thread each.
 SHARED := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
-TESTS := OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest $(SHARED)
+# Bytecode is kept, asserts rewritten by pytest included: compiling anew is a third of what the quick tests take.
+TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 FERCORE_REQUIRE_EXT=1 $(BIN)/python -m pytest $(SHARED)
 READY := $(VENV)/.ready
 
 .PHONY: venv demo test test-fast soak lint docs links bench wheel sanitize clean

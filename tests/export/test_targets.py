@@ -94,6 +94,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(small_run, tmp_path, given, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["taken.onnx"]
 
 
+@pytest.mark.slow
 def test_what_says_something_else_is_refused_and_not_written(small_run, tmp_path, monkeypatch):
     runner = targets.KINDS["torch"].runner
     wrong = replace(targets.KINDS["torch"], runner=lambda file: lambda x: np.roll(runner(file)(x), 1, axis=1))

@@ -69,6 +69,7 @@ def test_every_triplet_obeys_its_rule(tau, similarity, by_class, tries, monkeypa
     assert len(mined) == len(mined.anchor) > 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tries", [0, 2, 64])
 @pytest.mark.parametrize("by_class", [False, True])
 def test_draws_are_uniform(tries, by_class, monkeypatch):
