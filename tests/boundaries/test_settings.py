@@ -19,13 +19,11 @@ from fercore.config import RunConfig, dotted_names
 from fercore.documents import without_none
 from fercore.engine.resume import check_same_data
 from fercore.errors import UserInputError
-from fercore.experiments.cells import refuse_unscored
 from fercore.experiments.comparison import leading_score, summarise, table_rows
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
 from fercore.hooks.assemble import assemble
 from fercore.hooks.discovery import check_early
-from fercore.records.result import SCORES
 from fercore.runs import folder as record
 from fercore.runs.folder import CONFIG, DATA, PLUGINS, RESULT, RunFolder, versions
 
@@ -60,7 +58,6 @@ def run_reopened(folder: Path) -> None:
 
 def result_compared(folder: Path) -> None:
     record = RunFolder(folder).result()
-    refuse_unscored(all(record.target.score(metric) is not None for metric in SCORES))
     results = {"a": [record], "b": [record]}
     table_rows(summarise(results), leading_score(results))
 
