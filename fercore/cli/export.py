@@ -15,7 +15,9 @@ def export(
     model: Annotated[Path, typer.Argument(help="A run folder, or the model/ in it.")],
     to: Annotated[str, typer.Option(help="onnx, torch or hub.")],
     out: Annotated[Path, typer.Option(help="New file .onnx or .pt2, or new folder.")],
-    pixels: Annotated[str, typer.Option("--input", help="RGB it takes: float (0..1) or uint8 (0..255).")] = "float",
+    pixels: Annotated[
+        str, typer.Option("--input", help="RGB it takes: float (0..1), uint8 (0..255) or emotiefflib.")
+    ] = "float",
     half: Annotated[bool, typer.Option("--half", help="ONNX in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="ONNX whose convolutions and products are of int8.")] = False,
     data: Annotated[

@@ -17,7 +17,7 @@ from fercore.data.noise import permutation
 from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.errors import UserInputError
-from fercore.export.graph import INPUT, Pixels
+from fercore.export.graph import INPUT, NORMALISED, Pixels, probabilities_of
 from fercore.prediction.action_units import units_for
 from fercore.prediction.inputs import Inputs
 from fercore.prediction.predictor import Predictor
@@ -56,6 +56,9 @@ class Sample:
     def feed(self, pixels: Pixels) -> Feed:
         """Return it as an exported model takes it."""
         scaled = self.images if pixels == "uint8" else self.images.astype(np.float32) / np.float32(255)
+        if pixels == "emotiefflib":
+            mean, std = (np.array(values, dtype=np.float32).reshape(1, 3, 1, 1) for values in NORMALISED)
+            scaled = (scaled - mean) / std
         return {INPUT: scaled, **self.extras}
 
     def predicted(self, predictor: Predictor) -> np.ndarray:
@@ -166,6 +169,8 @@ def check(predictor: Predictor, sample: Sample, pixels: Pixels, exported: dict[s
     """
     given = sample.feed(pixels)
     said = next(iter(exported.values()))(given)
+    if pixels == "emotiefflib":
+        said = probabilities_of(said, predictor.classes)
     # Torch is timed without the normalisation that the graph has inside: the comparison favours torch.
     normalised = torch.stack([predictor.transform(image) for image in sample.images.transpose(0, 2, 3, 1)])
     beside = {name: torch.from_numpy(values) for name, values in sample.extras.items()}

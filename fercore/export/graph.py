@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -17,9 +18,14 @@ from fercore.au.table import CODES, SCORES
 from fercore.prediction.predictor import Predictor
 
 INPUT, OUTPUT = "input", "output"
-Pixels: TypeAlias = Literal["float", "uint8"]
+Pixels: TypeAlias = Literal["float", "uint8", "emotiefflib"]
 PIXELS: Final[tuple[Pixels, ...]] = get_args(Pixels)
-"""RGB pixels that a graph takes: float32 in 0..1, or uint8 in 0..255."""
+"""RGB pixels that a graph takes: float32 in 0..1, uint8 in 0..255, or as EmotiEffLib normalises them."""
+EMOTIEFFLIB: Final = ("anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
+"""Classes of EmotiEffLib's recogniser, in its order."""
+NORMALISED: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation that it normalises RGB in 0..1 with."""
+_NEVER: Final = -100.0  # logarithm of the share of a class that the model does not know
 EXTRAS: Final[dict[str, torch.dtype]] = {SCORES: torch.float32, CODES: torch.uint8}
 """What a graph may take beside pixels, [B,A] each, and of which type."""
 TRACED = (FakeTensor, torch.SymInt, torch.SymFloat, torch.SymBool)
@@ -44,13 +50,36 @@ class Graph(nn.Module):
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in predictor.statistics)
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
+        self._classes = predictor.classes
+        self._pixels = pixels
 
     def forward(self, images: Tensor, *extras: Tensor) -> Tensor:
         """Return class probabilities float32[B,K] of RGB images [B,3,S,S], and of what else the model reads of each."""
         pixels = images.to(torch.float32) / self._scale
+        if self._pixels == "emotiefflib":
+            mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in NORMALISED)
+            pixels = pixels * std + mean
         beside = dict(zip(self._extras, extras, strict=True))
         with _Folding():
-            return self._answer((pixels - self.get_buffer("mean")) / self.get_buffer("std"), beside).to(torch.float32)
+            normalised = (pixels - self.get_buffer("mean")) / self.get_buffer("std")
+            probs = self._answer(normalised, beside).to(torch.float32)
+            return self._as_logits(probs) if self._pixels == "emotiefflib" else probs
+
+    def _as_logits(self, probs: Tensor) -> Tensor:
+        """Return logits of EmotiEffLib's classes, float32[B,8], whose softmax the probabilities are.
+
+        They come out of a linear layer, because its recogniser cuts the last one off and applies it itself.
+        """
+        weight = torch.tensor([[float(name == own) for own in self._classes] for name in EMOTIEFFLIB])
+        bias = torch.tensor([0.0 if name in self._classes else _NEVER for name in EMOTIEFFLIB])
+        return torch.nn.functional.linear(probs.clamp_min(1e-30).log(), weight, bias)
+
+
+def probabilities_of(logits: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return what logits of EmotiEffLib's classes, float[N,8], say of a model's, float[N,K]."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return np.asarray(shares[:, [EMOTIEFFLIB.index(name) for name in classes]])
 
 
 class _Folding(TorchFunctionMode):

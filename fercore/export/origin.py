@@ -13,7 +13,11 @@ from fercore.export.graph import Pixels
 from fercore.files import sha256_of
 from fercore.terminal import printable
 
-SCALES: dict[Pixels, str] = {"float": "float32 RGB in 0..1", "uint8": "uint8 RGB in 0..255"}
+SCALES: dict[Pixels, str] = {
+    "float": "float32 RGB in 0..1",
+    "uint8": "uint8 RGB in 0..255",
+    "emotiefflib": "float32 RGB as EmotiEffLib normalises it",
+}
 
 
 def title_of(spec: DomainSpec) -> str:

@@ -15,13 +15,15 @@ from fercore.engine.model_record import find_model
 from fercore.errors import UserInputError, did_you_mean
 from fercore.export import onnx, torch_archive
 from fercore.export.check import IMAGES, Answer, Bound, Exported, Feed, check, read_sample, refuse_worse
-from fercore.export.graph import PIXELS, trace
+from fercore.export.graph import EMOTIEFFLIB, PIXELS, trace
 from fercore.export.hub import export_hub
 from fercore.export.origin import SCALES, describe, render
-from fercore.prediction.predictor import load_predictor
+from fercore.prediction.predictor import Predictor, load_predictor
 from fercore.writing import refuse_taken, whole
 
 HUB: Final = "hub"
+RECOGNISERS: Final = {224: "enet_b0_8_best_vgaf", 260: "enet_b2_8"}
+"""Side of the images that a recogniser of EmotiEffLib is given -> its name."""
 T = TypeVar("T")
 Reduce: TypeAlias = Callable[[Any, Feed], Any]
 """From a graph, and images and what else it takes, to one of fewer bits."""
@@ -90,6 +92,8 @@ def export_model(
     refuse_taken(out, kind.suffix)
     folder, predictor = find_model(model), load_predictor(model, device="cpu", full_precision=True)
     record = predictor.record
+    if taken == "emotiefflib":
+        _refuse_unlike(predictor, to)
     sample = read_sample(predictor, data, 2 * IMAGES)
     compared, others = sample.part(slice(IMAGES)), sample.part(slice(IMAGES, None))
     about = {**describe(record, folder), "input": SCALES[taken], "arithmetic": form}
@@ -106,10 +110,29 @@ def export_model(
     content = kind.content(built, {**about, "difference": measured.difference, "compared": measured.n})
     with whole(out) as file:
         file.write(content)
-    values = {"path": str(out), "resize": record.images.resize, "pixels": taken, "extras": predictor.needed}
-    usage = render(f"{to}.py", **values).splitlines()
+    values = {"path": str(out), "resize": record.images.resize, "pixels": taken, "extras": predictor.needed,
+        "recogniser": RECOGNISERS.get(record.images.size)}  # fmt: skip
+    usage = render(f"{'emotiefflib' if taken == 'emotiefflib' else to}.py", **values).splitlines()
     what = f"{form} {kind.what}, takes {SCALES[taken]}"
     return Exported(out, what, len(content), seconds, measured, tuple(usage))
+
+
+def _refuse_unlike(predictor: Predictor, to: str) -> None:
+    """Make sure that EmotiEffLib's recogniser can use a model.
+
+    Raises:
+        UserInputError: if not.
+    """
+    size, others = predictor.record.images.size, [name for name in predictor.classes if name not in EMOTIEFFLIB]
+    if to != "onnx":
+        raise UserInputError(f"EmotiEffLib reads no --to {to}", where="--input", fix="take --to onnx")
+    if predictor.needed:
+        raise UserInputError("EmotiEffLib gives no action units", where="--input", fix="leave --input out")
+    if others:
+        raise UserInputError(f"EmotiEffLib has no class {', '.join(others)}", where="--input", fix="leave --input out")
+    if size not in RECOGNISERS:
+        fix = f"train with data.size={' or '.join(map(str, RECOGNISERS))}, or leave --input out"
+        raise UserInputError(f"EmotiEffLib gives no images of {size} px", where="--input", fix=fix)
 
 
 def _chosen(name: str, known: dict[str, T], where: str, others: Collection[str] = ()) -> T:

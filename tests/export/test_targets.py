@@ -71,9 +71,38 @@ def test_any_number_of_bytes_images_comes_in_and_metadata_tells_of_the_model(sma
     assert b"stack_trace" not in out.read_bytes()
 
 
+@pytest.mark.slow
+def test_emotiefflib_finds_its_classifier_classes_and_pixels(small_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(targets, "RECOGNISERS", {32: "enet_b0_8_best_vgaf"})
+    found = export_model(small_run, tmp_path / "model.onnx", to="onnx", pixels="emotiefflib")
+    assert found.check.difference < 1e-5
+    # What its EmotiEffLibRecognizerOnnx does: the last node is its classifier, the rest gives features.
+    graph = (loaded := onnx.load(tmp_path / "model.onnx")).graph
+    last = graph.node[-1]
+    features, weight, bias = last.input
+    arrays = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    assert last.op_type == "Gemm"
+    graph.node.remove(last)
+    graph.output.remove(graph.output[0])
+    shape = [None, arrays[weight].shape[1]]
+    graph.output.append(onnx.helper.make_tensor_value_info(features, onnx.TensorProto.FLOAT, shape))
+    session = onnxruntime.InferenceSession(loaded.SerializeToString(), providers=["CPUExecutionProvider"])
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    given = ((pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).transpose(0, 3, 1, 2).astype(np.float32)
+    scores = session.run(None, {"input": given})[0] @ arrays[weight].T + arrays[bias]
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    names = ["anger", "contempt", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
+    model = fercore.load(small_run, device="cpu")
+    want = model.predict(list(pixels)).probs
+    assert np.abs(shares[:, [names.index(name) for name in model.classes]] - want).max() < 1e-5
+    assert shares[:, 1].max() < 1e-30
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"pixels": "emotiefflib"}, "EmotiEffLib gives no images of 32 px (--input); train with data.size=224 or 260"),
+        ({"pixels": "emotiefflib", "to": "torch", "name": "model.pt2"}, "EmotiEffLib reads no --to torch (--input)"),
         ({"to": "onyx"}, "unknown value 'onyx' (--to); did you mean 'onnx'?"),
         ({"pixels": "double"}, "unknown value 'double' (--input)"),
         ({"data": parse_spec("synthfer:nowhere")}, "nowhere"),
