@@ -138,6 +138,9 @@ def print_result(result: Result) -> None:
     title += target_labels(result)
     print_table(title, head, [(target.spec, str(target.n), *scores)])
     _print_reference(target)
+    if result.initial is not None:
+        before = ", ".join(f"{SCORES[name]} {result.initial.score(name):.4f}" for name in names)
+        print_lines([f"the model given: {before}"])
     print_lines(shares_lines(target))
     network, pace = result.parameters, result.seconds_per_step
     print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])

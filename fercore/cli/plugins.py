@@ -42,7 +42,7 @@ def plugins(
 
 def _say_chain(names: list[str]) -> None:
     from fercore.engine.describe import chain_lines
-    from fercore.engine.initial import plugins_of
+    from fercore.engine.initial_network import plugins_of
     from fercore.hooks.assemble import assemble
 
     for line in chain_lines(plugins_of(assemble(names, []))):

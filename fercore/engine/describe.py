@@ -11,6 +11,7 @@ from torch import nn
 
 from fercore import ops
 from fercore.data import mismatch_lines
+from fercore.engine.initial import Initial
 from fercore.engine.setup import RunContext
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
@@ -42,8 +43,27 @@ def describe(context: RunContext, *, complexity: bool = False, chain: bool = Fal
     lines += mismatch_lines(domains.report)
     kernels = ", ".join(f"{name} {form}" for name, form in ops.kernels(context.fabric.device).items())
     lines.append(f"device {context.fabric.device}, kernels: {kernels}")
+    if context.initial is not None:
+        lines.append(initial_line(context, context.initial))
     lines += network_lines(context, macs=complexity)
     return lines + (chain_lines(context.plugins) if chain else [])
+
+
+def initial_line(context: RunContext, initial: Initial) -> str:
+    """Say in a line what is taken over of the trained model that a run starts from."""
+    data, size = context.config.data, count(context.model.backbone.parameters())
+    head = f"head {len(initial.classes)} classes"
+    if not context.adapts_as_it_is:
+        kept = ", ".join(context.kept_heads)
+        head += f" kept in {kept}" if kept else " not kept, as the method's own is another"
+    same = all(list(getattr(context.model, name)) == list(initial.images[name]) for name in ("mean", "std"))
+    parts = [
+        f"network {size / 1e6:.{1 if size >= 1e6 else 2}f} M",
+        head,
+        f"{data.size} px",
+        f"mean/std of the {'file' if same else 'settings'}",
+    ]
+    return f"init {initial.where}: {initial.kind}, {', '.join(parts)}"
 
 
 def network_lines(context: RunContext, *, macs: bool) -> list[str]:

@@ -11,22 +11,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fercore.builtin.defaults import Defaults
-from fercore.config import RunConfig, merge
-from fercore.data.domains.dataset_info import task_info
-from fercore.engine.model_record import WEIGHTS, ModelRecord, find_model, read_record, read_state, training_only
+from fercore.config import ModelSettings, merge
+from fercore.data.domains.load import read_domain
+from fercore.data.images.resize import fitted
+from fercore.data.images.views import plain_views
+from fercore.data.spec import DomainSpec
+from fercore.engine.model_record import RECORD, WEIGHTS, ModelRecord, find_model, read_features, read_record
 from fercore.errors import UserInputError
 from fercore.files import sha256_of
-from fercore.hooks import hookimpl
-from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.discovery import installed_plugins
-from fercore.hooks.manager import Plugins
-from fercore.models import Model
-from fercore.models.backbones import Frozen
-from fercore.records.step import DomainBatch, Encoded
+from fercore.models import Model, build_backbone
+from fercore.models.hub import snapshot
+from fercore.models.initial import ForeignModel, read_foreign, split_names
+from fercore.models.initial.foreign_model import GIVE_NAMES, canonical_names
+from fercore.models.packaged import PREFIX
+from fercore.random_state import random_state, restore_random_state
+from fercore.records.step import PLAIN
+from fercore.runs.folder import CONFIG, MODEL
 
 WHERE = "--init"
 NEEDED = "give --init MODEL: a run folder, its model/, or another trained model"
@@ -37,15 +43,21 @@ class Initial:
     """A trained model that a run starts from.
 
     Attributes:
-        where: as it was given. classes: canonical names, in the order of its outputs.
-        folder: of its files. record: of a fercore model. sha256: of its weights.
+        where: as it was given. kind: what it is, in words. classes: canonical names, in the order of its outputs.
+        network: the settings `model` that build its backbone and load it. size, resize, mean, std: of its images.
+        sha256: of its weights.
+        folder, record: of a fercore model. foreign: another program's model. One of the two is None.
     """
 
     where: str
+    kind: str
     classes: tuple[str, ...]
-    folder: Path
-    record: ModelRecord
+    network: Mapping[str, Any]
+    images: Mapping[str, Any]
     sha256: str
+    folder: Path | None = None
+    record: ModelRecord | None = None
+    foreign: ForeignModel | None = None
 
     def layer(self, *, alone: bool) -> dict[str, Any]:
         """Return the settings that follow from the model: its backbone, what it makes of images, and its classes.
@@ -53,30 +65,122 @@ class Initial:
         Args:
             alone: whether the run has no source, so that the model says which classes there are.
         """
-        network = self.record.settings.model
-        backbone = network["backbone"]
-        arguments = network.get("backbone_args", {}).get(backbone, {})
-        images = self.record.images.model_dump(include={"size", "resize", "mean", "std"})
-        return {
-            "model": {
-                "backbone": backbone,
-                "backbone_args": {backbone: arguments},
-                "weights": str((self.folder / WEIGHTS).absolute()),
-            },
-            "data": {**images, **({"classes": list(self.classes)} if alone else {})},
-        }
+        classes = {"classes": list(self.classes)} if alone else {}
+        return {"model": dict(self.network), "data": {**self.images, **classes}}
+
+    def features(self) -> dict[str, Tensor]:
+        """Return branch -> features f[N,D] of images that it was trained on, where it carries some."""
+        if self.folder is None:
+            return {}
+        return {name: torch.from_numpy(rows) for name, rows in read_features(self.folder).items()}
+
+    def head_of(self, name: str, branch: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight f[K,D] and bias f[K] of its head behind a branch; None = it has none that fits.
+
+        A fercore model's branch has its weights copied into `branch`, where they are of the same shapes.
+        """
+        if self.foreign is not None:
+            return None if any(True for _ in branch.parameters()) else (self.foreign.weight, self.foreign.bias)
+        assert self.folder is not None
+        tensors = load_file(self.folder / WEIGHTS)
+        own, wanted = _under(tensors, f"branches.{name}."), branch.state_dict()
+        if {key: t.shape for key, t in own.items()} != {key: t.shape for key, t in wanted.items()}:
+            return None
+        head = _under(tensors, f"heads.{name}.")
+        layers = [key for key, tensor in head.items() if key.endswith("weight") and tensor.ndim == 2]
+        if len(layers) != 1 or len(head[layers[0]]) != len(self.classes):
+            return None
+        branch.load_state_dict(own)
+        return head[layers[0]], head.get(layers[0].removesuffix("weight") + "bias")
 
 
-def read_initial(text: str) -> Initial:
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+
+
+def read_initial(text: str, *, backbone: str | None = None, target: DomainSpec | None = None) -> Initial:
     """Look at the model that a run is to start from.
+
+    Args:
+        text: a run folder, a `model/` folder, hf://owner/name, a file of another program, or package:NAME; of another
+            program's model `?names=a,b,...` behind it names the outputs in order.
+        backbone: the timm model that a file of weights is of. target: SPEC whose images show an unknown order.
 
     Raises:
         UserInputError: if there is none, or it cannot be started from.
     """
-    folder = find_model(Path(text))
+    place, names = split_names(text)
+    path = None if place.startswith(PREFIX) else snapshot(place) or Path(place)
+    ours = [] if path is None else [path / CONFIG, path / RECORD, path / MODEL / RECORD]
+    if any(file.is_file() for file in ours):
+        if names is not None:
+            raise UserInputError("?names= on a fercore model, which names its classes", where=WHERE, fix="leave it out")
+        return _of_fercore(place)
+    return _of_others(place, names, backbone, target)
+
+
+def _of_fercore(place: str) -> Initial:
+    folder = find_model(Path(place))
     record = read_record(folder)
     refuse_other_plugins(record, folder)
-    return Initial(text, tuple(record.classes), folder, record, sha256_of(folder / WEIGHTS))
+    name = record.settings.model["backbone"]
+    arguments = record.settings.model.get("backbone_args", {}).get(name, {})
+    network = {"backbone": name, "backbone_args": {name: arguments}, "weights": str((folder / WEIGHTS).absolute())}
+    images = record.images.model_dump(include={"size", "resize", "mean", "std"})
+    kind = f"fercore model of {'+'.join(plugin.name for plugin in record.plugins)}"
+    return Initial(place, kind, tuple(record.classes), network, images, sha256_of(folder / WEIGHTS), folder, record)
+
+
+def _of_others(place: str, given: tuple[str, ...] | None, backbone: str | None, target: DomainSpec | None) -> Initial:
+    foreign = read_foreign(place, backbone=backbone)
+    names, weights = given or foreign.names, str(foreign.file.absolute())
+    network = {"backbone": foreign.backbone, "backbone_args": {foreign.backbone: dict(foreign.arguments)}}
+    network["weights"] = place if place.startswith(PREFIX) else weights
+    images = {"size": foreign.size, "mean": list(foreign.mean), "std": list(foreign.std)}
+    if names is None:
+        raise unknown_order(foreign, network, target, where=place)
+    classes = canonical_names(names, len(foreign.weight), where=place)
+    return Initial(place, foreign.kind, classes, network, images, sha256_of(foreign.file), foreign=foreign)
+
+
+ORDERS: Mapping[str, tuple[str, ...]] = {
+    "FER2013's order": ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral"),
+    "that of the alphabet": ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"),
+}
+"""Orders that outputs of seven come in; with contempt it is second in the alphabet, and the last of FERPlus."""
+
+
+@torch.no_grad()
+def unknown_order(
+    foreign: ForeignModel, network: Mapping[str, Any], target: DomainSpec | None, *, where: str
+) -> UserInputError:
+    """Return the error of a model whose outputs nobody names, with what it says of three images in either order."""
+    orders, outputs = ORDERS, len(foreign.weight)
+    if outputs == 8:
+        orders = {"FERPlus' order": (*ORDERS["FER2013's order"], "contempt"),
+                  "that of the alphabet": ("anger", "contempt", *ORDERS["that of the alphabet"][1:])}  # fmt: skip
+    what = f"nobody says in which order the {outputs} outputs of the model are"
+    if target is None or outputs not in (7, 8):
+        return UserInputError(what, where=where, fix=GIVE_NAMES)
+    state = random_state()
+    try:
+        table, _ = read_domain(target)
+        rows = [0, len(table) // 2, len(table) - 1]
+        settings = ModelSettings.model_validate({**network})
+        model = build_backbone(settings).module.eval()
+        readings = []
+        for row, pixels in zip(rows, table.read_many(rows), strict=True):
+            square = np.ascontiguousarray(fitted(pixels, foreign.size, "stretch"))
+            images = plain_views(foreign.mean, foreign.std).make(square[None], np.zeros(1, dtype=np.int64))[PLAIN]
+            bias = 0 if foreign.bias is None else foreign.bias
+            output = int((model(images) @ foreign.weight.T + bias).argmax())
+            said = " or ".join(f"{names[output]} ({order})" for order, names in orders.items())
+            readings.append(f"{Path(str(table.keys[row])).name}: {said}")
+    except UserInputError:
+        return UserInputError(what, where=where, fix=GIVE_NAMES)
+    finally:
+        restore_random_state(state)
+    return UserInputError(f"{what}: {'; '.join(readings)}", where=where, fix=GIVE_NAMES)
 
 
 def with_initial(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -92,80 +196,12 @@ def with_initial(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     text = network.get("init") if isinstance(network, Mapping) else None
     if not isinstance(text, str):
         return list(layers)
-    alone = isinstance(data, Mapping) and not data.get("sources", True)
-    return [read_initial(text).layer(alone=alone), *layers]
-
-
-class InitialNetwork:
-    """The hooks of a fercore model that a run adapts as it is: its network, and how it encodes and predicts.
-
-    Its plugins do in training what they do in evaluation, as of a model that is taken over nothing else is known.
-
-    Args:
-        record: of the model. folder: where its weights are; None = the network alone, for weights that come later.
-    """
-
-    def __init__(self, record: ModelRecord, folder: Path | None = None) -> None:
-        layer = record.layer()
-        self._record, self._folder = record, folder
-        self._resolved = assemble([p.name for p in record.plugins], [layer], preset=layer.pop("preset"))
-        self._plugins = plugins_of(self._resolved, record.initial)
-
-    @hookimpl(trylast=True)
-    def build_model(self, config: RunConfig, num_classes: int) -> Model:
-        """Build the network, with the rows of the run's classes alone."""
-        record, resolved = self._record, self._resolved
-        model = build_recorded(record, resolved, self._plugins)
-        if self._folder is not None:
-            read_state(model, resolved.plugins, self._folder)
-        for name in [name for name in model.parts if f"parts.{name}".startswith(training_only(resolved.plugins))]:
-            del model.parts[name]
-        keep_classes(model, record.classes, config.data.classes or record.classes)
-        self._plugins.expect_classes(num_classes)
-        if isinstance(model.backbone, Frozen) and not config.model.freeze:
-            model.backbone = model.backbone.module.requires_grad_(True)
-        return model
-
-    @hookimpl(trylast=True)
-    def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
-        """Run the model's own forward."""
-        return self._plugins.encode(model, batch, view, self._record.evaluation.clock, "target", "evaluate")
-
-    @hookimpl(trylast=True)
-    def predict(self, model: Model, encoded: Encoded) -> Tensor:
-        """Return the model's own probabilities f[B,K]."""
-        return self._plugins.predict(model, encoded)
-
-
-def plugins_of(resolved: ResolvedRun, initial: ModelRecord | None = None, folder: Path | None = None) -> Plugins:
-    """Register the built-in defaults and a run's plugins.
-
-    Args:
-        resolved: settings and plugins. initial: of the fercore model that the run adapts, if any. folder: as for
-            `InitialNetwork`.
-    """
-    # Of two that are tried last, the one that is registered first is tried first.
-    network = [] if initial is None else [InitialNetwork(initial, folder)]
-    return Plugins([*network, Defaults()], resolved.plugins, resolved.versions)
-
-
-def build_recorded(record: ModelRecord, resolved: ResolvedRun, plugins: Plugins) -> Model:
-    """Build the network that a record describes; its weights are random.
-
-    Raises:
-        UserInputError: if the record contradicts itself.
-    """
-    sources = record.provenance.sources
-    if len(sources) != len(resolved.config.data.sources):
-        what = f"{len(sources)} sources in its provenance, {len(resolved.config.data.sources)} in its settings"
-        raise UserInputError(what)
-    sizes = [source.n for source in sources], record.provenance.target.n
-    counts = [source.per_class for source in sources]
-    task = task_info(resolved.config, record.classes, sizes, counts)
-    model = plugins.build_model(resolved.config, len(record.classes), task)
-    first, second = record.images.mean, record.images.std
-    model.mean, model.std = (first[0], first[1], first[2]), (second[0], second[1], second[2])
-    return model
+    named = network.get("backbone")
+    alone, target = isinstance(data, Mapping) and not data.get("sources", True), None
+    if isinstance(data, Mapping) and isinstance(data.get("target"), DomainSpec):
+        target = data["target"]
+    initial = read_initial(text, backbone=named if isinstance(named, str) else None, target=target)
+    return [initial.layer(alone=alone), *layers]
 
 
 def refuse_other_plugins(record: ModelRecord, folder: Path) -> None:
@@ -193,28 +229,28 @@ def last_linear(head: nn.Module) -> nn.Linear | None:
 
 
 @torch.no_grad()
-def keep_classes(model: Model, classes: Sequence[str], wanted: Sequence[str]) -> None:
-    """Give a network the rows of some of its classes, in another order where that is asked for.
+def keep_heads(model: Model, initial: Initial, classes: Sequence[str]) -> tuple[str, ...]:
+    """Give a network that a plugin has built the head of the trained model, row by row, wherever it fits.
 
-    Args:
-        model: changed in place. classes: of its outputs. wanted: by name.
+    That is where what stands between backbone and head is the same (nothing, or layers of the same shapes), and the
+    head is a linear layer as wide. Classes that the model does not have keep their new rows.
 
-    Raises:
-        UserInputError: for a class that it does not have, or a head that is no linear layer.
+    Returns:
+        names of the heads that were taken over.
     """
-    if list(classes) == list(wanted):
-        return
-    if missing := [name for name in wanted if name not in classes]:
-        what = f"the model has no class {missing[0]!r}; it has {', '.join(classes)}"
-        raise UserInputError(what, where="data.classes", fix="leave it out, or train with a source that has it")
-    rows = torch.tensor([list(classes).index(name) for name in wanted])
+    kept: list[str] = []
+    pairs = [(i, initial.classes.index(name)) for i, name in enumerate(classes) if name in initial.classes]
+    if not pairs:
+        return ()
+    ours, theirs = (torch.tensor(rows) for rows in zip(*pairs, strict=True))
     for name, head in model.heads.items():
         layer = last_linear(head)
-        if layer is None or layer.out_features != len(classes):
-            what = f"head {name!r} of the model is no linear layer, so that it keeps all of {', '.join(classes)}"
-            raise UserInputError(what, where="data.classes", fix="leave data.classes out")
-        # Rows of the same layer, not a new one: hooks and names stay as they are.
-        layer.weight = nn.Parameter(layer.weight[rows].clone())
+        given = None if layer is None else initial.head_of(name, model.branches[name])
+        if layer is None or given is None or given[0].shape[1] != layer.in_features:
+            continue
+        weight, bias = given
+        layer.weight[ours] = weight[theirs].to(layer.weight.dtype)
         if layer.bias is not None:
-            layer.bias = nn.Parameter(layer.bias[rows].clone())
-        layer.out_features = len(wanted)
+            layer.bias[ours] = 0.0 if bias is None else bias[theirs].to(layer.bias.dtype)
+        kept.append(name)
+    return tuple(kept)

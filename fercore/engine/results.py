@@ -36,6 +36,7 @@ from fercore.records.result import (
     SCHEMA,
     Arithmetic,
     Average,
+    InitialScores,
     Labelled,
     LabelQuality,
     LabelSplit,
@@ -60,6 +61,11 @@ def evaluate_target(context: RunContext, clock: Progress) -> Scores:
     return score(predictions, context.domains.classes)
 
 
+def evaluate_initial(context: RunContext, clock: Progress) -> Scores | None:
+    """Score the trained model that a run adapts, before its first step; None where a plugin built the network."""
+    return evaluate_target(context, clock) if context.adapts_as_it_is else None
+
+
 @dataclass(frozen=True)
 class Trained:
     """What training came to.
@@ -70,6 +76,7 @@ class Trained:
         chosen: the checkpoint that is reported, where it is not the last one.
         oracle: scores at the step that labels of the target would choose, where that is asked for.
         online: the stream, where the run had one. answers: class probabilities f[b,K] of its batches, as they came.
+        initial: scores of the trained model that was adapted, where there is one.
     """
 
     steps: int
@@ -80,6 +87,7 @@ class Trained:
     oracle: OracleBest | None
     online: Online | None = None
     answers: Sequence[Tensor] = ()
+    initial: Scores | None = None
 
 
 def calibrate(context: RunContext, clock: Progress) -> bool:
@@ -143,6 +151,7 @@ def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
         label_split=None if split is None else LabelSplit.model_validate(split),
         pseudo_labels=label_quality(context),
         **_online(context, trained),
+        **_initial(context, trained),
         parameters=Parameters(total=count(parameters), trained=count(p for p in parameters if p.requires_grad)),
         steps=trained.steps,
         skipped_steps=dict(trained.skipped),
@@ -178,7 +187,14 @@ def _target(context: RunContext, scores: Scores) -> Target:
     )
 
 
-def _online(context: RunContext, trained: Trained) -> dict[str, OnlineScores]:
+def _initial(context: RunContext, trained: Trained) -> dict[str, Any]:
+    """Return the scores of the model that was adapted; empty without one."""
+    if trained.initial is None or context.initial is None:
+        return {}
+    return {"initial": InitialScores(**dict(trained.initial), sha256=context.initial.sha256)}
+
+
+def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
     """Return what the predictions of a stream came to, made before the batch was adapted to; empty without one."""
     if trained.online is None:
         return {}

@@ -445,6 +445,9 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
         folder.refuse_if_taken()
         report = {**context.domains.report, "fingerprint": context.fingerprint()}
         folder.create(context.resolved, context.plugins, report, context.domains.label_split)
+    first = context.stages[0]
+    # Before the weights of a checkpoint take the place of those that the run started from.
+    initial = results.evaluate_initial(context, Progress(first.name, "", 0, 0, first.steps))
     latest = checkpoint.newest(folder.checkpoints) if resume else None
     old_end = None
     if latest is None:
@@ -456,10 +459,12 @@ def _run(trainer: Trainer, *, resume: bool) -> Result:
     if latest is not None:
         observer.message(f"resumed after {trainer.done} of {counted(trainer.total, 'step')} from {latest}")
     with logging_to(trainer.loggers):
-        return _train_and_report(trainer, old_end, reference)
+        return _train_and_report(trainer, old_end, reference, initial)
 
 
-def _train_and_report(trainer: Trainer, old_end: int | None, reference: Reference | None) -> Result:
+def _train_and_report(
+    trainer: Trainer, old_end: int | None, reference: Reference | None, initial: Scores | None
+) -> Result:
     context, folder, observer = trainer.context, trainer.folder, trainer.observer
     trainer.train(old_end)
     for name, times in trainer.skipped.items():
@@ -474,7 +479,7 @@ def _train_and_report(trainer: Trainer, old_end: int | None, reference: Referenc
         scores = results.evaluate_target(context, clock)
     trained = results.Trained(
         trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle,
-        trainer.online, trainer.answers,
+        trainer.online, trainer.answers, initial,
     )  # fmt: skip
     result = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)

@@ -19,7 +19,8 @@ from fercore.data.domains.load import look_for_data
 from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
-from fercore.engine.initial import NEEDED, WHERE, Initial, plugins_of, read_initial
+from fercore.engine.initial import NEEDED, WHERE, Initial, keep_heads, read_initial
+from fercore.engine.initial_network import plugins_of, refuse_other_classes
 from fercore.engine.online import refuse_other_forward
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
@@ -53,7 +54,8 @@ class RunContext:
         views: what the method asked for. evaluator: sees target labels. task: what plugins know of
         the data.
         average: the moving average of the weights, where `train.ema` asks for it.
-        initial: the trained model that the run starts from, if any.
+        initial: the trained model that the run starts from, if any. kept_heads: those of a network that a plugin built
+            which took over the model's.
     """
 
     resolved: ResolvedRun
@@ -68,6 +70,7 @@ class RunContext:
     task: TaskInfo
     average: WeightAverage | None = None
     initial: Initial | None = None
+    kept_heads: tuple[str, ...] = ()
 
     @property
     def reported(self) -> Model:
@@ -158,7 +161,9 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     """
     resolved = resolve_here(resolved)
     config = resolved.config
-    initial = None if config.model.init is None else read_initial(config.model.init)
+    initial = None
+    if config.model.init is not None:
+        initial = read_initial(config.model.init, backbone=config.model.backbone, target=config.data.target)
     # Before the data: two owners of a hook are told in a second, not after the images are decoded.
     plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)
@@ -173,7 +178,10 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     sizes = [len(table) for table in domains.sources], len(domains.adaptation)
     counts = [table.counts(domains.classes) for table in domains.sources]
     task = task_info(config, domains.classes, sizes, counts)
+    if initial is not None:
+        task = replace(task, source_features=initial.features())
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
+    kept = () if initial is None else _take_over(model, plugins, initial, domains.classes)
     _set_statistics(model, config)
     _try_backbone(model, config)
     refuse_other_forward(resolved.plugins, plugins, model, config.data.size)
@@ -191,10 +199,27 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
             network.compile()
         _try_compiled(model, config, fabric)
     context = RunContext(
-        resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial
+        resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial, kept
     )
     # Last: only a loader knows how many steps an epoch of these data and batches has.
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
+
+
+def _take_over(model: Model, plugins: Plugins, initial: Initial, classes: Sequence[str]) -> tuple[str, ...]:
+    """Give a network the trained model's heads, and return the names of those that took them.
+
+    Raises:
+        UserInputError: where the model is to be adapted as it is, and its head does not fit or lacks a class.
+    """
+    if initial.record is not None and plugins.owner("build_model") is None:
+        return tuple(model.heads)  # whole already
+    kept = keep_heads(model, initial, classes)
+    if plugins.owner("build_model") is None:
+        refuse_other_classes(initial.classes, classes)
+        if not kept:
+            what = f"the model's head is for {initial.network['backbone']}, and the backbone is another"
+            raise UserInputError(what, where="model.backbone", fix="leave model.backbone and its arguments out")
+    return kept
 
 
 def _check_selection(config: RunConfig, *, has_units: bool) -> None:

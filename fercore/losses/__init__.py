@@ -34,6 +34,13 @@ from fercore.losses.disagreement import (
     mean_difference,
     sliced_wasserstein,
 )
+from fercore.losses.information import (
+    centroid_labels,
+    class_divergence,
+    cluster_votes,
+    confidence_entropy,
+    purest,
+)
 from fercore.losses.label_shift import class_shares
 from fercore.losses.mmd import (
     domain_mean,
@@ -61,6 +68,7 @@ from fercore.losses.moments import (
     moving_centroids,
     spectral_penalty,
 )
+from fercore.losses.neighbourhoods import dispersion, nearest_others, neighbour_agreement, reciprocal_affinity
 from fercore.losses.precision import to_float32
 from fercore.losses.predictions import NormScale, class_confusion, column_norms, nuclear_norm
 from fercore.losses.prototypes import class_weights, prototype_ce, prototype_domain_scores
@@ -103,16 +111,21 @@ __all__ = [
     "ambiguous_consistency",
     "anchored",
     "central_moments",
+    "centroid_labels",
     "class_balance",
     "class_confusion",
+    "class_divergence",
     "class_shares",
     "class_weights",
+    "cluster_votes",
     "column_norms",
     "concave_weights",
+    "confidence_entropy",
     "confident",
     "coral",
     "curriculum_thresholds",
     "discriminant_scatter",
+    "dispersion",
     "domain_adversarial",
     "domain_cross_entropy",
     "domain_mean",
@@ -146,6 +159,8 @@ __all__ = [
     "moment_distance",
     "moving_centroids",
     "mutual_consistency",
+    "nearest_others",
+    "neighbour_agreement",
     "neighbour_labels",
     "normalise_weights",
     "nuclear_norm",
@@ -156,8 +171,10 @@ __all__ = [
     "probability_mse",
     "prototype_ce",
     "prototype_domain_scores",
+    "purest",
     "ramp",
     "rare_first",
+    "reciprocal_affinity",
     "reliable_and_new",
     "remaining_norm",
     "rest_mmd",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fercore.config import ModelSettings
 from fercore.errors import UserInputError, did_you_mean
+from fercore.models.architectures import ARCHITECTURES, Architecture
 from fercore.models.foreign import weights_file
 from fercore.models.hub import quick_hub
 from fercore.models.packaged import PREFIX, packaged, packaged_file
@@ -110,6 +111,9 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
     Raises:
         UserInputError: for an unknown model, a stride it does not have, or weights that do not fit.
     """
+    if settings.backbone in ARCHITECTURES:
+        what = f"backbone {settings.backbone!r} yields no feature maps, and this method cuts it at stride {reduction}"
+        raise UserInputError(what, where="model.backbone", fix="take a method with a whole backbone, such as dann")
     # The whole network first: weights files name its layers, and its statistics stand in its configuration alone.
     whole = _create(settings)
     mean, std = _statistics(whole)
@@ -164,10 +168,12 @@ def _create(settings: ModelSettings) -> Any:
     import timm
 
     name = settings.backbone
+    if name in ARCHITECTURES:
+        return _create_other(settings, ARCHITECTURES[name])
     if name not in timm.list_models():
         fix = did_you_mean(name, timm.list_models())
         raise UserInputError(f"unknown backbone {name!r}", where="model.backbone", fix=fix)
-    for other in set(settings.backbone_args) - set(timm.list_models()):
+    for other in set(settings.backbone_args) - {*timm.list_models(), *ARCHITECTURES}:
         fix = did_you_mean(other, timm.list_models())
         raise UserInputError(f"arguments for unknown backbone {other!r}", where="model.backbone_args", fix=fix)
     hub = settings.weights == "timm"
@@ -194,6 +200,28 @@ def _create(settings: ModelSettings) -> Any:
         tensors = read_weights(path)
         hint = partial(_hint_of_own_shapes, settings, tensors)
         network.load_state_dict(fit_weights(tensors, network.state_dict(), where=str(path), hint=hint))
+    return network
+
+
+def _create_other(settings: ModelSettings, architecture: Architecture) -> Any:
+    """Build a network that is not timm's.
+
+    Raises:
+        UserInputError: if it cannot be built, or the weights do not fit.
+    """
+    if settings.weights == "timm":
+        what = f"there are no published weights of {settings.backbone!r}"
+        raise UserInputError(what, where="model.weights=timm", fix=f"give a file, or {RANDOM}")
+    try:
+        network = architecture.build(settings.arguments)
+    except UserInputError:
+        raise
+    except Exception as error:
+        what = f"backbone {settings.backbone!r} cannot be built: {type(error).__name__}: {error}"
+        raise UserInputError(what, where="model.backbone_args", fix=TAKE_ANOTHER) from error
+    if settings.weights != "none":
+        path = _file_of(settings)
+        network.load_state_dict(fit_weights(architecture.tensors(path), network.state_dict(), where=str(path)))
     return network
 
 

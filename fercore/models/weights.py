@@ -116,7 +116,7 @@ def fit_weights(
     Raises:
         UserInputError: naming the first tensor that does not fit, or holds values that are not finite.
     """
-    tensors = _stripped(tensors, where)
+    tensors = bare_names(tensors, where)
     # A classifier's tensors may be left over; a tensor of the body may not.
     body = {key: tensor for key, tensor in tensors.items() if key in wanted or not _is_head(key)}
     if set(body) != set(wanted):
@@ -194,7 +194,12 @@ def _backbone_of_run(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor
     return tensors
 
 
-def _stripped(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def bare_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return a state without what wrappers put before its names (DataParallel, Lightning, torch.compile).
+
+    Raises:
+        UserInputError: if several tensors have one name then.
+    """
     bare = {_strip(key): tensor for key, tensor in tensors.items()}
     if len(bare) < len(tensors):
         what = f"weights do not fit: several tensors have one name without {_listed(PREFIXES)}"

@@ -19,7 +19,8 @@ from fercore.data.images.resize import fitted
 from fercore.data.images.scaling import NO_RANGE, NoScale, Scaling, read_scaling
 from fercore.data.images.views import plain_views
 from fercore.engine import memory_format
-from fercore.engine.initial import build_recorded, plugins_of, refuse_other_plugins
+from fercore.engine.initial import refuse_other_plugins
+from fercore.engine.initial_network import build_recorded, plugins_of
 from fercore.engine.model_record import AGAIN, RECORD, ModelRecord, find_model, read_features, read_record, read_state
 from fercore.engine.setup import device_here
 from fercore.errors import UserInputError

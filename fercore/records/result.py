@@ -136,6 +136,12 @@ class OnlineScores(Scores):
     stopped_at: int | None
 
 
+class InitialScores(Scores):
+    """The trained model that a run adapts, before the first step; `sha256` is of its weights."""
+
+    sha256: str
+
+
 class Source(Shape):
     """A source, and how many of its images were trained on."""
 
@@ -265,6 +271,7 @@ class Result(Shape):
         online: predictions in a stream, where the run had one.
         steps: batches trained on. skipped_steps: "<stage>/<phase>" -> steps without a gradient, where there are any.
         peak_memory_mb: MiB. threads: of the CPU.
+        initial: the trained model that was adapted as it is; None where the method built the network.
     """
 
     model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
@@ -293,6 +300,7 @@ class Result(Shape):
     arithmetic: Arithmetic
     preset: str
     versions: dict[str, str]
+    initial: InitialScores | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that result.json holds."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FewShots: TypeAlias = Literal["shots", "fraction", "labels"]
 
@@ -53,6 +56,8 @@ class TaskInfo:
         few_shots: the option that asks for them; None without one.
         include_labelled: those samples are among the unlabelled ones of the target too.
         batch: how steps draw samples.
+        source_features: branch -> f[N,D], features of images that the trained model of `--init` was trained on, where
+            it carries some.
     """
 
     classes: tuple[str, ...]
@@ -62,3 +67,4 @@ class TaskInfo:
     few_shots: FewShots | None
     include_labelled: bool
     batch: BatchPolicy
+    source_features: Mapping[str, Tensor] = field(default_factory=dict)

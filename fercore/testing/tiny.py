@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fercore.arguments import names_of
 from fercore.config import merge, nested
+from fercore.engine.initial import with_initial
 from fercore.engine.observer import Observer
 from fercore.engine.run import run
 from fercore.engine.setup import RunContext, build_context
 from fercore.hooks.assemble import assemble
+from fercore.hooks.checks import check_class
+from fercore.hooks.discovery import find_plugin, installed_plugins, load_class
 
 if TYPE_CHECKING:
     from fercore.api import Run
@@ -50,12 +56,30 @@ def layer_of(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tiny_context(names: Sequence[str], layers: Sequence[Mapping[str, Any]] = (), preset: str = "demo") -> RunContext:
-    """Build a run of named plugins with the tiny settings and more layers; nothing is trained or written.
+    """Build a run of named plugins with the tiny settings and more layers; nothing of it is trained or written.
+
+    Where none of them needs a source there is none, and the run starts from `tiny_model`.
 
     Raises:
         UserInputError: for whatever is wrong with the plugins or their settings.
     """
-    return build_context(assemble(names, [TINY, *layers], preset=preset))
+    given: list[Mapping[str, Any]] = [TINY, *layers]
+    known = installed_plugins()
+    if not any(check_class(load_class(find_plugin(name, known)), name).needs_source for name in names):
+        alone = {"data": {"sources": []}, "model": {"init": str(tiny_model())}}
+        own = {key: value for key, value in TINY.items() if key != "model"}
+        given = [*with_initial([own, alone, *map(dict, layers)])]
+    return build_context(assemble(names, given, preset=preset))
+
+
+@cache
+def tiny_model() -> Path:
+    """Train a model on the tiny settings, once a process, in a folder that goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="fercore-tiny-")
+    atexit.register(folder.cleanup)
+    layer = {"train": {"steps": 40, "checkpoint_every": 40}}  # fewer, and it tells no two classes apart
+    run(build_context(assemble(["source_only"], [TINY, layer])), Path(folder.name) / "run", Observer())
+    return Path(folder.name) / "run" / "model"
 
 
 class Listener(Observer):
