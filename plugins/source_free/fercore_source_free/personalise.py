@@ -175,9 +175,10 @@ def blend_statistics(model: nn.Module, share: float, encode: Callable[[], object
         encode()
     for layer, (count, total, squares) in sums.items():
         mean = total / count
-        variance = squares / count - mean.square()
-        layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), share)
-        layer.running_var.lerp_(variance.clamp_min(0).to(layer.running_var.dtype), share)
+        variance = (squares / count - mean.square()).clamp_min(0)
+        for name, value in (("running_mean", mean), ("running_var", variance)):
+            kept = layer.get_buffer(name)
+            kept.lerp_(value.to(kept.dtype), share)
 
 
 @contextmanager

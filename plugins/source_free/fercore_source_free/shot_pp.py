@@ -210,7 +210,7 @@ def surest(probs: Tensor) -> Tensor:
     doubt, predicted = entropy(probs), probs.argmax(1)
     share = float((doubt < doubt.mean()).float().mean())
     chosen = torch.zeros_like(predicted, dtype=torch.bool)
-    for label in predicted.unique().tolist():
+    for label in torch.unique(predicted).tolist():
         members = (predicted == label).nonzero().flatten()
         order = members[doubt[members].argsort(stable=True)]
         chosen[order[: max(1, int(share * len(members)))]] = True
