@@ -21,7 +21,7 @@ import torch
 from fercore import api
 from fercore.arguments import names_of
 from fercore.config.presets import PRESETS
-from fercore.engine.initial import plugins_of
+from fercore.engine.initial_network import plugins_of
 from fercore.engine.run import run
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks.assemble import assemble
