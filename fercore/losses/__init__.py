@@ -26,7 +26,7 @@ from fercore.losses.consistency import (
     symmetric_kl,
     weighted_cross_entropy,
 )
-from fercore.losses.contrastive import UnitLength, info_nce, supcon, unit
+from fercore.losses.contrastive import UnitLength, graph_contrast, info_nce, supcon, unit
 from fercore.losses.disagreement import (
     class_balance,
     half_mass,
@@ -134,6 +134,7 @@ __all__ = [
     "feature_class_product",
     "feature_norm_radius",
     "feature_norm_step",
+    "graph_contrast",
     "half_mass",
     "hardness_weights",
     "info_nce",

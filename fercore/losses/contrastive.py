@@ -75,3 +75,20 @@ def supcon(z: Tensor, labels: Tensor, tau: float) -> Tensor:
     count = positive.sum(1)
     anchors = -(log_share * positive.to(scores.dtype)).sum(1) / count.clamp_min(1)
     return anchors.sum() / (count > 0).sum().clamp_min(1)
+
+
+def graph_contrast(first: Tensor, second: Tensor, probs: Tensor, tau: float, least: float = 0.8) -> Tensor:
+    """Cross-entropy of a graph of pseudo labels with one of embeddings (CoMatch, Li et al., ICCV 2021, Eqs 5-8).
+
+    Samples are joined by p_i'p_j where that reaches `least`, each with itself by 1; rows of the graph sum to 1.
+
+    Args:
+        first, second: f[B,D] of unit length, two views. probs: f[B,K], constants. tau: temperature. least: threshold.
+
+    Returns:
+        Scalar, the mean over samples.
+    """
+    joined = (probs @ probs.T).detach().fill_diagonal_(1)
+    joined = joined * (joined >= least)
+    scores = (first @ second.T / tau).log_softmax(1)
+    return -(joined / joined.sum(1, keepdim=True) * scores).sum(1).mean()

@@ -15,7 +15,7 @@ from fercore.models.model import Model
 from fercore.records.step import Encoded
 
 StatisticsOf: TypeAlias = Literal["weak", "all"]
-"""Views whose batch statistics a network keeps for evaluation: all but the one named "strong", or all."""
+"""Views whose batch statistics a network keeps for evaluation: all but "strong", "strong2", ..., or all."""
 
 STRONG = "strong"
 
@@ -25,7 +25,7 @@ def without_bn_update(model: Model, view: str, of: StatisticsOf) -> bool:
 
     Plain images are scored with the kept statistics, and strong views are unlike them.
     """
-    return of == "weak" and view == STRONG and model.training
+    return of == "weak" and view.startswith(STRONG) and model.training
 
 
 def encode_view(model: Model, images: Tensor, view: str, of: StatisticsOf) -> Encoded:

@@ -38,3 +38,27 @@ class Alignment(nn.Module):
         if labelled is not None:
             self.wanted.lerp_(labelled.mean(0).to(self.wanted.dtype), 1 - momentum)
         return align_distribution(probs, self.seen.to(probs.dtype), self.wanted.to(probs.dtype))
+
+
+class RecentAlignment(nn.Module):
+    """Mean predictions of the last batches, by which predictions are moved to even classes (CoMatch, SimMatch).
+
+    Attributes:
+        means: f[L,K], of the last batches, in a ring. count: int64[], batches seen.
+    """
+
+    means: Tensor
+    count: Tensor
+
+    def __init__(self, num_classes: int, length: int) -> None:
+        super().__init__()
+        self.register_buffer("means", torch.zeros(length, num_classes))
+        self.register_buffer("count", torch.tensor(0))
+
+    def align(self, probs: Tensor) -> Tensor:
+        """Take in a batch f[B,K], and return its probabilities moved to even classes."""
+        length, seen = len(self.means), int(self.count)
+        self.means[seen % length] = probs.mean(0).to(self.means.dtype)
+        self.count += 1
+        recent = self.means[: min(seen + 1, length)].mean(0).to(probs.dtype)
+        return align_distribution(probs, recent, torch.full_like(recent, 1 / len(recent)))

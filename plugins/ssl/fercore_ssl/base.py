@@ -25,13 +25,14 @@ from fercore.plugin import (
     RunConfig,
     Settings,
     Side,
+    TaskInfo,
     Transform,
     ViewRequest,
     hookimpl,
 )
 from fercore_ssl.presets import COMMON
 
-TRANSFORMS: Mapping[str, Transform] = {"weak": "weak", "weak2": "weak", "strong": "strong"}
+TRANSFORMS: Mapping[str, Transform] = {"weak": "weak", "weak2": "weak", "strong": "strong", "strong2": "strong"}
 
 
 class SslSettings(Settings):
@@ -47,13 +48,14 @@ class SemiSupervised(Plugin):
     """Cross-entropy on the labelled samples and one consistency term on the unlabelled ones.
 
     Attributes:
-        views: views of the unlabelled samples that the method needs.
+        views: views of the unlabelled samples that the method needs. source_views: of the labelled ones.
     """
 
     Settings: ClassVar[type[Settings]] = SslSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = COMMON
-    training_parts = ("state",)
+    training_parts: ClassVar[tuple[str, ...]] = ("state",)
     views: ClassVar[tuple[str, ...]] = ("weak", "strong")
+    source_views: ClassVar[tuple[str, ...]] = ("weak",)
     settings: Any
 
     def goes_by_length(self) -> str:
@@ -61,19 +63,22 @@ class SemiSupervised(Plugin):
         return "unsup_warm_up" if getattr(self.settings, "unsup_warm_up", 0) else ""
 
     @hookimpl
-    def build_model(self, config: RunConfig, num_classes: int) -> Model:
-        """Build backbone and linear head, as `source_only` does, and the method's state."""
+    def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
+        """Build backbone and linear head, as `source_only` does, and the method's state and parts."""
         model = build_classifier(config.model, num_classes, branch=self.branch())
         state = self.state(num_classes)
         if state is not None:
             self.attach(model, state)
+        width = model.heads["main"].get_submodule("1").in_features
+        for name, module in self.parts(int(width), task).items():
+            self.attach(model, module, name)
         return model
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:
         """Ask for a weak view of the labelled samples and the method's views of the unlabelled ones."""
-        unlabelled = [ViewRequest("target", name, TRANSFORMS[name]) for name in self.views]
-        return [ViewRequest("source", "weak", "weak"), *unlabelled]
+        labelled = [ViewRequest("source", name, TRANSFORMS[name]) for name in self.source_views]
+        return [*labelled, *(ViewRequest("target", name, TRANSFORMS[name]) for name in self.views)]
 
     @hookimpl
     def encode(self, model: Model, batch: DomainBatch, view: str) -> Encoded:
@@ -101,6 +106,10 @@ class SemiSupervised(Plugin):
     def state(self, num_classes: int) -> nn.Module | None:
         """Return the module whose buffers are what the method keeps between steps; None = nothing."""
         return None
+
+    def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
+        """Return the modules that the method trains, or fills by the data, beside the network; width: D of features."""
+        return {}
 
     def _supervised(self, value: Tensor, weight: float = 1.0) -> LossTerm:
         return LossTerm(f"{self.name}/cross_entropy", Role.SUPERVISED, value, weight)

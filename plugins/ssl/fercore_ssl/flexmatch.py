@@ -42,7 +42,7 @@ class FlexMatch(ThresholdMethod):
         self, config: RunConfig, num_classes: int, task: TaskInfo
     ) -> Model:
         """Build the network, with room for each unlabelled sample."""
-        model = super().build_model(config, num_classes)
+        model = super().build_model(config, num_classes, task)
         self.part(model, SizedByData).put("learnt", torch.full((task.target.n,), -1))
         return model
 

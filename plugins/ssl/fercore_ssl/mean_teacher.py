@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parameters_to_vector
 
 from fercore.losses import to_float32
-from fercore.models import Model, SizedByData, forward_without_bn_update
+from fercore.models import Model
 from fercore.plugin import Batch, Forward, Settings, hookimpl
 from fercore_ssl.pi_model import PiModel, PiModelSettings
 from fercore_ssl.presets import presets
+from fercore_ssl.teacher import Teacher
 
 
 class MeanTeacherSettings(PiModelSettings):
@@ -37,30 +36,15 @@ class MeanTeacher(PiModel):
     settings: MeanTeacherSettings
 
     def state(self, num_classes: int) -> nn.Module:
-        """Keep the teacher's parameters in one row: add-ons may give the network more than it is built with."""
-        return SizedByData({"weights": torch.zeros(0)})
+        """Keep the teacher."""
+        return Teacher()
 
     def target(self, model: Model, batch: Batch, encoded: Forward) -> Tensor:
         """Return the teacher's probabilities for the first view."""
-        with torch.no_grad():
-            answer = forward_without_bn_update(model, batch.target.images["weak"], self._teacher(model))
+        answer = self.part(model, Teacher).encode(model, batch.target.images["weak"])
         return to_float32(answer.logits["main"]).softmax(-1)
 
     @hookimpl
     def after_step(self, model: Model) -> None:
         """Move the teacher towards the network."""
-        self._row(model).lerp_(parameters_to_vector(model.parameters()), 1 - self.settings.decay)
-
-    def _teacher(self, model: Model) -> dict[str, Tensor]:
-        """Return the teacher's parameters by name."""
-        named = dict(model.named_parameters())
-        sizes = [p.numel() for p in named.values()]
-        parts = torch.split(self._row(model), sizes)  # type: ignore[no-untyped-call]
-        return {name: row.view_as(p) for (name, p), row in zip(named.items(), parts, strict=True)}
-
-    def _row(self, model: Model) -> Tensor:
-        state = self.part(model, SizedByData)
-        # At the first use, when add-ons have attached what they have: the teacher starts as the student.
-        if not len(state.get_buffer("weights")):
-            state.put("weights", parameters_to_vector(model.parameters()))
-        return state.get_buffer("weights")
+        self.part(model, Teacher).follow(model, self.settings.decay)

@@ -11,6 +11,7 @@ from torch import nn
 from fercore.hooks.discovery import installed_plugins, load_class
 from fercore.models import Model
 from fercore.records.step import Batch, DomainBatch, Encoded, Progress
+from fercore.records.task import BatchPolicy, DatasetInfo, TaskInfo
 
 NAMES = sorted(name for name, info in installed_plugins().items() if info.distribution == "fercore-ssl")
 CLASSES, WIDTH = 4, 3
@@ -36,6 +37,13 @@ def method():
     return make
 
 
+def task(unlabelled=6, counts=(2, 1, 1, 0)):
+    names = ("a", "b", "c", "d")
+    source = DatasetInfo("folder", "folder", sum(counts), dict(zip(names, counts, strict=True)))
+    policy = BatchPolicy(3, 6, None, class_balanced=False, domain_balanced=False)
+    return TaskInfo(names, (source,), DatasetInfo("folder", "folder", unlabelled), None, None, False, policy)
+
+
 class Step:
     """A step in float64: logits and features of every view, small images, and a model that holds a method's state."""
 
@@ -45,9 +53,13 @@ class Step:
         keys = [("source", "weak"), ("target", "weak"), ("target", "weak2"), ("target", "strong")]
         self.logits = {key: scale * self.rng.normal(size=(sizes[key[0]], CLASSES)) for key in keys}
         self.features = {key: self.rng.normal(size=(sizes[key[0]], WIDTH)) for key in keys}
+        more, rng = [("source", "strong"), ("target", "strong2")], np.random.default_rng(seed + 1)
+        self.logits |= {key: scale * rng.normal(size=(sizes[key[0]], CLASSES)) for key in more}
+        self.features |= {key: rng.normal(size=(sizes[key[0]], WIDTH)) for key in more}
         self.labels = np.arange(labelled) % CLASSES
         self.index = np.arange(unlabelled)
         self.images = {key: self.rng.normal(size=(sizes[key[0]], 3, 4, 4)) for key in keys}
+        self.images |= {key: rng.normal(size=(sizes[key[0]], 3, 4, 4)) for key in more}
         self.total = 10
         self.leaves = {}
 
@@ -68,10 +80,8 @@ class Step:
 
     def encoded(self):
         self.leaves = {key: torch.tensor(z, requires_grad=True) for key, z in self.logits.items()}
-        return {
-            key: Encoded({"main": torch.tensor(self.features[key], requires_grad=True)}, {"main": z})
-            for key, z in self.leaves.items()
-        }
+        self.embedded = {key: torch.tensor(f, requires_grad=True) for key, f in self.features.items()}
+        return {key: Encoded({"main": self.embedded[key]}, {"main": z}) for key, z in self.leaves.items()}
 
     def batch(self):
         sides = {}
@@ -97,6 +107,8 @@ class Step:
         state = plugin.state(CLASSES)
         if state is not None:
             model.parts[f"{plugin.name}/state"] = state
+        for name, part in plugin.parts(WIDTH, task(n)).items():
+            plugin.attach(model, part, name)
         model = model.double()
         if plugin.name == "flexmatch":
             state.put("learnt", torch.full((n,), -1))

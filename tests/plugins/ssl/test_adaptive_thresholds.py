@@ -186,7 +186,7 @@ def test_adacms_network_is_the_released_one(method):
     """Pooled features, dropout 0.5, length 1, linear; rows of a matrix of their own, float64."""
     torch.manual_seed(0)
     tiny = {"backbone_args": {"resnet18": {"channels": [8, 8, 8, 16]}}}
-    model = method("adacm").build_model(RunConfig.model_validate({"model": tiny}), 7).double()
+    model = method("adacm").build_model(RunConfig.model_validate({"model": tiny}), 7, None).double()
     images = torch.rand(5, 3, 64, 64, dtype=torch.float64)
     with torch.no_grad():
         model.train()
@@ -204,7 +204,7 @@ def test_adacms_network_is_the_released_one(method):
 
 def test_adacms_logits_are_small_at_first(method):
     torch.manual_seed(0)
-    model = method("adacm").build_model(RunConfig(), 7).eval()
+    model = method("adacm").build_model(RunConfig(), 7, None).eval()
     with torch.no_grad():
         assert model(torch.rand(8, 3, 64, 64)).logits["main"].abs().max() < 0.2
 

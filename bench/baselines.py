@@ -1,0 +1,197 @@
+"""Every method from one source model: `python -m bench.baselines [NAME ...] [--out bench/results/baselines.json]`.
+
+A network learns the sources once (`source_only`), and every method goes on from it (`--init`) for the same number of
+steps, with the same batches, optimiser, augmentation and no average of weights; what a method has besides stays at its
+defaults of preset demo. `--scratch` starts from random weights instead. No setting was chosen by scores on the target.
+Sources give their training persons, 7 in 10; the target is scored on its other 3.
+Each run is a process of its own on one thread, for its time and memory. Rows that are in the JSON stay, so that more
+methods and seeds can be added to it; the difference to `source_only` is paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parents[1]
+SOURCES = ["synthfer:studio?n=560", "synthfer:posed?n=560&seed=1", "synthfer:web?n=560&seed=2"]
+TARGET = "synthfer:wild?n=1700&seed=3"
+SHIFTED = "&prior=natural"
+SAME = {
+    "data.source_batch": 36,
+    "data.target_batch": 36,
+    "data.augment": "light",
+    "data.size": 48,
+    "data.workers": 0,
+    "train.ema": None,
+    "train.threads": 1,
+    "report.tensorboard": False,
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Steps and rate of a run, the model that it starts from, and the folder to keep."""
+
+    steps: int
+    lr: float
+    init: Path | None = None
+    out: Path | None = None
+
+
+LEFT_OUT = {"pca_ifer", "clip_finetune", "clip_linear_probe"}
+"""Methods on a frozen CLIP, which has another network."""
+
+
+def measure(name: str, data: dict[str, Any], seed: int, given: Run) -> dict[str, Any]:
+    """Train one method once; return scores, seconds a step, and the peak of memory."""
+    import fercore
+
+    settings: dict[str, Any] = {**SAME, "train.steps": given.steps, "optim.lr": given.lr}
+    with tempfile.TemporaryDirectory() as place:
+        out = given.out or Path(place) / "run"
+        run = fercore.train(
+            name, **data, preset="demo", set=settings, seed=seed, device="cpu", out=out, init=given.init
+        )
+        result = run.result
+    scores = result.target
+    return {
+        "accuracy": scores.accuracy,
+        "balanced_accuracy": scores.balanced_accuracy,
+        "seconds_per_step": result.seconds_per_step,
+        "peak_memory_mb": result.peak_memory_mb,
+        "n": scores.n,
+    }
+
+
+def child(name: str, data: dict[str, Any], seed: int, given: Run) -> dict[str, Any]:
+    """Run `measure` in a forked process, which has every import already; a refusal or a crash is a row too."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+
+    def work() -> None:
+        try:
+            there.send(measure(name, data, seed, given))
+        except BaseException as error:
+            there.send({"failed": f"{type(error).__name__}: {error}".splitlines()[0]})
+
+    begun = time.perf_counter()
+    process = context.Process(target=work)
+    process.start()
+    there.close()
+    try:
+        row = here.recv()
+    except EOFError:
+        row = {"failed": "the process ended without an answer"}
+    process.join()
+    return {**row, "seconds": round(time.perf_counter() - begun, 1)}
+
+
+def draw(place: Path, target: str) -> dict[str, Any]:
+    """Draw the faces once, and return source and target of every run."""
+    from fercore.data.spec import parse_spec
+    from fercore.synthfer.dataset import SynthFER
+    from fercore.synthfer.export import write
+
+    folders = []
+    for number, text in enumerate((*SOURCES, target)):
+        spec = parse_spec(text)
+        options = {key: int(value) if key in ("n", "seed") else value for key, value in spec.options.items()}
+        write(SynthFER(spec.path, **{"seed": 0, **options}), place / str(number))
+        folders.append(f"manifest:{place / str(number) / 'manifest.csv'}")
+    return {"source": folders[:-1], "target": folders[-1]}
+
+
+def methods() -> list[str]:
+    """Return every installed method but those on another network, and add-ons with what they were published with."""
+    from fercore.hooks.discovery import installed_plugins, load_class
+
+    found = []
+    for name, info in sorted(installed_plugins().items()):
+        plugin = load_class(info)
+        if name not in LEFT_OUT and plugin.kind == "method" and plugin.needs_source:
+            found.append(name)
+    return ["source_only", *(name for name in found if name != "source_only"), "cdan+bsp", "cdan+mcc_term+sdat"]
+
+
+def table(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the rows as text: means over seeds, and differences to source_only paired by seed."""
+    lines = [f"{'method':20} {'acc':>6} {'bal':>6} {'over':>6} {'ms/step':>8} {'MB':>6}  seeds"]
+    reference = rows.get("source_only", {})
+    for name, seeds in rows.items():
+        good = {seed: row for seed, row in seeds.items() if "accuracy" in row}
+        if not good:
+            lines.append(f"{name:20} {next(iter(seeds.values()))['failed']}")
+            continue
+        mean = lambda key, good=good: sum(row[key] for row in good.values()) / len(good)  # noqa: E731
+        both = [
+            row["accuracy"] - reference[s]["accuracy"] for s, row in good.items() if "accuracy" in reference.get(s, {})
+        ]
+        over = f"{100 * sum(both) / len(both):+6.1f}" if both else f"{'':6}"
+        figures = f"{100 * mean('accuracy'):6.1f} {100 * mean('balanced_accuracy'):6.1f} {over}"
+        lines.append(
+            f"{name:20} {figures} {1000 * mean('seconds_per_step'):8.0f} {mean('peak_memory_mb'):6.0f}  {len(good)}"
+        )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="METHOD[+ADDON...]; none = all that are installed")
+    parser.add_argument("--out", type=Path, default=HERE / "bench/results/baselines.json")
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--steps", type=int, default=60, help="of every method")
+    parser.add_argument("--source-steps", type=int, default=300, help="of the source model")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--scratch", action="store_true", help="from random weights")
+    parser.add_argument("--shifted", action="store_true", help="the target's classes as uneven as in the wild")
+    parser.add_argument("--again", action="store_true", help="measure rows that are in the JSON too")
+    given = parser.parse_args()
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    import timm  # noqa: F401  # before the processes are forked: each then has it
+    import torch
+
+    import fercore.engine.run  # noqa: F401
+    from fercore.runs.folder import versions
+
+    setting = {"steps": given.steps, "lr": given.lr, "start": "random" if given.scratch else "source model"}
+    setting |= {"source_steps": None if given.scratch else given.source_steps, "shifted": given.shifted}
+    setting |= {"sources": SOURCES, "target": TARGET, "preset": "demo", "set": SAME}
+    rows: dict[str, dict[str, Any]] = {}
+    start: dict[str, Any] = {}
+    if given.out.exists():
+        record = json.loads(given.out.read_text(encoding="utf-8"))
+        if record["setting"] != setting:
+            sys.exit(f"{given.out} has rows of another setting; give another --out")
+        rows, start = record["rows"], record["start"]
+    about = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        data = draw(place, TARGET + SHIFTED * given.shifted)
+        for seed in given.seeds.split(","):
+            wanted = [name for name in given.names or methods() if given.again or seed not in rows.get(name, {})]
+            run = Run(given.steps, given.lr)
+            if not given.scratch and wanted:
+                source = Run(given.source_steps, 2e-3, out=place / f"source{seed}")
+                start[seed] = child("source_only", data, int(seed), source)
+                run = replace(run, init=source.out)
+                print(f"source model, seed {seed}: {start[seed]}", flush=True)
+            for name in wanted:
+                rows.setdefault(name, {})[seed] = child(name, data, int(seed), run)
+                print(table({"source_only": rows.get("source_only", {}), name: rows[name]})[-1], flush=True)
+                record = {**about, "versions": versions(), "setting": setting, "start": start, "rows": rows}
+                given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
