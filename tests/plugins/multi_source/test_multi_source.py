@@ -322,4 +322,4 @@ def test_a_run_with_every_option(name, make_context, tmp_path, listener):
     heard = listener()
     result = run(make_context(name, layers=(layer,)), tmp_path / "run", heard)
     assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())
-    assert result["target"]["labelled"]["n"] == 14
+    assert result.target.labelled.n == 14
