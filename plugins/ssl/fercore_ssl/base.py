@@ -69,8 +69,9 @@ class SemiSupervised(Plugin):
         state = self.state(num_classes)
         if state is not None:
             self.attach(model, state)
-        width = model.heads["main"].get_submodule("1").in_features
-        for name, module in self.parts(int(width), task).items():
+        linear = model.heads["main"].get_submodule("1")
+        assert isinstance(linear, nn.Linear)
+        for name, module in self.parts(linear.in_features, task).items():
             self.attach(model, module, name)
         return model
 
