@@ -23,7 +23,7 @@ class DeltaSettings(Settings):
 
     affine_of: NormKind = Field("any_norm", description="batch_norm, or any_norm: layer and group norms as well")
     start: Literal["batch", "source"] = Field(
-        "batch", description="statistics of the stream begin as the first batch's, or for small batches the source's"
+        "source", description="statistics of the stream begin as the source's, or as the first batch's, as published"
     )
     keep: float = Field(0.95, ge=0, lt=1, description="share of the stream's statistics that a batch leaves")
     keep_shares: float = Field(0.95, ge=0, lt=1, description="the same of the class shares")

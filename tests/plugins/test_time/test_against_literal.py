@@ -28,11 +28,8 @@ CASES = {
     "rotta": ({"memory": 16}, lambda m: literal.RoTTA(m, lambda x: jittered(None, x), 16)),
     "note": ({"memory": 16, "instance_aware": True}, lambda m: literal.NOTE(m, 16)),
     "note-plain": ({"memory": 16}, lambda m: literal.NOTE(m, 16, aware=False)),
-    "delta": ({}, literal.DELTA),
-    "delta-select": (
-        {"start": "source", "select": True},
-        lambda m: literal.DELTA(m, start="source", select=True),
-    ),
+    "delta": ({"start": "batch"}, literal.DELTA),
+    "delta-select": ({"select": True}, lambda m: literal.DELTA(m, start="source", select=True)),
     "lame": ({}, literal.LAME),
     "lame-rbf": ({"affinity": "rbf"}, lambda m: literal.LAME(m, kind="rbf")),
     "t3a": ({"supports": 5}, lambda m: literal.T3A(m, 5)),
