@@ -348,6 +348,8 @@ def evaluate(
     from fercore.prediction.evaluation import evaluate as run_evaluate
 
     paths = [models] if isinstance(models, str | os.PathLike) else list(models)
+    if len({os.path.realpath(path) for path in paths}) < len(paths):
+        raise UserInputError("the same model twice", where=", ".join(map(str, paths)), fix="name each of them once")
     loaded = {os.fspath(path): load(path, device=device) for path in paths}
     return run_evaluate(
         loaded, as_spec(spec), flip=_flip(tta), au=None if au is None else os.fspath(au), workers=workers, seed=seed,

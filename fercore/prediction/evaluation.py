@@ -179,7 +179,7 @@ def evaluate(
             for k, name in enumerate(names)
             if k
         },
-        notes=tuple(line for name, predictor in models.items() for line in _seen(name, predictor, spec.path)),
+        notes=tuple(line for name, predictor in models.items() for line in _seen(name, predictor, spec)),
     )
 
 
@@ -193,12 +193,17 @@ def _known(table: Table, models: dict[str, Predictor], left_out: Counter[str]) -
     return table.subset([i for i, name in enumerate(labels) if name in known])
 
 
-def _seen(name: str, predictor: Predictor, path: str) -> list[str]:
+def _place(spec: DomainSpec) -> tuple[str, str]:
+    """Return where the images of a dataset are; generated ones are others with another seed."""
+    return absolute(spec.path), spec.options.get("seed", "0") if spec.generated else ""
+
+
+def _seen(name: str, predictor: Predictor, spec: DomainSpec) -> list[str]:
     """Return what a reader has to know of a model that has met this dataset before."""
-    provenance, here = predictor.record.provenance, absolute(path)
+    provenance, here = predictor.record.provenance, _place(spec)
     lines = []
-    if any(absolute(source.spec.path) == here for source in provenance.sources):
+    if any(_place(source.spec) == here for source in provenance.sources):
         lines.append(f"{name} was trained on labels of this dataset: it is tested on what it may have learnt by heart")
-    if absolute(provenance.target.spec.path) == here:
+    if _place(provenance.target.spec) == here:
         lines.append(f"{name} was adapted to images of this dataset, without their labels")
     return lines

@@ -61,7 +61,7 @@ def disagreements(inside: Inside, other: np.ndarray, names: tuple[str, str], cla
         f"{names[0]} is right, {names[1]} is not": apart & known & (guess == labels),
         f"{names[1]} is right, {names[0]} is not": apart & known & (before == labels),
         "neither is right": apart & known & (guess != labels) & (before != labels),
-        "nobody knows": apart & ~known,
+        "no label says which is right": apart & ~known,
     }
     # Both sure and not of one mind: what a reader can learn most from.
     sure = inside.probs.max(axis=1) * other.max(axis=1)

@@ -136,7 +136,7 @@ def class_shares(shares: Mapping[str, np.ndarray], classes: Sequence[str], readi
         f"Shares of classes: {', '.join(names)}. They differ most in {classes[widest]}: "
         f"{first[widest]:.0%} ({names[0]}) and {last[widest]:.0%} ({names[-1]})."
     )
-    ends = f"{first[widest]:.0%} ({names[0]}) against {last[widest]:.0%} ({names[-1]})"
+    ends = f"{first[widest]:.0%} of {names[0]}, {last[widest]:.0%} of {names[-1]}"
     reading = f"Widest apart: {classes[widest]}, {ends}. {reading}"
     rows = [[name, *(f"{values[k]:.1%}" for values in shares.values())] for k, name in enumerate(classes)]
     return Figure("Classes of both sides", to_svg(figure, alt), reading, Table("Shares", ("class", *names), rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from fercore.cli import main
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.errors import UserInputError
+from fercore.prediction.evaluation import _seen
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +77,18 @@ def test_a_dataset_without_labels_that_the_models_know_is_refused_in_one_line(tr
     for spec, text in ((f"folder:{tmp_path}", "no image with a label"), (str(tmp_path), "spec without a format")):
         with pytest.raises(UserInputError, match=text):
             fercore.evaluate(trained / "run", spec, device="cpu")
+
+
+def test_the_same_model_twice_is_refused(trained):
+    with pytest.raises(UserInputError, match="the same model twice .*name each of them once"):
+        fercore.evaluate([trained / "run", trained / "." / "run"], "synthfer:wild?n=14", device="cpu")
+
+
+def test_generated_faces_of_another_seed_are_other_images():
+    source, target = map(parse_spec, ("synthfer:studio?n=84", "synthfer:wild?n=112&seed=2"))
+    met = SimpleNamespace(sources=[SimpleNamespace(spec=source)], target=SimpleNamespace(spec=target))
+    model = SimpleNamespace(record=SimpleNamespace(provenance=met))
+    specs = ("synthfer:wild?n=28&seed=2", "synthfer:wild?n=28&seed=7", "synthfer:studio?n=28", "synthfer:studio?seed=0")
+    seen = [" ".join(_seen("m", model, parse_spec(spec))) for spec in specs]
+    assert ["without their labels" in line for line in seen] == [True, False, False, False]
+    assert ["trained on labels" in line for line in seen] == [False, False, True, True]
