@@ -119,7 +119,8 @@ def estimates(
     """Return estimator -> f[K,3]: share of each class, lower and upper end of its interval of 95 %.
 
     `em` goes by probabilities at the temperature that fits held-out source, `bbse` and `rlls` by predicted classes.
-    Estimators that are not defined, on all samples or on a draw of the bootstrap, are left out.
+    Estimators that are not defined, on all samples or on a draw of the bootstrap, are left out, and those that go by
+    predicted classes where these tell the classes of the source no longer apart.
     """
     heat = temperature(np.log(np.maximum(source_probs, 1e-12)), source_labels)
     target, source = (_at(probs, heat) for probs in (target_probs, source_probs))
@@ -129,6 +130,10 @@ def estimates(
         "bbse": bbse,
         "rlls": rlls,
     }
+    confusion = _confusion(target, source, source_labels)[0]
+    if np.linalg.svd(confusion, compute_uv=False)[-1] < WELL_POSED:
+        # Predicted classes that tell nothing apart: rlls would give the source's shares, with no doubt about them.
+        del by_name["bbse"], by_name["rlls"]
     shares_of_estimator = {}
     for name, estimate in by_name.items():
         try:

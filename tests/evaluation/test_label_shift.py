@@ -56,6 +56,8 @@ def test_every_estimator_has_its_interval_and_bbse_is_left_out_where_it_is_not_d
         assert (rows[:, 0] <= rows[:, 2]).all()
     few = np.isin(np.arange(len(labels)), np.flatnonzero(labels == 2)[3:], invert=True)
     assert list(estimates(target, source[few], labels[few], draws=10)) == ["em", "rlls"]
+    one_class = np.full_like(source, 0.1) + 0.7 * np.eye(3)[0]
+    assert list(estimates(one_class, one_class, labels, draws=10)) == ["em"]
 
 
 def test_rlls_minimises_its_objective():
