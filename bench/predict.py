@@ -2,7 +2,7 @@
 
 The loop is what people write: open, convert, resize, normalise, stack, forward, softmax, one thread of Python. Both
 take turns on the same files; of each the best round counts, in images a second of wall time and of CPU time. The
-files are generated faces, of 64 pixels and enlarged to photographs of 3,000. `memory` is the peak of a process that
+files are generated faces, of 64 pixels and enlarged to photographs of 3,000. `memory_mb` is the peak of a process that
 predicts on a video of 10 and of 10,000 frames: a 3-hour one at 25 frames a second has 270,000. Without --run a model
 of a few steps is trained first; what it says does not matter here.
 """

@@ -55,7 +55,8 @@ class _Cut:
         every = self._faces(frame, pixels)
         sure = [face for face in every if face.score >= self.settings.min_score]
         if not sure:
-            best = f"no face surer than {max(face.score for face in every):.2f}" if every else "no face found"
+            # What stands before the colon is counted together in the summary.
+            best = f"no face sure enough: {max(face.score for face in every):.2f} at most" if every else "no face found"
             raise Unusable(best)
         cut: list[tuple[Face | None, np.ndarray]] = []
         fault = ""
