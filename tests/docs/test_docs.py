@@ -137,6 +137,16 @@ def test_every_page_is_in_the_contents_and_says_no_issue_or_machine():
     assert "/work/" not in text
 
 
+def test_the_table_of_methods_says_what_the_benchmark_measured():
+    pairs = json.loads((ROOT / "bench/results/verdict.json").read_text())["pairs"]
+    page = (DOCS / "which_method.md").read_text(encoding="utf-8")
+    for method in {pair["method"] for pair in pairs}:
+        gained = [100 * pair["difference"] for pair in pairs if pair["method"] == method]
+        better, mean = sum(gain > 0 for gain in gained), sum(gained) / len(gained)
+        row = f"| {better} of {len(gained)} | {mean:+.1f} | {min(gained):+.1f} to {max(gained):+.1f} |"
+        assert re.search(rf"^\| `{method}`[^|]*{re.escape(row)}$", page, re.M), f"{method}: {row}"
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     """Build the site as `make docs` does."""
