@@ -271,6 +271,16 @@ class StreamSettings(Settings):
     watch_every: int = Field(1, ge=1, description="the alarm compares every so many images with the initial model")
 
 
+class AlignSettings(Settings):
+    """How source samples count where domains are compared."""
+
+    class_weights: Literal["none", "source_to_estimated", "oracle"] = Field(
+        "none",
+        description="source samples by the target's class shares: estimated from predictions, or from its labels, "
+        "flagged as such",
+    )
+
+
 class SelectSettings(Settings):
     """Which checkpoint is reported."""
 
@@ -339,6 +349,7 @@ class RunConfig(Settings):
     optim: OptimSettings = OptimSettings()
     train: TrainSettings = TrainSettings()
     stream: StreamSettings = StreamSettings()
+    align: AlignSettings = AlignSettings()
     select: SelectSettings = SelectSettings()
     report: ReportSettings = ReportSettings()
     predict: PredictSettings = PredictSettings()

@@ -22,6 +22,7 @@ from fercore.evaluation.calibration import Calibration
 from fercore.files import check_sum, read_text, refuse_irregular
 from fercore.hooks.plugin import Plugin
 from fercore.models import Model
+from fercore.models.class_shares import PART
 from fercore.models.hub import snapshot
 from fercore.models.weights import fault_of
 from fercore.records.step import Progress
@@ -274,4 +275,5 @@ def _unfit(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, shape
 
 def training_only(plugins: Sequence[Plugin]) -> tuple[str, ...]:
     """Return the beginnings of the names of tensors that prediction does without."""
-    return tuple(f"parts.{plugin.name}/{part}" for plugin in plugins for part in plugin.training_parts)
+    own = (f"parts.{plugin.name}/{part}" for plugin in plugins for part in plugin.training_parts)
+    return (*own, f"parts.{PART}")

@@ -19,6 +19,7 @@ from fercore.au import asked_for
 from fercore.config import PredictSettings, RunConfig
 from fercore.data import Table, side_table
 from fercore.documents import CsvWriter
+from fercore.engine.class_weights import used_shares
 from fercore.engine.describe import count
 from fercore.engine.online import Online
 from fercore.engine.selection import Chosen
@@ -150,6 +151,7 @@ def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
         ema=None if train.ema is None else Average(decay=train.ema, buffers=train.ema_buffers),
         label_split=None if split is None else LabelSplit.model_validate(split),
         pseudo_labels=label_quality(context),
+        class_weights=used_shares(context.model, config),
         **_online(context, trained),
         **_initial(context, trained),
         parameters=Parameters(total=count(parameters), trained=count(p for p in parameters if p.requires_grad)),

@@ -16,6 +16,7 @@ from torch import Tensor
 from fercore.data import side_info, side_table
 from fercore.documents import Shape, misfit
 from fercore.engine import results
+from fercore.engine.class_weights import renew_shares
 from fercore.engine.loggers import Loggers, check_loggers, logging_to
 from fercore.engine.memory_format import lay_out
 from fercore.engine.model_folder import write_model
@@ -158,7 +159,8 @@ class Trainer:
                 raise HookError(f"encode_dataset({side!r}): the run has no {side}")
             return context.evaluator.encode(context.reported, table, clock, side)
 
-        metrics = context.plugins.refresh(context.model, clock, encode_dataset, context.task)
+        shares = renew_shares(context.model, context.config, clock, encode_dataset)
+        metrics = {**shares, **(context.plugins.refresh(context.model, clock, encode_dataset, context.task) or {})}
         if average is not None:
             average.adopt(context.model, before)
         if metrics:

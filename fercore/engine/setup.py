@@ -19,6 +19,7 @@ from fercore.data.domains.load import look_for_data
 from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
+from fercore.engine.class_weights import attach_shares
 from fercore.engine.initial import NEEDED, WHERE, Initial, keep_heads, read_initial
 from fercore.engine.initial_network import plugins_of, refuse_other_classes
 from fercore.engine.online import refuse_other_forward
@@ -182,6 +183,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
         task = replace(task, source_features=initial.features())
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
     kept = () if initial is None else _take_over(model, plugins, initial, domains.classes)
+    attach_shares(model, config, task, domains.truth)
     _set_statistics(model, config)
     _try_backbone(model, config)
     refuse_other_forward(resolved.plugins, plugins, model, config.data.size)

@@ -8,7 +8,7 @@ from typing import Any
 
 from fercore.config import RunConfig, build_config, check_settings
 from fercore.config.presets import preset_settings
-from fercore.hooks.checks import check_class, check_company, check_sources, no_exit
+from fercore.hooks.checks import check_class, check_class_weights, check_company, check_sources, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
 
@@ -62,4 +62,5 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
         plugins.append(cls(info.name, settings))
     check_company(plugins)
     check_sources(plugins, config.data.sources)
+    check_class_weights(plugins, config.align.class_weights)
     return ResolvedRun(config.model_copy(update={"plugins": tables}), tuple(plugins), infos)

@@ -99,6 +99,23 @@ def check_company(plugins: Sequence[Plugin]) -> None:
             raise UserInputError(f"plugin {plugin.name!r} cannot run with {other!r}", fix="drop one of them")
 
 
+def check_class_weights(plugins: Sequence[Plugin], asked: str) -> None:
+    """Refuse `align.class_weights` for plugins that compare domains and do not weigh by it, or compare none.
+
+    Raises:
+        UserInputError: naming the plugin.
+    """
+    if asked == "none":
+        return
+    where, fix = f"align.class_weights={asked}", "take align.class_weights=none"
+    for plugin in plugins:
+        if getattr(plugin, "align", None) is not None and not plugin.weighs_source:
+            raise UserInputError(f"plugin {plugin.name!r} does not weigh source samples by class", where=where, fix=fix)
+    if not any(plugin.weighs_source for plugin in plugins):
+        names = "+".join(plugin.name for plugin in plugins)
+        raise UserInputError(f"{names} has no term between domains", where=where, fix=fix)
+
+
 def check_sources(plugins: Sequence[Plugin], sources: Sequence[object]) -> None:
     """Refuse a target alone for plugins that learn from a labelled source.
 

@@ -29,6 +29,8 @@ class Plugin:
         requires, conflicts: names of plugins that must, or must not, be in the same run.
         needs_source: it cannot run without a labelled source. Where it is False, a run may have the target alone: hooks
             get a source side without a sample, and no view of the source may be asked for.
+        weighs_source: its terms between domains weigh source samples by `fercore.models.source_weights`, which
+            `align.class_weights` asks for.
         joint_forward: both sides' images of one view may pass the network in one forward, as far as this plugin goes:
             it treats every row of `encode` alike whatever its side, reads no extras there, nothing in the network mixes
             rows but batch normalisation, whose statistics stay a side's own, and gradients flow back from both sides
@@ -46,6 +48,7 @@ class Plugin:
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     needs_source: ClassVar[bool] = True
+    weighs_source: ClassVar[bool] = False
     joint_forward: ClassVar[bool] = False
     runs_network: ClassVar[bool] = False
     training_parts: ClassVar[tuple[str, ...]] = ()

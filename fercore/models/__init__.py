@@ -1,6 +1,7 @@
 """The network: a backbone, branches with heads, and the parts plugins attach."""
 
 from fercore.models.backbones import Backbone, build_backbone, build_trunk, look_for_weights
+from fercore.models.class_shares import ClassShares, source_weights
 from fercore.models.classifier import build_classifier
 from fercore.models.decay import shrink
 from fercore.models.domain_heads import DomainHead, GroupedDomainHeads
@@ -38,6 +39,7 @@ from fercore.models.statistics import (
 
 __all__ = [
     "Backbone",
+    "ClassShares",
     "CombineKind",
     "DomainHead",
     "DomainNorm",
@@ -75,6 +77,7 @@ __all__ = [
     "running",
     "scaled",
     "shrink",
+    "source_weights",
     "split_norms",
     "swap_bn_stats",
     "without_bn_update",

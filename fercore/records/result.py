@@ -173,6 +173,18 @@ class Candidate(Shape):
     score: float | None
 
 
+class ClassWeights(Shape):
+    """`align.class_weights`: whose class shares the source's samples were weighed by; None where nobody asked.
+
+    Attributes:
+        uses_target_labels: they were counted from labels of the adaptation part.
+    """
+
+    rule: str
+    target_shares: dict[str, float]
+    uses_target_labels: bool
+
+
 class Selection(Shape):
     """Which checkpoint is reported; where a score chose it, at which step, and among which."""
 
@@ -288,6 +300,7 @@ class Result(Shape):
     ema: Average | None
     label_split: LabelSplit | None
     pseudo_labels: dict[str, LabelQuality]
+    class_weights: ClassWeights | None = None
     online: OnlineScores | None = None
     parameters: Parameters
     steps: int

@@ -22,14 +22,14 @@ from fercore.losses import (
 )
 from fercore.models import DomainHead, GroupedDomainHeads, Model
 from fercore.plugin import Progress, Role, Settings, TaskInfo
-from fercore_uda.base import Adaptation, Pair, PairSettings
+from fercore_uda.base import Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 LARGEST_PRODUCT = 4096
 """Features times classes above which CDAN multiplies random projections (Long et al. 2018, section 3.2)."""
 
 
-class ReversalSettings(PairSettings):
+class ReversalSettings(TermSettings):
     """Settings of methods that reverse a gradient."""
 
     reversal: Literal["progress", "steps"] = Field(
@@ -65,6 +65,7 @@ class DANN(Adversarial):
     """A discriminator tells the sides' features apart; its gradient is reversed for the network."""
 
     paper = "Ganin et al., JMLR 2016"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = DannSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dann")
     settings: Any
@@ -199,6 +200,7 @@ class MDD(Adversarial):
 
     paper = "Zhang et al., ICML 2019"
     term_name = "disparity"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = MddSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
         "mdd", paper={"optim": {"lr": 0.004, "gamma": 4.0, "weight_decay": 5e-4}}
@@ -240,6 +242,7 @@ class GVB(Adversarial):
     """Bridges take what is of one domain out of the classifier's and the discriminator's answers, and shrink."""
 
     paper = "Cui et al., CVPR 2020"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = GvbSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets(
         "gvb", paper={"data": {"source_batch": 36, "target_batch": 36}, "optim": {"weight_decay": 5e-4}}

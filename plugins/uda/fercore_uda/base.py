@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import ramp, to_float32
-from fercore.models import Model, RowNorm, build_backbone
+from fercore.models import ClassShares, Model, RowNorm, build_backbone, source_weights
 from fercore.plugin import (
     Batch,
     DomainBatch,
@@ -29,7 +29,6 @@ from fercore.plugin import (
     ViewRequest,
     hookimpl,
 )
-from fercore_uda.prior import ClassPrior
 
 VIEW = "weak"
 SOURCE: tuple[Side, str] = ("source", VIEW)
@@ -50,14 +49,6 @@ class TermSettings(NetworkSettings):
 
     weight: float = Field(1.0, ge=0, description="weight of the method's term")
     ramp: bool = Field(False, description="let it rise as 2 / (1 + e^(-10 progress)) - 1")
-
-
-class PairSettings(TermSettings):
-    """Settings of methods whose term compares domains."""
-
-    class_weights: Literal["none", "estimated"] = Field(
-        "none", description="weigh source samples in the alignment by the target's estimated class shares"
-    )
 
 
 @dataclass(frozen=True)
@@ -162,7 +153,7 @@ class Adaptation(SourceTrained):
     Attributes:
         role, term_name: of that term.
         of_target: whether the term is of the target alone, whatever the sources are.
-        uses_prior: whether the term weighs source samples by class, whatever `class_weights` says.
+        uses_prior: whether the term weighs source samples by class, whatever `align.class_weights` says.
     """
 
     Settings: ClassVar[type[Settings]] = TermSettings
@@ -177,7 +168,7 @@ class Adaptation(SourceTrained):
 
     def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the class shares, where they are used."""
-        return {"prior": ClassPrior(task)} if self._weighs else {}
+        return {"prior": ClassShares(task)} if self.uses_prior else {}
 
     @hookimpl
     def refresh(
@@ -185,9 +176,9 @@ class Adaptation(SourceTrained):
     ) -> dict[str, float] | None:
         """Estimate the target's class shares after each epoch, where they are used."""
         # Before the first step the head is random: the shares of its predictions would say nothing.
-        if not self._weighs or clock.step == 0:
+        if not self.uses_prior or clock.step == 0:
             return None
-        shares = self.part(model, ClassPrior, "prior").estimate(encode_dataset("target").logits["main"])
+        shares = self.part(model, ClassShares, "prior").estimate(encode_dataset("target").logits["main"])
         return {f"{self.name}/share_{name}": share for name, share in shares.items()}
 
     @hookimpl
@@ -205,16 +196,12 @@ class Adaptation(SourceTrained):
         """Return the method's term for one pair of domains, a scalar."""
         raise NotImplementedError
 
-    @property
-    def _weighs(self) -> bool:
-        return self.uses_prior or getattr(self.settings, "class_weights", "none") == "estimated"
-
     def _pairs(self, model: Model, batch: Batch, encoded: Forward) -> Iterator[Pair]:
         source, target = encoded[SOURCE], encoded[TARGET]
         x, zx = (to_float32(side["main"]) for side in (source.features, source.logits))
         y, zy = (to_float32(side["main"]) for side in (target.features, target.logits))
         labels = batch.source.labels
-        ratio = self.part(model, ClassPrior, "prior").ratio.to(x.dtype)[labels] if self._weighs else x.new_ones(len(x))
+        ratio = source_weights(model, labels, self.part_name("prior")).to(x.dtype)
         groups = [slice(None)] if self.of_target else self.rows(batch.source)
         for rows in groups if len(x) and len(y) else []:
             # A class that the target is estimated not to have keeps 0.1 of its weight, so the sum is never 0.

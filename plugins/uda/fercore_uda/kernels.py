@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from fercore.losses import joint_mmd, linear_mmd, local_mmd
 from fercore.models import Model
 from fercore.ops import class_mmd, weighted_mmd
 from fercore.plugin import Progress, Settings
-from fercore_uda.base import Adaptation, Pair, PairSettings
+from fercore_uda.base import Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 SLOW = {"optim": {"lr": 0.003, "gamma": 3.0, "weight_decay": 5e-4}, "train": {"steps": 10000, "steps_per_epoch": 500}}
@@ -31,22 +31,14 @@ class Kernel(Settings):
         return {"num_kernels": self.num_kernels, "multiplier": self.multiplier}
 
 
-class KernelSettings(Kernel, PairSettings):
+class KernelSettings(Kernel, TermSettings):
     """Settings of methods with such a kernel between domains."""
 
 
 class DanSettings(KernelSettings):
     """Settings of dan."""
 
-    estimator: Literal["quadratic", "linear"] = Field(
-        "quadratic", description="all pairs, or neighbours alone (Eq 5); linear takes no class weights"
-    )
-
-    @model_validator(mode="after")
-    def _weights_need_all_pairs(self) -> DanSettings:
-        if self.estimator == "linear" and self.class_weights != "none":
-            raise ValueError("estimator 'linear' takes no class_weights; take 'quadratic'")
-        return self
+    estimator: Literal["quadratic", "linear"] = Field("quadratic", description="all pairs, or neighbours alone (Eq 5)")
 
 
 class DAN(Adaptation):
@@ -56,6 +48,11 @@ class DAN(Adaptation):
     Settings: ClassVar[type[Settings]] = DanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dan", paper=SLOW)
     settings: DanSettings
+
+    @property
+    def weighs_source(self) -> bool:  # type: ignore[override]
+        """Whether the estimate is over all pairs: that of neighbours takes each sample once."""
+        return bool(self.settings.estimator == "quadratic")
 
     def term(self, model: Model, pair: Pair, clock: Progress) -> Tensor:
         """Return MMD^2 of the features."""
@@ -74,6 +71,7 @@ class JAN(Adaptation):
     """Maximum mean discrepancy of features and predictions together."""
 
     paper = "Long et al., ICML 2017"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = JanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("jan", paper=SLOW)
     settings: JanSettings
@@ -95,6 +93,7 @@ class DSAN(Adaptation):
     """Maximum mean discrepancy of each class, the target's by its predicted probabilities."""
 
     paper = "Zhu et al., TNNLS 2021"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = DsanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("dsan", paper={"optim": {"gamma": 10.0}})
     settings: DsanSettings
@@ -114,6 +113,7 @@ class DETN(Adaptation):
     """Maximum mean discrepancy of the features, source samples weighed by the target's estimated class shares."""
 
     paper = "Li and Deng, ICPR 2018"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = DetnSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("detn")
     uses_prior = True

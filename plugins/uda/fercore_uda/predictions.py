@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor
 
 from fercore.losses import NormScale, class_confusion, column_norms, mean_entropy, nuclear_norm, reverse_gradient
@@ -96,12 +96,6 @@ class DalnSettings(ReversalSettings):
     """Settings of daln."""
 
     reversal: Literal["progress", "steps"] = "steps"
-
-    @model_validator(mode="after")
-    def _matrices_are_whole(self) -> DalnSettings:
-        if self.class_weights != "none":
-            raise ValueError("takes no class_weights: a nuclear norm is of a whole matrix")
-        return self
 
 
 class DALN(Adversarial):

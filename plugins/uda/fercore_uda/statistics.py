@@ -11,11 +11,11 @@ from torch import Tensor
 from fercore.losses import central_moments, coral, discriminant_scatter, mean_discrepancy
 from fercore.models import Model
 from fercore.plugin import Progress, Settings
-from fercore_uda.base import Adaptation, Pair, PairSettings
+from fercore_uda.base import Adaptation, Pair, TermSettings
 from fercore_uda.presets import presets
 
 
-class DdcSettings(PairSettings):
+class DdcSettings(TermSettings):
     """Settings of ddc."""
 
     weight: float = Field(0.25, ge=0, description="weight of the alignment")
@@ -25,6 +25,7 @@ class DDC(Adaptation):
     """Squared distance of the mean features."""
 
     paper = "Tzeng et al., 2014"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = DdcSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("ddc")
     settings: DdcSettings
@@ -34,7 +35,7 @@ class DDC(Adaptation):
         return mean_discrepancy(pair.x, pair.y, pair.weights)
 
 
-class CoralSettings(PairSettings):
+class CoralSettings(TermSettings):
     """Settings of deep_coral."""
 
     weight: float = Field(10.0, ge=0, description="weight of the alignment")
@@ -44,6 +45,7 @@ class DeepCORAL(Adaptation):
     """Distance of the features' covariances."""
 
     paper = "Sun and Saenko, ECCV workshop 2016"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = CoralSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("deep_coral", paper={"optim": {"lr": 0.003}})
     settings: CoralSettings
@@ -53,7 +55,7 @@ class DeepCORAL(Adaptation):
         return coral(pair.x, pair.y, pair.weights)
 
 
-class CmdSettings(PairSettings):
+class CmdSettings(TermSettings):
     """Settings of cmd."""
 
     order: int = Field(5, ge=2, le=10, description="last moment")
@@ -64,6 +66,7 @@ class CMD(Adaptation):
     """Distances of the features' central moments."""
 
     paper = "Zellinger et al., ICLR 2017"
+    weighs_source = True
     Settings: ClassVar[type[Settings]] = CmdSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("cmd")
     settings: CmdSettings
@@ -74,7 +77,7 @@ class CMD(Adaptation):
         return central_moments(x, y, pair.weights, order=self.settings.order)
 
 
-class DfaSettings(PairSettings):
+class DfaSettings(TermSettings):
     """Settings of dfa."""
 
     scatter: float = Field(1.0, ge=0, description="weight of the source's scatter within less between classes")

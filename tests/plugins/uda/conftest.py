@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fercore.hooks.discovery import installed_plugins, load_class
-from fercore.models import Model
+from fercore.models import ClassShares, Model
+from fercore.models.class_shares import PART
 from fercore.records.step import Batch, DomainBatch, Progress
 from fercore.records.task import BatchPolicy, DatasetInfo, TaskInfo
 
@@ -56,6 +57,12 @@ class Step:
         if (prior := f"{plugin.name}/prior") in model.parts:
             model.parts[prior].target.copy_(torch.tensor(RATIO) / 4)
         return model
+
+    def weigh(self, shares):
+        """Let the target's classes have these shares."""
+        state = ClassShares(task())
+        state.target.copy_(torch.tensor(shares) / sum(shares))
+        self.model.parts[PART] = state
 
     def terms(self, target_view="weak"):
         """Return the terms of the step by short name."""

@@ -85,8 +85,8 @@ def term_of(one):
 def test_class_weights_are_repeated_samples(name, step):
     """Where class 0 shall count three times as much, the term is as if its samples were there three times."""
     settings = {"dropout": 0.0} if name == "mdd" else {}
-    weighed, plain = step(name, settings | {"class_weights": "estimated"}, source=8), step(name, settings, source=8)
-    weighed.model.parts[f"{name}/prior"].target.copy_(torch.tensor([3.0, 1.0, 1.0, 1.0]) / 6)
+    weighed, plain = step(name, settings, source=8), step(name, settings, source=8)
+    weighed.weigh([3.0, 1.0, 1.0, 1.0])
     index = torch.tensor([0, 0, 0, 1, 2, 3, 4, 4, 4, 5, 6, 7])
     plain.x, plain.labels = plain.x[index].detach().requires_grad_(), plain.labels[index]
     plain.domain = torch.zeros(12, dtype=torch.int64)
@@ -97,10 +97,10 @@ def test_class_weights_are_repeated_samples(name, step):
 def test_equal_shares_weigh_nothing_and_others_do(name, step):
     values = []
     for shares in (None, [1.0, 1.0, 1.0, 1.0], [3.0, 1.0, 1.0, 1.0]):
-        one = step(name, {"class_weights": "estimated" if shares else "none"}, source=9)
+        one = step(name, source=9)
         one.labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 0])
         if shares:
-            one.model.parts[f"{name}/prior"].target.copy_(torch.tensor(shares) / sum(shares))
+            one.weigh(shares)
         values.append(term_of(one))
     assert values[1] == pytest.approx(values[0], rel=1e-6)
     assert (values[2] == pytest.approx(values[0], rel=1e-6)) == (name == "dsan")  # which is even within a class
@@ -156,14 +156,18 @@ def test_wide_products_are_projected(step, task):
     torch.testing.assert_close(project(features, probs), wanted)
 
 
-def test_nuclear_norms_take_no_class_weights():
-    with pytest.raises(UserInputError, match=r"daln.*takes no class_weights"):
-        assemble(["daln"], [{"daln": {"class_weights": "estimated"}}])
+WEIGHED = {"align": {"class_weights": "source_to_estimated"}}
 
 
-def test_a_linear_estimate_takes_no_class_weights():
-    with pytest.raises(UserInputError, match=r"dan.*takes no class_weights"):
-        assemble(["dan"], [{"dan": {"estimator": "linear", "class_weights": "estimated"}}])
+@pytest.mark.parametrize("layer", [WEIGHED, {"align": {"class_weights": "oracle"}}])
+def test_methods_that_do_not_weigh_refuse_to(layer):
+    with pytest.raises(UserInputError, match=r"'daln' does not weigh source samples by class"):
+        assemble(["daln"], [layer])  # a nuclear norm is of a whole matrix
+    with pytest.raises(UserInputError, match=r"'dan' does not weigh"):
+        assemble(["dan"], [layer, {"dan": {"estimator": "linear"}}])
+    with pytest.raises(UserInputError, match=r"source_only has no term between domains"):
+        assemble(["source_only"], [layer])
+    assert assemble(["dan"], [layer]).config.align.class_weights == layer["align"]["class_weights"]
 
 
 def test_presets():

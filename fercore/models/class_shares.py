@@ -1,18 +1,21 @@
-"""How the target's classes are shared out, estimated from its predictions; never from its labels."""
+"""How the target's classes are shared out: weights for source samples wherever domains are compared."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import class_shares
-from fercore.plugin import TaskInfo, to_float32
+from fercore.losses import class_shares, to_float32
+from fercore.models.model import Model
+from fercore.records.task import TaskInfo
 
 LEAST, LARGEST = 0.1, 10.0
+PART = "align/shares"
+"""Where a run keeps them, with `align.class_weights`."""
 
 
-class ClassPrior(nn.Module):
-    """Class shares of the source, known, and of the target, estimated after each epoch.
+class ClassShares(nn.Module):
+    """Class shares of the source, known, and of the target, estimated after each epoch or given.
 
     Attributes:
         source, target: f[K] shares; the target's are the source's before the first estimate.
@@ -39,6 +42,10 @@ class ClassPrior(nn.Module):
         present = self.source > 0
         return torch.where(present, (self.target / self.source.clamp_min(1e-12)).clamp(LEAST, LARGEST), 0.0)
 
+    def by_name(self) -> dict[str, float]:
+        """Return the target's shares by class."""
+        return dict(zip(self.classes, self.target.tolist(), strict=True))
+
     def estimate(self, logits: Tensor, momentum: float = 0.9) -> dict[str, float]:
         """Take in the predictions f[N,K] of the whole target; the first estimate is taken as it is.
 
@@ -49,4 +56,21 @@ class ClassPrior(nn.Module):
         # Equal to the bit only before the first estimate: a share of predictions is no ratio of counts.
         first = torch.equal(self.target, self.source)
         self.target.copy_(shares if first else torch.lerp(shares, self.target, momentum))
-        return dict(zip(self.classes, self.target.tolist(), strict=True))
+        return self.by_name()
+
+
+def source_weights(model: Model, labels: Tensor, own: str = PART) -> Tensor:
+    """Return what each source sample counts where domains are compared, by its class; ones where nobody weighs.
+
+    Args:
+        labels: int64[B]. own: name of the part that a method weighs by where the run has no `align.class_weights`.
+
+    Returns:
+        f[B], constants.
+    """
+    name = PART if PART in model.parts else own
+    if name not in model.parts:
+        return torch.ones(len(labels), device=labels.device)
+    shares = model.parts[name]
+    assert isinstance(shares, ClassShares)
+    return shares.ratio[labels]
