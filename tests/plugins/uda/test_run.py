@@ -33,9 +33,9 @@ def test_a_run_with_every_option(names, make_context, tmp_path, listener):
         assert len(shares) == 2  # none before the first step
         named = {key: value for key, value in shares[0].items() if key.startswith("align/share_")}
         assert sum(named.values()) == pytest.approx(1, abs=1e-5)
-        used = result["class_weights"]
-        assert (used["rule"], used["uses_target_labels"]) == ("source_to_estimated", False)
-        assert sum(used["target_shares"].values()) == pytest.approx(1, abs=1e-5)
+        used = result.class_weights
+        assert (used.rule, used.uses_target_labels) == ("source_to_estimated", False)
+        assert sum(used.target_shares.values()) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_oracle_counts_labels_and_says_so(make_context, tmp_path, listener):
@@ -46,8 +46,8 @@ def test_the_oracle_counts_labels_and_says_so(make_context, tmp_path, listener):
     context = make_context("ddc", layers=(layer, {"train": {"steps": 2}}))
     result = run(context, tmp_path / "run", listener())
     counts = np.bincount(context.domains.truth, minlength=7)
-    assert [*result["class_weights"]["target_shares"].values()] == pytest.approx(counts / counts.sum(), abs=1e-6)
-    assert result["class_weights"]["uses_target_labels"] is True
+    assert [*result.class_weights.target_shares.values()] == pytest.approx(counts / counts.sum(), abs=1e-6)
+    assert result.class_weights.uses_target_labels is True
     assert not any("align/" in name for name in tensors(tmp_path / "run/model/model.safetensors"))
 
 
