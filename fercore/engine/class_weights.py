@@ -9,6 +9,7 @@ import torch
 
 from fercore.config import RunConfig
 from fercore.errors import UserInputError
+from fercore.losses import class_shares
 from fercore.models import ClassShares, Model
 from fercore.models.class_shares import PART
 from fercore.records.result import ClassWeights
@@ -50,7 +51,10 @@ def renew_shares(
     assert isinstance(shares, ClassShares)
     outputs = list(encode_dataset("target").logits.values())
     mean = torch.stack([logits.float().softmax(-1) for logits in outputs]).mean(0)
-    return {f"{PART}_{name}".replace("shares_", "share_"): share for name, share in shares.estimate(mean.log()).items()}
+    return {
+        f"{PART}_{name}".replace("shares_", "share_"): share
+        for name, share in shares.take_in(class_shares(mean, shares.source)).items()
+    }
 
 
 def used_shares(model: Model, config: RunConfig) -> ClassWeights | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fercore.losses import class_shares, to_float32
 from fercore.models.model import Model
 from fercore.records.task import TaskInfo
 
@@ -46,16 +45,14 @@ class ClassShares(nn.Module):
         """Return the target's shares by class."""
         return dict(zip(self.classes, self.target.tolist(), strict=True))
 
-    def estimate(self, logits: Tensor, momentum: float = 0.9) -> dict[str, float]:
-        """Take in the predictions f[N,K] of the whole target; the first estimate is taken as it is.
+    def take_in(self, shares: Tensor, momentum: float = 0.9) -> dict[str, float]:
+        """Take in an estimate f[K] of the target's shares; the first is taken as it is, later ones are averaged.
 
         Returns:
             The shares by class.
         """
-        shares = class_shares(to_float32(logits).softmax(-1), self.source)
-        # Equal to the bit only before the first estimate: a share of predictions is no ratio of counts.
         first = torch.equal(self.target, self.source)
-        self.target.copy_(shares if first else torch.lerp(shares, self.target, momentum))
+        self.target.copy_(shares if first else torch.lerp(shares.to(self.target.dtype), self.target, momentum))
         return self.by_name()
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.losses import ramp, to_float32
+from fercore.losses import class_shares, ramp, to_float32
 from fercore.models import ClassShares, Model, RowNorm, build_backbone, source_weights
 from fercore.plugin import (
     Batch,
@@ -178,7 +178,9 @@ class Adaptation(SourceTrained):
         # Before the first step the head is random: the shares of its predictions would say nothing.
         if not self.uses_prior or clock.step == 0:
             return None
-        shares = self.part(model, ClassShares, "prior").estimate(encode_dataset("target").logits["main"])
+        state = self.part(model, ClassShares, "prior")
+        probs = to_float32(encode_dataset("target").logits["main"]).softmax(-1)
+        shares = state.take_in(class_shares(probs, state.source))
         return {f"{self.name}/share_{name}": share for name, share in shares.items()}
 
     @hookimpl
