@@ -24,7 +24,7 @@ def test_rows_stand_side_by_side(compared, tmp_path, monkeypatch, page_of):
     assert f"fast {100 * fast.result.target.accuracy:.1f} ± 0.0 {100 * gap:+.1f} ± 0.0" in page.text
     assert f"fast {gap:+.4f} {gap:+.4f} to {gap:+.4f} {gap:+.4f} {gap:+.4f}" in page.text
     for title in ("2 methods compared", "1. slow rate", "2. fast", "balanced accuracy: differences to slow rate",
-                  "Features before, by class", "Features before (slow rate), by class", "optim.lr"):  # fmt: skip
+                  "Features before training, by class", "Features of slow rate, by class", "optim.lr"):  # fmt: skip
         assert title in page.text
     same = slow.predictions.of("test").probs.argmax(axis=1) == fast.predictions.of("test").probs.argmax(axis=1)
     assert f"fast and slow rate agree on {same.mean():.1%} of {len(same)} images." in page.text
