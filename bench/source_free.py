@@ -60,7 +60,7 @@ def adapt(out: Path, part: int, parts: int) -> None:
             run = fercore.train(resume=folder)
         else:
             run = fercore.train(plugin, init=model, target=TARGETS[target], seed=seed, set={**QUICK, **own}, out=folder)
-        scores = {name: round(run.result.target[name], 4) for name in SCORES}
+        scores = {name: round(run.result.target.score(name), 4) for name in SCORES}
         print(json.dumps({"seed": seed, "target": target, "method": method, **scores,
                           "seconds": round(time.perf_counter() - start, 1)}), flush=True)  # fmt: skip
 

@@ -22,7 +22,7 @@ AVERAGED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 EXISTING = "give an existing file in model.weights"
 ANOTHER = "choose the backbone these weights were trained for"
-PREFIXES = ("module.", "backbone.", "_orig_mod.")
+PREFIXES = ("module.", "backbone.", "_orig_mod.", "model.", "net.")
 KINDS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 # The averaged one first: it is what such a run reports.
 RUN_BACKBONES = {"/average/model/backbone.": "averaged ", "/model/backbone.": ""}
@@ -208,7 +208,8 @@ def bare_names(tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _strip(key: str) -> str:
-    for prefix in PREFIXES:
+    # One in the other, in any order: Lightning's module around a compiled one.
+    while prefix := next((prefix for prefix in PREFIXES if key.startswith(prefix)), ""):
         key = key.removeprefix(prefix)
     return key
 

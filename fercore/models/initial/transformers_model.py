@@ -41,14 +41,8 @@ def read(folder: Path, file: Path, config: Mapping[str, Any]) -> ForeignModel:
     """
     size, mean, std = _images(folder, config)
     arguments = {"config": dict(config), "size": size, "mean": list(mean), "std": list(std)}
-    tensors = read_weights(file)
-    key = _slot(_whole(config))[2]
-    weight = tensors.get(f"{key}.weight")
-    if weight is None or weight.ndim != 2:
-        raise UserInputError(
-            f"the file has no classifier {key}.weight", where=str(file), fix="give a trained classifier"
-        )
-    bias = tensors.get(f"{key}.bias")
+    head = _taken_apart(_loaded(folder, file))[1]
+    weight, bias = head.weight.detach(), None if head.bias is None else head.bias.detach()
     labels = config.get("id2label")
     names = None
     if isinstance(labels, Mapping) and {str(k) for k in labels} == {str(k) for k in range(len(weight))}:
@@ -56,8 +50,7 @@ def read(folder: Path, file: Path, config: Mapping[str, Any]) -> ForeignModel:
         named = tuple(by_number[k] for k in range(len(weight)))
         names = None if any(name.upper().startswith("LABEL_") for name in named) else named
     kind = f"{config['model_type']} of transformers"
-    head = weight.float(), None if bias is None else bias.float()
-    return ForeignModel(kind, file, "transformers", *head, size, mean, std, names, arguments)
+    return ForeignModel(kind, file, "transformers", weight, bias, size, mean, std, names, arguments)
 
 
 def build(arguments: Mapping[str, Any]) -> nn.Module:
@@ -71,12 +64,7 @@ def build(arguments: Mapping[str, Any]) -> nn.Module:
         raise UserInputError(
             "no configuration of a network", where="model.backbone_args.transformers", fix="give --init"
         )
-    network = _whole(config)
-    parent, place, _ = _slot(network)
-    if isinstance(parent, nn.Sequential):
-        parent[int(place)] = nn.Identity()
-    else:
-        setattr(parent, place, nn.Identity())
+    network = _taken_apart(_whole(config))[0]
     side = int(arguments.get("size", 224))
     return Pooled(
         network,
@@ -93,7 +81,53 @@ def read_state(path: Path) -> dict[str, Tensor]:
     tensors = read_weights(path)
     if any(key.startswith(PREFIX) for key in tensors):
         return tensors
-    return {f"{PREFIX}{key}": tensor for key, tensor in tensors.items()}
+    network = _taken_apart(_loaded(path.parent, path))[0]
+    return {f"{PREFIX}{key}": tensor for key, tensor in network.state_dict().items()}
+
+
+def _loaded(folder: Path, file: Path) -> nn.Module:
+    """Load a folder's classifier as transformers does, which knows the names that weights had in its earlier versions.
+
+    Raises:
+        UserInputError: if it cannot.
+    """
+    # Whatever is pickled, damaged or too large is refused with a reason first.
+    read_weights(file)
+    try:
+        from transformers import AutoModelForImageClassification
+    except ImportError:
+        raise UserInputError("transformers is not installed", where="--init", fix=INSTALL) from None
+    try:
+        network, report = AutoModelForImageClassification.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # unknown types and odd settings fail in as many ways as transformers has models
+        reason = (reason_of(error).strip() or type(error).__name__).splitlines()[0]
+        what = f"transformers loads no image classifier: {reason}"
+        raise UserInputError(what, where=str(folder), fix="give a model of AutoModelForImageClassification") from None
+    if missing := sorted(report["missing_keys"]):
+        what = f"the file lacks {missing[0]}, so that it is no trained classifier"
+        raise UserInputError(what, where=str(file), fix="give one that was trained, with its head")
+    whole: nn.Module = network.float()
+    return whole
+
+
+def _taken_apart(network: nn.Module) -> tuple[nn.Module, nn.Linear]:
+    """Return a classifier without its last layer, and that layer.
+
+    Raises:
+        UserInputError: if that is no linear layer.
+    """
+    for slot in SLOTS:
+        layer = getattr(network, slot, None)
+        if isinstance(layer, nn.Linear):
+            setattr(network, slot, nn.Identity())
+            return network, layer
+        if isinstance(layer, nn.Sequential) and len(layer) and isinstance(last := layer[-1], nn.Linear):
+            layer[-1] = nn.Identity()
+            return network, last
+    what = f"{type(network).__name__} has no linear layer as its {', '.join(SLOTS[:-1])} or {SLOTS[-1]}"
+    raise UserInputError(what, where="--init", fix="export it as ONNX, or give another model")
 
 
 def _whole(config: Mapping[str, Any]) -> nn.Module:
@@ -113,18 +147,6 @@ def _whole(config: Mapping[str, Any]) -> nn.Module:
         )
         raise UserInputError(what, where="--init", fix="give a model of AutoModelForImageClassification") from None
     return network
-
-
-def _slot(network: nn.Module) -> tuple[nn.Module, str, str]:
-    """Return the module that holds the last linear layer, its name there, and its whole name."""
-    for slot in SLOTS:
-        layer = getattr(network, slot, None)
-        if isinstance(layer, nn.Linear):
-            return network, slot, slot
-        if isinstance(layer, nn.Sequential) and len(layer) and isinstance(layer[-1], nn.Linear):
-            return layer, str(len(layer) - 1), f"{slot}.{len(layer) - 1}"
-    what = f"{type(network).__name__} has no linear layer as its {', '.join(SLOTS[:-1])} or {SLOTS[-1]}"
-    raise UserInputError(what, where="--init", fix="export it as ONNX, or give another model")
 
 
 def _images(folder: Path, config: Mapping[str, Any]) -> tuple[int, Statistics, Statistics]:
