@@ -98,13 +98,19 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
 
-def read_initial(text: str, *, backbone: str | None = None, target: DomainSpec | None = None) -> Initial:
+def read_initial(
+    text: str,
+    *,
+    backbone: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    target: DomainSpec | None = None,
+) -> Initial:
     """Look at the model that a run is to start from.
 
     Args:
         text: a run folder, a `model/` folder, hf://owner/name, a file of another program, or package:NAME; of another
             program's model `?names=a,b,...` behind it names the outputs in order.
-        backbone: the timm model that a file of weights is of. target: SPEC whose images show an unknown order.
+        backbone, arguments: the timm model that a file of weights is of. target: its images show an unknown order.
 
     Raises:
         UserInputError: if there is none, or it cannot be started from.
@@ -116,7 +122,7 @@ def read_initial(text: str, *, backbone: str | None = None, target: DomainSpec |
         if names is not None:
             raise UserInputError("?names= on a fercore model, which names its classes", where=WHERE, fix="leave it out")
         return _of_fercore(place)
-    return _of_others(place, names, backbone, target)
+    return _of_others(place, names, backbone, arguments or {}, target)
 
 
 def _of_fercore(place: str) -> Initial:
@@ -131,10 +137,17 @@ def _of_fercore(place: str) -> Initial:
     return Initial(place, kind, tuple(record.classes), network, images, sha256_of(folder / WEIGHTS), folder, record)
 
 
-def _of_others(place: str, given: tuple[str, ...] | None, backbone: str | None, target: DomainSpec | None) -> Initial:
+def _of_others(
+    place: str,
+    given: tuple[str, ...] | None,
+    backbone: str | None,
+    arguments: Mapping[str, Any],
+    target: DomainSpec | None,
+) -> Initial:
     foreign = read_foreign(place, backbone=backbone)
+    own = arguments if foreign.backbone == backbone else {}
     names, weights = given or foreign.names, str(foreign.file.absolute())
-    network = {"backbone": foreign.backbone, "backbone_args": {foreign.backbone: dict(foreign.arguments)}}
+    network = {"backbone": foreign.backbone, "backbone_args": {foreign.backbone: dict(foreign.arguments or own)}}
     network["weights"] = place if place.startswith(PREFIX) else weights
     images = {"size": foreign.size, "mean": list(foreign.mean), "std": list(foreign.std)}
     if names is None:
@@ -200,7 +213,9 @@ def with_initial(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     alone, target = isinstance(data, Mapping) and not data.get("sources", True), None
     if isinstance(data, Mapping) and isinstance(data.get("target"), DomainSpec):
         target = data["target"]
-    initial = read_initial(text, backbone=named if isinstance(named, str) else None, target=target)
+    tables = network.get("backbone_args", {})
+    own = tables.get(named, {}) if isinstance(tables, Mapping) and isinstance(named, str) else {}
+    initial = read_initial(text, backbone=named if isinstance(named, str) else None, arguments=own, target=target)
     return [initial.layer(alone=alone), *layers]
 
 

@@ -164,7 +164,10 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     config = resolved.config
     initial = None
     if config.model.init is not None:
-        initial = read_initial(config.model.init, backbone=config.model.backbone, target=config.data.target)
+        network = config.model
+        initial = read_initial(
+            config.model.init, backbone=network.backbone, arguments=network.arguments, target=config.data.target
+        )
     # Before the data: two owners of a hook are told in a second, not after the images are decoded.
     plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)

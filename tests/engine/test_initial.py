@@ -8,9 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fercore
 from fercore.arguments import request_of
+from fercore.data.spec import as_spec
 from fercore.engine.initial import with_initial
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
@@ -159,3 +161,68 @@ def test_a_method_without_a_network_needs_a_model(tiny):
 def test_a_model_that_is_none_is_refused(tmp_path):
     with pytest.raises(UserInputError, match="model not found"):
         request_of(target=TARGET, init=str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def checkpoint(tiny, tmp_path):
+    """A state dict of the tiny network with a head of seven classes."""
+    import timm
+
+    torch.manual_seed(0)
+    network = timm.create_model("resnet18", num_classes=7, **tiny["model"]["backbone_args"]["resnet18"]).eval()
+    torch.save({f"module.{name}": tensor for name, tensor in network.state_dict().items()}, tmp_path / "net.pth")
+    return network, tmp_path / "net.pth"
+
+
+NAMES = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry")
+
+
+def layers_of(tiny, path, **data):
+    given = {"sources": [], "target": as_spec(TARGET), "target_batch": 14, "augment": "light", "size": 32, **data}
+    kept = {key: value for key, value in tiny.items() if key != "data"}
+    return with_initial([{**kept, "model": {**tiny["model"], "init": str(path)}, "data": given}])
+
+
+def test_a_checkpoint_of_timm_is_adapted_and_its_classes_go_by_name(tiny, checkpoint, listener, tmp_path):
+    network, path = checkpoint
+    context = build_context(assemble(["entropy"], layers_of(tiny, f"{path}?names={','.join(NAMES)}"), preset="demo"))
+    assert context.domains.classes == ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(context.model.eval()(images).logits["main"], network(images), atol=1e-5)
+    run(context, tmp_path / "run", listener())
+    path.unlink()
+    assert fercore.load(tmp_path / "run").classes == context.domains.classes
+
+
+def test_a_method_with_a_network_of_its_own_keeps_the_head_by_name(tiny, checkpoint, trained):
+    network, path = checkpoint
+    names = ",".join(NAMES)
+    layers = layers_of(tiny, f"{path}?names={names}", sources=tiny["data"]["sources"], source_batch=28)
+    context = build_context(assemble(["source_only"], layers, preset="demo"))
+    layer = context.model.heads["main"][-1]
+    order = [
+        ("neutral", "happiness", "sadness", "surprise", "fear", "disgust", "anger").index(c)
+        for c in context.domains.classes
+    ]
+    assert context.kept_heads == ("main",)
+    assert torch.equal(layer.weight, network.fc.weight[order])
+    assert torch.equal(layer.bias, network.fc.bias[order])
+    layers = layers_of(tiny, trained("source_only"), sources=tiny["data"]["sources"], source_batch=28)
+    again = build_context(assemble(["source_only"], layers, preset="demo"))
+    assert again.kept_heads == ("main",)
+    bottleneck = build_context(assemble(["dann"], [*layers, {"dann": {"bottleneck": 16}}], preset="demo"))
+    assert bottleneck.kept_heads == ()
+    state = load_file(trained("source_only") / "model" / "model.safetensors")
+    for context in (again, bottleneck):
+        assert torch.equal(context.model.backbone.conv1.weight, state["backbone.conv1.weight"])
+
+
+def test_an_unknown_order_of_classes_shows_three_images_in_both_readings(tiny, checkpoint):
+    _, path = checkpoint
+    with pytest.raises(UserInputError, match="nobody says in which order the 7 outputs") as caught:
+        layers_of(tiny, path)
+    readings = caught.value.what.split(": ", 1)[1].split("; ")
+    assert len(readings) == 3
+    assert all("(FER2013's order) or" in each and each.endswith("(that of the alphabet)") for each in readings)
+    assert "?names=" in caught.value.fix
