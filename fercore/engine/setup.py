@@ -164,10 +164,8 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     config = resolved.config
     initial = None
     if config.model.init is not None:
-        network = config.model
-        initial = read_initial(
-            config.model.init, backbone=network.backbone, arguments=network.arguments, target=config.data.target
-        )
+        given = {"backbone": config.model.backbone, "arguments": config.model.arguments}
+        initial = read_initial(config.model.init, **given, target=config.data.target)  # type: ignore[arg-type]
     # Before the data: two owners of a hook are told in a second, not after the images are decoded.
     plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)
