@@ -83,7 +83,7 @@ def test_a_later_call_takes_up_the_state(probabilities, trained, pictures, tmp_p
 
 
 def test_an_alarm_is_told_and_the_initial_model_answers_from_there_on(probabilities, monkeypatch):
-    monkeypatch.setattr(Watch, "alarm", lambda watch: "collapsed" if len(watch.initial) >= 5 else "")
+    monkeypatch.setattr(Watch, "alarm", lambda watch: "collapsed" if len(watch.initial) >= 18 else "")
     told = []
     how = {"tent.statistics": "running", "optim.lr": 0.1, **BATCH}
     adapted, plain = probabilities(adapt="tent", set=how, tell=told.append), probabilities()
