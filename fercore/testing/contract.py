@@ -25,10 +25,10 @@ from fercore.engine.initial_network import plugins_of
 from fercore.engine.run import run
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks.assemble import assemble
-from fercore.hooks.catalogue import BASELINE, company_of
+from fercore.hooks.catalogue import company_of
 from fercore.ops import dispatch
 from fercore.runs import checkpoint
-from fercore.testing.tiny import TINY, Listener, layer_of, tiny_context
+from fercore.testing.tiny import TINY, Listener, layer_of, tiny_context, tiny_model
 
 if TYPE_CHECKING:
     from fercore.engine.setup import RunContext
@@ -85,10 +85,8 @@ class Case:
         plugins = plugins_of(resolved)
         if plugins.owner("build_model") is not None or "init" in self.layer.get("model", {}):
             return {}
-        trained = self.folder / "initial"
-        run(tiny_context([BASELINE]), trained, Listener())
         alone = not any(plugin.needs_source for plugin in resolved.plugins)
-        return {"model": {"init": str(trained)}, **({"data": {"sources": []}} if alone else {})}
+        return {"model": {"init": str(tiny_model())}, **({"data": {"sources": []}} if alone else {})}
 
     @cached_property
     def whole(self) -> RunContext:
