@@ -154,7 +154,7 @@ def _first(batch: DomainBatch) -> DomainBatch:
 def _seconds(context: RunContext, batch: Batch) -> float:
     """Time every view's forward and backward pass."""
     fabric, stage = context.fabric, context.stages[0]
-    clock = Progress(stage.name, stage.phases[0].name, 0, 0, stage.steps)
+    clock = Progress(stage.name, stage.first_phase, 0, 0, stage.steps)
     started = time.perf_counter()
     with fabric.autocast():
         views = context.views_of(stage)

@@ -183,6 +183,11 @@ class Stage:
     alternating: Literal["step", "epoch"] = "step"
     stream: bool = False
 
+    @property
+    def first_phase(self) -> str:
+        """Name of the phase that begins a step; "" in a stream without one."""
+        return self.phases[0].name if self.phases else ""
+
     def __post_init__(self) -> None:
         if (self.steps > 0) == (self.epochs is not None) or (self.epochs is not None and self.epochs < 1):
             raise ValueError(f"stage {self.name!r} needs either steps or epochs, above 0")

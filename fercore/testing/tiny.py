@@ -163,7 +163,7 @@ def tiny_step(plugin: str, settings: Mapping[str, Any] | None = None) -> TinySte
     context = tiny_context(names_of(plugin), [layer_of(settings or {})])
     stage, hooks, model = context.stages[0], context.plugins, context.model
     batch = next(context.loader(stage))
-    clock = Progress(stage.name, stage.phases[0].name, 0, 0, stage.steps)
+    clock = Progress(stage.name, stage.first_phase, 0, 0, stage.steps)
     encoded = {
         (view.side, view.name): hooks.encode(model, batch.side(view.side), view.name, clock, view.side, "train")
         for view in context.views_of(stage)

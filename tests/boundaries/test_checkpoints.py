@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from damage import Boundary, any_bytes, any_json, campaign, seeds
 
 import fercore
-from fercore.engine import resume
+from fercore.engine import initial, resume
 from fercore.engine.memory_format import FORMATS, _remembered
 from fercore.engine.model_record import RECORD, WEIGHTS
 from fercore.engine.observer import Observer
@@ -25,7 +25,6 @@ from fercore.engine.run import Trainer, run, take_up
 from fercore.errors import UserInputError
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery
-from fercore.prediction import predictor
 from fercore.records.step import Progress
 from fercore.runs import checkpoint
 from fercore.runs import folder as record
@@ -145,7 +144,7 @@ def remembered(path: Path) -> str:
 def test_a_model_of_any_shape(make_context, tmp_path, number, monkeypatch):
     run(make_context("source_only", layers=(SMALL,)), tmp_path / "run", Observer())
     folder, known = tmp_path / "run/model", discovery.installed_plugins()
-    for module in (predictor, assembling):
+    for module in (initial, assembling):
         monkeypatch.setattr(module, "installed_plugins", lambda: known)
 
     def load_and_predict(at: Path) -> None:

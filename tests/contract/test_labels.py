@@ -27,6 +27,7 @@ from fercore.data.domains.load import LoadedDomain
 from fercore.data.images.readers import FileReader
 from fercore.data.spec import parse_spec
 from fercore.data.table import JoinedReader
+from fercore.engine.initial import with_initial
 from fercore.engine.run import Trainer, run
 from fercore.engine.setup import RunContext, build_context
 from fercore.evaluation.evaluate import Evaluator
@@ -40,6 +41,7 @@ from fercore.hooks.manager import Plugins
 from fercore.records.plan import ViewRequest
 from fercore.records.step import PLAIN
 from fercore.runs.folder import RunFolder
+from fercore.testing.tiny import tiny_model
 from tests.loading import load_domains
 
 MARK = "zq17"
@@ -179,7 +181,8 @@ class Spy(Plugin):
     def refresh(self, model, clock, encode_dataset, task):
         self.kept.append(encode_dataset)
         self.look("refresh", model=model, clock=clock, encode_dataset=encode_dataset, task=task)
-        self.look("refresh", target=encode_dataset("target"), source=encode_dataset("source"))
+        sides = ["target", *(["source"] if task.sources else [])]
+        self.look("refresh", **{side: encode_dataset(side) for side in sides})
 
     @hookimpl(wrapper=True)
     def encode(self, model, batch, view, clock, side, purpose):
@@ -244,7 +247,14 @@ def planted(tmp_path_factory) -> str:
 def spied(names, tiny, target, path, listener, **data):
     """Run plugins with a spy beside them on a planted target; return the run's parts and the spy."""
     layer = {"data": {"target": target, "target_batch": 8, **data}, "train": {"steps": 4, "eval_every": 2}}
-    resolved, spy = assemble(names, [tiny, layer]), Spy()
+    layers = [tiny, layer]
+    plugin = load_class(installed_plugins()[names[0]])
+    if not plugin.needs_source:
+        alone = {"data": {"sources": []}, "model": {"init": str(tiny_model())}}
+        if "diversity" in plugin.Settings.model_fields:
+            alone[names[0]] = {"diversity": 0.0}  # the planted images are noise, which a model calls one class
+        layers = with_initial([{**tiny, "model": {}}, layer, alone])
+    resolved, spy = assemble(names, layers), Spy()
     info = PluginInfo("spy", "tests:Spy", "tests", "0", "")
     resolved = ResolvedRun(resolved.config, (*resolved.plugins, spy), (*resolved.infos, info))
     spy.secrets = Secrets(load_domains(resolved.config.data, seed=resolved.config.seed))
@@ -254,6 +264,8 @@ def spied(names, tiny, target, path, listener, **data):
 
 
 METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method"]
+ALONE = [name for name in METHODS if not load_class(installed_plugins()[name]).needs_source]
+METHODS = [name for name in METHODS if name not in ALONE]
 ADDONS = [("source_only", name) for name, info in installed_plugins().items() if load_class(info).kind == "addon"]
 SLOW = pytest.mark.slow
 
@@ -276,6 +288,15 @@ def test_no_hook_hands_over_what_leads_to_a_label_or_a_path(names, few, planted,
     assert spy.asked.keys() == set(HOOKS)
     assert (context.domains.truth >= 0).all()
     assert len(context.domains.sources) == 2 + few
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALONE)
+def test_no_hook_of_a_method_without_a_source_is_handed_it_either(name, planted, tiny, tmp_path, listener):
+    context, spy = spied([name], tiny, planted, tmp_path, listener)
+    assert spy.leaks == []
+    assert {"build_model", "encode", "predict"} <= spy.asked.keys()
+    assert len(context.domains.sources) == 0
 
 
 def test_a_spy_implements_every_hook():

@@ -19,7 +19,9 @@ from fercore.models import ExpertMixture
 
 TINY = {"n_experts": 3}
 MUST_RUN = {"fercore", "fercore-ssl", "fercore-la-cmfer", "fercore-adafer", "fercore-pocan"}
-METHODS = [name for name, info in installed_plugins().items() if load_class(info).kind == "method" and name != "leaf"]
+CLASSES = {name: load_class(info) for name, info in installed_plugins().items() if name != "leaf"}
+METHODS = [name for name, plugin in CLASSES.items() if plugin.kind == "method" and plugin.needs_source]
+"""Without those that adapt a trained model alone: the add-on learns from labelled samples."""
 
 
 @contextmanager
