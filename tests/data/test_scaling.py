@@ -52,7 +52,7 @@ def test_an_image_without_a_finite_value_is_unusable(tmp_path: Path, visible: Pa
     for k, name in enumerate(EXPRESSIONS * 4):
         write(tmp_path / "f" / name / f"{k}.tif", np.random.default_rng(k).random((8, 8)).astype(np.float32))
     gone = write(tmp_path / "f" / "anger" / "none.tif", np.full((8, 8), value, dtype=np.float32))
-    with pytest.raises(UserInputError, match=f"1 unusable images, first {gone}: .*no finite value in it"):
+    with pytest.raises(UserInputError, match=f"1 unusable image, first {gone}: .*no finite value in it"):
         loaded(visible, f"folder:{tmp_path}/f?range={text}")
     domains = loaded(visible, f"folder:{tmp_path}/f?range={text}", max_bad_share=0.1)
     assert domains.report["target"]["preflight"]["unusable"] == 1
