@@ -285,12 +285,12 @@ class Study:
 
     def results(self) -> dict[tuple[str, str, int], Result]:
         """Return (method, pair, seed) -> result of every finished cell."""
-        found = {}
+        results = {}
         for cell in self.cells:
             folder = RunFolder(cell.cell.folder)
             if folder.finished:
-                found[cell.method, cell.pair, cell.seed] = folder.result()
-        return found
+                results[cell.method, cell.pair, cell.seed] = folder.result()
+        return results
 
     def folder(self, method: str, pair: str, seed: int) -> Path:
         """Return the run folder of a cell."""

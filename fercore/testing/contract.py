@@ -281,8 +281,8 @@ def onnx(case: Case) -> str:
     from fercore.export.targets import export_model
 
     _ = case.whole
-    found = export_model(case.folder / "whole", case.folder / "model.onnx", to="onnx")
-    return f"{found.bytes:,} bytes, largest difference {found.check.difference:.1e}"
+    exported = export_model(case.folder / "whole", case.folder / "model.onnx", to="onnx")
+    return f"{exported.bytes:,} bytes, largest difference {exported.check.difference:.1e}"
 
 
 RULES: dict[str, Callable[[Case], str]] = {

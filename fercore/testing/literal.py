@@ -73,8 +73,8 @@ def _differences(paper: Callable[..., Any], arrays: list[np.ndarray], place: int
     return slope
 
 
-def _close(found: np.ndarray, expected: np.ndarray, rel: float, what: str) -> None:
-    assert found.shape == expected.shape, f"{what}: shape {found.shape} against {expected.shape} in the literal form"
+def _close(value: np.ndarray, expected: np.ndarray, rel: float, what: str) -> None:
+    assert value.shape == expected.shape, f"{what}: shape {value.shape} against {expected.shape} in the literal form"
     scale = max(1.0, float(np.abs(expected).max(initial=0.0)))
-    largest = float(np.abs(found - expected).max(initial=0.0)) / scale
+    largest = float(np.abs(value - expected).max(initial=0.0)) / scale
     assert largest <= rel, f"{what} differ by {largest:.1e} of their size, at most {rel:.0e} is let pass"

@@ -130,17 +130,16 @@ def _timm(path: Path, name: str, arguments: dict[str, Any], kind: str, given: Ma
 
 def _head_of(tensors: Mapping[str, Tensor], name: str, path: Path) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias of the classifier, which may stand inside a sequence of layers (`classifier.0`)."""
-    found = {
+    weights = {
         key: tensor
         for key, tensor in tensors.items()
         if key.startswith(f"{name}.") and key.endswith(".weight") and tensor.ndim == 2
     }
-    if len(found) != 1:
-        what = (
-            f"the file has no classifier {name}.weight" if not found else f"the file has {len(found)} layers in {name}"
-        )
+    if len(weights) != 1:
+        number = f"{len(weights)} layers in" if weights else "no classifier"
+        what = f"the file has {number} {name}" + ("" if weights else ".weight")
         raise UserInputError(what, where=str(path), fix="a backbone alone is given as model.weights, with a --source")
-    key, weight = next(iter(found.items()))
+    key, weight = next(iter(weights.items()))
     bias = tensors.get(f"{key.removesuffix('.weight')}.bias")
     return weight.float(), None if bias is None else bias.float()
 
