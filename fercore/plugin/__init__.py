@@ -23,7 +23,7 @@ from fercore.data.spec import DomainSpec, Format, parse_spec
 from fercore.datasets.in_memory import LabelledImages, read_labelled
 from fercore.errors import UserInputError, did_you_mean
 from fercore.hooks import Plugin, hookimpl
-from fercore.hooks.plans import optimiser_from, single_stage
+from fercore.hooks.plans import optimiser_from, single_stage, two_stages
 from fercore.losses import reverse_gradient, to_float32
 from fercore.models import Model, PseudoLabelRecord, SizedByData, build_classifier
 from fercore.progress import watch
@@ -123,6 +123,7 @@ __all__ = [
     "say",
     "single_stage",
     "to_float32",
+    "two_stages",
     "uniforms",
     "watch",
     "weak_view",

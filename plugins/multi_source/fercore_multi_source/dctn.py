@@ -27,10 +27,9 @@ from fercore.plugin import (
     Settings,
     Stage,
     TaskInfo,
-    UserInputError,
     hookimpl,
     optimiser_from,
-    single_stage,
+    two_stages,
 )
 from fercore_multi_source.base import Heads, ManySources, NetworkSettings, own_rows, presets
 
@@ -80,10 +79,7 @@ class DCTN(ManySources):
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Lay out the stage of the sources, and that in which discriminators, features and heads take turns."""
-        whole = single_stage(config)
-        if whole.steps < 2:
-            raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
-        first = min(max(1, round(whole.steps * self.settings.pretrain_share)), whole.steps - 1)
+        first, second = two_stages(config, (PRETRAIN, ADAPT), self.settings.pretrain_share, who=self.name)
         spec, clip, base = optimiser_from(config), config.optim.clip_grad_norm, config.optim.backbone_multiplier
         network = (ParamGroup(("backbone.",), base), ParamGroup(("branches.",)))
         turns = (
@@ -91,8 +87,8 @@ class DCTN(ManySources):
             Phase(HIDE, network, spec, clip),
             Phase(CLASSIFY, (*network, ParamGroup(("heads.",))), spec, clip),
         )
-        pretrain = replace(whole, name=PRETRAIN, steps=first, phases=(replace(turns[2], name=PRETRAIN),))
-        return [pretrain, replace(whole, name=ADAPT, steps=whole.steps - first, phases=turns)]
+        pretrain = replace(first, phases=(replace(turns[2], name=PRETRAIN),))
+        return [pretrain, replace(second, phases=turns)]
 
     @hookimpl
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels | None:

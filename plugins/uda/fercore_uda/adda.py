@@ -29,11 +29,10 @@ from fercore.plugin import (
     Side,
     Stage,
     TaskInfo,
-    UserInputError,
     ViewRequest,
     hookimpl,
     optimiser_from,
-    single_stage,
+    two_stages,
 )
 from fercore_uda.base import SOURCE, VIEW, NetworkSettings, SourceTrained, mean_of
 from fercore_uda.evaluating import Kept
@@ -88,11 +87,7 @@ class ADDA(SourceTrained):
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Lay out a stage of cross-entropy, and one in which critic and encoder step in turns."""
-        whole = single_stage(config)
-        if whole.steps < 2:
-            raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
-        # Both stages have a step at least.
-        first = min(max(1, round(whole.steps * self.settings.pretrain_share)), whole.steps - 1)
+        first, second = two_stages(config, (PRETRAIN, ADAPT), self.settings.pretrain_share, who=self.name)
         spec, clip = optimiser_from(config), config.optim.clip_grad_norm
         encoder = (ParamGroup(("backbone.",), config.optim.backbone_multiplier), ParamGroup(("branches.",)))
         # Critic and encoder step apart: the encoder minimises another loss than the negative of the critic's.
@@ -100,8 +95,8 @@ class ADDA(SourceTrained):
         turns = (critic, Phase(MAP, encoder, spec, clip))
         groups = (*encoder, ParamGroup(("heads.",)))
         return [
-            replace(whole, name=PRETRAIN, steps=first, phases=(Phase("main", groups, spec, clip),)),
-            replace(whole, name=ADAPT, steps=whole.steps - first, phases=turns),
+            replace(first, phases=(Phase("main", groups, spec, clip),)),
+            replace(second, phases=turns),
         ]
 
     @hookimpl

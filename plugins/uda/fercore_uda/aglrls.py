@@ -23,10 +23,9 @@ from fercore.plugin import (
     Settings,
     Stage,
     TaskInfo,
-    UserInputError,
     ViewRequest,
     hookimpl,
-    single_stage,
+    two_stages,
 )
 from fercore_uda.adversaries import CDAN, CdanSettings
 from fercore_uda.base import TARGET
@@ -75,11 +74,7 @@ class AGLRLS(CDAN):
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Lay out a stage of the source, and that of adaptation."""
-        whole = single_stage(config)
-        if whole.steps < 2:
-            raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
-        first = min(max(1, round(whole.steps * self.settings.pretrain_share)), whole.steps - 1)
-        return [replace(whole, name=SOURCE_STAGE, steps=first), replace(whole, name=ADAPT, steps=whole.steps - first)]
+        return two_stages(config, (SOURCE_STAGE, ADAPT), self.settings.pretrain_share, who=self.name)
 
     @hookimpl
     def refresh(self, model: Model, clock: Progress, encode_dataset: Any) -> dict[str, float] | None:

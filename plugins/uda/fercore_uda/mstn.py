@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -28,9 +27,8 @@ from fercore.plugin import (
     Side,
     Stage,
     TaskInfo,
-    UserInputError,
     hookimpl,
-    single_stage,
+    two_stages,
 )
 from fercore_uda.adversaries import DANN, DannSettings
 from fercore_uda.base import SOURCE, TARGET, VIEW, mean_of
@@ -125,11 +123,7 @@ class DSBN(MSTN):
     @hookimpl
     def plan(self, config: RunConfig) -> Sequence[Stage]:
         """Lay out the stage of MSTN, and that of pseudo labels."""
-        whole = single_stage(config)
-        if whole.steps < 2:
-            raise UserInputError(f"{self.name} has two stages", where="train.steps=1", fix="take at least 2 steps")
-        first = min(max(1, round(whole.steps * self.settings.adapt_share)), whole.steps - 1)
-        return [replace(whole, name=ADAPT, steps=first), replace(whole, name=TEACH, steps=whole.steps - first)]
+        return two_stages(config, (ADAPT, TEACH), self.settings.adapt_share, who=self.name)
 
     @hookimpl
     def refresh(self, model: Model, clock: Progress, encode_dataset: Any) -> dict[str, float] | None:
