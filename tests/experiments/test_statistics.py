@@ -80,6 +80,13 @@ def test_the_same_images_are_drawn_for_all_seeds_that_test_them():
     assert apart.high - apart.low < 0.8 * (once.high - once.low)
 
 
+def test_a_bootstrap_never_claims_more_than_its_replicates_show():
+    right = np.ones(40, bool)
+    sure = paired_bootstrap([(run_of(right), run_of(~right))], "accuracy", replicates=99)
+    assert (sure.low, sure.high) == (1, 1)
+    assert sure.p == pytest.approx(2 * 1 / 100)  # never zero
+
+
 def test_no_difference_is_not_significant():
     right = np.arange(50) % 2 == 0
     same = paired_bootstrap([(run_of(right), run_of(right))], "balanced_accuracy")
