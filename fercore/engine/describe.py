@@ -29,8 +29,7 @@ def describe(context: RunContext, *, complexity: bool = False, chain: bool = Fal
         complexity: count multiply-accumulates too, which runs the network once. chain: tell the hook chain too.
     """
     config, domains = context.config, context.domains
-    for stage in context.stages:
-        context.loader(stage)  # refuses batches that the data cannot fill
+    context.check_batches()
     lines = [f"classes: {', '.join(domains.classes)}"]
     few = domains.task.few_shot_domain
     for number, (spec, table) in enumerate(zip(config.data.sources, domains.sources, strict=True)):

@@ -102,6 +102,15 @@ class RunContext:
         """Return the views that a stage needs."""
         return tuple(view for view in self.views if view.serves(stage.name))
 
+    def check_batches(self) -> None:
+        """Make sure that the data fill the batches of every stage.
+
+        Raises:
+            UserInputError: naming the first domain that does not.
+        """
+        for stage in self.stages:
+            self.loader(stage)
+
     def loader(self, stage: Stage | None = None, *, start: int = 0) -> StepLoader:
         """Return a loader with the views and batch sizes of a stage (None = the first), at step `start` of the run."""
         stage = stage or self.stages[0]

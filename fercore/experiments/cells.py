@@ -85,6 +85,24 @@ def check_cell(cell: Cell) -> None:
         _resolved(cell)
 
 
+def check_scored(cell: Cell) -> None:
+    """Build all that a cell's run needs and train nothing: its data, its network, and labels to score it by.
+
+    Raises:
+        UserInputError: for whatever its run would end in before the first step, and a test part without labels.
+    """
+    from fercore.engine.setup import build_context
+
+    guard_streams()  # of a process of its own
+    with _named(cell):
+        context = build_context(_resolved(cell))
+        context.check_batches()
+        if not context.domains.report["target"]["labelled_test"]:
+            what = "the target's test part has no label, so there is no score for the table"
+            fix = "label some of its images, or leave the pair out; `fercore compare` judges without labels"
+            raise UserInputError(what, where="data.target", fix=fix)
+
+
 def refuse_other_data(cells: Sequence[Cell]) -> None:
     """Make sure that runs of one seed that name the same data had it: one that `out` held may be from before a change.
 

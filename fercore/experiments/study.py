@@ -16,7 +16,16 @@ from fercore.arguments import request_of
 from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, did_you_mean, reason_of
-from fercore.experiments.cells import Cell, Entry, check_cell, folder_of, refuse_other_data, run_cell, slug
+from fercore.experiments.cells import (
+    Cell,
+    Entry,
+    check_cell,
+    check_scored,
+    folder_of,
+    refuse_other_data,
+    run_cell,
+    slug,
+)
 from fercore.experiments.study_file import Pair, StudyFile, check_study, read_study
 from fercore.files import absolute, read_text
 from fercore.hooks.discovery import check_early, split_names
@@ -216,10 +225,9 @@ class Study:
             what = "two methods or pairs have names that come to one folder"
             raise UserInputError(what, where=str(self.out), fix="give them labels that differ in letters or digits")
         executor = executor or LocalExecutor(jobs)
-        make_parents(self.out / STUDY)
-        self.out.mkdir(exist_ok=True)
         waiting = [cell for cell in self.cells if not RunFolder(cell.cell.folder).finished]
         self._check(waiting, jobs)
+        make_parents(self.out / STUDY)
         write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
         reasons = dict(self._reasons())
         try:
@@ -259,12 +267,16 @@ class Study:
             yield cells[number], answer
 
     def _check(self, waiting: Sequence[StudyCell], jobs: int) -> None:
-        """Check the first seed of every row and pair, and every cell that is there already."""
-        checked = {(cell.method, cell.pair): cell for cell in reversed(waiting)}
-        begun = [cell for cell in waiting if RunFolder(cell.cell.folder).begun]
-        finished = [cell for cell in self.cells if RunFolder(cell.cell.folder).finished]
-        wanted = {id(cell): cell.cell for cell in [*checked.values(), *begun, *finished]}
-        list(apart([(cell.label, partial(check_cell, cell)) for cell in wanted.values()], jobs=jobs))
+        """Build the first new cell of every row and pair, and look at the settings of every one that is there already.
+
+        What starts from another cell cannot be built before that one is trained; its settings are looked at, too.
+        """
+        there = [cell.cell for cell in self.cells if RunFolder(cell.cell.folder).begun]
+        new = {(cell.method, cell.pair): cell.cell for cell in reversed(waiting) if cell.cell not in there}
+        checks = [(cell.label, partial(check_cell, cell)) for cell in there]
+        for cell in new.values():
+            checks.append((cell.label, partial(check_cell if cell.start else check_scored, cell)))
+        list(apart(checks, jobs=jobs))
 
     def _keep(self, reasons: dict[str, str]) -> None:
         write_json(self.out / FAILURES, {"reasons": reasons})

@@ -71,7 +71,6 @@ class StudyFile(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="of every run")
     methods: tuple[Method, ...] = Field(min_length=1)
     pairs: tuple[Pair, ...] = Field(min_length=1)
-    search: dict[str, Any] | None = Field(None, description="what is searched for; see `fercore.experiments.search`")
     scales: dict[str, dict[str, Any]] = Field(default_factory=dict, description="scale -> keys laid over these")
 
     @field_validator("methods", mode="before")

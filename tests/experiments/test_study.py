@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fercore.errors import UserInputError
 from fercore.experiments import study as study_module
@@ -177,7 +178,7 @@ TINY = """
 preset = "demo"
 seeds = [0]
 settings = { train = { steps = 2, threads = 1 }, data = { size = 32 } }
-methods = ["source_only", { method = "dan", from = "source_only" }, "broken: dan data.target_batch=500"]
+methods = ["source_only", { method = "dan", from = "source_only" }, "broken: source_only optim.lr=1e30"]
 [[pairs]]
 name = "to web"
 source = ["synthfer:studio?n=100"]
@@ -192,11 +193,11 @@ def test_a_study_is_run_once_extended_and_never_overwritten(tmp_path, fercore):
     code, told, error = fercore("study", tmp_path / "tiny.toml", "--out", out)
     assert code == 1, error
     assert "3 cells: 2 finished, 0 begun, 1 failed" in told
-    assert "failed: broken on to web: batch larger than a domain" in told
+    assert "failed: broken on to web: loss term 'source_only/cross_entropy' is nan" in told
     started = (out / "to-web/dan-s0/config.toml").read_text()
     assert "source_only-s0" in started  # it started from that cell's model
     before = (out / "to-web/source_only-s0/result.json").stat().st_mtime_ns
-    (tmp_path / "tiny.toml").write_text(TINY.replace('"broken: dan data.target_batch=500"', '"bnm"'))
+    (tmp_path / "tiny.toml").write_text(TINY.replace('"broken: source_only optim.lr=1e30"', '"bnm"'))
     code, _, error = fercore("study", tmp_path / "tiny.toml", "--out", out)
     assert code == 0, error
     assert (out / "to-web/source_only-s0/result.json").stat().st_mtime_ns == before
@@ -206,3 +207,30 @@ def test_a_study_is_run_once_extended_and_never_overwritten(tmp_path, fercore):
     assert code == 2
     assert "folder holds a run with other settings: train.steps 2 -> 3" in error
     assert fercore("table", out, "--format", "csv")[1].count("\n") == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "source_only optim.lr=1e30",
+            "dan data.target_batch=500",
+            "to web, broken, seed 0: batch larger than a domain: 500 samples",
+        ),
+        ("synthfer:web?n=120", "synthfer:webb", "unknown style 'webb'"),
+        ("synthfer:web?n=120", "folder:faces", "test part has no label, so there is no score for the table"),
+    ],
+)
+def test_a_cell_that_cannot_begin_ends_the_study_before_any_is_trained(
+    old, new, message, tmp_path, fercore, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces").mkdir()
+    for number in range(60):
+        Image.new("RGB", (40, 40), (number, 4 * number, 99)).save(tmp_path / f"faces/{number}.png")
+    (tmp_path / "tiny.toml").write_text(TINY.replace(old, new))
+    code, _, error = fercore("study", "tiny.toml", "--out", "out")
+    assert code == 2
+    assert message in error
+    assert not (tmp_path / "out").exists()
