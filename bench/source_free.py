@@ -18,7 +18,7 @@ from pathlib import Path
 import fercore
 
 SEEDS = (0, 1, 2)
-TARGETS = {name: f"synthfer:{name}?n=800&seed=11" for name in ("wild", "dark", "nir", "thermal")}
+TARGETS = {name: f"synthfer:{name}?n=640&seed=11" for name in ("wild", "dark", "nir", "thermal")}
 METHODS = {
     "shot": ("shot", {}),
     "shot_im": ("shot", {"shot.pseudo": 0.0}),
@@ -40,7 +40,7 @@ def train(out: Path) -> None:
         if not (folder / "result.json").exists():
             settings = {
                 "train.threads": 1,
-                "train.steps": 400,
+                "train.steps": 1500,
                 "report.tensorboard": False,
                 "data.class_balanced": True,
             }

@@ -28,9 +28,12 @@ from fercore.evaluation import verdict
 from fercore.evaluation.selection import AGGREGATE, VALIDATORS, Evidence, aggregate, best, is_pooled, score_pool
 from fercore.writing import write_json
 
-PREDICTIONS, OTHERS, FEATURES = {"models", "information"}, {"ensemble"}, {"neighbours", "class_ami"}
-SETS = [PREDICTIONS | others | features for others in (set(), OTHERS) for features in (set(), FEATURES)]
-"""Witnesses that two models have, and those beside with other candidates at hand, and where the models are run."""
+PREDICTIONS, OTHERS, RECORDED, FEATURES = {"models", "information"}, {"ensemble"}, {"class_ami"}, {"neighbours"}
+SETS = [
+    PREDICTIONS | others | features for others in (set(), OTHERS) for features in (set(), RECORDED, RECORDED | FEATURES)
+]
+"""Witnesses that two models have, those beside with other candidates at hand, with the scores that runs record, and
+where the models are run."""
 LEVEL, RIGHT, CLEAR, RIDGE = 0.9, 0.85, 0.02, 5.0
 """Of the interval, of the words; the gap that counts; the penalty, for witnesses of equal scale."""
 Pair = dict[str, Any]

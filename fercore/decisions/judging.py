@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 from fercore.config import Device, Spec
 from fercore.data.domains.load import read_chosen
 from fercore.data.spec import DomainSpec
-from fercore.decisions.recorded import Recorded, aligned, read_recorded, result_of
+from fercore.decisions.recorded import Recorded, aligned, class_amis, read_recorded, result_of
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labels, without_labels
@@ -58,12 +58,14 @@ class Compared:
 
     Attributes:
         images: by name. classes: by name. probs: f[n,K] of each model. features: f[n,D] of each, where models were run.
+        class_amis: of each, as runs recorded it of the same images; [] where one did not.
     """
 
     images: tuple[str, ...]
     classes: tuple[str, ...]
     probs: list[np.ndarray]
     features: list[np.ndarray]
+    class_amis: list[float] = field(default_factory=list)
 
 
 def compared(models: Sequence[Path], target: DomainSpec | None, device: Device = "auto") -> Compared:
@@ -80,7 +82,7 @@ def compared(models: Sequence[Path], target: DomainSpec | None, device: Device =
     if target is None:
         recorded = [read_recorded(path) for path in models]
         images, probs = aligned(recorded)
-        return Compared(images, recorded[0].classes, probs, [])
+        return Compared(images, recorded[0].classes, probs, [], class_amis(recorded[:2], images))
     table, _ = read_chosen(target)
     pixels = list(table.read_many(range(len(table))))
     recorded, features = [], []
@@ -115,7 +117,8 @@ def judge(
     comparison = compared([reference, adapted, *others], target, device)
     first, second, *rest = comparison.probs
     if labels is None:
-        return without_labels(first, second, others=rest, features=comparison.features[:2])
+        features, amis = comparison.features[:2], comparison.class_amis
+        return without_labels(first, second, others=rest, features=features, class_amis=amis)
     asked, given = read_labels(labels, comparison.classes)
     if asked.sampling != "equal":
         what = "these images were chosen to tell several models apart: no fair sample of what two disagree on"
@@ -250,7 +253,7 @@ def judge_rows(out: Path, labels: Sequence[str], seeds: Sequence[int]) -> list[s
                 words.append("not comparable")
                 continue
             if len(images) >= FEWEST and (probs[0].argmax(axis=1) != probs[1].argmax(axis=1)).any():
-                words.append(without_labels(probs[0], probs[1]).verdict)
+                words.append(without_labels(probs[0], probs[1], class_amis=class_amis(pair, images)).verdict)
         counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words)) or "the same model"
         lines.append(f"{label}: {counts} against {first}, by seed, without labels of the target")
     return lines

@@ -1,9 +1,9 @@
-"""What finished runs recorded of the images that they adapted to: predictions.csv, without the test part."""
+"""What finished runs recorded of the images that they adapted to: predictions without the test part, and scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ import numpy as np
 from fercore.errors import UserInputError
 from fercore.records.result import Result
 from fercore.runs.folder import RunFolder
-from fercore.runs.predictions import read_predictions
+from fercore.runs.predictions import read_predictions, read_scores
+
+AMI = "class_ami"
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,14 @@ class Recorded:
 
     Attributes:
         name: what messages call it. images: by name. classes: by name. probs: f[n,K].
+        scores: of all these images, without a label of theirs, by name.
     """
 
     name: str
     images: tuple[str, ...]
     classes: tuple[str, ...]
     probs: np.ndarray
+    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def result_of(run: Path) -> Result:
@@ -48,8 +52,16 @@ def read_recorded(run: Path) -> Recorded:
         UserInputError: if there is no finished run, or its predictions.csv is not what a run writes.
     """
     part = "test" if result_of(run).target.transductive else "adaptation"
-    rows = read_predictions(run).of(part)
-    return Recorded(str(run), rows.images, rows.classes, rows.probs)
+    rows, kept = read_predictions(run).of(part), read_scores(run)
+    # Images that a line of predictions.csv was taken from are other images than those the scores are of.
+    whole = kept is not None and (kept.part, kept.n) == (part, len(rows.images))
+    return Recorded(str(run), rows.images, rows.classes, rows.probs, kept.scores if kept and whole else {})
+
+
+def class_amis(models: Sequence[Recorded], images: Sequence[str]) -> list[float]:
+    """Return `class_ami` of every model as its run recorded it of these images; [] where one did not."""
+    same = all(len(model.images) == len(images) for model in models)
+    return [model.scores[AMI] for model in models] if same and all(AMI in model.scores for model in models) else []
 
 
 def aligned(models: Sequence[Recorded]) -> tuple[tuple[str, ...], list[np.ndarray]]:

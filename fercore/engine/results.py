@@ -22,7 +22,7 @@ from fercore.documents import CsvWriter
 from fercore.engine.class_weights import used_shares
 from fercore.engine.describe import count
 from fercore.engine.online import Online
-from fercore.engine.selection import Chosen
+from fercore.engine.selection import Chosen, final_scores
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.calibration import calibration_of
@@ -53,6 +53,7 @@ from fercore.records.result import (
 )
 from fercore.records.step import Progress
 from fercore.runs.folder import PREDICTIONS, TEST_LABELS, RunFolder, versions
+from fercore.runs.predictions import RecordedScores, write_scores
 from fercore.writing import whole, write_json
 
 
@@ -272,13 +273,13 @@ def peak_memory_mb(device: torch.device) -> float:
     return round(peak, 1)
 
 
-def predict_target(context: RunContext, clock: Progress, test_outputs: Outputs) -> np.ndarray:
+def predict_target(context: RunContext, clock: Progress, test: Outputs, adaptation: Outputs) -> np.ndarray:
     """Return class probabilities f[n,K] of every image of the target, in the order of `domains.target`.
 
     Where the run has action units, those that it neither adapts to nor tests on have none, and no row: NaN.
 
     Args:
-        test_outputs: predictions of the test part, which are taken as they are.
+        test, adaptation: predictions of these parts, which are taken as they are.
     """
     domains = context.domains
     # NaN marks what no model has seen.
@@ -288,9 +289,9 @@ def predict_target(context: RunContext, clock: Progress, test_outputs: Outputs) 
         # Parts hold rows of the target's reader, and `target` is sorted by them.
         probs[np.searchsorted(domains.target.rows, table.rows)] = part_probs
 
-    place(domains.test, test_outputs.probs)
+    place(domains.test, test.probs)
     if not domains.transductive:
-        place(domains.adaptation, context.evaluator.predict(context.reported, domains.adaptation, clock).probs)
+        place(domains.adaptation, adaptation.probs)
     others = domains.target.subset(np.flatnonzero(np.isnan(probs[:, 0])))
     if len(others) and not domains.au_names:
         place(others, context.evaluator.predict(context.reported, others, clock).probs)
@@ -329,15 +330,19 @@ def write_test_labels(context: RunContext, folder: RunFolder) -> None:
 
 
 def write_reports(context: RunContext, folder: RunFolder, clock: Progress) -> None:
-    """Write predictions.csv, test_labels.csv, features.npz if asked, and reports of installed packages (`reports_of`).
+    """Write predictions.csv, scores.json, test_labels.csv, features.npz if asked, and other reports (`reports_of`).
 
     features.npz holds, of the target's test part, `labels`, `probs`, `features/BRANCH` and `logits/BRANCH`; the same of
     the sources under `source/...` with `source/domain`; and `prototypes/BRANCH` f[K,D] of every linear head, whose rows
     lie in the space of the features.
     """
-    report = context.config.report
-    test_outputs = context.evaluator.predict(context.reported, context.domains.test, clock)
-    write_predictions(context, folder, predict_target(context, clock, test_outputs))
+    report, domains, evaluator = context.config.report, context.domains, context.evaluator
+    test_outputs = adaptation = evaluator.predict(context.reported, domains.test, clock)
+    if not domains.transductive:
+        adaptation = evaluator.predict(context.reported, domains.adaptation, clock)
+    write_predictions(context, folder, predict_target(context, clock, test_outputs, adaptation))
+    part = "test" if domains.transductive else "adaptation"
+    write_scores(folder.path, RecordedScores(part=part, n=len(adaptation.probs), scores=final_scores(adaptation)))
     write_test_labels(context, folder)
     if report.features:
         table = side_table(context.domains, "source")

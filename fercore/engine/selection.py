@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fercore.data import Table, eval_batches, side_table
+from fercore.data.noise import permutation
 from fercore.engine.setup import RunContext
 from fercore.evaluation.evaluate import evaluation_order
 from fercore.evaluation.selection import (
@@ -40,6 +41,27 @@ def scores_of(context: RunContext, evidence: Evidence) -> dict[str, float]:
             if np.isfinite(value):
                 scores[name] = value
     return scores
+
+
+LEAST, MOST = 20, 10_000
+"""Images that scores of a finished run are of: with fewer none is worked out, of more as many are taken at random."""
+
+
+def final_scores(outputs: Outputs) -> dict[str, float]:
+    """Return the scores of a finished run that the verdict hears, by name; none for fewer images than say anything.
+
+    Args:
+        outputs: of the images that the run adapted to; their labels are not looked at.
+    """
+    n = len(outputs.probs)
+    if n < LEAST:
+        return {}
+    # The same images for every run on this target, so that their scores can be compared.
+    some = np.sort(permutation(n, "scores")[:MOST])
+    features = {name: rows[some] for name, rows in outputs.features.items()}
+    evidence = evidence_of(Outputs(outputs.probs[some], features, {}, outputs.labels[some]), None)
+    scores = {name: float(score_pool(name, [evidence])[0]) for name in ("information_maximisation", "class_ami")}
+    return {name: score for name, score in scores.items() if np.isfinite(score)}
 
 
 def gather(context: RunContext, clock: Progress, names: tuple[str, ...]) -> Evidence:

@@ -46,12 +46,24 @@ class Fit:
 FITTED: tuple[Fit, ...] = (
     Fit(frozenset({"models", "information"}), {"information": 0.965}, 0.0193, 0.1989),
     Fit(
+        frozenset({"models", "class_ami", "information"}),
+        {"class_ami": 0.294, "information": 0.777},
+        0.0154,
+        0.1771,
+    ),
+    Fit(
         frozenset({"neighbours", "models", "class_ami", "information"}),
         {"class_ami": 0.294, "information": 0.777},
         0.0154,
         0.1771,
     ),
     Fit(frozenset({"models", "ensemble", "information"}), {"information": 0.965}, 0.0193, 0.1989),
+    Fit(
+        frozenset({"ensemble", "models", "class_ami", "information"}),
+        {"class_ami": 0.294, "information": 0.777},
+        0.0154,
+        0.1771,
+    ),
     Fit(
         frozenset({"ensemble", "information", "models", "class_ami", "neighbours"}),
         {"class_ami": 0.294, "information": 0.777},
@@ -113,17 +125,18 @@ def without_labels(
     *,
     others: Sequence[np.ndarray] = (),
     features: Sequence[np.ndarray] = (),
+    class_amis: Sequence[float] = (),
 ) -> Verdict:
     """Return the verdict that no label has gone into.
 
     Args:
         reference, adapted: probabilities f[n,K]. others: of further candidates, such as seeds and methods at hand.
-        features: f[n,D] of the two models, or none.
+        features: f[n,D] of the two models, or none. class_amis: as `witnesses`.
 
     Raises:
         UserInputError: as `disagreements`.
     """
-    said = witnesses(reference, adapted, others=others, features=features)
+    said = witnesses(reference, adapted, others=others, features=features, class_amis=class_amis)
     known = [fit for fit in FITTED if fit.needs <= said.keys()]
     fit = max(known, key=lambda each: len(each.needs))  # the one that was fitted with the most witnesses
     shares = {name: fit.weights.get(name, 0.0) * value for name, value in said.items()}
@@ -148,6 +161,7 @@ def witnesses(
     *,
     others: Sequence[np.ndarray] = (),
     features: Sequence[np.ndarray] = (),
+    class_amis: Sequence[float] = (),
 ) -> dict[str, float]:
     """Return what every witness says, in units of accuracy or of its own score.
 
@@ -156,6 +170,7 @@ def witnesses(
 
     Args:
         reference, adapted: probabilities f[n,K]. others: of further candidates. features: f[n,D] of the two, or none.
+        class_amis: that score of either on these images, where it is known and the features are not.
 
     Raises:
         UserInputError: as `disagreements`.
@@ -168,8 +183,10 @@ def witnesses(
     spreads = [information_maximisation(probs) for probs in (reference, adapted)]
     said["information"] = (spreads[1] - spreads[0]) / math.log(reference.shape[1])
     if features:
-        fits = [class_ami(*each) for each in zip((reference, adapted), features, strict=True)]
-        said["class_ami"] = fits[1] - fits[0]
+        class_amis = [class_ami(*each) for each in zip((reference, adapted), features, strict=True)]
+    if class_amis:
+        before, now = class_amis
+        said["class_ami"] = now - before
     return said
 
 

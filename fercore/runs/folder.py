@@ -25,7 +25,7 @@ from fercore.writing import append_text, cut, is_unused, make_parents, whole_fol
 
 CONFIG, PLUGINS, METRICS, RESULT, DATA = "config.toml", "plugins.json", "metrics.jsonl", "result.json", "data.json"
 LABELS, LOCK, MODEL = "labelled.json", "run.lock", "model"
-PREDICTIONS, TEST_LABELS = "predictions.csv", "test_labels.csv"
+PREDICTIONS, TEST_LABELS, SCORES = "predictions.csv", "test_labels.csv", "scores.json"
 PACKAGES = ("fercore", "torch", "torchvision", "timm", "open_clip_torch", "numpy", "pluggy", "faiss-gpu")
 
 

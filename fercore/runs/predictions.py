@@ -1,4 +1,4 @@
-"""What a finished run recorded of the target's images: predictions.csv, and apart from it the test part's truth."""
+"""What a finished run recorded of the target: predictions, scores, and apart from them the test part's truth."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field
 
-from fercore.documents import plain_cell
+from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, reason_of
 from fercore.files import read_text
-from fercore.runs.folder import PREDICTIONS, TEST_LABELS
+from fercore.runs.folder import PREDICTIONS, SCORES, TEST_LABELS
+from fercore.writing import write_json
 
 AGAIN = "bring it back as it was, or start the run again"
 FIRST = ["image", "part", "prediction"]
@@ -37,6 +40,22 @@ class PredictionRows:
         """Return the lines of one part."""
         kept = [i for i, name in enumerate(self.parts) if name == part]
         return PredictionRows(tuple(self.images[i] for i in kept), (part,) * len(kept), self.classes, self.probs[kept])
+
+
+class RecordedScores(Shape):
+    """The contents of scores.json: scores of the reported model that no label of the target goes into.
+
+    Attributes:
+        part: whose images they are of, the one that was adapted to. n: its images. scores: by name.
+    """
+
+    model_config = ConfigDict(strict=True, extra="ignore", populate_by_name=True)
+
+    schema_: int = Field(1, alias="schema")
+    part: str
+    n: Annotated[int, Field(ge=0)]
+    uses_target_labels: Literal[False] = False
+    scores: dict[str, Annotated[float, Field(allow_inf_nan=False)]]
 
 
 def as_written(image: str) -> str:
@@ -75,6 +94,35 @@ def read_predictions(run: Path, classes: Sequence[str] = ()) -> PredictionRows:
         raise UserInputError(f"{PREDICTIONS} is damaged: {error}", where=str(path), fix=AGAIN) from None
     known = tuple(head[len(FIRST) :])
     return PredictionRows(tuple(images), tuple(parts), known, np.array(probs).reshape(-1, len(known)))
+
+
+def write_scores(run: Path, scores: RecordedScores) -> None:
+    """Write scores.json into a run folder.
+
+    Raises:
+        WriteError: if it cannot be written.
+    """
+    write_json(run / SCORES, scores.model_dump(by_alias=True))
+
+
+def read_scores(run: Path) -> RecordedScores | None:
+    """Return what scores.json of a run folder holds; None where there is none, as in runs of earlier versions.
+
+    Raises:
+        UserInputError: if it is damaged.
+    """
+    path = run / SCORES
+    try:
+        tree = parse_json(read_text(path), where=str(path))
+    except FileNotFoundError:
+        return None
+    except UserInputError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserInputError(f"cannot read {SCORES}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
+    if fault := misfit(tree, RecordedScores):
+        raise UserInputError(f"{SCORES} is damaged: {fault}", where=str(path), fix=AGAIN)
+    return RecordedScores.model_validate(tree)
 
 
 def read_test_labels(run: Path) -> dict[str, tuple[str, str]]:

@@ -24,6 +24,7 @@ from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.evaluation.consensus import Consensus
 from fercore.evaluation.selection import Evidence, ranks, score_pool
+from fercore.evaluation.verdict import witnesses
 from fercore.experiments.comparison import Comparison, summarise
 from fercore.records.result import Result
 
@@ -184,6 +185,24 @@ def test_the_verdict_prints_what_programs_read(apart, fercore):
     assert out.startswith("hurt: -")
     assert "models:" not in out
     assert "fercore ask" in out.replace("\n", " ")
+
+
+def test_the_verdict_hears_what_runs_recorded_of_their_features(runs, tmp_path):
+    first, second = (shutil.copytree(path, tmp_path / path.name) for path in (runs[0], runs[2]))
+    amis = [read_recorded(path).scores["class_ami"] for path in (first, second)]
+    found = compared([first, second], None)
+    assert found.class_amis == amis
+    assert witnesses(*found.probs, class_amis=amis)["class_ami"] == amis[1] - amis[0]
+    assert judge(first, second).witnesses["class_ami"] == pytest.approx(0.294 * (amis[1] - amis[0]))
+    lines = (second / "predictions.csv").read_text().splitlines(keepends=True)
+    gone = next(at for at, line in enumerate(lines) if ",adaptation," in line)
+    (second / "predictions.csv").write_text("".join(lines[:gone] + lines[gone + 1 :]))
+    assert "class_ami" not in judge(first, second).witnesses  # of other images than those
+    (first / "scores.json").unlink()  # as a run of an earlier version
+    assert "class_ami" not in judge(first, second).witnesses
+    (first / "scores.json").write_text('{"schema": 1, "part": "adaptation", "n": 9, "scores": {"class_ami": "high"}}')
+    with pytest.raises(UserInputError, match=r"scores\.json is damaged.*class_ami"):
+        judge(first, second)
 
 
 def test_a_verdict_on_another_dataset_runs_the_models(runs):

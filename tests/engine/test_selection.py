@@ -12,10 +12,13 @@ import torch
 
 import fercore
 from fercore.engine.run import run
-from fercore.engine.selection import gather
+from fercore.engine.selection import final_scores, gather
 from fercore.errors import UserInputError
 from fercore.evaluation.selection import VALIDATORS, score_pool
+from fercore.evaluation.selection.structure import class_ami
+from fercore.records.outputs import Outputs
 from fercore.records.step import Progress
+from fercore.runs.predictions import read_scores
 
 EVERY = {"train": {"eval_every": 2}}
 HELD = {"data": {"source_validation": 0.25}}
@@ -43,6 +46,23 @@ def test_every_evaluation_logs_scores_and_the_labels_of_the_target_change_none(m
     assert {"information_maximisation", "class_ami", "source_balanced_accuracy", "atc"} <= found[0].keys()
     assert found == lines_of(tmp_path / "b", "selection")
     assert lines_of(tmp_path / "a", "evaluation") != lines_of(tmp_path / "b", "evaluation")
+    kept = [read_scores(tmp_path / name) for name in "ab"]
+    assert kept[0] == kept[1]
+    assert kept[0].part == "adaptation"
+    # The last evaluation is of the model that is reported.
+    assert kept[0].scores.keys() == {"information_maximisation", "class_ami"}
+    assert kept[0].scores.items() <= found[-1].items()
+
+
+def test_scores_of_a_finished_run_are_of_as_many_images_as_cost_little(monkeypatch):
+    rng = np.random.default_rng(0)
+    outputs = Outputs(rng.dirichlet(np.ones(3), 60), {"main": rng.normal(size=(60, 4))}, {}, np.full(60, -1))
+    assert final_scores(outputs)["class_ami"] == class_ami(outputs.probs, outputs.features["main"])
+    monkeypatch.setattr("fercore.engine.selection.MOST", 30)
+    again = [final_scores(outputs) for _ in range(2)]
+    assert again[0] == again[1] != final_scores(replace(outputs, probs=outputs.probs[::-1]))
+    few = Outputs(outputs.probs[:19], {"main": outputs.features["main"][:19]}, {}, outputs.labels[:19])
+    assert final_scores(few) == {}
 
 
 def test_scores_draw_nothing_from_the_run(make_context, tmp_path, listener, weights_of):

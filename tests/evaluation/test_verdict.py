@@ -104,7 +104,7 @@ def test_the_fits_follow_from_the_committed_pairs_of_even_cells():
     record = json.loads((Path(__file__).parents[2] / "bench/results/verdict.json").read_text())
     rows = [row for row in record["pairs"] if row["cell"] % 2 == 0]
     assert len(rows) == record["fit_pairs"]
-    assert len(FITTED) == 4
+    assert len(FITTED) == 6
     for fit in FITTED:
         again = fitted(rows, sorted(fit.needs))
         assert again.weights == pytest.approx(fit.weights, abs=2e-3)
