@@ -111,17 +111,10 @@ def target_labels(result: Result) -> str:
     return f", trained with {counted(n, 'target label')}" if n else ""
 
 
-def shares_lines(target: Target) -> list[str]:
-    """Return a line for every estimator of the target's class shares; none where no source was held out."""
-    return [
-        f"class shares of the target by {name}: "
-        + ", ".join(f"{each} {share.share:.0%} ({share.low:.0%}-{share.high:.0%})" for each, share in rows.items())
-        for name, rows in (target.estimated_shares or {}).items()
-    ]
-
-
 def print_result(result: Result) -> None:
     """Print a finished run's scores on the target."""
+    from fercore.evaluation.label_shift import shares_lines
+
     target, names = result.target, leading(result.primary_metric)
     head = ("target", "n", *(SCORES[name] for name in names))
     if target.accuracy is None:
@@ -130,7 +123,7 @@ def print_result(result: Result) -> None:
             shares = ", ".join(f"{name} {share:.0%}" for name, share in target.predicted.class_shares.items())
             print_lines([f"{counted(target.predicted.n, 'image')}: {shares}"])
         _print_reference(target)
-        print_lines(shares_lines(target))
+        print_lines(shares_lines(target.estimated_shares))
         return
     scores = [f"{target.score(name):.4f}" for name in names]
     title = f"{'+'.join(result.plugins)}, seed {result.seed}, checkpoint '{result.selection.rule}'"
@@ -141,7 +134,7 @@ def print_result(result: Result) -> None:
     if result.initial is not None:
         before = ", ".join(f"{SCORES[name]} {result.initial.score(name):.4f}" for name in names)
         print_lines([f"the model given: {before}"])
-    print_lines(shares_lines(target))
+    print_lines(shares_lines(target.estimated_shares))
     network, pace = result.parameters, result.seconds_per_step
     print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
     best = result.selection.oracle_best

@@ -113,6 +113,7 @@ def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
     """Print a verdict, what it goes by, and what to do now."""
     from fercore.console import print_lines
     from fercore.decisions.judging import advice, fairness
+    from fercore.evaluation.label_shift import shares_lines
 
     low, high = judged.interval
     lines = [
@@ -126,7 +127,8 @@ def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
         lines.append(
             f"{counted(judged.labels_used, 'label')}: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}"
         )
-    print_lines([*lines, *fairness(reference, adapted), advice(judged, reference, adapted)])
+    shares = shares_lines(judged.estimated_shares)
+    print_lines([*lines, *shares, *fairness(reference, adapted), advice(judged, reference, adapted)])
 
 
 @mirrors(api.ask, ASK)

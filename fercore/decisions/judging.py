@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,9 +17,11 @@ from fercore.data.spec import DomainSpec
 from fercore.decisions.recorded import Recorded, aligned, class_amis, read_recorded, result_of
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
+from fercore.evaluation.label_shift import SharesByEstimator
 from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labels, without_labels
 from fercore.experiments.cells import folder_of
 from fercore.files import read_text
+from fercore.prediction.class_shares import class_shares
 from fercore.prediction.predictor import load_predictor
 from fercore.terminal import counted
 
@@ -59,6 +61,8 @@ class Compared:
     Attributes:
         images: by name. classes: by name. probs: f[n,K] of each model. features: f[n,D] of each, where models were run.
         class_amis: of each, as runs recorded it of the same images; [] where one did not.
+        estimated_shares: of the classes, by the first model that carries what it says of held-out source, where models
+            were run.
     """
 
     images: tuple[str, ...]
@@ -66,6 +70,7 @@ class Compared:
     probs: list[np.ndarray]
     features: list[np.ndarray]
     class_amis: list[float] = field(default_factory=list)
+    estimated_shares: SharesByEstimator | None = None
 
 
 def compared(models: Sequence[Path], target: DomainSpec | None, device: Device = "auto") -> Compared:
@@ -85,14 +90,15 @@ def compared(models: Sequence[Path], target: DomainSpec | None, device: Device =
         return Compared(images, recorded[0].classes, probs, [], class_amis(recorded[:2], images))
     table, _ = read_chosen(target)
     pixels = list(table.read_many(range(len(table))))
-    recorded, features = [], []
+    recorded, features, shares = [], [], None
     for path in models:
         predictor = load_predictor(path, device=device)
         outputs = predictor.outputs(pixels)
         recorded.append(Recorded(str(path), table.keys, predictor.classes, outputs.probs))
         features.append(np.concatenate([outputs.features[name] for name in sorted(outputs.features)], axis=1))
+        shares = shares or class_shares(predictor, outputs.probs)
     images, probs = aligned(recorded)
-    return Compared(images, recorded[0].classes, probs, features)
+    return Compared(images, recorded[0].classes, probs, features, estimated_shares=shares)
 
 
 def judge(
@@ -118,7 +124,8 @@ def judge(
     first, second, *rest = comparison.probs
     if labels is None:
         features, amis = comparison.features[:2], comparison.class_amis
-        return without_labels(first, second, others=rest, features=features, class_amis=amis)
+        judged = without_labels(first, second, others=rest, features=features, class_amis=amis)
+        return replace(judged, estimated_shares=comparison.estimated_shares)
     asked, given = read_labels(labels, comparison.classes)
     if asked.sampling != "equal":
         what = "these images were chosen to tell several models apart: no fair sample of what two disagree on"
@@ -136,7 +143,8 @@ def judge(
         raise UserInputError(what, where=str(labels), fix="label some of those that fercore ask chose for them")
     names = [*comparison.classes, NONE_OF_THEM]
     truth = np.array([names.index(given[comparison.images[at]]) for at in labelled])
-    return with_labels(first, second, np.array(labelled), truth, planned=len(planned))
+    judged = with_labels(first, second, np.array(labelled), truth, planned=len(planned))
+    return replace(judged, estimated_shares=comparison.estimated_shares)
 
 
 def read_labels(path: Path, classes: Sequence[str]) -> tuple[Asked, dict[str, str]]:

@@ -15,6 +15,7 @@ from fercore.data import side_table
 from fercore.data.noise import permutation
 from fercore.engine.model_record import (
     FEATURES,
+    HELD_OUT,
     RECORD,
     WEIGHTS,
     Domain,
@@ -31,16 +32,18 @@ from fercore.engine.model_record import (
 from fercore.engine.resume import settings_of
 from fercore.engine.setup import RunContext
 from fercore.evaluation import distances
+from fercore.records.outputs import Outputs
 from fercore.records.step import SIDES, Progress, Side
 from fercore.runs.folder import versions
 from fercore.writing import whole_folder, write_json, write_sums, write_tensors
 
 
-def write_model(context: RunContext, path: Path, clock: Progress) -> None:
+def write_model(context: RunContext, path: Path, clock: Progress, held_out: Outputs | None) -> None:
     """Write the network that a run reports, once it is evaluated; what an earlier run of it left goes first.
 
     Args:
         context: the run. path: the folder, `model/` of the run's. clock: as the evaluation had it.
+        held_out: what the network says of held-out source, where there is some.
 
     Raises:
         WriteError: if it cannot be written.
@@ -60,7 +63,10 @@ def write_model(context: RunContext, path: Path, clock: Progress) -> None:
         write_tensors(draft / WEIGHTS, tensors)
         write_tensors(draft / FEATURES, features)
         write_json(draft / RECORD, record.model_dump(by_alias=True))
-        write_sums(draft, (WEIGHTS, FEATURES, RECORD))
+        if held_out is not None:
+            arrays = {"probs": held_out.probs.astype(np.float32), "labels": held_out.labels}
+            write_tensors(draft / HELD_OUT, {name: torch.from_numpy(array) for name, array in arrays.items()})
+        write_sums(draft, (WEIGHTS, FEATURES, *([] if held_out is None else [HELD_OUT]), RECORD))
 
 
 def _shift(context: RunContext, clock: Progress) -> tuple[dict[str, Tensor], Shift | None]:

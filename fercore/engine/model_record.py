@@ -1,7 +1,8 @@
 """What stands in `model/`, a finished run's model as data: its record, and how its parts are read.
 
-model.safetensors holds the reported weights, features.safetensors features of some images of the sources, model.json
-all else, SHA256SUMS the checksums of all three.
+model.safetensors holds the reported weights, features.safetensors features of some images of the sources,
+held_out.safetensors probabilities and labels of source that was held out, if any was, model.json all else, SHA256SUMS
+the checksums of all of them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from fercore.models.hub import snapshot
 from fercore.models.weights import fault_of
 from fercore.records.step import Progress
 from fercore.runs.folder import CONFIG, MODEL
+from fercore.terminal import counted
 
 WEIGHTS, RECORD, FEATURES = "model.safetensors", "model.json", "features.safetensors"
+HELD_OUT = "held_out.safetensors"
 SCHEMA: Final = 1
 AGAIN = "copy it again, whole, or train again"
 
@@ -214,7 +217,32 @@ def read_features(folder: Path) -> dict[str, np.ndarray]:
     Raises:
         UserInputError: if they are damaged.
     """
-    path = folder / FEATURES
+    return _arrays(folder / FEATURES)
+
+
+def read_held_out(folder: Path, classes: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the network's own probabilities f32[N,K] and the labels i64[N] of held-out source; None without any.
+
+    Args:
+        classes: K.
+
+    Raises:
+        UserInputError: if they are damaged.
+    """
+    path = folder / HELD_OUT
+    arrays = _arrays(path)
+    if not arrays:
+        return None
+    probs, labels = (arrays.get(name, np.zeros(0)) for name in ("probs", "labels"))
+    fits = probs.shape == (len(labels), classes) and labels.dtype == np.int64 and labels.ndim == 1 and len(labels)
+    if not fits or not np.isfinite(probs).all() or labels.min() < 0 or labels.max() >= classes:
+        what = f"{HELD_OUT} does not fit {RECORD}: no probabilities of {counted(classes, 'class')} with labels"
+        raise UserInputError(what, where=str(path), fix=AGAIN)
+    return probs, labels
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by name; none where there is no file."""
     try:
         refuse_irregular(path)
         check_sum(path)
@@ -222,7 +250,7 @@ def read_features(folder: Path) -> dict[str, np.ndarray]:
     except FileNotFoundError:
         return {}
     except Exception as error:  # safetensors has an error of its own, and no base class that says so
-        raise UserInputError(f"cannot read {FEATURES}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
+        raise UserInputError(f"cannot read {path.name}: {reason_of(error)}", where=str(path), fix=AGAIN) from None
 
 
 def read_state(model: Model, plugins: Sequence[Plugin], folder: Path) -> None:

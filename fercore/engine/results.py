@@ -27,7 +27,7 @@ from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.calibration import calibration_of
 from fercore.evaluation.evaluate import score, score_labels
-from fercore.evaluation.label_shift import estimates
+from fercore.evaluation.label_shift import named_estimates
 from fercore.evaluation.selection.validators import class_prior
 from fercore.hooks.discovery import REPORTS, PluginInfo, installed_plugins, load_entry
 from fercore.models import Model, PseudoLabelRecord
@@ -51,7 +51,7 @@ from fercore.records.result import (
     Source,
     Target,
 )
-from fercore.records.step import Progress
+from fercore.records.step import Progress, Side
 from fercore.runs.folder import PREDICTIONS, TEST_LABELS, RunFolder, versions
 from fercore.runs.predictions import RecordedScores, write_scores
 from fercore.writing import whole, write_json
@@ -110,26 +110,31 @@ def calibrate(context: RunContext, clock: Progress) -> bool:
     return True
 
 
-def class_shares(context: RunContext, clock: Progress) -> dict[str, dict[str, ShareEstimate]] | None:
-    """Return estimator -> class -> share of the adaptation part and its interval; None without held-out source.
+def held_out_source(context: RunContext, clock: Progress) -> Outputs | None:
+    """Return the network's own probabilities, before calibration, of held-out source; None where there is none."""
+    held_out = context.domains.validation
+    return _own(context, held_out, clock, "source") if held_out is not None and len(held_out) else None
 
-    By the network's own probabilities: what `predict` makes of them has no part in it.
-    """
-    domains, held_out, evaluator = context.domains, context.domains.validation, context.evaluator
-    if held_out is None or not len(held_out) or not len(domains.adaptation):
+
+def class_shares(
+    context: RunContext, clock: Progress, held_out: Outputs | None
+) -> dict[str, dict[str, ShareEstimate]] | None:
+    """Return estimator -> class -> share of the adaptation part and its interval; None without held-out source."""
+    domains = context.domains
+    if held_out is None or not len(domains.adaptation):
         return None
+    target = _own(context, domains.adaptation, clock, "target")
+    return named_estimates(domains.classes, target.probs, held_out.probs, held_out.labels, seed=context.config.seed)
+
+
+def _own(context: RunContext, table: Table, clock: Progress, side: Side) -> Outputs:
+    """Return the network's own probabilities of a table, before they are calibrated."""
+    evaluator = context.evaluator
     asked, evaluator.calibration = evaluator.calibration, None
-    source = evaluator.predict(context.reported, held_out, clock, "source")
-    target = evaluator.predict(context.reported, domains.adaptation, clock)
-    evaluator.calibration = asked
-    by_estimator = estimates(target.probs, source.probs, source.labels, seed=context.config.seed)
-    return {
-        name: {
-            each: ShareEstimate(share=share, low=low, high=high)
-            for each, (share, low, high) in zip(domains.classes, np.clip(rows, 0, 1).tolist(), strict=True)
-        }
-        for name, rows in by_estimator.items()
-    }
+    try:
+        return evaluator.predict(context.reported, table, clock, side)
+    finally:
+        evaluator.calibration = asked
 
 
 def build(context: RunContext, scores: Scores, trained: Trained) -> Result:

@@ -487,13 +487,14 @@ def _train_and_report(
     results.write_reports(context, folder, clock)
     if trainer.online is not None:
         results.write_online(context, folder, trained)
-    if shares := results.class_shares(context, clock):
+    held_out = results.held_out_source(context, clock)
+    if shares := results.class_shares(context, clock, held_out):
         target = result.target.model_copy(update={"estimated_shares": shares})
         result = result.model_copy(update={"target": target})
     if reference is not None:
         target = result.target.model_copy(update={"reference": reference.agreement(folder.path)})
         result = result.model_copy(update={"target": target})
-    write_model(context, folder.model, clock)
+    write_model(context, folder.model, clock, held_out)
     trainer.loggers.result(result, context.config)
     # result.json says that the run is finished, so it comes after the reports and the model.
     folder.finish(result)

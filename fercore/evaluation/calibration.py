@@ -15,6 +15,7 @@ from fercore.documents import Shape
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.label_shift import estimated_ratio
 from fercore.evaluation.metrics import scores_of, sums_of
+from fercore.evaluation.selection.arrays import softmax
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LEAST = 1e-12
@@ -44,6 +45,13 @@ class Calibration(Shape):
         if self.ratio is not None:
             scores = scores + torch.tensor(self.ratio, device=scores.device).log()
         return scores.softmax(-1)
+
+    def undone(self, probs: np.ndarray) -> np.ndarray:
+        """Return the method's probabilities float64[B,K] of which `apply` made these."""
+        scores = np.log(np.maximum(probs.astype(np.float64), LEAST))
+        if self.ratio is not None:
+            scores = scores - np.log(self.ratio)
+        return softmax(scores * self.temperature)
 
 
 def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:

@@ -5,15 +5,19 @@ Under covariate shift, or other annotators, every estimate is confident nonsense
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fercore.errors import UserInputError
 from fercore.evaluation.selection.accuracy import temperature
 from fercore.evaluation.selection.arrays import shares_of, softmax
+from fercore.records.result import ShareEstimate
 
 WELL_POSED, FEWEST = 1e-3, 5
+SharesByEstimator: TypeAlias = Mapping[str, Mapping[str, ShareEstimate]]
+"""Estimator -> class -> its share."""
 
 
 def em(
@@ -143,6 +147,40 @@ def estimates(
             continue
         shares_of_estimator[name] = np.stack([middle, *ends], axis=1)
     return shares_of_estimator
+
+
+def named_estimates(
+    classes: Sequence[str], target_probs: np.ndarray, source_probs: np.ndarray, source_labels: np.ndarray, *, seed: int
+) -> dict[str, dict[str, ShareEstimate]]:
+    """Return `estimates` by the names of the classes, in the order of the columns."""
+    by_estimator = estimates(target_probs, source_probs, source_labels, seed=seed)
+    return {
+        name: {
+            each: ShareEstimate(share=share, low=low, high=high)
+            for each, (share, low, high) in zip(classes, np.clip(rows, 0, 1).tolist(), strict=True)
+        }
+        for name, rows in by_estimator.items()
+    }
+
+
+def shares_lines(by_estimator: SharesByEstimator | None) -> list[str]:
+    """Return a line for every estimator, for people; none where there is nothing to estimate with."""
+    return [
+        f"class shares of the target by {name}: "
+        + ", ".join(f"{each} {share.share:.0%} ({share.low:.0%}-{share.high:.0%})" for each, share in rows.items())
+        for name, rows in (by_estimator or {}).items()
+    ]
+
+
+def shares_json(by_estimator: SharesByEstimator | None) -> dict[str, Any]:
+    """Return {"estimated_shares": estimator -> class -> share, low, high} as JSON values; {} where there are none."""
+    if by_estimator is None:
+        return {}
+    return {
+        "estimated_shares": {
+            name: {each: share.model_dump() for each, share in rows.items()} for name, rows in by_estimator.items()
+        }
+    }
 
 
 def estimated_ratio(target_probs: np.ndarray, source_probs: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from fercore.errors import UserInputError
+from fercore.evaluation.label_shift import SharesByEstimator, shares_json
 from fercore.evaluation.selection.arrays import unit_rows
 from fercore.evaluation.selection.certainty import information_maximisation
 from fercore.evaluation.selection.structure import class_ami
@@ -86,6 +87,8 @@ class Verdict:
         labels_used: labels of disagreements.
         evidence: what labels say: "better", "worse" (images that one model alone has right), "p", "e_value".
         labels_wanted: labels of disagreements that would settle it; None where it is settled.
+        estimated_shares: of the classes on images that the models were run on; None where there is nothing to
+            estimate them with.
     """
 
     verdict: Word
@@ -97,10 +100,12 @@ class Verdict:
     labels_used: int = 0
     evidence: dict[str, float] | None = None
     labels_wanted: int | None = None
+    estimated_shares: SharesByEstimator | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the values that `fercore verdict --json` prints."""
-        return {"schema": SCHEMA, **vars(self), "interval": list(self.interval)}
+        values = {name: value for name, value in vars(self).items() if name != "estimated_shares"}
+        return {"schema": SCHEMA, **values, "interval": list(self.interval), **shares_json(self.estimated_shares)}
 
 
 def disagreements(reference: np.ndarray, adapted: np.ndarray) -> np.ndarray:

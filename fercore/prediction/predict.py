@@ -318,6 +318,9 @@ class _Work:
             self._keep(now=False)
         self._keep(now=True)
         self.summary.distance = distance_of(self.predictor, sample)
+        # Means over mirror images or time, and answers of a model that has moved, are none that held-out source has.
+        if not (self.how.flip or self.how.smooth or isinstance(self.predictor, Adapting)):
+            self.summary.estimate_shares(self.predictor)
 
     def _keep(self, *, now: bool) -> None:
         """Save the state of a model that adapts, now that the rows of its answers are handed on."""

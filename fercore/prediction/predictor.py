@@ -21,7 +21,16 @@ from fercore.data.images.views import plain_views
 from fercore.engine import memory_format
 from fercore.engine.initial import refuse_other_plugins
 from fercore.engine.initial_network import build_recorded, plugins_of
-from fercore.engine.model_record import AGAIN, RECORD, ModelRecord, find_model, read_features, read_record, read_state
+from fercore.engine.model_record import (
+    AGAIN,
+    RECORD,
+    ModelRecord,
+    find_model,
+    read_features,
+    read_held_out,
+    read_record,
+    read_state,
+)
 from fercore.engine.setup import device_here
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import Evaluator, evaluation_order
@@ -97,6 +106,7 @@ class Predictor:
     Args:
         record: contents of model.json. resolved: settings and plugins. plugins: their hooks. model: the network.
         features: branch -> features f[N,D] of some images of the sources; empty where the folder has none.
+        held_out: the network's own probabilities f[N,K] and the labels int[N] of held-out source; None without any.
 
     Attributes:
         device: where the network is. scaling: how images of one channel become 8 bits; None = no rule.
@@ -105,11 +115,17 @@ class Predictor:
     """
 
     def __init__(
-        self, record: ModelRecord, resolved: ResolvedRun, plugins: Plugins, model: Model, features: _Features
+        self,
+        record: ModelRecord,
+        resolved: ResolvedRun,
+        plugins: Plugins,
+        model: Model,
+        features: _Features,
+        held_out: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         from lightning_fabric import Fabric
 
-        self.record, self.source_features = record, features
+        self.record, self.source_features, self.held_out = record, features, held_out
         config = resolved.config
         fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
         self.device = fabric.device
@@ -371,7 +387,8 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", ful
     finally:
         restore_random_state(state)
     read_state(model, resolved.plugins, folder)
-    predictor = Predictor(record, resolved, plugins, model, read_features(folder))
+    held_out = read_held_out(folder, len(record.classes))
+    predictor = Predictor(record, resolved, plugins, model, read_features(folder), held_out)
     _try(predictor, model, folder)
     return predictor
 

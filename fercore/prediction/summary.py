@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fercore.evaluation.distances import LEAST, FeatureSample, distance
+from fercore.evaluation.label_shift import SharesByEstimator, shares_json, shares_lines
+from fercore.prediction.class_shares import MOST, class_shares
 from fercore.prediction.predictor import Predictor
 from fercore.prediction.tables import Row
 from fercore.terminal import counted
@@ -63,7 +67,8 @@ class Summary:
 
     Attributes:
         faces: that got an answer. refused: frames without one, by reason. confidence: sum of the highest shares.
-        frames: pictures, with an answer or without. distance: None where it cannot be said.
+        frames: pictures, with an answer or without. distance: None where it cannot be said. sample: answers of some
+            faces, by "probs". estimated_shares: of the classes; None where there is nothing to estimate with.
     """
 
     classes: Sequence[str]
@@ -74,6 +79,8 @@ class Summary:
     shares: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     distance: Distance | None = None
+    sample: FeatureSample = field(default_factory=lambda: FeatureSample(MOST))
+    estimated_shares: SharesByEstimator | None = None
     _last: tuple[str, int | None] | None = None
 
     def add(self, row: Row) -> None:
@@ -89,6 +96,12 @@ class Summary:
         self.confidence += highest
         self.unsure += highest < UNSURE
         self.shares[row.prediction] += 1
+        self.sample.add({"probs": np.array([row.probs])})
+
+    def estimate_shares(self, predictor: Predictor) -> None:
+        """Estimate the class shares by the answers counted, which are the model's own."""
+        if self.faces:
+            self.estimated_shares = class_shares(predictor, self.sample.arrays()["probs"])
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts as JSON values."""
@@ -100,6 +113,7 @@ class Summary:
             "mean_confidence": self.confidence / self.faces if self.faces else None,
             "unsure": self.unsure,
             "distance": None if self.distance is None else asdict(self.distance),
+            **shares_json(self.estimated_shares),
         }
 
     def lines(self) -> list[str]:
@@ -115,4 +129,5 @@ class Summary:
             lines.append(", ".join(f"{name} {self.shares[name] / n:.1%}" for name in order if self.shares[name]))
             sure = f"mean probability of the class {self.confidence / n:.2f}"
             lines.append(f"{sure}, below {UNSURE} in {self.unsure / n:.1%}")
-        return [*lines, *(self.distance.lines() if self.distance is not None else ())]
+        lines += self.distance.lines() if self.distance is not None else []
+        return [*lines, *shares_lines(self.estimated_shares)]
