@@ -135,6 +135,7 @@ def train(
     protocol: str | None = None,
     data_root: PathLike | None = None,
     init: PathLike | None = None,
+    pretrain_source: int | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -152,6 +153,8 @@ def train(
         plugin: METHOD[+ADDON...], or several of them. source, target: FORMAT:PATH[?option=value&...].
         protocol: a paper's sources and target. data_root: the folder that holds its datasets.
         init: a trained model to start from, such as a run folder.
+        pretrain_source: steps of source_only on the same data, whose model is the one to start from; it is trained once
+            and kept in source_models/ beside `out`, for every method.
         preset: demo, small or paper. config: a TOML file of settings.
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
@@ -166,7 +169,7 @@ def train(
     """
     given: dict[str, Any] = {
         "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
-        "preset": preset,
+        "pretrain_source": pretrain_source, "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
@@ -195,6 +198,7 @@ def describe(
     protocol: str | None = None,
     data_root: PathLike | None = None,
     init: PathLike | None = None,
+    pretrain_source: int | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -211,11 +215,11 @@ def describe(
     """
     given: dict[str, Any] = {
         "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
-        "preset": preset,
+        "pretrain_source": pretrain_source, "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
     }  # fmt: skip
     with _starting():
-        context = _prepare(plugin, set, None, observe, given).context
+        context = _prepare(plugin, set, None, observe, given, train_source=False).context
         from fercore.engine.describe import describe as lines_of
 
         return [*lines_of(context, complexity=True, chain=verbose), *_protocol_lines(context)]
@@ -366,6 +370,7 @@ def compare(
     protocol: str | None = None,
     data_root: PathLike | None = None,
     init: PathLike | None = None,
+    pretrain_source: int | None = None,
     preset: str | None = None,
     config: PathLike | None = None,
     set: Assignments = (),
@@ -379,6 +384,7 @@ def compare(
     Args:
         method: "[LABEL:]plugin[+plugin] [key=value ...]", one a row; differences are taken to the first.
         seeds: the same for every row. out: a folder that is there goes on. jobs: runs at a time.
+        pretrain_source: as for `train`; every row of a seed starts from the same source model, itself the last row.
         observe: makes what hears of a run from its label; importable. The others: as for `train`.
 
     Raises:
@@ -396,8 +402,9 @@ def compare(
         check_early(entry.plugins, [*request.layers, entry.settings], preset=request.preset, row=entry.label)
     folder = _path(out) or new_folder(["compare"])
     return comparison.compare(
-        entries, seeds, request.layers, preset=request.preset, out=folder, observe=observe, jobs=jobs
-    )
+        entries, seeds, request.layers, preset=request.preset, out=folder, observe=observe, jobs=jobs,
+        pretrain_source=pretrain_source,
+    )  # fmt: skip
 
 
 def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -> Path:
@@ -520,6 +527,7 @@ def _prepare(
     given: Mapping[str, Any],
     *,
     with_reference: bool = False,
+    train_source: bool = True,
 ) -> _Prepared:
     """Build what a run needs, or one that goes on; settings are checked before anything heavy is imported."""
     names = names_of(plugin)
@@ -533,7 +541,7 @@ def _prepare(
     else:
         paths = {name: _path(given[name]) for name in ("data_root", "config")}
         # Where a run is written is no setting of it.
-        kept = {name: value for name, value in given.items() if name != "out"}
+        kept = {name: value for name, value in given.items() if name not in ("out", "pretrain_source")}
         kept["init"] = _text(given["init"])
         request = request_of(**{**kept, **paths, "source": _listed(given["source"])}, assignments=assignments)
         observer = observe("+".join(names))
@@ -542,6 +550,16 @@ def _prepare(
         from fercore.hooks.assemble import assemble
 
         folder, layers = _path(given["out"]) or new_folder(names), request.layers
+        if given["pretrain_source"] is not None:
+            from fercore.experiments.source_model import with_source_model
+            from fercore.runs.folder import RunFolder
+
+            RunFolder(folder).refuse_if_taken()
+            layers, line = with_source_model(
+                layers, names, given["pretrain_source"], preset=request.preset, out=folder, observe=observe,
+                train=train_source,
+            )  # fmt: skip
+            observer.message(line)
         if with_reference:
             from fercore.experiments.reference import reference_of, refuse_reference
 

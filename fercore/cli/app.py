@@ -65,6 +65,10 @@ DATA: dict[str, Any] = {
     "init": Annotated[
         str | None, typer.Option(help="A trained model to start from: a run folder, its model/, and others.")
     ],
+    "pretrain_source": Annotated[
+        int | None,
+        typer.Option(metavar="STEPS", help="Train a source model first, once for all methods, and start from it."),
+    ],
     "preset": Annotated[str | None, typer.Option(help="demo, small or paper.")],
     "config": Annotated[Path | None, typer.Option(help="TOML file of settings.")],
     "set": Annotated[list[str] | None, typer.Option("--set", "-s", help="section.key=value; may be repeated.")],

@@ -74,8 +74,13 @@ def parse_entry(text: str) -> Entry:
 
 def run_cells(cells: Sequence[Cell], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
     """Check every cell before the first is trained, then run them; none in this process, no two in the same."""
-    list(apart([(cell.label, partial(check_cell, cell)) for cell in cells], jobs=jobs))
+    check_cells(cells, jobs)
     yield from apart([(cell.label, partial(run_cell, cell, observe)) for cell in cells], jobs=jobs)
+
+
+def check_cells(cells: Sequence[Cell], jobs: int) -> None:
+    """Check cells, each in a process of its own; see `check_cell`."""
+    list(apart([(cell.label, partial(check_cell, cell)) for cell in cells], jobs=jobs))
 
 
 def check_cell(cell: Cell) -> None:
@@ -123,19 +128,27 @@ def refuse_other_data(cells: Sequence[Cell]) -> None:
             raise UserInputError(what, where=f"{cell.folder}, {other.folder}", fix=fix)
 
 
-def _resolved(cell: Cell) -> ResolvedRun:
+def resolve(cell: Cell) -> ResolvedRun:
+    """Return a cell's settings and plugins, whatever its folder holds."""
     from fercore.engine.initial import with_initial
-    from fercore.engine.memory_format import as_recorded
-    from fercore.engine.resume import changes_text, check_resume, differences
     from fercore.engine.setup import resolve_here
     from fercore.hooks.assemble import assemble
-    from fercore.runs.folder import CONFIG, RunFolder
+    from fercore.runs.folder import RunFolder
 
     layers = [dict(layer) for layer in cell.layers]
     # A cell is checked before the one that it starts from is trained: only its own settings can be looked at by then.
     if cell.start is not None and RunFolder(cell.start).finished:
         layers = with_initial([*layers, {"model": {"init": str(cell.start.absolute())}}])
-    resolved = resolve_here(assemble(cell.entry.plugins, layers, preset=cell.preset))
+    return resolve_here(assemble(cell.entry.plugins, layers, preset=cell.preset))
+
+
+def _resolved(cell: Cell) -> ResolvedRun:
+    """Return a cell's settings and plugins as its folder has them, refusing one that holds another run."""
+    from fercore.engine.memory_format import as_recorded
+    from fercore.engine.resume import changes_text, check_resume, differences
+    from fercore.runs.folder import CONFIG, RunFolder
+
+    resolved = resolve(cell)
     if (cell.folder / CONFIG).is_file():
         folder = RunFolder(cell.folder)
         recorded = folder.config_layers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ from pydantic import ConfigDict, Field
 from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, reason_of
-from fercore.experiments.cells import Cell, Entry, folder_of, refuse_other_data, run_cells, slug
+from fercore.experiments.cells import Cell, Entry, check_cells, folder_of, refuse_other_data, run_cells, slug
+from fercore.experiments.source_model import (
+    BASELINE,
+    LABEL,
+    method_layers,
+    refuse_source_model,
+    source_cell,
+    take_source,
+)
 from fercore.files import read_text
+from fercore.isolation import apart
 from fercore.records.result import SCORES, Result, Score
 from fercore.stopping import Interrupted, number_of
 from fercore.writing import write_json
@@ -94,6 +104,7 @@ def compare(
     out: Path,
     observe: Callable[[str], Observer],
     jobs: int = 1,
+    pretrain_source: int | None = None,
 ) -> Comparison:
     """Run every entry with every seed, going on with what `out` already holds, and summarise.
 
@@ -105,6 +116,7 @@ def compare(
         out: one run folder per row and seed is written below it, and compare.json.
         observe: makes an observer for a run's label; must be importable, as every run has a process of its own.
         jobs: runs at a time; several have equal shares of the CPU threads.
+        pretrain_source: steps of a source model that every row starts from, one a seed; it is the last row, `source`.
 
     Returns:
         What compare.json holds: per row the scores of every seed, mean, standard deviation, paired difference.
@@ -113,32 +125,27 @@ def compare(
         UserInputError: for wrong input, or a folder that holds a run with other settings or of other data.
         Interrupted: for a signal; says how to go on.
     """
+    rows = [*entries, *([Entry(LABEL, (BASELINE,), {})] if pretrain_source is not None else [])]
     # By folder name, not by label: "a b" and "a-b" would train in one folder.
-    if len({slug(entry.label) for entry in entries}) < len(entries):
+    if len({slug(entry.label) for entry in rows}) < len(rows):
         fix = 'write "label:plugin ..."'
         raise UserInputError("two rows of the comparison share a label", where="compare", fix=fix)
     if len(set(seeds)) < len(seeds):
         raise UserInputError(f"a seed is given twice: {list(seeds)}", where="--seeds", fix="one run a seed and row")
-    cells = [
-        Cell(
-            entry,
-            (*layers, entry.settings, {"seed": seed}),
-            preset,
-            folder_of(out, entry.label, seed),
-            f"{entry.label} seed {seed}",
-        )
-        for seed in seeds
-        for entry in entries
-    ]
-    results: dict[str, list[Result]] = {entry.label: [] for entry in entries}
+    cells, models = _cells(entries, seeds, layers, preset, out, pretrain_source)
+    results: dict[str, list[Result]] = {entry.label: [] for entry in rows}
     try:
+        check_cells([*cells, *models] if models else [], jobs)
+        takes = [(cell.label, partial(take_source, cell, out, observe)) for cell in models]
+        if models:
+            results[LABEL] = list(apart(takes, jobs=jobs))
         for cell, record in zip(cells, run_cells(cells, observe, jobs), strict=True):
             results[cell.entry.label].append(record)
     except KeyboardInterrupt as stop:
         again = f"the same command with --out {shlex.quote(str(out))} goes on"
         raise Interrupted(number_of(stop), f"interrupted; {again}") from None
     # After all have run: folders that were there already are compared with those of today.
-    refuse_other_data(cells)
+    refuse_other_data([*cells, *models])
     primary_metric = leading_score(results)
     targets = [layer["data"]["target"] for layer in layers if "target" in layer.get("data", {})]
     target = str(targets[-1]) if targets else f"of preset {preset}"
@@ -147,6 +154,33 @@ def compare(
     )
     write_json(out / COMPARE, comparison.to_json())
     return comparison
+
+
+def _cells(
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    layers: Sequence[Mapping[str, Any]],
+    preset: str,
+    out: Path,
+    pretrain_source: int | None,
+) -> tuple[list[Cell], list[Cell]]:
+    """Return the runs of the rows, seed by seed, and those of the source models that they start from, if any."""
+    cells: list[Cell] = []
+    models: list[Cell] = []
+    if pretrain_source is not None:
+        refuse_source_model(pretrain_source, [*layers, *(entry.settings for entry in entries)])
+    for seed in seeds:
+        start = None
+        if pretrain_source is not None:
+            start = folder_of(out, LABEL, seed)
+            seeded = [*layers, {"seed": seed}]
+            models.append(source_cell(seeded, pretrain_source, preset, start, f"{LABEL} seed {seed}"))
+        for entry in entries:
+            beside = [] if start is None else method_layers(entry.plugins)
+            own = (*layers, *beside, entry.settings, {"seed": seed})
+            folder = folder_of(out, entry.label, seed)
+            cells.append(Cell(entry, own, preset, folder, f"{entry.label} seed {seed}", start))
+    return cells, models
 
 
 def read_comparison(out: Path) -> Comparison:

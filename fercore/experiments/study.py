@@ -26,6 +26,7 @@ from fercore.experiments.cells import (
     run_cell,
     slug,
 )
+from fercore.experiments.source_model import LABEL, method_layers, source_cell, take_source
 from fercore.experiments.study_file import Pair, StudyFile, check_study, read_study
 from fercore.files import absolute, read_text
 from fercore.hooks.discovery import check_early, split_names
@@ -195,17 +196,21 @@ class Study:
     def _cell(self, label: str, pair: str, seed: int) -> StudyCell:
         row = self.file.method(label)
         layers, preset = self._requests[pair]
-        entry = Entry(label, tuple(split_names(row.method)), row.settings)
-        folder = self.out / slug(pair)
-        cell = Cell(
-            entry,
-            (*layers, row.settings, {"seed": seed}),
-            preset,
-            folder_of(folder, label, seed),
-            f"{pair}, {label}, seed {seed}",
-            None if row.start is None else folder_of(folder, row.start, seed),
-        )
+        folder, names = self.out / slug(pair), split_names(row.method)
+        place, name = folder_of(folder, label, seed), f"{pair}, {label}, seed {seed}"
+        if self._is_source(label):
+            assert self.file.pretrain_source is not None
+            cell = source_cell([*layers, {"seed": seed}], self.file.pretrain_source, preset, place, name)
+            return StudyCell(label, pair, seed, cell)
+        beside = method_layers(names) if row.start is not None and self._is_source(row.start) else []
+        start = None if row.start is None else folder_of(folder, row.start, seed)
+        own = (*layers, *beside, row.settings, {"seed": seed})
+        cell = Cell(Entry(label, tuple(names), row.settings), own, preset, place, name, start)
         return StudyCell(label, pair, seed, cell)
+
+    def _is_source(self, label: str) -> bool:
+        """Say whether a row is the source model of `pretrain_source`."""
+        return self.file.pretrain_source is not None and label == LABEL
 
     def run(
         self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = _silent
@@ -262,7 +267,15 @@ class Study:
     def _run(
         self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]
     ) -> Iterator[tuple[StudyCell, Result | Exception]]:
-        calls = [(cell.cell.label, partial(run_cell, cell.cell, observe)) for cell in cells]
+        calls = [
+            (
+                cell.cell.label,
+                partial(take_source, cell.cell, self.out, observe)
+                if self._is_source(cell.method)
+                else partial(run_cell, cell.cell, observe),
+            )
+            for cell in cells
+        ]
         for number, answer in executor.run(calls):
             yield cells[number], answer
 

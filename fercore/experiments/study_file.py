@@ -19,6 +19,8 @@ from fercore.records.result import Score
 
 STUDIES: Final = Path(__file__).parent / "studies"
 """Studies that come with fercore, as GROUP/NAME.toml."""
+SOURCE_ROW: Final[Mapping[str, str]] = {"method": "source_only", "label": "source"}
+"""The row of the source model, with `pretrain_source`."""
 LABEL = re.compile(r"[^\x00-\x1f/\\]{1,80}")
 HEADER = re.compile(r"^\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
 KEY = re.compile(r"""^\s*((?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:\s*\.\s*(?:[\w-]+|"[^"\n]*"|'[^'\n]*'))*)\s*=""")
@@ -68,10 +70,29 @@ class StudyFile(Settings):
     primary_metric: Score = "accuracy"
     reference: str = Field("", description="label of the row that differences are taken to; the first if not given")
     data_root: str | None = Field(None, description="folder that holds the datasets of protocols")
+    pretrain_source: int | None = Field(
+        None,
+        ge=1,
+        description="steps of a source model for each pair and seed: a row `source` that the others start from",
+    )
     settings: dict[str, Any] = Field(default_factory=dict, description="of every run")
     methods: tuple[Method, ...] = Field(min_length=1)
     pairs: tuple[Pair, ...] = Field(min_length=1)
     scales: dict[str, dict[str, Any]] = Field(default_factory=dict, description="scale -> keys laid over these")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_row(cls, values: Any) -> Any:
+        """Add the row of the source model, last, so that the reference stays what it is; rows with a `from` keep it."""
+        rows = values.get("methods") if isinstance(values, Mapping) else None
+        if not isinstance(rows, list | tuple) or values.get("pretrain_source") is None:
+            return values
+        tables = [_row(row) if isinstance(row, str) else row for row in rows]
+        # A study that was written down has the row already.
+        if any(isinstance(row, Mapping) and row == SOURCE_ROW for row in map(_bare, tables)):
+            return values
+        started = [{"from": SOURCE_ROW["label"], **row} if isinstance(row, Mapping) else row for row in tables]
+        return {**values, "methods": [*started, SOURCE_ROW]}
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -111,6 +132,11 @@ class StudyFile(Settings):
     def reference_label(self) -> str:
         """Label of the row that differences are taken to."""
         return self.reference or self.methods[0].name
+
+
+def _bare(row: Any) -> Any:
+    """Return a row without what is empty in it."""
+    return {key: value for key, value in row.items() if value} if isinstance(row, Mapping) else row
 
 
 def _row(text: str) -> dict[str, Any]:
