@@ -335,6 +335,9 @@ class PredictSettings(Settings):
             description="class shares to predict for: the source's, equal ones, the target's by EM, or class -> share",
         )
     )
+    classes: tuple[str, ...] | None = Field(
+        None, description="names of the classes that the target has; others are not predicted. None = ?present= or all"
+    )
 
 
 class RunConfig(Settings):

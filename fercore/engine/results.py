@@ -25,7 +25,7 @@ from fercore.engine.online import Online
 from fercore.engine.selection import Chosen, final_scores
 from fercore.engine.setup import RunContext
 from fercore.errors import UserInputError, did_you_mean
-from fercore.evaluation.calibration import calibration_of
+from fercore.evaluation.calibration import calibration_of, limited
 from fercore.evaluation.evaluate import score, score_labels
 from fercore.evaluation.label_shift import named_estimates
 from fercore.evaluation.selection.validators import class_prior
@@ -94,19 +94,22 @@ class Trained:
 
 def calibrate(context: RunContext, clock: Progress) -> bool:
     """Calibrate the reported network's probabilities as settings ask, and say whether they do."""
-    if context.config.predict == PredictSettings():
+    wanted = context.config.predict
+    if wanted.model_copy(update={"classes": None}) == PredictSettings():
         return False
     domains, held_out = context.domains, context.domains.validation
-    held_out_outputs, target_probs, wanted = None, None, context.config.predict
+    held_out_outputs, target_probs = None, None
     if (wanted.calibrate or wanted.prior == "estimated") and held_out is not None:
-        outputs = context.evaluator.predict(context.reported, held_out, clock)
+        outputs = _own(context, held_out, clock, "target")
         held_out_outputs = outputs.probs, outputs.labels
     if wanted.prior == "estimated":
-        target_probs = context.evaluator.predict(context.reported, domains.adaptation, clock).probs
+        target_probs = _own(context, domains.adaptation, clock, "target").probs
     prior = class_prior(side_table(domains, "source").labels, len(domains.classes))
-    context.evaluator.calibration = calibration_of(
-        context.config, domains.classes, prior, held_out_outputs, target_probs
-    )
+    found = calibration_of(context.config, domains.classes, prior, held_out_outputs, target_probs)
+    left = limited(context.config, domains.classes)
+    if found is not None and left is not None:
+        found = found.model_copy(update={"predicted": left.predicted})
+    context.evaluator.calibration = found or left
     return True
 
 
@@ -192,7 +195,16 @@ def _target(context: RunContext, scores: Scores) -> Target:
         adaptation_filtered_by_label=read["adaptation_filtered_by_label"],
         test_images_in_sources=domains.report["test_images_in_sources"],
         **_scaling(read),
+        **_predictable(context),
     )
+
+
+def _predictable(context: RunContext) -> dict[str, Any]:
+    """Return which classes may be predicted, where not all may."""
+    left, classes = limited(context.config, context.domains.classes), context.domains.classes
+    if left is None or left.predicted is None:
+        return {}
+    return {"predictable": [name for name, kept in zip(classes, left.predicted, strict=True) if kept]}
 
 
 def _initial(context: RunContext, trained: Trained) -> dict[str, Any]:
@@ -207,7 +219,7 @@ def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
     if trained.online is None:
         return {}
     config, domains, online = context.config, context.domains, trained.online
-    probs, order = torch.cat(list(trained.answers)).numpy(), context.stream
+    probs, order = _answers(context, trained).numpy(), context.stream
     outputs = Outputs(probs, {}, {}, domains.truth[order])
     stage = next(stage for stage in context.stages if stage.stream)
     return {
@@ -224,6 +236,12 @@ def _online(context: RunContext, trained: Trained) -> dict[str, Any]:
     }
 
 
+def _answers(context: RunContext, trained: Trained) -> Tensor:
+    """Return a stream's probabilities f[n,K] as they came, without classes that the target does not have."""
+    probs, left = torch.cat(list(trained.answers)), limited(context.config, context.domains.classes)
+    return probs if left is None else left.apply(probs)
+
+
 def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> None:
     """Write online.csv: a line for each image of a stream, as it came, with its class probabilities."""
     domains, order = context.domains, context.stream
@@ -232,7 +250,7 @@ def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> No
     with whole(folder.path / "online.csv", "w") as handle:
         writer = CsvWriter(handle, end="\r\n")
         writer.writerow(["image", "prediction", *domains.classes])
-        for place, row in zip(at.tolist(), torch.cat(list(trained.answers)).tolist(), strict=True):
+        for place, row in zip(at.tolist(), _answers(context, trained).tolist(), strict=True):
             prediction = domains.classes[row.index(max(row))]
             writer.writerow([domains.target.keys[place], prediction, *(f"{p:.6f}" for p in row)])
 

@@ -25,7 +25,7 @@ from fercore.engine.initial_network import plugins_of, refuse_other_classes
 from fercore.engine.online import refuse_other_forward
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
-from fercore.evaluation.calibration import refuse_impossible
+from fercore.evaluation.calibration import limited, refuse_impossible
 from fercore.evaluation.evaluate import Evaluator
 from fercore.evaluation.selection import needs, needs_source
 from fercore.hooks.assemble import ResolvedRun
@@ -203,6 +203,7 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     # The step is wrapped, not the network: hooks get the plain model.
     module = cast("StepModule", fabric.setup_module(StepModule(model, plugins, joint=_shares_forward(resolved))))
     evaluator = Evaluator(fabric, plugins, config.data)
+    evaluator.calibration = limited(config, domains.classes)
     train = config.train
     # Of the network on its device, which wrapping has moved it to.
     average = None if train.ema is None else WeightAverage(model, train.ema, train.ema_buffers)

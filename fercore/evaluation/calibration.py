@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fercore.config import RunConfig
+from fercore.data.labels import CANONICAL, canonical_label
 from fercore.documents import Shape
 from fercore.errors import UserInputError, did_you_mean
 from fercore.evaluation.label_shift import estimated_ratio
@@ -23,7 +24,7 @@ LEAST = 1e-12
 
 
 class Calibration(Shape):
-    """What a model's probabilities p become: p^(1/temperature) * ratio, brought to the sum 1.
+    """What a model's probabilities p become: p^(1/temperature) * ratio, 0 where not predicted, brought to the sum 1.
 
     Of p = softmax(z) the first is softmax(z / temperature) (Guo et al., ICML 2017, section 4.2); the second moves the
     class prior of the source to another (Saerens et al., Neural Computation 2002, equation 2.4).
@@ -31,6 +32,7 @@ class Calibration(Shape):
     Attributes:
         temperature: 1 = as the network says. ratio: of the priors, by class; None = the source's.
         n: held-out source samples that the temperature was fitted on. ece_before, ece_after: on them; None without.
+        predicted: by class, whether it may be predicted of the target; None = all may.
     """
 
     temperature: Positive
@@ -38,20 +40,47 @@ class Calibration(Shape):
     n: Annotated[int, Field(ge=0)]
     ece_before: float | None
     ece_after: float | None
+    predicted: list[bool] | None = None
 
-    def apply(self, probs: Tensor) -> Tensor:
-        """Return float32[B,K] of a method's probabilities f[B,K]."""
+    def apply(self, probs: Tensor, *, of_target: bool = True) -> Tensor:
+        """Return float32[B,K] of a method's probabilities f[B,K]; `of_target` = without classes it does not have."""
         scores = probs.float().clamp_min(LEAST).log() / self.temperature
         if self.ratio is not None:
             scores = scores + torch.tensor(self.ratio, device=scores.device).log()
+        if self.predicted is not None and of_target:
+            scores = scores.masked_fill(~torch.tensor(self.predicted, device=scores.device), -torch.inf)
         return scores.softmax(-1)
 
     def undone(self, probs: np.ndarray) -> np.ndarray:
-        """Return the method's probabilities float64[B,K] of which `apply` made these."""
+        """Return the method's probabilities float64[B,K] of which `apply` made these; 0 for what is not predicted."""
         scores = np.log(np.maximum(probs.astype(np.float64), LEAST))
         if self.ratio is not None:
             scores = scores - np.log(self.ratio)
         return softmax(scores * self.temperature)
+
+
+PLAIN = Calibration(temperature=1.0, ratio=None, n=0, ece_before=None, ece_after=None)
+"""Probabilities as they are."""
+
+
+def predicted_classes(config: RunConfig) -> tuple[str, ...] | None:
+    """Return the classes that the target is known to have, of `predict.classes` or its SPEC; None = nobody says.
+
+    Raises:
+        UserInputError: for a name that no expression has.
+    """
+    names, where, spec = config.predict.classes, "predict.classes", config.data.target
+    if names is None and "present" in spec.options:
+        names, where = tuple(spec.options["present"].split(",")), spec.where
+    return None if names is None else tuple(CANONICAL[canonical_label(name, where=where)] for name in names)
+
+
+def limited(config: RunConfig, classes: Sequence[str]) -> Calibration | None:
+    """Return what leaves out classes that the target does not have; None where all are predicted."""
+    names = predicted_classes(config)
+    if names is None or set(classes) <= set(names):
+        return None
+    return PLAIN.model_copy(update={"predicted": [name in names for name in classes]})
 
 
 def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:
@@ -64,6 +93,10 @@ def refuse_impossible(config: RunConfig, classes: Sequence[str]) -> None:
         fix = "hold some out: data.source_validation=0.1"
         what = "a temperature needs source samples that are not trained on"
         raise UserInputError(what, where="predict.calibrate", fix=fix)
+    names = predicted_classes(config)
+    if names is not None and len(set(names) & set(classes)) < 2:
+        what = f"fewer than two classes would be predicted: the run has {', '.join(classes)}"
+        raise UserInputError(what, where="predict.classes", fix="name those of the run that the target has")
     prior = config.predict.prior
     if prior == "estimated" and not config.data.source_validation:
         fix = "hold some out: data.source_validation=0.1"

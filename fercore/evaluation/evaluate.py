@@ -83,7 +83,7 @@ class Evaluator:
         encoded = self.encode_batches(model, batches, clock, side, "evaluate")
         with _evaluating(model):
             probs = self._plugins.predict(model, Encoded(encoded.features, encoded.logits))
-            probs = probs if self.calibration is None else self.calibration.apply(probs)
+            probs = probs if self.calibration is None else self.calibration.apply(probs, of_target=side == "target")
         restore_random_state(state)
         back = np.argsort(evaluation_order(len(probs)))
         return Outputs(

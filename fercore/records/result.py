@@ -104,6 +104,7 @@ class Target(Scores):
         test_images_in_sources: images that a source has, with their labels, and the test part too.
         scaling: where the spec has a range. reference: beside the run that `report.reference` names.
         estimated_shares: estimator -> class -> share in the adaptation part, where source is held out.
+        predictable: classes that may be predicted, where `predict.classes` or the SPEC says that others are absent.
     """
 
     spec: str
@@ -115,6 +116,7 @@ class Target(Scores):
     scaling: Scaling | None = None
     reference: Agreement | None = None
     estimated_shares: dict[str, dict[str, ShareEstimate]] | None = None
+    predictable: list[str] | None = None
 
 
 class OnlineScores(Scores):

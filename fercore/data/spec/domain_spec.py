@@ -17,7 +17,7 @@ from fercore.files import absolute
 COMMON_OPTIONS: tuple[str, ...] = (
     "split", "transductive", "name", "limit", "seed", "au",
     "links", "drop", "split_file", "divide", "range",
-    "label_rule", "label_count", "label_by", "label_file", "include_labelled", "shots", "fraction",
+    "label_rule", "label_count", "label_by", "label_file", "include_labelled", "shots", "fraction", "present",
 )  # fmt: skip
 """Options every format takes: see `parse_spec`."""
 
