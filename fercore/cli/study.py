@@ -130,7 +130,7 @@ def _print_text(made: StudyTable, spread: Spread) -> None:
 
     head, rows = grid(made, spread)
     styles = {"plain": "", "best": "bold", "second": "underline", "published": "italic"}
-    drawn = Table()
+    drawn = Table(title=printable(made.title) or None, title_justify="left")
     for number, name in enumerate(head):
         drawn.add_column(printable(name), justify="right" if number else "left", overflow="fold")
     for row in rows:

@@ -73,36 +73,59 @@ def parse_entry(text: str) -> Entry:
 
 
 def run_cells(cells: Sequence[Cell], observe: Callable[[str], Observer], jobs: int) -> Iterator[Result]:
-    """Check every cell before the first is trained, then run them; none in this process, no two in the same."""
+    """Check the cells before the first is trained, then run them; none in this process, no two in the same."""
     check_cells(cells, jobs)
     yield from apart([(cell.label, partial(run_cell, cell, observe)) for cell in cells], jobs=jobs)
 
 
-def check_cells(cells: Sequence[Cell], jobs: int) -> None:
-    """Check cells, each in a process of its own; see `check_cell`."""
-    list(apart([(cell.label, partial(check_cell, cell)) for cell in cells], jobs=jobs))
+def check_cells(cells: Sequence[Cell], jobs: int, *, scored: bool = False) -> None:
+    """Look at every cell that is there already, and build the first new one of each row, whose seeds differ in numbers.
 
+    What starts from a cell that is not trained yet cannot be built; its settings alone are looked at.
 
-def check_cell(cell: Cell) -> None:
-    """Resolve a cell's settings, refusing a folder that holds another run."""
-    guard_streams()  # of a process of its own
-    with _named(cell):
-        _resolved(cell)
-
-
-def check_scored(cell: Cell) -> None:
-    """Build all that a cell's run needs and train nothing: its data, its network, and labels to score it by.
+    Args:
+        jobs: cells at a time. scored: whether a test part without labels is refused.
 
     Raises:
-        UserInputError: for whatever its run would end in before the first step, and a test part without labels.
+        UserInputError: as `check_cell`, for the first that is wrong.
+    """
+    from fercore.runs.folder import RunFolder
+
+    there = [RunFolder(cell.folder).begun for cell in cells]
+    new = {
+        (cell.folder.parent, cell.entry.label): cell
+        for cell, begun in zip(cells[::-1], there[::-1], strict=True)
+        if not begun
+    }
+
+    def ready(cell: Cell) -> bool:
+        return cell.start is None or RunFolder(cell.start).finished
+
+    checks = [
+        (cell.label, partial(check_cell, cell, build=not begun and ready(cell), scored=scored))
+        for cell, begun in zip(cells, there, strict=True)
+        if begun or new[cell.folder.parent, cell.entry.label] is cell
+    ]
+    list(apart(checks, jobs=jobs))
+
+
+def check_cell(cell: Cell, *, build: bool, scored: bool) -> None:
+    """Resolve a cell's settings and, if asked, build all that its run needs: data, network, batches.
+
+    Raises:
+        UserInputError: for a folder that holds another run, for whatever the run would end in before its first step,
+            and if asked for a test part without labels.
     """
     from fercore.engine.setup import build_context
 
     guard_streams()  # of a process of its own
     with _named(cell):
-        context = build_context(_resolved(cell))
+        resolved = _resolved(cell)
+        if not build:
+            return
+        context = build_context(resolved)
         context.check_batches()
-        if not context.domains.report["target"]["labelled_test"]:
+        if scored and not context.domains.report["target"]["labelled_test"]:
             what = "the target's test part has no label, so there is no score for the table"
             fix = "label some of its images, or leave the pair out; `fercore compare` judges without labels"
             raise UserInputError(what, where="data.target", fix=fix)

@@ -16,21 +16,12 @@ from fercore.arguments import request_of
 from fercore.documents import Shape, misfit, parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, did_you_mean, reason_of
-from fercore.experiments.cells import (
-    Cell,
-    Entry,
-    check_cell,
-    check_scored,
-    folder_of,
-    refuse_other_data,
-    run_cell,
-    slug,
-)
+from fercore.experiments.cells import Cell, Entry, check_cells, folder_of, refuse_other_data, run_cell, slug
 from fercore.experiments.source_model import LABEL, method_layers, source_cell, take_source
 from fercore.experiments.study_file import Pair, StudyFile, check_study, read_study
 from fercore.files import absolute, read_text
 from fercore.hooks.discovery import check_early, split_names
-from fercore.isolation import apart, outcomes
+from fercore.isolation import outcomes
 from fercore.records.result import Result
 from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, number_of
@@ -231,7 +222,7 @@ class Study:
             raise UserInputError(what, where=str(self.out), fix="give them labels that differ in letters or digits")
         executor = executor or LocalExecutor(jobs)
         waiting = [cell for cell in self.cells if not RunFolder(cell.cell.folder).finished]
-        self._check(waiting, jobs)
+        check_cells([cell.cell for cell in self.cells], jobs, scored=True)
         make_parents(self.out / STUDY)
         write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
         reasons = dict(self._reasons())
@@ -278,18 +269,6 @@ class Study:
         ]
         for number, answer in executor.run(calls):
             yield cells[number], answer
-
-    def _check(self, waiting: Sequence[StudyCell], jobs: int) -> None:
-        """Build the first new cell of every row and pair, and look at the settings of every one that is there already.
-
-        What starts from another cell cannot be built before that one is trained; its settings are looked at, too.
-        """
-        there = [cell.cell for cell in self.cells if RunFolder(cell.cell.folder).begun]
-        new = {(cell.method, cell.pair): cell.cell for cell in reversed(waiting) if cell.cell not in there}
-        checks = [(cell.label, partial(check_cell, cell)) for cell in there]
-        for cell in new.values():
-            checks.append((cell.label, partial(check_cell if cell.start else check_scored, cell)))
-        list(apart(checks, jobs=jobs))
 
     def _keep(self, reasons: dict[str, str]) -> None:
         write_json(self.out / FAILURES, {"reasons": reasons})

@@ -70,6 +70,7 @@ class StudyTable:
         wilcoxon: method -> p over pairs against the reference, after Holm's correction. friedman: p; None = unknown.
         critical_difference: of average ranks, None of fewer than two methods or pairs.
         published: (paper's row, pair) -> share that it states; never part of a mean. sources: of them, in words.
+        title: of the study, "" = none.
     """
 
     metric: Score
@@ -85,6 +86,7 @@ class StudyTable:
     critical_difference: float | None
     published: Mapping[tuple[str, str], float] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    title: str = ""
 
     @property
     def published_rows(self) -> tuple[str, ...]:
@@ -140,7 +142,8 @@ def study_table(
         _wilcoxon(whole, file.reference_label),
         tests.friedman(whole),
         tests.critical_difference(len(whole), len(pairs)) if many else None,
-        *(_published(study, score) if published else ()),
+        *(_published(study, score) if published else ({}, ())),
+        title=file.title,
     )
 
 
@@ -346,7 +349,8 @@ LATEX_SIGNS: Final = {
 def markdown(table: StudyTable, spread: Spread) -> str:
     """Return the table in Markdown."""
     head, rows = grid(table, spread)
-    lines = [_pipes(map(_markdown_text, head)), _pipes(["---", *["---:"] * (len(head) - 1)])]
+    title = [f"## {_markdown_text(table.title)}", ""] if table.title else []
+    lines = [*title, _pipes(map(_markdown_text, head)), _pipes(["---", *["---:"] * (len(head) - 1)])]
     lines += [_pipes(MARKDOWN[cell.kind].format(_markdown_text(cell.text)) for cell in row) for row in rows]
     return "\n".join([*lines, "", *(f"- {_markdown_text(line)}" for line in notes(table, spread)), ""])
 
@@ -370,7 +374,7 @@ def latex(table: StudyTable, spread: Spread) -> str:
     body = [" & ".join(LATEX[cell.kind].format(latex_text(cell.text)) for cell in row) + r" \\" for row in rows]
     if table.published_rows:
         body.insert(len(table.methods), r"\midrule")
-    sentences = [line[0].upper() + line[1:] for line in notes(table, spread)]
+    sentences = [line[0].upper() + line[1:] for line in [*filter(None, [table.title]), *notes(table, spread)]]
     lines = [
         r"\begin{table}",
         r"\centering",

@@ -23,7 +23,7 @@ def study_page(table: StudyTable, spread: Spread) -> Page:
     """Return the page of a study's table."""
     head, rows = grid(table, spread)
     texts = [[MARKS[cell.kind].format(cell.text) for cell in row] for row in rows]
-    title = f"{len(table.methods)} methods on {len(table.pairs)} pairs"
+    title = table.title or f"{len(table.methods)} methods on {len(table.pairs)} pairs"
     blocks: list[Block] = [Table("In points; ① best and ② second best of the measured means of a column", head, texts)]
     blocks += [Note(f"{line[0].upper()}{line[1:]}.") for line in notes(table, spread)]
     chapters = [Chapter("Methods by pair", blocks)]

@@ -74,6 +74,13 @@ def test_a_row_that_leaves_is_named_and_the_others_are_kept(outside, tiny, tmp_p
     assert not (tmp_path / "out/compare.json").exists()
 
 
+@pytest.mark.slow
+def test_a_row_that_cannot_begin_ends_the_comparison_before_any_is_trained(tiny, tmp_path):
+    with pytest.raises(UserInputError, match="^wide seed 0: batch larger than a domain: 5000 samples"):
+        compared(["row:source_only", "wide:dan data.target_batch=5000"], tiny, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_labels_of_other_classes_are_no_score(tiny, tmp_path):
     from PIL import Image
 

@@ -21,6 +21,7 @@ from fercore.runs.folder import PREDICTIONS, TEST_LABELS
 
 CLASSES = ["anger", "fear", "joy"]
 FILE = {
+    "title": "Two shifts_",
     "seeds": [0, 1],
     "preset": "demo",
     "methods": ["source_only", "dan", "under_scored: cmd"],
@@ -104,6 +105,8 @@ def test_a_table_of_what_is_half_done_says_so(told):
 def test_every_format_holds_the_numbers(told):
     table = study_table(told, replicates=200)
     made = {name: write(table, "std") for name, write in FORMATS.items()}
+    assert made["markdown"].startswith("## Two shifts\\_\n\n| method |")
+    assert r"\caption{Two shifts\_. Accuracy, in points" in made["latex"]
     assert "| dan | **67.2 ± 0.8\\*** | **67.2 ± 0.8\\*** | **67.2** | 1.00 |" in made["markdown"]
     assert r"dan & \textbf{67.2 $\pm$ 0.8$^{*}$}" in made["latex"]
     assert r"method & a \& b & c & average & rank \\" in made["latex"]
@@ -113,6 +116,7 @@ def test_every_format_holds_the_numbers(told):
     page = study_page_html(table, "interval")
     assert "Average ranks" in page
     assert "a &amp; b" in page
+    assert "<title>Two shifts_" in page
     assert "<script" not in page
 
 
@@ -161,7 +165,7 @@ def test_methods_within_the_critical_difference_are_joined():
 
 
 def test_what_is_wrong_with_the_whole_study_ends_it_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(study_module, "apart", lambda *_, **__: pytest.fail("something was begun"))
+    monkeypatch.setattr(study_module, "check_cells", lambda *_, **__: pytest.fail("something was begun"))
     with pytest.raises(UserInputError, match="unknown plugin 'dam'"):
         Study({**FILE, "methods": ["source_only", "dam"]}, tmp_path / "out")
     with pytest.raises(UserInputError, match="trian"):
