@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import tomllib
@@ -145,3 +146,17 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _too_deep(where: str) -> UserInputError:
     return UserInputError("values are nested too deep", where=where, fix=f"{MOST_DEPTH} levels are the most")
+
+
+def parquet_package() -> Any:
+    """Return the package that writes parquet.
+
+    Raises:
+        UserInputError: if it is not installed.
+    """
+    try:
+        importlib.import_module("pyarrow.parquet")
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        what = f"parquet needs the package pyarrow ({error})"
+        raise UserInputError(what, where="--out", fix="pip install 'fercore[parquet]', or write .csv") from None

@@ -9,9 +9,9 @@ import signal
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,33 +56,34 @@ def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Ite
 
 
 def outcomes(
-    calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1
+    calls: Iterable[tuple[str, Callable[[], T]]], *, jobs: int = 1
 ) -> Generator[tuple[int, T | Exception], None, None]:
     """Yield (number of the call, what it returns or raised) as they end, every one made in a process of its own.
 
     An error thrown into this lets the running processes end by themselves and begins no other; closing it stops them.
 
     Args:
-        calls, jobs: as for `apart`.
+        calls, jobs: as for `apart`; each is asked for when there is room for it, after what was yielded was dealt with.
 
     Raises:
         BaseException: what a call raised that is no Exception, such as an interrupt.
     """
-    waiting = deque(enumerate(calls))
-    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    waiting = enumerate(calls)
+    running: dict[Connection, tuple[int, str, BaseProcess]] = {}
     try:
-        while waiting or running:
-            while waiting and len(running) < jobs:
-                index, (name, call) = waiting.popleft()
+        while True:
+            for index, (name, call) in islice(waiting, jobs - len(running)):
                 receiver, process = _start(name, call, jobs)
-                running[receiver] = index, process
+                running[receiver] = index, name, process
+            if not running:
+                return
             ready = wait(list(running))
             # In the order they were started, not that of `wait`: of two errors the same one comes first every time.
             for receiver in [one for one in running if one in ready]:
-                index, process = running[receiver]
+                index, name, process = running[receiver]
                 answer: T | Exception
                 try:
-                    answer = _answer(calls[index][0], receiver, process)
+                    answer = _answer(name, receiver, process)
                 except Exception as error:
                     answer = error
                 del running[receiver]
@@ -91,7 +92,7 @@ def outcomes(
         _await(running)
         raise
     finally:
-        _stop([process for _, process in running.values()])
+        _stop([process for *_, process in running.values()])
 
 
 def share_out(
@@ -212,9 +213,9 @@ def _answer(name: str, receiver: Connection, process: BaseProcess) -> Any:
     raise value
 
 
-def _await(running: Mapping[Connection, tuple[int, BaseProcess]]) -> None:
+def _await(running: Mapping[Connection, tuple[int, str, BaseProcess]]) -> None:
     """Let processes end by themselves; their answers are taken, so that none waits for a reader, and dropped."""
-    for receiver, (_, process) in running.items():
+    for receiver, (*_, process) in running.items():
         with suppress(EOFError):
             receiver.recv_bytes()
         process.join()

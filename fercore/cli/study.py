@@ -55,6 +55,9 @@ def study(
     else:
         folder = out or Path("runs") / "-".join(filter(None, [Path(study).stem, scale]))
         opened = Study(study, folder, scale=scale, data_root=data_root, pairs=pair or (), methods=method or ())
+    if opened.file.search is not None:
+        _search(opened, jobs, status=status)
+        return
     if status:
         console.print_lines(status_lines(opened, jobs))
         return
@@ -66,6 +69,26 @@ def study(
     if not end.complete:
         console.print_lines([*status_lines(opened, jobs)[:1], "the same command tries again what failed"])
         raise typer.Exit(1)
+
+
+def _search(opened: Study, jobs: int, *, status: bool) -> None:
+    from fercore import console
+    from fercore.experiments.search import Search
+    from fercore.experiments.search_table import BEST, search_notes, trial_rows
+
+    if status:
+        search = Search(opened)
+        lines = status_lines(opened, jobs) if opened.cells else []
+        console.print_lines([*lines, *search_notes(search)])
+        return
+    search = opened.search(jobs=jobs, observe=console.observer_for(jobs))
+    console.print_table(f"{search.row}: best trials", *trial_rows(search, most=10))
+    console.print_lines([*search_notes(search), f"written to {opened.out}"])
+    if search.best is None:
+        raise typer.Exit(1)
+    plugins = "+".join(opened.cell(search.row, *search.anywhere).cell.entry.plugins)
+    best = shlex.quote(str(opened.out / BEST))
+    console.print_lines([f"next: fercore run --plugin {plugins} --config {best}"])
 
 
 def status_lines(study: Study, jobs: int) -> list[str]:
@@ -101,9 +124,15 @@ def table(
     """Print the table of a study: means, spread, ranks, paired differences and their significance."""
     from fercore.experiments.study import Study
     from fercore.experiments.tables import FORMATS, study_table
-    from fercore.writing import refuse_taken, write_text
 
-    made = study_table(Study.read(folder), metric=metric, published=published)
+    opened = Study.read(folder)
+    if opened.file.search is not None:
+        if metric is not None or published:
+            what = "a search has one score and no published numbers"
+            raise UserInputError(what, where="fercore table", fix="leave --metric and --published out")
+        _search_table(opened, format_, out)
+        return
+    made = study_table(opened, metric=metric, published=published)
     if format_ == "text":
         if out is not None:
             raise UserInputError("text is for the terminal", where="--out", fix="give --format markdown")
@@ -112,7 +141,30 @@ def table(
     from fercore.reporting.study_page import study_page_html
 
     formats = {**FORMATS, "html": study_page_html}
-    text = formats[format_](made, spread)
+    _hand_over(formats[format_](made, spread), out)
+
+
+def _search_table(opened: Study, format_: str, out: Path | None) -> None:
+    from fercore import console
+    from fercore.experiments.search import Search
+    from fercore.experiments.search_table import search_notes, trial_rows, trials_csv
+    from fercore.reporting.search_page import search_page_html
+
+    search = Search(opened)
+    if format_ == "text" and out is None:
+        console.print_table(opened.file.title or search.row, *trial_rows(search))
+        console.print_lines(search_notes(search))
+    elif format_ in ("csv", "html"):
+        _hand_over(trials_csv(search) if format_ == "csv" else search_page_html(search), out)
+    else:
+        what = f"a search has no table in {format_}"
+        raise UserInputError(what, where="--format", fix="give html or csv, or text without --out")
+
+
+def _hand_over(text: str, out: Path | None) -> None:
+    """Print a text or write it."""
+    from fercore.writing import refuse_taken, write_text
+
     if out is None:
         say(text.rstrip("\n"), keep="\n")
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,12 +12,11 @@ import numpy as np
 
 from fercore.decisions.judging import ASKED, compared, known_labels, read_asked
 from fercore.decisions.recorded import aligned, read_recorded, result_of
-from fercore.errors import UserInputError, reason_of
+from fercore.errors import UserInputError
 from fercore.evaluation.consensus import Consensus
 from fercore.evaluation.selection import AGGREGATE, VALIDATORS, Evidence, aggregate, needs, ranks, score_pool
-from fercore.files import read_text
 from fercore.records.result import SCORES, Score
-from fercore.runs.folder import METRICS, RunFolder
+from fercore.runs.folder import RunFolder
 
 COMPARISON = "compare.json"
 SEED = re.compile(r"(.+)-s(\d+)")
@@ -197,7 +195,7 @@ def _runs(members: Sequence[tuple[str, Path]], score: str | None) -> _Group:
 
 def _checkpoints(run: Path) -> _Group:
     """Return the evaluations of a run as candidates."""
-    lines = _lines(run)
+    lines = RunFolder(run).logged()
     known = {line["done"]: line for line in lines if line.get("kind") == "selection"}
     tested = {line["done"]: line for line in lines if line.get("kind") == "evaluation"}
     names = sorted({key for line in known.values() for key in line} & set(VALIDATORS))
@@ -214,23 +212,10 @@ def _primary_metric(run: Path) -> Score:
 
 def _last_logged(run: Path) -> dict[str, float]:
     """Return the scores that a run logged of the network it ended with."""
-    lines = [line for line in _lines(run) if line.get("kind") == "selection"]
+    lines = [line for line in RunFolder(run).logged() if line.get("kind") == "selection"]
     chosen = result_of(run).selection.step
     ends = [line for line in lines if chosen is None or line.get("done") == chosen]
     return {key: _score(value) for key, value in ends[-1].items() if key in VALIDATORS} if ends else {}
-
-
-def _lines(run: Path) -> list[dict[str, Any]]:
-    path = run / METRICS
-    try:
-        lines = [json.loads(line) for line in read_text(path).splitlines()]
-        if not all(isinstance(line, dict) and isinstance(line.get("done"), int) for line in lines):
-            raise ValueError("a line of it is none that a run writes")
-    except UserInputError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserInputError(f"cannot read {METRICS}: {reason_of(error)}", where=str(path)) from None
-    return lines
 
 
 def _score(value: Any) -> float:

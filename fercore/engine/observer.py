@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fercore.records.plan import StepReport
 from fercore.records.result import Score, Scores
 
@@ -20,6 +22,9 @@ class Observer:
 
     def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
         """Hear an evaluation on the target's test part after `done` batches, and which score comes first."""
+
+    def selected(self, scores: Mapping[str, float], done: int) -> None:
+        """Hear the scores without target labels that were logged after `done` batches, by name."""
 
     def end(self) -> None:
         """Hear that training is over, finished or not."""

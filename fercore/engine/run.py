@@ -274,6 +274,7 @@ class Trainer:
         scores = scores_of(context, evidence)
         self.folder.log({"kind": "selection", "done": self.done, **scores, "uses_target_labels": False})
         self.loggers.scalars("selection", scores, self.done)
+        self.observer.selected(scores, self.done)
         if rule != LAST:
             self.candidates.keep(context, clock, evidence, self.done)
 

@@ -6,11 +6,11 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from fercore.arguments import request_of
 from fercore.documents import Shape, misfit, parse_json
@@ -27,16 +27,19 @@ from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, number_of
 from fercore.writing import make_parents, write_json
 
-STUDY, FAILURES = "study.json", "failures.json"
+if TYPE_CHECKING:
+    from fercore.experiments.search import Search
+
+STUDY, FAILURES, TRIAL_FOLDERS = "study.json", "failures.json", "trials"
 State: TypeAlias = Literal["finished", "begun", "failed", "missing"]
-Calls: TypeAlias = Sequence[tuple[str, Callable[[], Result]]]
+Calls: TypeAlias = Iterable[tuple[str, Callable[[], Result]]]
 
 
 class Executor(Protocol):
     """What runs cells, each by itself, here or elsewhere."""
 
     def run(self, calls: Calls) -> Generator[tuple[int, Result | Exception], None, None]:
-        """Yield (number of the call, what it returns or raised) as they end."""
+        """Yield (number of the call, what it returns or raised) as they end; a call is asked for when there is room."""
         ...
 
 
@@ -172,9 +175,11 @@ class Study:
     @cached_property
     def cells(self) -> list[StudyCell]:
         """Every cell, pair by pair and seed by seed, those that others start from before them."""
-        order = sorted(self.file.methods, key=lambda row: self._depth(row.name))
+        # Of a search, what its row starts from; the row itself is run by the trials.
+        rows = self.file.methods if self.file.search is None else self.file.lineage(self.file.searched)[:-1]
+        order = sorted(rows, key=lambda row: self._depth(row.name))
         return [
-            self._cell(row.name, pair.name, seed)
+            self.cell(row.name, pair.name, seed)
             for pair in self.file.pairs
             for seed in self.file.seeds
             for row in order
@@ -184,18 +189,26 @@ class Study:
         start = self.file.method(label).start
         return 0 if start is None else 1 + self._depth(start)
 
-    def _cell(self, label: str, pair: str, seed: int) -> StudyCell:
+    def cell(
+        self, label: str, pair: str, seed: int, *, over: Sequence[Mapping[str, Any]] = (), trial: int | None = None
+    ) -> StudyCell:
+        """Return a cell.
+
+        Args:
+            over: settings laid over the row's. trial: number of the search's trial that it is of.
+        """
         row = self.file.method(label)
         layers, preset = self._requests[pair]
-        folder, names = self.out / slug(pair), split_names(row.method)
-        place, name = folder_of(folder, label, seed), f"{pair}, {label}, seed {seed}"
+        root = self.out if trial is None else self.out / TRIAL_FOLDERS / f"{trial:04}"
+        place, names = folder_of(root / slug(pair), label, seed), split_names(row.method)
+        name = f"{'' if trial is None else f'trial {trial}: '}{pair}, {label}, seed {seed}"
         if self._is_source(label):
             assert self.file.pretrain_source is not None
             cell = source_cell([*layers, {"seed": seed}], self.file.pretrain_source, preset, place, name)
             return StudyCell(label, pair, seed, cell)
         beside = method_layers(names) if row.start is not None and self._is_source(row.start) else []
-        start = None if row.start is None else folder_of(folder, row.start, seed)
-        own = (*layers, *beside, row.settings, {"seed": seed})
+        start = None if row.start is None else folder_of(self.out / slug(pair), row.start, seed)
+        own = (*layers, *beside, row.settings, *over, {"seed": seed})
         cell = Cell(Entry(label, tuple(names), row.settings), own, preset, place, name, start)
         return StudyCell(label, pair, seed, cell)
 
@@ -223,8 +236,7 @@ class Study:
         executor = executor or LocalExecutor(jobs)
         waiting = [cell for cell in self.cells if not RunFolder(cell.cell.folder).finished]
         check_cells([cell.cell for cell in self.cells], jobs, scored=True)
-        make_parents(self.out / STUDY)
-        write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
+        self.write_file()
         reasons = dict(self._reasons())
         try:
             # Level by level: what others start from is there before they begin.
@@ -255,6 +267,24 @@ class Study:
             refuse_other_data(done)
         return self.status()
 
+    def search(
+        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = _silent
+    ) -> Search:
+        """Run the trials of [search] that the budget leaves, after what its row starts from, and return the search.
+
+        Args:
+            jobs, executor, observe: as for `run`.
+
+        Raises:
+            UserInputError: as `run`; without a [search]; for a space outside the settings' own bounds.
+            Interrupted: for a signal; says how to go on.
+        """
+        from fercore.experiments.search import Search
+
+        search = Search(self)
+        search.run(jobs=jobs, executor=executor or LocalExecutor(jobs), observe=observe)
+        return search
+
     def _run(
         self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]
     ) -> Iterator[tuple[StudyCell, Result | Exception]]:
@@ -269,6 +299,11 @@ class Study:
         ]
         for number, answer in executor.run(calls):
             yield cells[number], answer
+
+    def write_file(self) -> None:
+        """Keep the study's keys in its folder, from which `read` knows it."""
+        make_parents(self.out / STUDY)
+        write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
 
     def _keep(self, reasons: dict[str, str]) -> None:
         write_json(self.out / FAILURES, {"reasons": reasons})
@@ -298,7 +333,7 @@ class Study:
 
     def folder(self, method: str, pair: str, seed: int) -> Path:
         """Return the run folder of a cell."""
-        return self._cell(method, pair, seed).cell.folder
+        return self.cell(method, pair, seed).cell.folder
 
     def status(self, *, jobs: int = 1) -> Status:
         """Return how far the study is, with the time that the rest takes at the pace of what is done.

@@ -14,6 +14,7 @@ from fercore.config import Settings, Spec, merge
 from fercore.documents import in_words, parse_toml
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.experiments.cells import parse_entry
+from fercore.experiments.search_file import Dimension, SearchFile
 from fercore.files import no_file, read_text
 from fercore.records.result import Score
 
@@ -78,6 +79,7 @@ class StudyFile(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, description="of every run")
     methods: tuple[Method, ...] = Field(min_length=1)
     pairs: tuple[Pair, ...] = Field(min_length=1)
+    search: SearchFile | None = Field(None, description="settings of one row that are tried")
     scales: dict[str, dict[str, Any]] = Field(default_factory=dict, description="scale -> keys laid over these")
 
     @model_validator(mode="before")
@@ -116,6 +118,20 @@ class StudyFile(Settings):
             raise ValueError("methods that start from each other")
         return self
 
+    @model_validator(mode="after")
+    def _one_row_is_searched(self) -> StudyFile:
+        if self.search is None:
+            return self
+        labels = [row.name for row in self.methods]
+        if not self.search.method and len(self._last_rows()) != 1:
+            raise ValueError("[search] has several methods to choose from; give search.method, the label of one")
+        if self.search.method and self.search.method not in labels:
+            raise ValueError(f"no method is called {self.search.method!r}; {did_you_mean(self.search.method, labels)}")
+        wanted = {row.name for row in self.lineage(self.searched)}
+        if idle := next((name for name in labels if name not in wanted), None):
+            raise ValueError(f"{idle} takes no part in [search]; leave it out, or give it a study of its own")
+        return self
+
     def _begins(self, row: Method, seen: set[str]) -> Method | None:
         """Return the row that a row's chain of `from` begins with; None if it comes back to itself."""
         if row.start is None:
@@ -127,6 +143,20 @@ class StudyFile(Settings):
     def method(self, label: str) -> Method:
         """Return a row by its label."""
         return next(row for row in self.methods if row.name == label)
+
+    @property
+    def searched(self) -> Method:
+        """The row that [search] is about: the one it names, else the only one that no other starts from."""
+        return self.method(self.search.method) if self.search and self.search.method else self._last_rows()[0]
+
+    def _last_rows(self) -> list[Method]:
+        """Return the rows that no other starts from."""
+        starts = {row.start for row in self.methods}
+        return [row for row in self.methods if row.name not in starts]
+
+    def lineage(self, row: Method) -> list[Method]:
+        """Return the rows that a row starts from, the first one first, and the row itself."""
+        return [*([] if row.start is None else self.lineage(self.method(row.start))), row]
 
     @property
     def reference_label(self) -> str:
@@ -195,7 +225,9 @@ def check_study(tree: Mapping[str, Any], text: str, where: str) -> StudyFile:
     except ValidationError as error:
         first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     told = first.get("ctx", {}).get("error")
-    place = [part for part in first["loc"] if part != "from" or first["type"] != "extra_forbidden"]
+    loc = [part for part in first["loc"] if part != "from" or first["type"] != "extra_forbidden"]
+    # Names of settings are dotted, and a file may have them in tables as well as in one word.
+    place = [piece for part in loc for piece in (part.split(".") if isinstance(part, str) else [part])]
     line = line_of(text, place)
     where = f"{where}:{line}" if line else where
     if isinstance(told, UserInputError):
@@ -210,8 +242,9 @@ def check_study(tree: Mapping[str, Any], text: str, where: str) -> StudyFile:
 
 def _known(place: Sequence[int | str]) -> list[str]:
     """Return the keys of the table that a place is in."""
-    tables: dict[str, type[Settings]] = {"methods": Method, "pairs": Pair}
+    tables: dict[str, type[Settings]] = {"methods": Method, "pairs": Pair, "search": SearchFile}
     table = tables.get(str(place[0]), StudyFile) if len(place) > 1 else StudyFile
+    table = Dimension if place[:2] == ["search", "space"] else table
     return [field.alias or name for name, field in table.model_fields.items()]
 
 
@@ -242,7 +275,7 @@ def line_of(text: str, place: Sequence[int | str]) -> int:
 
 
 def _parts(dotted: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in dotted.split(".")]
+    return [part.strip().strip("\"'").strip() for part in dotted.split(".")]
 
 
 def _counted(parts: Sequence[str], counts: Mapping[str, int]) -> list[int | str]:

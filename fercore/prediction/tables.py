@@ -6,7 +6,6 @@ Rows are appended as they are made, those of a frame at once, so that an interru
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import os
@@ -17,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from fercore.documents import CsvWriter, plain_cell
+from fercore.documents import CsvWriter, parquet_package, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.files import open_regular
 from fercore.writing import cut, open_present, refuse_taken, whole, write_fault
@@ -208,20 +207,6 @@ def check_out(path: Path, *, resume: bool) -> None:
         parquet_package()
     if not resume:
         refuse_taken(path)
-
-
-def parquet_package() -> Any:
-    """Return the package that writes parquet.
-
-    Raises:
-        UserInputError: if it is not installed.
-    """
-    try:
-        importlib.import_module("pyarrow.parquet")
-        return importlib.import_module("pyarrow")
-    except ImportError as error:
-        what = f"parquet needs the package pyarrow ({error})"
-        raise UserInputError(what, where="--out", fix="pip install 'fercore[parquet]', or write .csv") from None
 
 
 class TableWriter:

@@ -219,6 +219,23 @@ class RunFolder:
         """Append one line to metrics.jsonl."""
         append_text(self.path / METRICS, json.dumps(values) + "\n")
 
+    def logged(self) -> list[dict[str, Any]]:
+        """Return the lines of metrics.jsonl; each has `kind`, and `done`, the batches trained on.
+
+        Raises:
+            UserInputError: if it cannot be read or is not what a run writes.
+        """
+        path = self.path / METRICS
+        try:
+            lines = [json.loads(line) for line in read_text(path).splitlines()]
+            if not all(isinstance(line, dict) and isinstance(line.get("done"), int) for line in lines):
+                raise ValueError("a line of it is none that a run writes")
+        except UserInputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UserInputError(f"cannot read {METRICS}: {reason_of(error)}", where=str(path)) from None
+        return lines
+
     def log_size(self) -> int:
         """Return the length of metrics.jsonl in bytes."""
         path = self.path / METRICS

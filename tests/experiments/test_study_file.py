@@ -121,7 +121,7 @@ def test_lines_of_keys_in_tables_and_arrays_of_tables():
 def test_the_example_of_the_documentation_is_a_study(tmp_path):
     text = (Path(__file__).parents[2] / "docs/studies.md").read_text().split("```toml\n")[1].split("```")[0]
     study = read_study(write(tmp_path, text), scale="small")
-    assert [row.name for row in study.methods] == ["source_only", "longer", "dan"]
+    assert [row.name for row in study.methods] == ["source_only", "longer", "dan", "source"]
     assert study.seeds == (0,)
 
 

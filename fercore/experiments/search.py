@@ -1,0 +1,472 @@
+"""A search: settings of one row of a study are tried, and the best taken by a score without target labels.
+
+Optuna draws the settings and says which runs to cut; its journal in the study's folder is the record of all trials, so
+that a search that was killed goes on with the trials it had.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+import shlex
+import statistics
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final, Literal, TypeAlias
+
+from filelock import FileLock, Timeout
+
+from fercore.config import nested
+from fercore.documents import parse_json
+from fercore.engine.observer import Observer
+from fercore.errors import UserInputError, reason_of
+from fercore.experiments.cells import check_cells, run_cell
+from fercore.experiments.search_file import ORACLE, SearchFile
+from fercore.experiments.search_space import Axis, grid_of, plan_search
+from fercore.experiments.study import STUDY, Executor, Study, StudyCell
+from fercore.files import read_text
+from fercore.isolation import apart
+from fercore.records.plan import StepReport
+from fercore.records.result import Result, Score, Scores
+from fercore.runs.folder import RunFolder
+from fercore.stopping import Interrupted, number_of
+from fercore.writing import cut, make_parents, writing
+
+JOURNAL, NAME = "search.log", "search"
+State: TypeAlias = Literal["complete", "pruned", "failed", "begun"]
+STATES: Final[Mapping[str, State]] = {
+    "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "begun", "WAITING": "begun"
+}  # fmt: skip
+
+
+class Pruned(Exception):
+    """A run was cut: at the same point most others had a better score."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of settings.
+
+    Attributes:
+        score: mean over pairs and seeds; of a pruned one the last that it had; None = unknown.
+        oracle: the same of the target's own score, which is worked out with labels; None = not asked for.
+        seconds: of training. reason: why it failed.
+    """
+
+    number: int
+    state: State
+    settings: Mapping[str, Any]
+    score: float | None
+    oracle: float | None = None
+    seconds: float | None = None
+    reason: str = ""
+
+
+def search_package() -> Any:
+    """Return the package that searches.
+
+    Raises:
+        UserInputError: if it is not installed.
+    """
+    try:
+        package = importlib.import_module("optuna")
+    except ImportError as error:
+        what = f"a search needs the package optuna ({error})"
+        raise UserInputError(what, where="[search]", fix="pip install 'fercore[search]'") from None
+    # Its lines on every trial say again what the observer says.
+    package.logging.set_verbosity(package.logging.ERROR)
+    return package
+
+
+class Search:
+    """The trials of a study's [search].
+
+    Args:
+        study: a study with one.
+
+    Raises:
+        UserInputError: if it has none, Optuna is not installed, or the journal of its folder is damaged.
+    """
+
+    def __init__(self, study: Study) -> None:
+        if study.file.search is None:
+            what, fix = "the study has no [search]", "add one to its file, or run it as it is"
+            raise UserInputError(what, where=str(study.out), fix=fix)
+        self.study, self.file = study, study.file.search
+        self.row, self._optuna = study.file.searched.name, search_package()
+        self.path = study.out / JOURNAL
+
+    @property
+    def uses_target_labels(self) -> bool:
+        """Whether the trials are judged by labels of the target."""
+        return self.file.objective == ORACLE
+
+    @property
+    def objective(self) -> str:
+        """The score in words, flagged where it is no score that one could have without labels."""
+        return "oracle (chosen on target test labels)" if self.uses_target_labels else self.file.objective
+
+    @property
+    def anywhere(self) -> tuple[str, int]:
+        """The first pair and seed."""
+        return self.study.file.pairs[0].name, self.study.file.seeds[0]
+
+    @cached_property
+    def optuna_study(self) -> Any:
+        """The record of all trials, as Optuna has it."""
+        return open_journal(self.path, self._optuna, self.file)
+
+    def trials(self) -> list[Trial]:
+        """Return every trial in the order they were drawn; none before the first run."""
+        if not self.path.is_file():
+            return []
+        return [self._trial(one) for one in self.optuna_study.get_trials(deepcopy=False) if one.params]
+
+    def _trial(self, frozen: Any) -> Trial:
+        state, told = STATES[frozen.state.name], frozen.user_attrs
+        score = frozen.value if state in ("complete", "pruned") else None
+        return Trial(
+            frozen.number, state, frozen.params, score, told.get("oracle"), told.get("seconds"), told.get("reason", "")
+        )
+
+    @property
+    def best(self) -> Trial | None:
+        """The complete trial with the highest score, the first of equals; None = there is none yet."""
+        done = [trial for trial in self.trials() if trial.state == "complete" and trial.score is not None]
+        return max(done, key=lambda trial: (trial.score, -trial.number), default=None)
+
+    def cells(self, trial: int, settings: Mapping[str, Any], over: Mapping[str, Any]) -> list[StudyCell]:
+        """Return the runs of a trial: one a pair and seed.
+
+        Args:
+            trial: its number. settings: dotted name -> value. over: what every trial has besides.
+        """
+        layers = [over, *(nested(name, value) for name, value in settings.items())]
+        file = self.study.file
+        return [
+            self.study.cell(self.row, pair.name, seed, over=layers, trial=trial)
+            for seed in file.seeds
+            for pair in file.pairs
+        ]
+
+    def run(self, *, jobs: int, executor: Executor, observe: Callable[[str], Observer]) -> None:
+        """Run what the budget leaves; see `Study.search`."""
+        from fercore.experiments.search_table import write_records
+
+        file = self.study.file
+        with self._alone():
+            self._refuse_other()
+            first = self.study.cell(self.row, *self.anywhere)
+            plan = next(apart([(NAME, partial(plan_search, first.cell, self.file))]))
+            axes, grid = plan.axes, None
+            if self.file.sampler == "grid":
+                axes = tuple(Axis(axis.name, tuple(axis.points())) for axis in axes)
+                grid = grid_of(axes)
+            bases = [self.study.cell(self.row, pair.name, file.seeds[0], over=[plan.layer]) for pair in file.pairs]
+            check_cells([base.cell for base in bases], jobs, scored=self.uses_target_labels or self.file.oracle)
+            if self.study.cells and not self.study.run(jobs=jobs, executor=executor, observe=observe).complete:
+                what = f"what {self.row} starts from failed"
+                raise UserInputError(what, where=str(self.study.out), fix="see `fercore study DIR --status`")
+            self.study.write_file()
+            _mend(self.path)
+            trials = _Trials(self, axes, plan.layer, grid, observe)
+            try:
+                for number, answer in executor.run(trials.calls()):
+                    trials.heard(number, answer)
+                    write_records(self)
+            except KeyboardInterrupt as stop:
+                again = f"the same command with --out {shlex.quote(str(self.study.out))} goes on"
+                raise Interrupted(number_of(stop), f"interrupted; {again}") from None
+            write_records(self)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from the same search."""
+        make_parents(self.path)
+        lock = FileLock(self.path.with_suffix(".lock"))
+        with writing(self.path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                what, fix = "another process is at work in that search", "wait for it, or stop it"
+                raise UserInputError(what, where=str(self.study.out), fix=fix) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _refuse_other(self) -> None:
+        """Refuse a folder with trials of another search: only the budget may change.
+
+        Raises:
+            UserInputError: naming what is different.
+        """
+        if not self.path.is_file():
+            return
+        try:
+            before = parse_json(read_text(self.study.out / STUDY), where=str(self.study.out))
+            earlier = type(self.study.file).model_validate(before)
+        except (OSError, ValueError) as error:
+            fix = "choose another --out"
+            what = f"cannot read {STUDY}: {reason_of(error)}"
+            raise UserInputError(what, where=str(self.study.out), fix=fix) from None
+        old, new = _identity(earlier), _identity(self.study.file)
+        if changed := [name for name in new if old[name] != new[name]]:
+            what = f"folder holds a search with other {', '.join(changed)}"
+            fix = "choose another --out; trials and hours may change"
+            raise UserInputError(what, where=str(self.study.out), fix=fix)
+
+
+def _identity(file: Any) -> dict[str, Any]:
+    """Return what trials depend on."""
+    whole = file.model_dump(mode="json", by_alias=True, exclude={"title", "paper", "reference", "scales"})
+    whole["search"] = {key: value for key, value in whole["search"].items() if key not in ("trials", "hours")}
+    return dict(whole)
+
+
+def open_journal(path: Path, optuna: Any, file: SearchFile) -> Any:
+    """Return the record in a journal, begun if it is not there.
+
+    Raises:
+        UserInputError: if it is damaged.
+    """
+    try:
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+        parts = {"storage": storage, "pruner": _pruner(optuna, file), "sampler": optuna.samplers.RandomSampler()}
+        if any(one.study_name == NAME for one in storage.get_all_studies()):
+            return optuna.load_study(study_name=NAME, **parts)
+        return optuna.create_study(study_name=NAME, direction="maximize", **parts)
+    except (ValueError, KeyError, OSError) as error:
+        fix = "bring it back as it was, or choose another --out"
+        raise UserInputError(f"cannot read the trials: {reason_of(error)}", where=str(path), fix=fix) from None
+
+
+def _mend(path: Path) -> None:
+    """Cut off the line that a process was killed in."""
+    with suppress(FileNotFoundError):
+        text = path.read_bytes()
+        if text and not text.endswith(b"\n"):
+            cut(path, text.rfind(b"\n") + 1)
+
+
+def _pruner(optuna: Any, file: SearchFile) -> Any:
+    if file.pruner == "none":
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=file.startup)
+
+
+class _Trials:
+    """Draws trials as there is room for them, and takes what their runs come to."""
+
+    def __init__(
+        self,
+        search: Search,
+        axes: Sequence[Axis],
+        over: Mapping[str, Any],
+        grid: list[dict[str, Any]] | None,
+        observe: Callable[[str], Observer],
+    ) -> None:
+        self._search, self._axes, self._over, self._observe = search, axes, over, observe
+        self._file, self._study, self._optuna = search.file, search.optuna_study, search._optuna
+        if grid is not None:
+            Random(self._file.seed).shuffle(grid)  # a budget smaller than the grid takes no corner of it
+        self._grid = grid
+        self._begun, self._spent = time.monotonic(), float(self._study.user_attrs.get("seconds", 0.0))
+        self._waiting: deque[tuple[Any, StudyCell]] = deque()
+        self._given: list[tuple[Any, StudyCell]] = []
+        self._left: dict[int, int] = {}
+        # Begun before a kill: their finished runs are kept, the others go on.
+        running = self._optuna.trial.TrialState.RUNNING
+        for frozen in self._study.get_trials(deepcopy=False, states=(running,)):
+            self._enter(self._optuna.trial.Trial(self._study, frozen._trial_id), frozen.number)
+
+    def _enter(self, trial: Any, number: int) -> None:
+        self._study.sampler = self._sampler(number)
+        for axis in self._axes:
+            axis.suggest(trial)
+        cells = self._search.cells(trial.number, trial.params, self._over)
+        self._left[trial.number] = len(cells)
+        self._waiting.extend((trial, cell) for cell in cells)
+
+    def calls(self) -> Iterator[tuple[str, Callable[[], Result]]]:
+        """Yield runs: those of trials that are begun, then of new ones while the budget lasts."""
+        while self._waiting or self._draw():
+            trial, cell = self._waiting.popleft()
+            # Scores of one cell at the same step are comparable, those of several are not: the first is watched.
+            watched = self._file.pruner != "none" and cell.cell.folder == self._cells_of(trial)[0].cell.folder
+            observe: Callable[[str], Observer] = self._observe
+            if watched:
+                observe = partial(
+                    Watched, self._observe, self._search.path.absolute(), self._file, trial._trial_id, self._metric
+                )
+            self._given.append((trial, cell))
+            yield cell.cell.label, partial(run_cell, cell.cell, observe)
+
+    @property
+    def _metric(self) -> Score:
+        return self._search.study.file.primary_metric
+
+    def _cells_of(self, trial: Any) -> list[StudyCell]:
+        return self._search.cells(trial.number, trial.params, self._over)
+
+    def _draw(self) -> bool:
+        """Draw a trial; False = the budget is used up."""
+        number = len(self._study.get_trials(deepcopy=False))
+        waiting = self._optuna.trial.TrialState.WAITING
+        number -= len(self._study.get_trials(deepcopy=False, states=(waiting,)))
+        most = min(self._file.trials or math.inf, math.inf if self._grid is None else len(self._grid))
+        if number >= most or self._spent_now() >= 3600 * (self._file.hours or math.inf):
+            return False
+        if self._grid is not None:
+            self._study.enqueue_trial(self._grid[number], skip_if_exists=True)
+        self._study.sampler = self._sampler(number)
+        self._enter(self._study.ask(), number)
+        return True
+
+    def _sampler(self, number: int) -> Any:
+        """Return what draws a trial."""
+        # A seed for every trial by itself: what is drawn does not hang on how often the search was stopped.
+        seed, samplers = (self._file.seed * 1_000_003 + number) % 2**32, self._optuna.samplers
+        if self._file.sampler == "tpe":
+            return samplers.TPESampler(seed=seed, n_startup_trials=self._file.startup)
+        return samplers.RandomSampler(seed)
+
+    def _spent_now(self) -> float:
+        return self._spent + time.monotonic() - self._begun
+
+    def heard(self, number: int, answer: Result | Exception) -> None:
+        """Take the result of the run that was given as number `number`; a trial ends with its last."""
+        trial, _ = self._given[number]
+        if trial.number not in self._left:
+            return  # ended by another of its runs
+        if isinstance(answer, Exception):
+            self._end(trial, answer)
+            return
+        self._left[trial.number] -= 1
+        if not self._left[trial.number]:
+            self._end(trial, None)
+
+    def _end(self, trial: Any, fault: Exception | None) -> None:
+        del self._left[trial.number]
+        self._waiting = deque(pair for pair in self._waiting if pair[0].number != trial.number)
+        states, told = self._optuna.trial.TrialState, self._observe(NAME)
+        value: float | None = None
+        cells = self._cells_of(trial)
+        done = [RunFolder(cell.cell.folder) for cell in cells if RunFolder(cell.cell.folder).finished]
+        if fault is None:
+            try:
+                value = statistics.fmean(score_of(run, self._file.objective, self._metric) for run in done)
+            except UserInputError as error:
+                fault = error
+        if isinstance(fault, Pruned):
+            text, state = "pruned", states.PRUNED
+        elif fault is not None:
+            reason = str(fault) if isinstance(fault, UserInputError) else f"{type(fault).__name__}: {fault}"
+            trial.set_user_attr("reason", reason)
+            text, state = f"failed: {reason}", states.FAIL
+        else:
+            text, state = f"{self._search.objective} {value:.4f}", states.COMPLETE
+        results = [run.result() for run in done]
+        trial.set_user_attr("seconds", sum(result.train_seconds for result in results))
+        if self._file.oracle and state == states.COMPLETE:
+            own = [score for result in results if (score := result.target.score(self._metric)) is not None]
+            trial.set_user_attr("oracle", statistics.fmean(own))
+        self._study.tell(trial, value, state=state)
+        self._study.set_user_attr("seconds", self._spent_now())
+        told.message(f"trial {trial.number}: {text}")
+
+
+def score_of(run: RunFolder, objective: str, metric: Score) -> float:
+    """Return a finished run's score.
+
+    Args:
+        objective: name of a score without labels, or `ORACLE`. metric: the target's own score for that.
+
+    Raises:
+        UserInputError: if the run has none.
+    """
+    result = run.result()
+    if objective == ORACLE:
+        value = result.target.score(metric)
+    else:
+        lines = [line for line in run.logged() if line.get("kind") == "selection"]
+        chosen = result.selection.step
+        ends = [line for line in lines if chosen is None or line["done"] == chosen]
+        value = ends[-1].get(objective) if ends else None
+    if not isinstance(value, int | float):
+        what = f"score {objective!r} is not defined for this run"
+        raise UserInputError(what, where=str(run.path), fix="name another under search.objective")
+    return float(value)
+
+
+class Watched(Observer):
+    """Hands on what a run says, and cuts it where most other trials had a better score.
+
+    Args:
+        observe: makes what hears of the run. journal: the record of all trials. file: the search.
+        trial: id of the run's trial in the record. metric: the target's own score, for an oracle. label: of the run.
+    """
+
+    def __init__(
+        self,
+        observe: Callable[[str], Observer],
+        journal: Path,
+        file: SearchFile,
+        trial: int,
+        metric: Score,
+        label: str,
+    ) -> None:
+        self._inner, self._file, self._metric = observe(label), file, metric
+        optuna = search_package()
+        # Opened by every process by itself: the journal is made for that.
+        self._trial, self._total = optuna.trial.Trial(open_journal(journal, optuna, file), trial), 0
+
+    def message(self, text: str) -> None:
+        """Hand on."""
+        self._inner.message(text)
+
+    def begin(self, done: int, total: int) -> None:
+        """Hand on, and keep where training ends."""
+        self._total = total
+        self._inner.begin(done, total)
+
+    def step(self, report: StepReport, done: int) -> None:
+        """Hand on."""
+        self._inner.step(report, done)
+
+    def evaluated(self, scores: Scores, primary_metric: Score, done: int) -> None:
+        """Hand on; an oracle alone looks at it."""
+        self._inner.evaluated(scores, primary_metric, done)
+        if self._file.objective == ORACLE:
+            self._report(scores.score(self._metric), done)
+
+    def selected(self, scores: Mapping[str, float], done: int) -> None:
+        """Look at the score, and end the run if it is worse than the others' median.
+
+        Raises:
+            Pruned: then.
+        """
+        self._inner.selected(scores, done)
+        if self._file.objective != ORACLE:
+            self._report(scores.get(self._file.objective), done)
+
+    def _report(self, score: float | None, done: int) -> None:
+        if score is None:
+            return
+        with warnings.catch_warnings():
+            # A run that goes on from a checkpoint comes by the same step again.
+            warnings.filterwarnings("ignore", "The reported value is ignored")
+            self._trial.report(score, done)
+        if done < self._total and self._trial.should_prune():  # of a whole run nothing is left to save
+            raise Pruned(f"after {done} steps")
+
+    def end(self) -> None:
+        """Hand on."""
+        self._inner.end()
