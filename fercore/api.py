@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from fercore.decisions.ranking import Ranking
     from fercore.engine.setup import RunContext
     from fercore.evaluation.verdict import Verdict
+    from fercore.experiments.search import Search
     from fercore.experiments.study import Study
     from fercore.prediction.evaluation import Evaluation
     from fercore.prediction.predictor import Predictions, Predictor
@@ -42,6 +43,7 @@ __all__ = [
     "Predictor",
     "Result",
     "Run",
+    "Search",
     "Study",
     "UserInputError",
     "ask",
@@ -630,6 +632,10 @@ def __getattr__(name: str) -> Any:
         from fercore.prediction import predictor
 
         return getattr(predictor, name)
+    if name == "Search":
+        from fercore.experiments.search import Search
+
+        return Search
     if name == "Study":
         from fercore.experiments.study import Study
 

@@ -76,12 +76,12 @@ def _search(opened: Study, jobs: int, *, status: bool) -> None:
     from fercore.experiments.search import Search
     from fercore.experiments.search_table import BEST, search_notes, trial_rows
 
+    search = Search(opened)
     if status:
-        search = Search(opened)
         lines = status_lines(opened, jobs) if opened.cells else []
         console.print_lines([*lines, *search_notes(search)])
         return
-    search = opened.search(jobs=jobs, observe=console.observer_for(jobs))
+    search.run(jobs=jobs, observe=console.observer_for(jobs))
     console.print_table(f"{search.row}: best trials", *trial_rows(search, most=10))
     console.print_lines([*search_notes(search), f"written to {opened.out}"])
     if search.best is None:
@@ -146,11 +146,11 @@ def table(
 
 def _search_table(opened: Study, format_: str, out: Path | None) -> None:
     from fercore import console
-    from fercore.experiments.search import Search
     from fercore.experiments.search_table import search_notes, trial_rows, trials_csv
+    from fercore.experiments.search_trials import Trials
     from fercore.reporting.search_page import search_page_html
 
-    search = Search(opened)
+    search = Trials(opened)
     if format_ == "text" and out is None:
         console.print_table(opened.file.title or search.row, *trial_rows(search))
         console.print_lines(search_notes(search))

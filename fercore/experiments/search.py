@@ -6,7 +6,6 @@ that a search that was killed goes on with the trials it had.
 
 from __future__ import annotations
 
-import importlib
 import math
 import shlex
 import statistics
@@ -15,11 +14,10 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -30,7 +28,9 @@ from fercore.errors import UserInputError, reason_of
 from fercore.experiments.cells import check_cells, run_cell
 from fercore.experiments.search_file import ORACLE, SearchFile
 from fercore.experiments.search_space import Axis, grid_of, plan_search
-from fercore.experiments.study import STUDY, Executor, Study, StudyCell
+from fercore.experiments.search_table import write_records
+from fercore.experiments.search_trials import NAME, Trials, open_journal, search_package
+from fercore.experiments.study import STUDY, Executor, LocalExecutor, StudyCell, silent
 from fercore.files import read_text
 from fercore.isolation import apart
 from fercore.records.plan import StepReport
@@ -39,54 +39,13 @@ from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, number_of
 from fercore.writing import cut, make_parents, writing
 
-JOURNAL, NAME = "search.log", "search"
-State: TypeAlias = Literal["complete", "pruned", "failed", "begun"]
-STATES: Final[Mapping[str, State]] = {
-    "COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "begun", "WAITING": "begun"
-}  # fmt: skip
-
 
 class Pruned(Exception):
     """A run was cut: at the same point most others had a better score."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One choice of settings.
-
-    Attributes:
-        score: mean over pairs and seeds; of a pruned one the last that it had; None = unknown.
-        oracle: the same of the target's own score, which is worked out with labels; None = not asked for.
-        seconds: of training. reason: why it failed.
-    """
-
-    number: int
-    state: State
-    settings: Mapping[str, Any]
-    score: float | None
-    oracle: float | None = None
-    seconds: float | None = None
-    reason: str = ""
-
-
-def search_package() -> Any:
-    """Return the package that searches.
-
-    Raises:
-        UserInputError: if it is not installed.
-    """
-    try:
-        package = importlib.import_module("optuna")
-    except ImportError as error:
-        what = f"a search needs the package optuna ({error})"
-        raise UserInputError(what, where="[search]", fix="pip install 'fercore[search]'") from None
-    # Its lines on every trial say again what the observer says.
-    package.logging.set_verbosity(package.logging.ERROR)
-    return package
-
-
-class Search:
-    """The trials of a study's [search].
+class Search(Trials):
+    """The trials of a study's [search], and what runs them.
 
     Args:
         study: a study with one.
@@ -94,53 +53,6 @@ class Search:
     Raises:
         UserInputError: if it has none, Optuna is not installed, or the journal of its folder is damaged.
     """
-
-    def __init__(self, study: Study) -> None:
-        if study.file.search is None:
-            what, fix = "the study has no [search]", "add one to its file, or run it as it is"
-            raise UserInputError(what, where=str(study.out), fix=fix)
-        self.study, self.file = study, study.file.search
-        self.row, self._optuna = study.file.searched.name, search_package()
-        self.path = study.out / JOURNAL
-
-    @property
-    def uses_target_labels(self) -> bool:
-        """Whether the trials are judged by labels of the target."""
-        return self.file.objective == ORACLE
-
-    @property
-    def objective(self) -> str:
-        """The score in words, flagged where it is no score that one could have without labels."""
-        return "oracle (chosen on target test labels)" if self.uses_target_labels else self.file.objective
-
-    @property
-    def anywhere(self) -> tuple[str, int]:
-        """The first pair and seed."""
-        return self.study.file.pairs[0].name, self.study.file.seeds[0]
-
-    @cached_property
-    def optuna_study(self) -> Any:
-        """The record of all trials, as Optuna has it."""
-        return open_journal(self.path, self._optuna, self.file)
-
-    def trials(self) -> list[Trial]:
-        """Return every trial in the order they were drawn; none before the first run."""
-        if not self.path.is_file():
-            return []
-        return [self._trial(one) for one in self.optuna_study.get_trials(deepcopy=False) if one.params]
-
-    def _trial(self, frozen: Any) -> Trial:
-        state, told = STATES[frozen.state.name], frozen.user_attrs
-        score = frozen.value if state in ("complete", "pruned") else None
-        return Trial(
-            frozen.number, state, frozen.params, score, told.get("oracle"), told.get("seconds"), told.get("reason", "")
-        )
-
-    @property
-    def best(self) -> Trial | None:
-        """The complete trial with the highest score, the first of equals; None = there is none yet."""
-        done = [trial for trial in self.trials() if trial.state == "complete" and trial.score is not None]
-        return max(done, key=lambda trial: (trial.score, -trial.number), default=None)
 
     def cells(self, trial: int, settings: Mapping[str, Any], over: Mapping[str, Any]) -> list[StudyCell]:
         """Return the runs of a trial: one a pair and seed.
@@ -156,11 +68,19 @@ class Search:
             for pair in file.pairs
         ]
 
-    def run(self, *, jobs: int, executor: Executor, observe: Callable[[str], Observer]) -> None:
-        """Run what the budget leaves; see `Study.search`."""
-        from fercore.experiments.search_table import write_records
+    def run(
+        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = silent
+    ) -> None:
+        """Run the trials that the budget leaves, after what the row starts from.
 
-        file = self.study.file
+        Args:
+            jobs, executor, observe: as for `Study.run`.
+
+        Raises:
+            UserInputError: as `Study.run`; for a space outside the settings' bounds, and a folder of another search.
+            Interrupted: for a signal; says how to go on.
+        """
+        executor, file = executor or LocalExecutor(jobs), self.study.file
         with self._alone():
             self._refuse_other()
             first = self.study.cell(self.row, *self.anywhere)
@@ -176,7 +96,7 @@ class Search:
                 raise UserInputError(what, where=str(self.study.out), fix="see `fercore study DIR --status`")
             self.study.write_file()
             _mend(self.path)
-            trials = _Trials(self, axes, plan.layer, grid, observe)
+            trials = _Drawn(self, axes, plan.layer, grid, observe)
             try:
                 for number, answer in executor.run(trials.calls()):
                     trials.heard(number, answer)
@@ -231,23 +151,6 @@ def _identity(file: Any) -> dict[str, Any]:
     return dict(whole)
 
 
-def open_journal(path: Path, optuna: Any, file: SearchFile) -> Any:
-    """Return the record in a journal, begun if it is not there.
-
-    Raises:
-        UserInputError: if it is damaged.
-    """
-    try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
-        parts = {"storage": storage, "pruner": _pruner(optuna, file), "sampler": optuna.samplers.RandomSampler()}
-        if any(one.study_name == NAME for one in storage.get_all_studies()):
-            return optuna.load_study(study_name=NAME, **parts)
-        return optuna.create_study(study_name=NAME, direction="maximize", **parts)
-    except (ValueError, KeyError, OSError) as error:
-        fix = "bring it back as it was, or choose another --out"
-        raise UserInputError(f"cannot read the trials: {reason_of(error)}", where=str(path), fix=fix) from None
-
-
 def _mend(path: Path) -> None:
     """Cut off the line that a process was killed in."""
     with suppress(FileNotFoundError):
@@ -256,13 +159,7 @@ def _mend(path: Path) -> None:
             cut(path, text.rfind(b"\n") + 1)
 
 
-def _pruner(optuna: Any, file: SearchFile) -> Any:
-    if file.pruner == "none":
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=file.startup)
-
-
-class _Trials:
+class _Drawn:
     """Draws trials as there is room for them, and takes what their runs come to."""
 
     def __init__(

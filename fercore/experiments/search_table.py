@@ -12,21 +12,21 @@ import tomli_w
 from fercore.config import merge, nested
 from fercore.documents import CsvWriter, parquet_package, without_none
 from fercore.errors import UserInputError
-from fercore.experiments.search import STATES, Search, Trial
+from fercore.experiments.search_trials import STATES, Trial, Trials
 from fercore.writing import whole, write_text
 
-BEST, TRIALS, PARQUET = "best.toml", "trials.csv", "trials.parquet"
+BEST, TABLE, PARQUET = "best.toml", "trials.csv", "trials.parquet"
 ORACLE_COLUMN: Final = "oracle (uses target labels)"
 
 
-def write_records(search: Search) -> None:
+def write_records(search: Trials) -> None:
     """Write trials.csv, trials.parquet where pyarrow is installed, and the best settings, if there are any yet.
 
     Raises:
         WriteError: if they cannot be written.
     """
     out, records = search.study.out, trial_records(search)
-    write_text(out / TRIALS, trials_csv(search))
+    write_text(out / TABLE, trials_csv(search))
     try:
         pyarrow = parquet_package()
     except UserInputError:
@@ -49,7 +49,7 @@ def _table(pyarrow: Any, records: Sequence[dict[str, Any]]) -> Any:
     return pyarrow.table(columns)
 
 
-def trial_records(search: Search) -> list[dict[str, Any]]:
+def trial_records(search: Trials) -> list[dict[str, Any]]:
     """Return a record a trial: number, state, its settings, score, and what it cost."""
     names = list(search.file.space)
     return [
@@ -68,7 +68,7 @@ def trial_records(search: Search) -> list[dict[str, Any]]:
     ]
 
 
-def trials_csv(search: Search) -> str:
+def trials_csv(search: Trials) -> str:
     """Return the trials as CSV."""
     buffer = io.StringIO(newline="")
     writer = CsvWriter(buffer)
@@ -80,7 +80,7 @@ def trials_csv(search: Search) -> str:
     return buffer.getvalue()
 
 
-def best_toml(search: Search, best: Trial) -> str:
+def best_toml(search: Trials, best: Trial) -> str:
     """Return the row's settings with those of a trial, as a file for --config; how they were found stands above."""
     file = search.study.file
     settings = merge(file.settings, file.searched.settings)
@@ -98,12 +98,12 @@ def best_toml(search: Search, best: Trial) -> str:
     return "\n".join(lines) + "\n" + tomli_w.dumps(without_none({**preset, **settings}))
 
 
-def _runs(search: Search) -> str:
+def _runs(search: Trials) -> str:
     pairs, seeds = len(search.study.file.pairs), len(search.study.file.seeds)
     return f"{pairs} pair{'s' * (pairs > 1)} and {seeds} seed{'s' * (seeds > 1)}"
 
 
-def trial_rows(search: Search, most: int | None = None) -> tuple[list[str], list[list[str]]]:
+def trial_rows(search: Trials, most: int | None = None) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the trials as text, best first.
 
     Args:
@@ -131,7 +131,7 @@ def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def search_notes(search: Search) -> list[str]:
+def search_notes(search: Trials) -> list[str]:
     """Return what a reader must know of a search: its end, its best, and what labels took part in."""
     trials, best, file = search.trials(), search.best, search.file
     counts = Counter(trial.state for trial in trials)
@@ -149,7 +149,7 @@ def search_notes(search: Search) -> list[str]:
     return lines
 
 
-def regret(search: Search, trials: Sequence[Trial], best: Trial | None) -> float | None:
+def regret(search: Trials, trials: Sequence[Trial], best: Trial | None) -> float | None:
     """Return how much the best trial's own score on the target lies under the highest one; None = not asked for."""
     own = [trial.oracle for trial in trials if trial.oracle is not None and trial.state == "complete"]
     if not search.file.oracle or best is None or best.oracle is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from fercore.arguments import request_of
 from fercore.documents import Shape, misfit, parse_json
@@ -26,9 +26,6 @@ from fercore.records.result import Result
 from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, number_of
 from fercore.writing import make_parents, write_json
-
-if TYPE_CHECKING:
-    from fercore.experiments.search import Search
 
 STUDY, FAILURES, TRIAL_FOLDERS = "study.json", "failures.json", "trials"
 State: TypeAlias = Literal["finished", "begun", "failed", "missing"]
@@ -96,7 +93,8 @@ class Status:
         return self.count("finished") == len(self.states)
 
 
-def _silent(label: str) -> Observer:
+def silent(label: str) -> Observer:
+    """Return an observer that says nothing."""
     return Observer()
 
 
@@ -217,9 +215,11 @@ class Study:
         return self.file.pretrain_source is not None and label == LABEL
 
     def run(
-        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = _silent
+        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = silent
     ) -> Status:
         """Train what is not finished yet, and return how far the study is; a cell that fails ends no other.
+
+        Of a study with a [search] this is what its row starts from; see `fercore.Search`.
 
         Args:
             jobs: cells at a time. executor: runs them; None = processes of this machine.
@@ -266,24 +266,6 @@ class Study:
             done = [cell.cell for cell in self.cells if cell.pair == pair.name and RunFolder(cell.cell.folder).finished]
             refuse_other_data(done)
         return self.status()
-
-    def search(
-        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = _silent
-    ) -> Search:
-        """Run the trials of [search] that the budget leaves, after what its row starts from, and return the search.
-
-        Args:
-            jobs, executor, observe: as for `run`.
-
-        Raises:
-            UserInputError: as `run`; without a [search]; for a space outside the settings' own bounds.
-            Interrupted: for a signal; says how to go on.
-        """
-        from fercore.experiments.search import Search
-
-        search = Search(self)
-        search.run(jobs=jobs, executor=executor or LocalExecutor(jobs), observe=observe)
-        return search
 
     def _run(
         self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]

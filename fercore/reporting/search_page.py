@@ -5,19 +5,19 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from fercore.experiments.search import Search, Trial
 from fercore.experiments.search_table import search_notes, trial_rows
+from fercore.experiments.search_trials import Trial, Trials
 from fercore.reporting.blocks import Chapter, Figure, Figures, Note, Page, Table
 from fercore.reporting.html import render
 from fercore.reporting.style import INKS, canvas, drawn, label, series, to_svg
 
 
-def search_page_html(search: Search) -> str:
+def search_page_html(search: Trials) -> str:
     """Return the page of a search: one HTML file that needs no network."""
     return render(search_page(search))
 
 
-def search_page(search: Search) -> Page:
+def search_page(search: Trials) -> Page:
     """Return the page of a search."""
     head, rows = trial_rows(search)
     notes = search_notes(search)
@@ -29,7 +29,7 @@ def search_page(search: Search) -> Page:
     return Page(search.study.file.title or f"Search: {search.row}", f"By {search.objective}.", chapters)
 
 
-def _figures(search: Search) -> Iterator[Figure]:
+def _figures(search: Trials) -> Iterator[Figure]:
     done = [trial for trial in search.trials() if trial.state == "complete"]
     if len({trial.score for trial in done}) < 2:
         return  # nothing tells the settings apart

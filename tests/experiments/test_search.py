@@ -12,10 +12,11 @@ import pytest
 from fercore.errors import UserInputError
 from fercore.experiments import search as search_module
 from fercore.experiments import search_space
-from fercore.experiments.search import JOURNAL, Pruned, Search, Watched, open_journal, search_package
+from fercore.experiments.search import Pruned, Search, Watched
 from fercore.experiments.search_file import Dimension
 from fercore.experiments.search_space import grid_of, plan_search
 from fercore.experiments.search_table import ORACLE_COLUMN, search_notes
+from fercore.experiments.search_trials import JOURNAL, open_journal, search_package
 from fercore.experiments.study import Study
 from fercore.experiments.study_file import check_study
 from fercore.runs.folder import RunFolder
@@ -36,6 +37,12 @@ FILE = {
 
 def searching(**keys):
     return {**FILE, "search": {**FILE["search"], **keys}}
+
+
+def searched(study, executor):
+    search = Search(study)
+    search.run(executor=executor)
+    return search
 
 
 def planned(tmp_path, **keys):
@@ -174,31 +181,31 @@ def labels(told):
 def test_a_search_that_was_killed_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
     whole = Told(monkeypatch)
     study = Study(searching(trials=8, startup=3), tmp_path / "whole")
-    wanted = study.search(executor=whole)
+    wanted = searched(study, whole)
     first = Told(monkeypatch, stop_after=4)
     with pytest.raises(KeyboardInterrupt, match="goes on"):
-        Study(searching(trials=8, startup=3), tmp_path / "killed").search(executor=first)
+        searched(Study(searching(trials=8, startup=3), tmp_path / "killed"), first)
     with (tmp_path / "killed" / JOURNAL).open("a") as journal:
         journal.write('{"half a li')  # as a kill may leave it
     second = Told(monkeypatch)
     second.scores = first.scores
-    search = Study(searching(trials=8, startup=3), tmp_path / "killed").search(executor=second)
+    search = searched(Study(searching(trials=8, startup=3), tmp_path / "killed"), second)
     assert [t.settings for t in search.trials()] == [t.settings for t in wanted.trials()]
     assert [t.score for t in search.trials()] == [t.score for t in wanted.trials()]
     # The run in which it was killed alone is begun again.
     assert labels(first)[:4] + labels(second) == labels(whole)
     assert search.best == max(search.trials(), key=lambda trial: trial.score)
     again = Told(monkeypatch)
-    Study(searching(trials=8, startup=3), tmp_path / "killed").search(executor=again)
+    searched(Study(searching(trials=8, startup=3), tmp_path / "killed"), again)
     assert again.begun == []
     with pytest.raises(UserInputError, match="folder holds a search with other seeds, search"):
-        Study({**searching(trials=8), "seeds": [1]}, tmp_path / "killed").search(executor=again)
+        searched(Study({**searching(trials=8), "seeds": [1]}, tmp_path / "killed"), again)
 
 
 def test_a_grid_is_gone_through_once_and_failures_end_no_other(tmp_path, monkeypatch):
     space = {"la_cmfer.gamma": [0.1, 0.5, 1.0], "la_cmfer.consistency": ["mcc", "kl"]}
     told = Told(monkeypatch, fail=(2,))
-    search = Study(searching(sampler="grid", trials=None, space=space, oracle=True), tmp_path).search(executor=told)
+    search = searched(Study(searching(sampler="grid", trials=None, space=space, oracle=True), tmp_path), told)
     trials = search.trials()
     assert len({tuple(trial.settings.values()) for trial in trials}) == len(trials) == 6
     assert [trial.state for trial in trials].count("failed") == 1
@@ -216,7 +223,7 @@ def test_a_grid_is_gone_through_once_and_failures_end_no_other(tmp_path, monkeyp
 
 
 def test_an_oracle_is_flagged_wherever_it_shows(tmp_path, monkeypatch):
-    search = Study(searching(objective="oracle"), tmp_path).search(executor=Told(monkeypatch))
+    search = searched(Study(searching(objective="oracle"), tmp_path), Told(monkeypatch))
     assert "CHOSEN ON LABELS OF THE TARGET" in (tmp_path / "best.toml").read_text()
     assert "oracle,-" in (tmp_path / "trials.csv").read_text()
     assert "True" in (tmp_path / "trials.csv").read_text()
