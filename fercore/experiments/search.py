@@ -31,7 +31,7 @@ from fercore.experiments.search_space import Axis, grid_of, plan_search
 from fercore.experiments.search_table import write_records
 from fercore.experiments.search_trials import NAME, Trials, open_journal, search_package
 from fercore.experiments.study import STUDY, Executor, LocalExecutor, StudyCell, silent
-from fercore.files import read_text
+from fercore.files import read_bytes, read_text
 from fercore.isolation import apart
 from fercore.records.plan import StepReport
 from fercore.records.result import Result, Score, Scores
@@ -154,7 +154,7 @@ def _identity(file: Any) -> dict[str, Any]:
 def _mend(path: Path) -> None:
     """Cut off the line that a process was killed in."""
     with suppress(FileNotFoundError):
-        text = path.read_bytes()
+        text = read_bytes(path)
         if text and not text.endswith(b"\n"):
             cut(path, text.rfind(b"\n") + 1)
 
