@@ -1,11 +1,13 @@
 """Fits the verdict on the pairs of even cells that `bench.verdict.train` made, and tests it on those of odd ones.
 
     python -m bench.verdict.fit WORK [--real WORK] [--out bench/results/verdict.json]
+    python -m bench.verdict.fit --again bench/results/verdict.json
 
 Prints weights, threshold and spread for every set of witnesses (`fercore.evaluation.verdict.FITTED`), how often the
 verdict decides and is right on the test pairs, what thirty labels are worth, and how well every score ranks the models
 of a cell. Nothing of the test pairs goes into a fit, nor of the pairs of real faces under `--real`, which are tested
-alike.
+alike. `--again` works out anew what follows from the pairs that a file of results has: fits, how they are tested, and
+what labels are worth.
 """
 
 from __future__ import annotations
@@ -34,8 +36,12 @@ SETS = [
 ]
 """Witnesses that two models have, those beside with other candidates at hand, with the scores that runs record, and
 where the models are run."""
-LEVEL, RIGHT, CLEAR, RIDGE = 0.9, 0.85, 0.02, 5.0
-"""Of the interval, of the words; the gap that counts; the penalty, for witnesses of equal scale."""
+LEVEL, RIGHT, CLEAR, RIDGE, LEVELS = 0.9, 0.85, 0.02, 5.0, (0.85, 0.9, 0.95)
+"""Of the interval, of the words; the gap that counts; the penalty, for witnesses of equal scale; chances at which
+labelling ends."""
+ONE_RIGHT = 0.45
+"""Share of disagreements on which one of the two models is right, where it was not recorded: with it thirty labels
+alone have the right sign as often as was recorded of those pairs."""
 Pair = dict[str, Any]
 
 
@@ -78,6 +84,19 @@ def pairs_of(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> list[Pair]:
                     "gaps": gaps[apart],
                 }
             )
+    return rows
+
+
+def recorded_pairs(record: dict[str, Any]) -> list[Pair]:
+    """Return the pairs of a file of results, with gaps of their disagreements in some order."""
+    rows = []
+    for row in record["pairs"]:
+        gain = round(row["difference"] * row["n"])
+        # Of pairs that were trained before this was recorded; see `ONE_RIGHT`.
+        either = max(abs(gain), round(ONE_RIGHT * row["disagreements"]))
+        better, worse = row.get("better", (either + gain) // 2), row.get("worse", (either - gain) // 2)
+        gaps = np.repeat([1, -1, 0], [better, worse, row["disagreements"] - better - worse])
+        rows.append({**row, "gaps": gaps})
     return rows
 
 
@@ -153,13 +172,15 @@ def tested(rows: Sequence[Pair], fit: verdict.Fit) -> dict[str, Any]:
 def with_labels(rows: Sequence[Pair], most: int = 30, draws: int = 300) -> dict[str, Any]:
     """Return what labels of disagreements, drawn with equal chances, say of the clear pairs.
 
-    `labels_needed`: until the e-value of one who looks after every label reaches 20, where it does.
+    `labels_needed`: until the e-value of one who looks after every label reaches 20, where it does. `together`: with
+    what is expected without labels, the sign of `most` labels, and of one who looks after every label, from the tenth
+    on, until the chance of either model reaches a level.
     """
     rng = np.random.default_rng(0)
-    counts = dict.fromkeys(("draws", "sign_right", "decided", "decided_right", "early", "early_right"), 0)
-    needed = []
+    counts = dict.fromkeys(("draws", "sign_right", "decided", "decided_right", "early", "early_right", "together"), 0)
+    needed, stops = list[int](), {level: list[tuple[int, bool]]() for level in LEVELS}
     for row in [row for row in rows if abs(row["difference"]) > CLEAR]:
-        helped = row["difference"] > 0
+        helped, before = row["difference"] > 0, verdict.expected(row["witnesses"])
         for _ in range(draws):
             drawn = rng.permutation(row["gaps"])
             better, worse = np.cumsum(drawn > 0), np.cumsum(drawn < 0)
@@ -176,6 +197,13 @@ def with_labels(rows: Sequence[Pair], most: int = 30, draws: int = 300) -> dict[
                 needed.append(first + 1)
                 counts["early"] += 1
                 counts["early_right"] += bool(better[first] > worse[first]) == helped
+            chances = chances_of(better, worse, len(drawn), row["n"], before)
+            counts["together"] += bool(chances[last] > 0.5) == helped
+            for level, stopped in stops.items():
+                sure = np.maximum(chances, 1 - chances) >= level
+                sure[:9], sure[-1] = False, True  # all of them labelled is an answer
+                first = int(sure.argmax())
+                stopped.append((first + 1, bool(chances[first] > 0.5) == helped))
     total = max(1, counts["draws"])
     return {
         "labels": most,
@@ -189,6 +217,27 @@ def with_labels(rows: Sequence[Pair], most: int = 30, draws: int = 300) -> dict[
             "median": float(np.median(needed)),
             "at_most_30": round(float(np.mean([each <= most for each in needed])) * counts["early"] / total, 3),
         },
+        "together": {
+            "sign_right": round(counts["together"] / total, 3),
+            "until_chance": {str(level): stopped_of(stopped, most) for level, stopped in stops.items()},
+        },
+    }
+
+
+def chances_of(better: np.ndarray, worse: np.ndarray, apart: int, n: int, before: verdict.Expected) -> np.ndarray:
+    """Return f[d], the chance that the adapted model is better after each label."""
+    rows = zip(better.tolist(), worse.tolist(), range(1, apart + 1), strict=True)
+    return np.array([verdict.chance_better(b, w, m, apart, n, before) for b, w, m in rows])
+
+
+def stopped_of(stopped: Sequence[tuple[int, bool]], most: int) -> dict[str, float]:
+    """Return how many labels were needed, and how often the answer was right."""
+    labels = [n for n, _ in stopped]
+    return {
+        "right": round(float(np.mean([right for _, right in stopped])), 3),
+        "mean": round(float(np.mean(labels)), 1),
+        "median": float(np.median(labels)),
+        "at_most_30": round(float(np.mean([n <= most for n in labels])), 3),
     }
 
 
@@ -251,27 +300,55 @@ def costs(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> dict[str, float
     }
 
 
+def again(path: Path) -> None:
+    """Work out anew what follows from the pairs of a file of results, and write it there."""
+    record = json.loads(path.read_text())
+    rows = recorded_pairs(record)
+    fit_rows, test_rows = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
+    record |= fits_of(fit_rows, test_rows)
+    whole = all("better" in row for row in record["pairs"])
+    name = "labels" if whole else "labels_if_one_is_right_in_45_percent"
+    record[name] = {side: with_labels(part) for side, part in (("fit", fit_rows), ("test", test_rows))}
+    write_json(path, record)
+    print(json.dumps(record[name], indent=1))
+
+
+def fits_of(fit_rows: Sequence[Pair], test_rows: Sequence[Pair]) -> dict[str, Any]:
+    """Return what every set of witnesses is worth, and how that does on the test pairs."""
+    fits = {"+".join(sorted(names)): fitted(fit_rows, sorted(names)) for names in SETS}
+    return {
+        "fitted": {
+            key: {
+                "needs": sorted(fit.needs),
+                "weights": {name: round(weight, 3) for name, weight in fit.weights.items()},
+                "threshold": round(fit.threshold, 4),
+                "spread": round(fit.spread, 4),
+            }
+            for key, fit in fits.items()
+        },
+        "tested": {key: tested(test_rows, fit) for key, fit in fits.items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("work", type=Path)
+    parser.add_argument("work", type=Path, nargs="?")
+    parser.add_argument("--again", type=Path)
     parser.add_argument("--real", type=Path)
     parser.add_argument("--out", type=Path, default=Path("bench/results/verdict.json"))
     given = parser.parse_args()
+    if given.again:
+        again(given.again)
+        return
+    if given.work is None:
+        parser.error("give WORK, or --again FILE")
     cells = read_cells(given.work)
     rows, real = pairs_of(cells), read_cells(given.real) if given.real else {}
     fit_rows, test_rows = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
-    record: dict[str, Any] = {"fit_pairs": len(fit_rows), "test_pairs": len(test_rows), "fitted": {}, "tested": {}}
-    for names in SETS:
-        fit, key = fitted(fit_rows, sorted(names)), "+".join(sorted(names))
-        record["fitted"][key] = {
-            "needs": sorted(fit.needs),
-            "weights": {name: round(weight, 3) for name, weight in fit.weights.items()},
-            "threshold": round(fit.threshold, 4),
-            "spread": round(fit.spread, 4),
-        }
-        record["tested"][key] = tested(test_rows, fit)
-        if real:
-            record.setdefault("real", {})[key] = tested(pairs_of(real), fit)
+    record: dict[str, Any] = {"fit_pairs": len(fit_rows), "test_pairs": len(test_rows), **fits_of(fit_rows, test_rows)}
+    if real:
+        fits = {"+".join(sorted(names)): fitted(fit_rows, sorted(names)) for names in SETS}
+        record["real"] = {key: tested(pairs_of(real), fit) for key, fit in fits.items()}
     record["labels"] = {side: with_labels(part) for side, part in (("fit", fit_rows), ("test", test_rows))}
     record["scores"] = score_table(cells)
     if real:
@@ -280,6 +357,8 @@ def main() -> None:
     record["pairs"] = [
         {
             **{key: row[key] for key in ("cell", "method", "n", "disagreements")},
+            "better": int((row["gaps"] > 0).sum()),
+            "worse": int((row["gaps"] < 0).sum()),
             "difference": round(row["difference"], 4),
             "witnesses": {name: round(value, 4) for name, value in row["witnesses"].items()},
         }

@@ -127,6 +127,7 @@ def print_verdict(judged: Verdict, reference: Path, adapted: Path) -> None:
         lines.append(
             f"{counted(judged.labels_used, 'label')}: {right}; p {told['p']:.3g}, e-value {told['e_value']:.3g}"
         )
+        lines.append(f"with what was expected without labels: {told['chance']:.0%} that the adapted model is better")
     shares = shares_lines(judged.estimated_shares)
     print_lines([*lines, *shares, *fairness(reference, adapted), advice(judged, reference, adapted)])
 

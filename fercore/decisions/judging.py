@@ -18,7 +18,15 @@ from fercore.decisions.recorded import Recorded, aligned, class_amis, read_recor
 from fercore.documents import Shape, misfit, parse_json, plain_cell
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.evaluation.label_shift import SharesByEstimator
-from fercore.evaluation.verdict import FEWEST, Verdict, disagreements, with_labels, without_labels
+from fercore.evaluation.verdict import (
+    FEWEST,
+    Verdict,
+    disagreements,
+    expected,
+    with_labels,
+    without_labels,
+    witnesses,
+)
 from fercore.experiments.cells import folder_of
 from fercore.files import read_text
 from fercore.prediction.class_shares import class_shares
@@ -122,8 +130,8 @@ def judge(
     """
     comparison = compared([reference, adapted, *others], target, device)
     first, second, *rest = comparison.probs
+    features, amis = comparison.features[:2], comparison.class_amis
     if labels is None:
-        features, amis = comparison.features[:2], comparison.class_amis
         judged = without_labels(first, second, others=rest, features=features, class_amis=amis)
         return replace(judged, estimated_shares=comparison.estimated_shares)
     asked, given = read_labels(labels, comparison.classes)
@@ -143,7 +151,8 @@ def judge(
         raise UserInputError(what, where=str(labels), fix="label some of those that fercore ask chose for them")
     names = [*comparison.classes, NONE_OF_THEM]
     truth = np.array([names.index(given[comparison.images[at]]) for at in labelled])
-    judged = with_labels(first, second, np.array(labelled), truth, planned=len(planned))
+    before = expected(witnesses(first, second, others=rest, features=features, class_amis=amis))
+    judged = with_labels(first, second, np.array(labelled), truth, planned=len(planned), before=before)
     return replace(judged, estimated_shares=comparison.estimated_shares)
 
 

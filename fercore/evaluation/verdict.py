@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -76,6 +77,19 @@ FITTED: tuple[Fit, ...] = (
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What is expected of the difference without a label.
+
+    Attributes:
+        middle: of accuracies, adapted - reference; shares: witness -> what each adds to it. fit: what they go by.
+    """
+
+    middle: float
+    shares: dict[str, float]
+    fit: Fit
+
+
+@dataclass(frozen=True)
 class Verdict:
     """Whether the adapted model is better than the reference.
 
@@ -85,7 +99,8 @@ class Verdict:
             disagreements: images with two answers.
         witnesses: name -> what each adds to the difference, 0 where it is worth nothing by the fit.
         labels_used: labels of disagreements.
-        evidence: what labels say: "better", "worse" (images that one model alone has right), "p", "e_value".
+        evidence: what labels say: "better", "worse" (images that one model alone has right), "p", "e_value", and
+            "chance", that the adapted model is better by labels and witnesses together (see `chance_better`).
         labels_wanted: labels of disagreements that would settle it; None where it is settled.
         estimated_shares: of the classes on images that the models were run on; None where there is nothing to
             estimate them with.
@@ -141,11 +156,9 @@ def without_labels(
     Raises:
         UserInputError: as `disagreements`.
     """
-    said = witnesses(reference, adapted, others=others, features=features, class_amis=class_amis)
-    known = [fit for fit in FITTED if fit.needs <= said.keys()]
-    fit = max(known, key=lambda each: len(each.needs))  # the one that was fitted with the most witnesses
-    shares = {name: fit.weights.get(name, 0.0) * value for name, value in said.items()}
-    middle, apart = sum(shares.values()), disagreements(reference, adapted)
+    before = expected(witnesses(reference, adapted, others=others, features=features, class_amis=class_amis))
+    middle, shares, fit = before.middle, before.shares, before.fit
+    apart = disagreements(reference, adapted)
     most = len(apart) / len(reference)
     word: Word = "unclear" if abs(middle) <= fit.threshold else "helped" if middle > 0 else "hurt"
     low, high = (float(np.clip(middle + sign * fit.spread, -most, most)) for sign in (-1, 1))
@@ -158,6 +171,18 @@ def without_labels(
         witnesses=shares,
         labels_wanted=None if word == "helped" else labels_wanted(middle / most, len(apart)),
     )
+
+
+def expected(said: Mapping[str, float]) -> Expected:
+    """Return what witnesses come to, by the fit with the most of them that are there.
+
+    Args:
+        said: as `witnesses` returns it.
+    """
+    known = [fit for fit in FITTED if fit.needs <= said.keys()]
+    fit = max(known, key=lambda each: len(each.needs))
+    shares = {name: fit.weights.get(name, 0.0) * value for name, value in said.items()}
+    return Expected(sum(shares.values()), shares, fit)
 
 
 def witnesses(
@@ -235,7 +260,13 @@ def _near(points: np.ndarray, apart: np.ndarray, agreed: np.ndarray, votes: np.n
 
 
 def with_labels(
-    reference: np.ndarray, adapted: np.ndarray, labelled: np.ndarray, labels: np.ndarray, *, planned: int
+    reference: np.ndarray,
+    adapted: np.ndarray,
+    labelled: np.ndarray,
+    labels: np.ndarray,
+    *,
+    planned: int,
+    before: Expected,
 ) -> Verdict:
     """Return the verdict of labels of disagreements that were drawn with equal chances.
 
@@ -245,6 +276,7 @@ def with_labels(
     Args:
         reference, adapted: probabilities f[n,K]. labelled: int[m], images among the disagreements, in the order they
             were asked for. labels: int[m], their classes. planned: how many were asked for.
+        before: what was expected without labels; it has no part in the word.
 
     Raises:
         UserInputError: as `disagreements`.
@@ -258,6 +290,7 @@ def with_labels(
     low, high = (share * (better + worse) / m * (2 * edge - 1) for edge in clopper_pearson(better, better + worse))
     word: Word = "unclear" if not settled else "helped" if better > worse else "hurt"
     middle = (better - worse) / m
+    chance = chance_better(better, worse, m, len(apart), len(reference), before)
     return Verdict(
         verdict=word,
         difference=share * middle,
@@ -266,7 +299,7 @@ def with_labels(
         disagreements=len(apart),
         witnesses={},
         labels_used=m,
-        evidence={"better": better, "worse": worse, "p": p, "e_value": e},
+        evidence={"better": better, "worse": worse, "p": p, "e_value": e, "chance": chance},
         labels_wanted=labels_wanted(middle, len(apart)) if word == "unclear" else None,
     )
 
@@ -296,6 +329,27 @@ def e_value(better: int, worse: int) -> float:
     n = better + worse
     logarithm = n * math.log(2) + math.lgamma(better + 1) + math.lgamma(worse + 1) - math.lgamma(n + 2)
     return math.exp(min(logarithm, 700.0))
+
+
+def chance_better(better: int, worse: int, labels: int, apart: int, n: int, before: Expected) -> float:
+    """Return how likely the adapted model is the better one, by labels and by what was expected without them.
+
+    Both are taken for normal and independent: the mean of the labels, without bias, with the variance of a sample that
+    is not put back, and what was expected with the spread of the pairs of models that it was fitted on. Unlike
+    McNemar's test and the e-value it is no better than that fit.
+
+    Args:
+        better, worse: labelled images that one model alone has right. labels: of how many. apart: disagreements, of
+            which these were drawn with equal chances. n: images in all.
+    """
+    if labels >= apart:
+        return float(better > worse) if better != worse else 0.5
+    share, rate = apart / n, (better + worse + 1) / (labels + 2)
+    variance = share**2 * rate / labels * (apart - labels) / max(1, apart - 1)
+    prior = (before.fit.spread / NormalDist().inv_cdf(0.95)) ** 2  # half of an interval of 90 %
+    seen = share * (better - worse) / labels
+    middle = (seen * prior + before.middle * variance) / (prior + variance)
+    return NormalDist().cdf(middle / math.sqrt(prior * variance / (prior + variance)))
 
 
 def labels_wanted(middle: float, most: int) -> int:

@@ -42,7 +42,7 @@ class _Block(nn.Module):
         super().__init__()
         self.first, self.second = _Separable(channels, width), _Separable(width, width)
         self.shortcut = nn.Sequential(
-            nn.Conv2d(channels, width, 1, stride=2, bias=False), nn.BatchNorm2d(width, eps=EPSILON, momentum=0.01)
+            nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width, eps=EPSILON, momentum=0.01)
         )
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -51,7 +51,9 @@ class _Block(nn.Module):
         pads = [max(0, (-(-n // 2) - 1) * 2 + 3 - n) for n in (deep.shape[3], deep.shape[2])]
         sides = [side for pad in pads for side in (pad // 2, pad - pad // 2)]
         pooled = F.max_pool2d(F.pad(deep, sides, value=-torch.inf), 3, 2)
-        return pooled + self.shortcut(maps)  # type: ignore[no-any-return]
+        # The stride of 2 is taken before the convolution: on its way back oneDNN's own, of eight channels in memory
+        # format channels_last, writes out of bounds (torch 2.14).
+        return pooled + self.shortcut(maps[:, :, ::2, ::2])  # type: ignore[no-any-return]
 
 
 class MiniXception(nn.Module):

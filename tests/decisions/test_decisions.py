@@ -229,6 +229,7 @@ def test_asked_labels_settle_it_and_nothing_shows_what_the_models_say(apart, tmp
     assert found["labels_used"] == 20
     assert found["difference"] == pytest.approx(40 / 56)
     assert found["evidence"]["better"] == 20
+    assert found["evidence"]["chance"] > 0.99
     page = (tmp_path / "ask/page.html").read_text()
     assert page.count("data:image/png;base64,") == 20
     assert "0.7" not in page.split("<script>")[1].split("const given")[0]

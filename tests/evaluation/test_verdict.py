@@ -16,7 +16,9 @@ from fercore.evaluation.selection.certainty import information_maximisation
 from fercore.evaluation.selection.structure import class_ami
 from fercore.evaluation.verdict import (
     FITTED,
+    Expected,
     Fit,
+    chance_better,
     clopper_pearson,
     disagreements,
     e_value,
@@ -30,6 +32,9 @@ from fercore.evaluation.verdict import (
 
 def answers(labels, sure=0.8, k=3):
     return np.full((len(labels), k), (1 - sure) / (k - 1)) + np.eye(k)[labels] * (sure - (1 - sure) / (k - 1))
+
+
+NOTHING = Expected(0.0, {}, FITTED[0])
 
 
 def pair(n=100, apart=40, sure=(0.5, 0.9)):
@@ -111,6 +116,34 @@ def test_the_fits_follow_from_the_committed_pairs_of_even_cells():
         assert (again.threshold, again.spread) == pytest.approx((fit.threshold, fit.spread), abs=2e-3)
 
 
+def test_the_chance_is_bayes_rule_on_a_grid():
+    """A normal prior of the difference times the normal likelihood of the labels' mean, summed where it is above 0."""
+    fit = Fit(frozenset({"information"}), {"information": 0.5}, 0.0, 0.2)
+    before = Expected(-0.03, {}, fit)
+    grid = np.linspace(-1, 1, 200_001)
+    share, better, worse, m, apart, n = 0.4, 12, 6, 30, 200, 500
+    deviation = share * math.sqrt(19 / 32 / 30 * 170 / 199)
+    logs = -(((grid + 0.03) / (0.2 / 1.6448536)) ** 2) / 2 - ((grid - share * 6 / 30) / deviation) ** 2 / 2
+    weights = np.exp(logs - logs.max())
+    assert chance_better(better, worse, m, apart, n, before) == pytest.approx(
+        weights[grid > 0].sum() / weights.sum(), abs=1e-4
+    )
+    # All of them labelled: nothing is left to expect.
+    assert [chance_better(b, c, 20, 20, 500, before) for b, c in ((9, 3), (3, 9), (5, 5))] == [1.0, 0.0, 0.5]
+
+
+def test_what_was_expected_has_no_part_in_the_word():
+    reference, adapted = pair(apart=60)
+    labels = np.repeat([1, 0, 2], [6, 4, 2])
+    told = [
+        with_labels(reference, adapted, np.arange(12), labels, planned=12, before=Expected(m, {}, FITTED[0]))
+        for m in (-0.3, 0.3)
+    ]
+    assert told[0].verdict == told[1].verdict == "unclear"
+    assert told[0].difference == told[1].difference
+    assert told[0].evidence["chance"] < 0.5 < told[1].evidence["chance"]
+
+
 @pytest.mark.parametrize(
     ("b", "c", "p"), [(18, 7, 0.043), (12, 4, 0.077), (9, 1, 0.021), (60, 40, 0.057), (6, 0, 0.031), (0, 0, 1)]
 )
@@ -136,22 +169,31 @@ def test_labels_give_the_difference_that_all_images_have():
     """2000 images, 300 disagreements, 60 labelled: 30 for the adapted model, 18 against, 12 neither: 3.0 points."""
     reference, adapted = pair(2000, 300)
     labels = np.repeat([1, 0, 2], [30, 18, 12])
-    found = with_labels(reference, adapted, np.arange(60), labels, planned=60)
+    found = with_labels(reference, adapted, np.arange(60), labels, planned=60, before=NOTHING)
     assert found.difference == pytest.approx(0.030)
     assert found.verdict == "unclear"  # p = 0.11
     low, high = (0.15 * 48 / 60 * (2 * share - 1) for share in clopper_pearson(30, 48))
     assert found.interval == pytest.approx((low, high))
     assert found.labels_wanted > 60
-    assert with_labels(reference, adapted, np.arange(60), np.repeat([1, 0], [45, 15]), planned=60).verdict == "helped"
-    assert with_labels(reference, adapted, np.arange(60), np.repeat([1, 0], [15, 45]), planned=60).verdict == "hurt"
+    assert (
+        with_labels(reference, adapted, np.arange(60), np.repeat([1, 0], [45, 15]), planned=60, before=NOTHING).verdict
+        == "helped"
+    )
+    assert (
+        with_labels(reference, adapted, np.arange(60), np.repeat([1, 0], [15, 45]), planned=60, before=NOTHING).verdict
+        == "hurt"
+    )
 
 
 def test_who_stops_early_needs_the_evidence_of_one_who_looked_after_every_label():
     reference, adapted = pair(2000, 300)
     labels = np.repeat([1, 0], [9, 1])  # p = 0.021, e = 9.3
-    assert with_labels(reference, adapted, np.arange(10), labels, planned=10).verdict == "helped"
-    assert with_labels(reference, adapted, np.arange(10), labels, planned=30).verdict == "unclear"
-    assert with_labels(reference, adapted, np.arange(8), np.ones(8, dtype=int), planned=30).verdict == "helped"
+    assert with_labels(reference, adapted, np.arange(10), labels, planned=10, before=NOTHING).verdict == "helped"
+    assert with_labels(reference, adapted, np.arange(10), labels, planned=30, before=NOTHING).verdict == "unclear"
+    assert (
+        with_labels(reference, adapted, np.arange(8), np.ones(8, dtype=int), planned=30, before=NOTHING).verdict
+        == "helped"
+    )
 
 
 def test_clopper_pearson_is_the_exact_interval():

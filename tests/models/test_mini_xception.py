@@ -141,3 +141,18 @@ def test_other_files_are_refused(tmp_path):
     (tmp_path / "cut.hdf5").write_bytes((tmp_path / "other.hdf5").read_bytes()[:600])
     with pytest.raises(UserInputError, match="cannot read Keras file"):
         read_state(tmp_path / "cut.hdf5")
+
+
+@pytest.mark.parametrize("side", [48, 64, 65])
+def test_gradients_are_the_same_in_either_memory_format(side):
+    """The first shortcut's strided convolution wrote out of bounds on its way back where channels lie last."""
+    torch.manual_seed(0)
+    network, images = MiniXception().eval(), torch.rand(8, 3, side, side)
+    gradients = []
+    for form in (torch.contiguous_format, torch.channels_last):
+        network.zero_grad()
+        network.to(memory_format=form)
+        network(images.to(memory_format=form)).square().mean().backward()
+        gradients.append([parameter.grad.contiguous().clone() for parameter in network.parameters()])
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))
