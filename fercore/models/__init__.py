@@ -36,6 +36,7 @@ from fercore.models.statistics import (
     swap_bn_stats,
     without_bn_update,
 )
+from fercore.models.teacher import Teacher
 
 __all__ = [
     "Backbone",
@@ -55,6 +56,7 @@ __all__ = [
     "RowNorm",
     "SizedByData",
     "StatisticsOf",
+    "Teacher",
     "batch_norms",
     "batch_statistics",
     "build_backbone",

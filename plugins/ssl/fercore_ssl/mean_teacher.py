@@ -13,11 +13,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import to_float32
-from fercore.models import Model
+from fercore.models import Model, Teacher
 from fercore.plugin import Batch, Forward, Settings, hookimpl
 from fercore_ssl.pi_model import PiModel, PiModelSettings
 from fercore_ssl.presets import presets
-from fercore_ssl.teacher import Teacher
 
 
 class MeanTeacherSettings(PiModelSettings):

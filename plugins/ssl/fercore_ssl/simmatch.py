@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fercore.losses import to_float32, unit, weighted_cross_entropy
-from fercore.models import Model, SizedByData
+from fercore.models import Model, SizedByData, Teacher
 from fercore.plugin import (
     Batch,
     EncodedDataset,
@@ -35,7 +35,6 @@ from fercore_ssl.alignment import RecentAlignment
 from fercore_ssl.base import SemiSupervised, logits
 from fercore_ssl.comatch import EmbeddingSettings, projection
 from fercore_ssl.presets import presets
-from fercore_ssl.teacher import Teacher
 
 
 class SimMatchSettings(EmbeddingSettings):

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector
 
-from fercore.models import Model, SizedByData, forward_without_bn_update
-from fercore.plugin import Encoded
+from fercore.models.model import Model
+from fercore.models.records import SizedByData
+from fercore.models.statistics import forward_without_bn_update
+from fercore.records.step import Encoded
 
 
 class Teacher(SizedByData):
