@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -148,8 +149,11 @@ def _too_deep(where: str) -> UserInputError:
     return UserInputError("values are nested too deep", where=where, fix=f"{MOST_DEPTH} levels are the most")
 
 
-def parquet_package() -> Any:
+def parquet_package(path: str | os.PathLike[str] = "--out") -> Any:
     """Return the package that writes parquet.
+
+    Args:
+        path: what would be written.
 
     Raises:
         UserInputError: if it is not installed.
@@ -159,4 +163,4 @@ def parquet_package() -> Any:
         return importlib.import_module("pyarrow")
     except ImportError as error:
         what = f"parquet needs the package pyarrow ({error})"
-        raise UserInputError(what, where="--out", fix="pip install 'fercore[parquet]', or write .csv") from None
+        raise UserInputError(what, where=str(path), fix="pip install 'fercore[parquet]', or write .csv") from None

@@ -38,10 +38,16 @@ def study(
     status: Annotated[
         bool, typer.Option("--status", help="Say what is done and what is missing, train nothing.")
     ] = False,
+    cell: Annotated[
+        str | None, typer.Option(help='Only this cell of a study\'s folder: "PAIR, METHOD, seed N".')
+    ] = None,
+    emit: Annotated[
+        Literal["slurm"] | None, typer.Option(help="Write an array script of the cells that are left, train nothing.")
+    ] = None,
 ) -> None:
     """Run methods on pairs of domains over seeds, or go on with them; print their table."""
     from fercore import console
-    from fercore.experiments.study import STUDY, Study
+    from fercore.experiments.study import FRAME, STUDY, Study
     from fercore.experiments.tables import study_table
 
     if study is None:
@@ -49,25 +55,57 @@ def study(
         return
     if (Path(study) / STUDY).is_file():
         if out is not None or scale is not None or data_root is not None or pair or method:
-            what = "the folder of a study goes with --jobs and --status alone"
+            what = "the folder of a study goes with no option that changes it"
             raise UserInputError(what, where="fercore study", fix="give the study's file to change it")
         opened = Study.read(Path(study))
     else:
+        if cell is not None:
+            raise UserInputError("--cell goes with a study's folder", where="fercore study", fix="give that folder")
         folder = out or Path("runs") / "-".join(filter(None, [Path(study).stem, scale]))
         opened = Study(study, folder, scale=scale, data_root=data_root, pairs=pair or (), methods=method or ())
+    if emit is not None:
+        _emit(opened, jobs)
+        return
     if opened.file.search is not None:
         _search(opened, jobs, status=status)
+        return
+    if cell is not None:
+        _one_cell(opened, cell)
         return
     if status:
         console.print_lines(status_lines(opened, jobs))
         return
     end = opened.run(jobs=jobs, observe=console.observer_for(jobs))
     _print_text(study_table(opened), "std")
+    try:
+        opened.write_frame()
+    except UserInputError as error:
+        console.print_lines([f"no {FRAME}: {error}"])
     console.print_lines(
         [f"written to {opened.out}", f"next: fercore table {shlex.quote(str(opened.out))} --format latex"]
     )
     if not end.complete:
         console.print_lines([*status_lines(opened, jobs)[:1], "the same command tries again what failed"])
+        raise typer.Exit(1)
+
+
+def _emit(opened: Study, jobs: int) -> None:
+    import shutil
+
+    from fercore import console
+    from fercore.experiments.slurm import submitting, write_scripts
+
+    paths = write_scripts(opened, command=shutil.which("fercore") or "fercore", jobs=jobs)
+    console.print_lines([*(f"written to {path}" for path in paths), *(f"next: {line}" for line in submitting(paths))])
+
+
+def _one_cell(opened: Study, label: str) -> None:
+    from fercore import console
+
+    status = opened.run(observe=console.observer_for(1), only=label)
+    states = {f"{pair}, {method}, seed {seed}": state for (method, pair, seed), state in status.states.items()}
+    console.print_lines([f"{states[label]}: {label}"])
+    if states[label] != "finished":
         raise typer.Exit(1)
 
 

@@ -26,11 +26,12 @@ from fercore.documents import parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, reason_of
 from fercore.experiments.cells import check_cells, run_cell
+from fercore.experiments.executors import Executor, LocalExecutor, silent
 from fercore.experiments.search_file import ORACLE, SearchFile
 from fercore.experiments.search_space import Axis, grid_of, plan_search
 from fercore.experiments.search_table import write_records
 from fercore.experiments.search_trials import NAME, Trials, open_journal, search_package
-from fercore.experiments.study import STUDY, Executor, LocalExecutor, StudyCell, silent
+from fercore.experiments.study import STUDY, StudyCell
 from fercore.files import read_bytes, read_text
 from fercore.isolation import apart
 from fercore.records.plan import StepReport

@@ -12,8 +12,9 @@ import tomli_w
 from fercore.config import merge, nested
 from fercore.documents import CsvWriter, parquet_package, without_none
 from fercore.errors import UserInputError
+from fercore.experiments.frames import write_frame
 from fercore.experiments.search_trials import STATES, Trial, Trials
-from fercore.writing import whole, write_text
+from fercore.writing import write_text
 
 BEST, TABLE, PARQUET = "best.toml", "trials.csv", "trials.parquet"
 ORACLE_COLUMN: Final = "oracle (uses target labels)"
@@ -28,25 +29,13 @@ def write_records(search: Trials) -> None:
     out, records = search.study.out, trial_records(search)
     write_text(out / TABLE, trials_csv(search))
     try:
-        pyarrow = parquet_package()
+        parquet_package()
     except UserInputError:
-        pyarrow = None  # the CSV says the same
-    if pyarrow is not None and records:
-        with whole(out / PARQUET) as file:
-            pyarrow.parquet.write_table(_table(pyarrow, records), file)
+        pass  # the CSV says the same
+    else:
+        write_frame(out / PARQUET, records)
     if search.best is not None:
         write_text(out / BEST, best_toml(search, search.best))
-
-
-def _table(pyarrow: Any, records: Sequence[dict[str, Any]]) -> Any:
-    """Return records as columns of one type each: values of several types become text."""
-    columns = {}
-    for name in records[0]:
-        values = [record[name] for record in records]
-        kinds = {type(value) for value in values if value is not None}
-        mixed = len(kinds) > 1 and not kinds <= {int, float}
-        columns[name] = [None if value is None else str(value) for value in values] if mixed else values
-    return pyarrow.table(columns)
 
 
 def trial_records(search: Trials) -> list[dict[str, Any]]:

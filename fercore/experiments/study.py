@@ -2,57 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import statistics
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from fercore.arguments import request_of
-from fercore.documents import Shape, misfit, parse_json
+from fercore.documents import parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.experiments.cells import Cell, Entry, check_cells, folder_of, refuse_other_data, run_cell, slug
+from fercore.experiments.executors import Executor, LocalExecutor, silent
+from fercore.experiments.failures import note_failure, read_failures
+from fercore.experiments.frames import CellRecord, write_frame
 from fercore.experiments.source_model import LABEL, method_layers, source_cell, take_source
 from fercore.experiments.study_file import Pair, StudyFile, check_study, read_study
 from fercore.files import absolute, read_text
 from fercore.hooks.discovery import check_early, split_names
-from fercore.isolation import outcomes
 from fercore.records.result import Result
 from fercore.runs.folder import RunFolder
 from fercore.stopping import Interrupted, number_of
 from fercore.writing import make_parents, write_json
 
-STUDY, FAILURES, TRIAL_FOLDERS = "study.json", "failures.json", "trials"
+STUDY, FRAME, TRIAL_FOLDERS = "study.json", "study.parquet", "trials"
 State: TypeAlias = Literal["finished", "begun", "failed", "missing"]
-Calls: TypeAlias = Iterable[tuple[str, Callable[[], Result]]]
-
-
-class Executor(Protocol):
-    """What runs cells, each by itself, here or elsewhere."""
-
-    def run(self, calls: Calls) -> Generator[tuple[int, Result | Exception], None, None]:
-        """Yield (number of the call, what it returns or raised) as they end; a call is asked for when there is room."""
-        ...
-
-
-@dataclass(frozen=True)
-class LocalExecutor:
-    """Runs cells in processes of this machine.
-
-    Attributes:
-        jobs: cells at a time; several have equal shares of the CPU threads.
-    """
-
-    jobs: int = 1
-
-    def run(self, calls: Calls) -> Generator[tuple[int, Result | Exception], None, None]:
-        """Yield (number of the call, what it returns or raised) as they end."""
-        return outcomes(calls, jobs=self.jobs)
 
 
 @dataclass(frozen=True)
@@ -63,12 +40,6 @@ class StudyCell:
     pair: str
     seed: int
     cell: Cell
-
-
-class _Failures(Shape):
-    """Cell -> why it failed."""
-
-    reasons: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -91,11 +62,6 @@ class Status:
     def complete(self) -> bool:
         """Whether every cell is finished."""
         return self.count("finished") == len(self.states)
-
-
-def silent(label: str) -> Observer:
-    """Return an observer that says nothing."""
-    return Observer()
 
 
 class Study:
@@ -215,7 +181,12 @@ class Study:
         return self.file.pretrain_source is not None and label == LABEL
 
     def run(
-        self, *, jobs: int = 1, executor: Executor | None = None, observe: Callable[[str], Observer] = silent
+        self,
+        *,
+        jobs: int = 1,
+        executor: Executor | None = None,
+        observe: Callable[[str], Observer] = silent,
+        only: str | None = None,
     ) -> Status:
         """Train what is not finished yet, and return how far the study is; a cell that fails ends no other.
 
@@ -224,41 +195,22 @@ class Study:
         Args:
             jobs: cells at a time. executor: runs them; None = processes of this machine.
             observe: makes what hears of a run from its label; importable.
+            only: label of one cell, "PAIR, METHOD, seed N"; the study's own file is left as it is.
 
         Raises:
             UserInputError: before anything is trained, for a cell whose settings are wrong, whose folder holds a run
-                with others, or whose target has no labels to score.
+                with others, or whose target has no labels to score; for an unknown cell.
             Interrupted: for a signal; says how to go on.
         """
-        if len({cell.cell.folder for cell in self.cells}) < len(self.cells):
-            what = "two methods or pairs have names that come to one folder"
-            raise UserInputError(what, where=str(self.out), fix="give them labels that differ in letters or digits")
-        executor = executor or LocalExecutor(jobs)
-        waiting = [cell for cell in self.cells if not RunFolder(cell.cell.folder).finished]
-        check_cells([cell.cell for cell in self.cells], jobs, scored=True)
-        self.write_file()
-        reasons = dict(self._reasons())
+        cells = self.checked(jobs=jobs, only=only)
+        if only is None:
+            self.write_file()
         try:
-            # Level by level: what others start from is there before they begin.
-            for depth in sorted({self._depth(cell.method) for cell in waiting}):
-                level = [cell for cell in waiting if self._depth(cell.method) == depth]
-                ready = []
-                for cell in level:
-                    if cell.cell.start is None or RunFolder(cell.cell.start).finished:
-                        ready.append(cell)
-                    else:
-                        reasons[cell.cell.label] = (
-                            f"{self.file.method(cell.method).start}, which it starts from, failed"
-                        )
-                        self._keep(reasons)
-                for cell, answer in self._run(ready, executor, observe):
-                    if isinstance(answer, Exception):
-                        # The error names the cell too, for it may come alone.
-                        reasons[cell.cell.label] = reason = _reason(answer).removeprefix(f"{cell.cell.label}: ")
-                        observe("study").message(f"failed: {cell.cell.label}: {reason}")
-                    else:
-                        reasons.pop(cell.cell.label, None)
-                    self._keep(reasons)
+            self._run_levels(
+                [cell for cell in cells if not RunFolder(cell.cell.folder).finished],
+                executor or LocalExecutor(jobs),
+                observe,
+            )
         except KeyboardInterrupt as stop:
             again = f"the same command with --out {shlex.quote(str(self.out))} goes on"
             raise Interrupted(number_of(stop), f"interrupted; {again}") from None
@@ -266,6 +218,44 @@ class Study:
             done = [cell.cell for cell in self.cells if cell.pair == pair.name and RunFolder(cell.cell.folder).finished]
             refuse_other_data(done)
         return self.status()
+
+    def checked(self, *, jobs: int = 1, only: str | None = None) -> list[StudyCell]:
+        """Return the cells, or one of them, after a look at all that can be seen before anything is trained.
+
+        Raises:
+            UserInputError: as `run`.
+        """
+        if len({cell.cell.folder for cell in self.cells}) < len(self.cells):
+            what = "two methods or pairs have names that come to one folder"
+            raise UserInputError(what, where=str(self.out), fix="give them labels that differ in letters or digits")
+        labels = [cell.cell.label for cell in self.cells]
+        if only is not None and only not in labels:
+            raise UserInputError(f"unknown cell {only!r}", where="--cell", fix=did_you_mean(only, labels))
+        cells = [cell for cell in self.cells if only in (None, cell.cell.label)]
+        check_cells([cell.cell for cell in cells], jobs, scored=True)
+        return cells
+
+    def levels(self, cells: Sequence[StudyCell]) -> list[list[StudyCell]]:
+        """Return cells level by level: what others start from is there before they begin."""
+        depths = sorted({self._depth(cell.method) for cell in cells})
+        return [[cell for cell in cells if self._depth(cell.method) == depth] for depth in depths]
+
+    def _run_levels(self, waiting: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]) -> None:
+        for level in self.levels(waiting):
+            ready = []
+            for cell in level:
+                if cell.cell.start is None or RunFolder(cell.cell.start).finished:
+                    ready.append(cell)
+                else:
+                    start = self.file.method(cell.method).start
+                    note_failure(self.out, cell.cell.label, f"{start}, which it starts from, failed")
+            for cell, answer in self._run(ready, executor, observe):
+                reason = None
+                if isinstance(answer, Exception):
+                    # The error names the cell too, for it may come alone.
+                    reason = _reason(answer).removeprefix(f"{cell.cell.label}: ")
+                    observe("study").message(f"failed: {cell.cell.label}: {reason}")
+                note_failure(self.out, cell.cell.label, reason)
 
     def _run(
         self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]
@@ -287,23 +277,6 @@ class Study:
         make_parents(self.out / STUDY)
         write_json(self.out / STUDY, self.file.model_dump(mode="json", by_alias=True, exclude_none=True))
 
-    def _keep(self, reasons: dict[str, str]) -> None:
-        write_json(self.out / FAILURES, {"reasons": reasons})
-
-    def _reasons(self) -> dict[str, str]:
-        path = self.out / FAILURES
-        try:
-            values = parse_json(read_text(path), where=str(path))
-        except FileNotFoundError:
-            return {}
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserInputError(
-                f"cannot read {FAILURES}: {reason_of(error)}", where=str(path), fix="delete it"
-            ) from None
-        if fault := misfit(values, _Failures):
-            raise UserInputError(f"{FAILURES} is damaged: {fault}", where=str(path), fix="delete it")
-        return _Failures.model_validate(values).reasons
-
     def results(self) -> dict[tuple[str, str, int], Result]:
         """Return (method, pair, seed) -> result of every finished cell."""
         results = {}
@@ -312,6 +285,26 @@ class Study:
             if folder.finished:
                 results[cell.method, cell.pair, cell.seed] = folder.result()
         return results
+
+    def records(self) -> list[CellRecord]:
+        """Return a record a cell, as study.parquet has them."""
+        status, results = self.status(), self.results()
+        records = []
+        for cell in self.cells:
+            key = cell.method, cell.pair, cell.seed
+            plugins, folder = "+".join(cell.cell.entry.plugins), str(cell.cell.folder)
+            record = CellRecord(*key, status.states[key], status.reasons.get(key, ""), plugins, folder)
+            records.append(record.with_result(results[key]) if key in results else record)
+        return records
+
+    def write_frame(self) -> Path:
+        """Write study.parquet, a row a cell, and return its path.
+
+        Raises:
+            UserInputError: if pyarrow is not installed. WriteError: if it cannot be written.
+        """
+        write_frame(self.out / FRAME, [asdict(record) for record in self.records()])
+        return self.out / FRAME
 
     def folder(self, method: str, pair: str, seed: int) -> Path:
         """Return the run folder of a cell."""
@@ -323,7 +316,7 @@ class Study:
         Args:
             jobs: cells at a time.
         """
-        failed, results = self._reasons(), self.results()
+        failed, results = read_failures(self.out), self.results()
         states: dict[tuple[str, str, int], State] = {}
         reasons = {}
         for cell in self.cells:
