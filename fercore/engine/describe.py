@@ -16,6 +16,7 @@ from fercore.engine.setup import RunContext
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.models.at_hand import backbone_line
 from fercore.ops import dispatch
 from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Progress
 from fercore.runs.folder import PACKAGES, installed_version
@@ -44,6 +45,8 @@ def describe(context: RunContext, *, complexity: bool = False, chain: bool = Fal
     lines.append(f"device {context.fabric.device}, kernels: {kernels}")
     if context.initial is not None:
         lines.append(initial_line(context, context.initial))
+    elif config.preset == "small":
+        lines.append(backbone_line(config.model.backbone, config.model.weights))
     lines += network_lines(context, macs=complexity)
     return lines + (chain_lines(context.plugins) if chain else [])
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fercore.config import RunConfig, build_config, check_settings
+from fercore.config import RunConfig, build_config, check_settings, merge
 from fercore.config.presets import preset_settings
 from fercore.hooks.checks import check_class, check_class_weights, check_company, check_sources, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
+from fercore.models.at_hand import network_at_hand
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,17 @@ class ResolvedRun:
         return {info.name: f"{info.distribution} {info.version}" for info in self.infos}
 
 
+def core_preset(preset: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the core's settings of a preset; small starts from a pretrained backbone that is at hand.
+
+    Args:
+        layers: that are laid over it; a network that they choose stays.
+    """
+    given = preset_settings(preset)
+    network = network_at_hand(layers) if preset == "small" else {}
+    return merge(given, {"model": network}) if network else given
+
+
 @no_exit()
 def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> ResolvedRun:
     """Load the named plugins and resolve the settings.
@@ -53,7 +65,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     classes = [check_class(load_class(info), info.name) for info in infos]
     presets = [cls.presets.get(preset, {}) for cls in classes]
     # Every layer before the plugins' own tables are checked: a later one may set what an earlier one left wrong.
-    config = build_config([{"preset": preset}, preset_settings(preset), *presets, *layers], names)
+    config = build_config([{"preset": preset}, core_preset(preset, [*presets, *layers]), *presets, *layers], names)
     plugins: list[Plugin] = []
     tables: dict[str, dict[str, Any]] = {}
     for info, cls in zip(infos, classes, strict=True):

@@ -9,7 +9,7 @@ from fercore.config import build_config
 from fercore.config.catalogue import SettingInfo, setting_lines, settings_of
 from fercore.config.presets import PRESETS, preset_settings
 from fercore.hooks.about import about
-from fercore.hooks.assemble import ResolvedRun, assemble
+from fercore.hooks.assemble import ResolvedRun, assemble, core_preset
 from fercore.hooks.checks import check_class
 from fercore.hooks.discovery import find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
@@ -87,10 +87,8 @@ def _core_layers(preset: str) -> Layers:
 
 def _layers(resolved: ResolvedRun, preset: str) -> Layers:
     """Return what is laid under a run's settings, as `assemble` does."""
-    layers: Layers = [(f"preset {preset}", preset_settings(preset))]
-    return layers + [
-        (f"preset {preset} of {p.name}", p.presets[preset]) for p in resolved.plugins if preset in p.presets
-    ]
+    own = [(f"preset {preset} of {p.name}", p.presets[preset]) for p in resolved.plugins if preset in p.presets]
+    return [(f"preset {preset}", core_preset(preset, [layer for _, layer in own])), *own]
 
 
 def plugin_page(name: str, preset: str) -> list[str]:
