@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fercore.api import (
+        Adaptation,
         Comparison,
         Predictions,
         Predictor,
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
         Search,
         Study,
         UserInputError,
+        adapt,
         ask,
         compare,
         describe,
         evaluate,
         load,
         open_run,
+        plan,
         plugins,
         predict,
         report,
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Adaptation",
     "Comparison",
     "Predictions",
     "Predictor",
@@ -41,12 +45,14 @@ __all__ = [
     "Search",
     "Study",
     "UserInputError",
+    "adapt",
     "ask",
     "compare",
     "describe",
     "evaluate",
     "load",
     "open_run",
+    "plan",
     "plugins",
     "predict",
     "report",

@@ -10,10 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from fercore.arguments import Assignments, names_of, new_folder, only_longer, reopen, request_of
+from fercore.arguments import Assignments, Request, assigned, names_of, new_folder, only_longer, reopen, request_of
 from fercore.config import Device, RunConfig
 from fercore.data.spec import DomainSpec, as_spec
 from fercore.engine.observer import Observer
@@ -26,6 +27,8 @@ from fercore.records.result import Result
 from fercore.terminal import counted
 
 if TYPE_CHECKING:
+    from fercore.adaptation.adapt import Adaptation
+    from fercore.adaptation.look import Faces
     from fercore.decisions.judging import Asked, Sampling
     from fercore.decisions.ranking import Ranking
     from fercore.engine.setup import RunContext
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from fercore.prediction.tables import Row
 
 __all__ = [
+    "Adaptation",
     "Comparison",
     "Predictions",
     "Predictor",
@@ -46,12 +50,14 @@ __all__ = [
     "Search",
     "Study",
     "UserInputError",
+    "adapt",
     "ask",
     "compare",
     "describe",
     "evaluate",
     "load",
     "open_run",
+    "plan",
     "plugins",
     "predict",
     "report",
@@ -409,6 +415,123 @@ def compare(
     )  # fmt: skip
 
 
+def adapt(
+    target: Spec,
+    *,
+    source: Spec | Sequence[Spec] = (),
+    init: PathLike | None = None,
+    budget: str = "30m",
+    method: Sequence[str] = (),
+    preset: str | None = None,
+    config: PathLike | None = None,
+    set: Assignments = (),
+    seed: int = 0,
+    device: Device | None = None,
+    out: PathLike | None = None,
+    faces: Faces = "auto",
+    ask: int = 0,
+    report_faces: bool = True,
+    tell: Callable[[str], None] = lambda line: None,
+    observe: Observe = silent,
+) -> Adaptation:
+    """Adapt to a target inside a time, and ship a model: an adapted one only where it is believed to be better.
+
+    A source model is trained where none is given, then methods of a portfolio that suit the data, each from that model;
+    label-free scores choose, the verdict decides, held-out source calibrates. Called again with the same folder it goes
+    on where it stopped.
+
+    Args:
+        target: folder of images, or a SPEC; its labels, where it has some, only score. source: labelled SPECs.
+        init: a trained model instead of a source, or beside it. budget: "30m", "90s" or "1.5h", all included.
+        method: labels of rows of the portfolio; none = those that suit the data. preset: small if not given.
+        config, set, device: as for `train`. seed: of all runs. out: the folder; None = a new one under runs/.
+        faces: auto = cut faces out where images are no crops; whole; detect.
+        ask: images to label where it is unclear; 0 = none. With their labels the same call settles it.
+        report_faces: whether face images are in the report.
+        tell: hears lines for people. observe: makes what hears of a run from its label; importable.
+
+    Raises:
+        UserInputError: for wrong input, no time for even the reference, or a folder of another adaptation.
+        Interrupted: for a signal; says how to go on.
+    """
+    from fercore.adaptation.adapt import Adaptation
+    from fercore.adaptation.state import read_record
+
+    given = {"preset": preset, "config": config, "assignments": set, "device": device, "init": init}
+    options: dict[str, Any] = {"method": method, "faces": faces, "ask": ask, "report_faces": report_faces}
+    folder = _path(out) or new_folder(["adapt"])
+    _adapt(target, source, budget, seed, folder, given, options, tell, observe, only_plan=False)
+    record = read_record(folder)
+    assert record is not None
+    return Adaptation(folder, record)
+
+
+def plan(
+    target: Spec,
+    *,
+    source: Spec | Sequence[Spec] = (),
+    init: PathLike | None = None,
+    budget: str = "30m",
+    method: Sequence[str] = (),
+    preset: str | None = None,
+    config: PathLike | None = None,
+    set: Assignments = (),
+    seed: int = 0,
+    device: Device | None = None,
+    out: PathLike | None = None,
+    faces: Faces = "auto",
+    tell: Callable[[str], None] = lambda line: None,
+    observe: Observe = silent,
+) -> Path:
+    """Look at the data, take a few steps of each method, tell the plan, and stop; `adapt` goes on from there.
+
+    Returns:
+        the folder.
+
+    Raises:
+        UserInputError, Interrupted: as `adapt`.
+    """
+    given = {"preset": preset, "config": config, "assignments": set, "device": device, "init": init}
+    options: dict[str, Any] = {"method": method, "faces": faces, "ask": 0, "report_faces": True}
+    folder = _path(out) or new_folder(["adapt"])
+    _adapt(target, source, budget, seed, folder, given, options, tell, observe, only_plan=True)
+    return folder
+
+
+def _adapt(
+    target: Spec,
+    source: Spec | Sequence[Spec],
+    budget: str,
+    seed: int,
+    folder: Path,
+    given: Mapping[str, Any],
+    options: Mapping[str, Any],
+    tell: Callable[[str], None],
+    observe: Observe,
+    *,
+    only_plan: bool,
+) -> None:
+    from fercore.adaptation import adapt as adaptation
+    from fercore.adaptation.budget import seconds_of
+    from fercore.adaptation.look import spec_of
+
+    def request(sources: Sequence[DomainSpec], ready: DomainSpec) -> Request:
+        named = {**given, "config": _path(given["config"]), "init": _text(given["init"])}
+        return request_of(**{**named, "preset": given["preset"] or "small"}, source=sources, target=ready)
+
+    sources = tuple(spec_of(each) for each in _listed(source))
+    if not sources and given["init"] is None:
+        fix = "give --source SPEC (labelled faces), --init MODEL (a trained model), or both"
+        raise UserInputError("nothing to adapt: neither a source nor a model", where="fercore adapt", fix=fix)
+    settings = {key: str(value) for key, value in given.items() if value and key not in ("init", "assignments")}
+    settings |= {f"--set {name}": str(value) for name, value in assigned(given["assignments"])}
+    asked = adaptation.Asked(
+        sources, spec_of(target), _text(given["init"]), seconds_of(budget), seed, tuple(options["method"]),
+        options["faces"], options["ask"], options["report_faces"], settings,
+    )  # fmt: skip
+    adaptation.adapt(asked, folder, request, observe, tell, only_plan=only_plan)
+
+
 def report(path: PathLike, *, out: PathLike | None = None, faces: bool = True) -> Path:
     """Write the report of a finished run, or of a comparison, as one HTML file, and return its path.
 
@@ -626,18 +749,18 @@ def _starting() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
+LAZY = {
+    "Adaptation": "fercore.adaptation.adapt",
+    "Predictions": "fercore.prediction.predictor",
+    "Predictor": "fercore.prediction.predictor",
+    "Search": "fercore.experiments.search",
+    "Study": "fercore.experiments.study",
+}
+"""Types whose modules need torch or much else -> where they stand."""
+
+
 def __getattr__(name: str) -> Any:
-    """Import the types that need torch as they are asked for."""
-    if name in ("Predictions", "Predictor"):
-        from fercore.prediction import predictor
-
-        return getattr(predictor, name)
-    if name == "Search":
-        from fercore.experiments.search import Search
-
-        return Search
-    if name == "Study":
-        from fercore.experiments.study import Study
-
-        return Study
+    """Import the types of `LAZY` as they are asked for."""
+    if name in LAZY:
+        return getattr(import_module(LAZY[name]), name)
     raise AttributeError(f"module 'fercore.api' has no attribute {name!r}")

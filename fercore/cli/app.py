@@ -12,6 +12,7 @@ import typer
 from fercore import __version__, api
 from fercore.arguments import new_folder, only_longer
 from fercore.cli import decide
+from fercore.cli.adapt import adapt
 from fercore.cli.au import au_app
 from fercore.cli.author import plugin_app
 from fercore.cli.data import data_app
@@ -201,6 +202,7 @@ def _seeds(text: str) -> list[int]:
 
 
 for command in (
+    adapt,
     predict,
     evaluate,
     decide.select,

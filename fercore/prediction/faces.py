@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -130,6 +130,42 @@ class Listed(_Cut):
             return self._given.get(frame.input, [])
         # OpenFace counts frames from 1, py-feat from 0.
         return self._given.get(frame_name(frame.input, frame.number + self.path.is_dir()), [])
+
+
+@dataclass(frozen=True)
+class CropCheck:
+    """What a detector makes of some pictures that may be crops of faces.
+
+    Attributes:
+        looked: pictures it saw. found: those with a face. small: those whose face fills less than half of the side.
+    """
+
+    looked: int
+    found: int
+    small: int
+
+    @property
+    def crops(self) -> bool:
+        """Whether most faces fill their pictures, or there is no face to tell by."""
+        return self.small * 2 <= self.found
+
+
+def crop_check(pictures: Iterable[np.ndarray], settings: PrepareSettings) -> CropCheck | None:
+    """Look for faces in pictures uint8[H,W,3]; None where the detector is not installed."""
+    try:
+        finder = Detected(settings)
+    except UserInputError:
+        return None
+    looked = found = small = 0
+    for pixels in pictures:
+        looked += 1
+        try:
+            faces = finder.find(Frame("", lambda: np.empty(0)), pixels)
+        except Unusable:
+            continue
+        found += 1
+        small += max(face.size for face, _ in faces if face is not None) < CROP * min(pixels.shape[:2])
+    return CropCheck(looked, found, small)
 
 
 def overlap(one: Sequence[float], other: Sequence[float]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from fercore.prediction.action_units import ActionUnits, units_for
 from fercore.prediction.adapting import Adapting
 from fercore.prediction.annotate import Annotator
 from fercore.prediction.camera import Camera, window_for
-from fercore.prediction.faces import CROP, Detected, Finder, Listed, Tracker, Whole
+from fercore.prediction.faces import Detected, Finder, Listed, Tracker, Whole, crop_check
 from fercore.prediction.inputs import Frame, Inputs, find_inputs, read_frame
 from fercore.prediction.predictor import Predictor
 from fercore.prediction.smooth import Smoother
@@ -403,26 +404,20 @@ def no_crops(inputs: Inputs, prepare: PrepareSettings) -> str:
 
     Where the detector is not installed, nothing is looked at.
     """
-    try:
-        finder = Detected(prepare)
-    except UserInputError:
+    seen = crop_check(_pixels(islice(inputs, LOOKED_AT)), prepare)
+    if seen is None or seen.crops:
         return ""
-    seen = small = 0
-    for frame in islice(inputs, LOOKED_AT):
-        try:
-            pixels = np.asarray(read_frame(frame), dtype=np.uint8)
-            faces = finder.find(frame, pixels)
-        except Unusable:
-            continue
-        side = min(pixels.shape[:2])
-        seen += 1
-        small += max(face.size for face, _ in faces if face is not None) < CROP * side
-    if not seen or small * 2 <= seen:
-        return ""
-    what = f"in {small} of {counted(seen, 'picture')} looked at the face fills less than half of the side"
+    what = f"in {seen.small} of {counted(seen.found, 'picture')} looked at the face fills less than half of the side"
     return (
         f"{what}, and each is taken for a face as a whole: --faces detect finds them (--faces whole: not asked again)"
     )
+
+
+def _pixels(frames: Iterable[Frame]) -> Iterator[np.ndarray]:
+    """Yield the pixels uint8[H,W,3] of frames that can be read."""
+    for frame in frames:
+        with suppress(Unusable):
+            yield np.asarray(read_frame(frame), dtype=np.uint8)
 
 
 def _refuse_other(beside: Path, record: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ class Features:
     """Some images of both sides in the space of one network's features, all branches side by side.
 
     Attributes:
-        source: float[N,D]. target: float[M,D].
+        source: float[N,D], N = 0 for a run on the target alone. target: float[M,D].
     """
 
     source: np.ndarray
@@ -140,12 +140,13 @@ def _some(n: int, most: int) -> np.ndarray:
 
 
 def _features(model: Model, context: RunContext, source: Table, target: Table, clock: Progress) -> Features:
-    sides = []
-    for table in (source, target):
+    def features_of(table: Table) -> np.ndarray:
         branches = context.evaluator.predict(model, table, clock).features
         # By name, so that both sides and both networks have the branches in one order.
-        sides.append(np.concatenate([branches[name].reshape(len(table), -1) for name in sorted(branches)], axis=1))
-    return Features(*sides)
+        return np.concatenate([branches[name].reshape(len(table), -1) for name in sorted(branches)], axis=1)
+
+    theirs = features_of(target)
+    return Features(features_of(source) if len(source) else theirs[:0], theirs)
 
 
 def _in_order(run: RunFiles, keys: Sequence[str]) -> np.ndarray:

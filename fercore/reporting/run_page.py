@@ -198,7 +198,7 @@ def _shares(view: View) -> Iterator[Figure]:
         [[source.per_class.get(name, 0) for name in run.classes] for source in run.record.provenance.sources],
         dtype=float,
     )
-    shares = {"source (labels)": counts.sum(axis=0) / max(1.0, counts.sum())}
+    shares = {"source (labels)": counts.sum(axis=0) / counts.sum()} if counts.size and counts.sum() else {}
     if run.confusion is not None:
         shares["target (labels)"] = run.confusion.sum(axis=1) / run.confusion.sum()
     guess = run.predictions.probs.argmax(axis=1)
@@ -266,6 +266,8 @@ def _embeddings(view: View) -> Iterator[Figure]:
             f"Coloured by {by}. Clusters of one colour are classes that the features tell apart. "
             "Distances between far clusters mean nothing in t-SNE.",
         )  # fmt: skip
+        if not inside.source_names:
+            continue
         yield figures.embedding(
             f"Features {named}, by domain", points, domain, ("source", "target"), domain,
             "The same points. Where the two colours keep apart, the features know the domain; where they mix, "
@@ -280,7 +282,7 @@ def _before(view: View) -> Features:
 
 def _distances(view: View) -> Iterator[Block]:
     inside = view.inside
-    if inside is None:
+    if inside is None or not inside.source_names:
         return
     before, after, rows = _before(view), inside.after, []
     for number, name in enumerate(inside.source_names):

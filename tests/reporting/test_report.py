@@ -191,3 +191,18 @@ def test_a_missing_package_is_named(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(making, "find_spec", {"jinja2": "there"}.get)
     with pytest.raises(UserInputError, match=r"reports need matplotlib; pip install 'fercore\[report\]'"):
         fercore.report(finished, out=tmp_path / "a.html")
+
+
+def test_a_run_on_the_target_alone_has_a_report_too(finished, tmp_path, page_of):
+    given = {"target": "synthfer:wild?n=80&seed=3", "preset": "demo", "out": tmp_path / "run"}
+    settings = {
+        "train.threads": 1,
+        "report.tensorboard": False,
+        "data.target_batch": 16,
+        "report.reference": str(finished),
+    }
+    run = fercore.train("no_adaptation", init=finished, set=settings, **given)
+    page = page_of(fercore.report(run.path, faces=False))
+    assert "Features after training, by class" in page.text
+    for missing in ("by domain", "Distance of each source", "source (labels)"):
+        assert missing not in page.text
