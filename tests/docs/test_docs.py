@@ -101,7 +101,7 @@ def test_a_command_that_is_not_run_is_one(name, line, tmp_path, monkeypatch):
     elif words[0] == "fercore":
         reads(words[1:])
     else:
-        assert words[0] in ("pip", "pytest", "python", "hf", "cd"), line
+        assert words[0] in ("pip", "pytest", "python", "hf", "cd", "sbatch"), line
 
 
 def reads(words: list[str]) -> None:
