@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fercore.arguments import Assignments, Request, assigned, names_of, new_folder, only_longer, reopen, request_of
 from fercore.config import Device, RunConfig
-from fercore.data.spec import DomainSpec, as_spec
+from fercore.data.spec import DomainSpec, as_spec, folder_or_spec
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.experiments import comparison
@@ -513,20 +513,19 @@ def _adapt(
 ) -> None:
     from fercore.adaptation import adapt as adaptation
     from fercore.adaptation.budget import seconds_of
-    from fercore.adaptation.look import spec_of
 
     def request(sources: Sequence[DomainSpec], ready: DomainSpec) -> Request:
         named = {**given, "config": _path(given["config"]), "init": _text(given["init"])}
         return request_of(**{**named, "preset": given["preset"] or "small"}, source=sources, target=ready)
 
-    sources = tuple(spec_of(each) for each in _listed(source))
+    sources = tuple(folder_or_spec(each) for each in _listed(source))
     if not sources and given["init"] is None:
         fix = "give --source SPEC (labelled faces), --init MODEL (a trained model), or both"
         raise UserInputError("nothing to adapt: neither a source nor a model", where="fercore adapt", fix=fix)
     settings = {key: str(value) for key, value in given.items() if value and key not in ("init", "assignments")}
     settings |= {f"--set {name}": str(value) for name, value in assigned(given["assignments"])}
     asked = adaptation.Asked(
-        sources, spec_of(target), _text(given["init"]), seconds_of(budget), seed, tuple(options["method"]),
+        sources, folder_or_spec(target), _text(given["init"]), seconds_of(budget), seed, tuple(options["method"]),
         options["faces"], options["ask"], options["report_faces"], settings,
     )  # fmt: skip
     adaptation.adapt(asked, folder, request, observe, tell, only_plan=only_plan)

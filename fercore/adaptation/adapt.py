@@ -20,7 +20,7 @@ from fercore.adaptation.race import AS_IT_IS, HELD_OUT, PROBE_STEPS, Observe, Ra
 from fercore.adaptation.state import RECORD, SCHEMA, STATE, Fate, Record, State, Tried, read_state, write_state
 from fercore.arguments import Request
 from fercore.config.presets import preset_settings
-from fercore.data.spec import DomainSpec, as_spec
+from fercore.data.spec import DomainSpec
 from fercore.decisions.ranking import rank
 from fercore.errors import UserInputError
 from fercore.evaluation.verdict import Verdict
@@ -198,14 +198,15 @@ def _open(asked: Asked, folder: Path) -> State:
 
 def _data(asked: Asked, folder: Path, state: State, tell: Callable[[str], None]) -> Data:
     """Look at the data, once."""
-    if not state.target:
+    if state.target is None:
         data = look(asked.sources, asked.target, folder / "data", asked.faces, tell)
-        state.sources, state.target = [spec.text for spec in data.sources], data.target.text
+        state.sources, state.target = list(data.sources), data.target
         state.copies, state.notes = data.copies, list(data.notes)
         write_state(folder, state)
     for line in state.notes:
         tell(line)
-    return Data(tuple(map(as_spec, state.sources)), as_spec(state.target), state.copies, tuple(state.notes))
+    assert state.target is not None
+    return Data(tuple(state.sources), state.target, state.copies, tuple(state.notes))
 
 
 def _race(

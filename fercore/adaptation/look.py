@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,12 @@ import numpy as np
 
 from fercore.data.domains.domain_set import read_chosen
 from fercore.data.images.codecs import Unusable
-from fercore.data.spec import DomainSpec, as_spec, is_spec
+from fercore.data.spec import DomainSpec
 from fercore.data.table import Table
 from fercore.datasets.check import find
 from fercore.datasets.check.look import look as look_at
 from fercore.datasets.check.near import SIMILAR
-from fercore.datasets.prepare import PrepareSettings, prepare
+from fercore.datasets.prepare import MANIFEST, PrepareSettings, prepare
 from fercore.errors import UserInputError
 from fercore.prediction.faces import CropCheck, crop_check
 from fercore.records.result import Result
@@ -53,17 +52,6 @@ class Data:
     target: DomainSpec
     copies: int
     notes: tuple[str, ...]
-
-
-def spec_of(text: DomainSpec | str) -> DomainSpec:
-    """Read a SPEC, or the path of a folder of images.
-
-    Raises:
-        UserInputError: if it is neither.
-    """
-    if isinstance(text, str) and os.path.isdir(text) and not is_spec(text):
-        return DomainSpec.of("folder", text)
-    return as_spec(text)
 
 
 def look(
@@ -119,7 +107,7 @@ def _cut_out(spec: DomainSpec, out: Path, faces: Faces, detector: str, notes: li
     tell(f"{spec}: cutting out faces")
     done = prepare(spec, out, settings)
     notes.append(f"{spec}: {counted(done['prepared'], 'face')} cut out, {counted(done['refused'], 'image')} refused")
-    return as_spec(done["spec"])
+    return DomainSpec.of("manifest", str(out / MANIFEST))
 
 
 def _large(table: Table) -> Iterator[np.ndarray]:

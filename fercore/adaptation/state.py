@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 from pydantic import Field
 
 from fercore.adaptation.plan import Plan, Timing
+from fercore.config import Spec
 from fercore.documents import Shape, misfit, parse_json
 from fercore.errors import UserInputError, reason_of
 from fercore.files import read_text
@@ -30,8 +31,8 @@ class State(Shape):
     """
 
     request: dict[str, Any]
-    sources: list[str] = Field(default_factory=list)
-    target: str = ""
+    sources: list[Spec] = Field(default_factory=list)
+    target: Spec | None = None
     copies: int = 0
     notes: list[str] = Field(default_factory=list)
     features: list[str] = Field(default_factory=list)

@@ -13,7 +13,7 @@ from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
-from fercore.models import Model, normalised_apart
+from fercore.models import Model, normalised_apart, restore_bn_stats, swap_bn_stats
 from fercore.records.plan import StepLoss, StepReport, ViewRequest
 from fercore.records.step import Batch, Encoded, KeepTerm, LossTerm, Progress, Side
 
@@ -81,7 +81,12 @@ class StepModule(nn.Module):
             if (view.side, view.name) in encoded:
                 continue
             one = batch.side(view.side)
-            if self.joint and following is not None and following.name == view.name:
+            if not _moves_statistics(view, views):
+                kept = swap_bn_stats(model)
+                encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock, view.side, "train")
+                restore_bn_stats(model, kept)
+                continue
+            if self.joint and following is not None and _joins(view, following, views):
                 other = batch.side(following.side)
                 # Views of other sizes cannot be one batch.
                 if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
@@ -93,6 +98,16 @@ class StepModule(nn.Module):
                     continue
             encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock, view.side, "train")
         return encoded
+
+
+def _moves_statistics(view: ViewRequest, views: Sequence[ViewRequest]) -> bool:
+    """Say whether running statistics take in a view: whether anyone who asks for it lets them."""
+    return any(each.batch_statistics for each in views if (each.side, each.name) == (view.side, view.name))
+
+
+def _joins(view: ViewRequest, following: ViewRequest, views: Sequence[ViewRequest]) -> bool:
+    """Say whether a view may be encoded in one forward with the next one."""
+    return following.name == view.name and _moves_statistics(following, views)
 
 
 def train_step(

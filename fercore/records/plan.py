@@ -58,12 +58,15 @@ class ViewRequest:
         name: key under DomainBatch.images ("weak", "weak2", "strong", ...); two plugins asking for one name share it.
         transform: which augmentation policy makes it; each name draws its own random numbers.
         stages: names of the stages that need it; None = all. In other stages it is neither made nor encoded.
+        batch_statistics: whether encoding it in training moves the running statistics of normalisation layers; of two
+            plugins that share a view, one that lets it is enough.
     """
 
     side: Literal["source", "target"]
     name: str
     transform: Transform | CropAndColour
     stages: tuple[str, ...] | None = None
+    batch_statistics: bool = True
 
     def serves(self, stage: str) -> bool:
         """Say whether a stage needs this view."""

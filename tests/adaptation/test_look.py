@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 from PIL import Image
 
 from fercore.adaptation import look as module
-from fercore.adaptation.look import look, spec_of, target_features
-from fercore.data.spec import parse_spec
+from fercore.adaptation.look import look, target_features
+from fercore.data.spec import folder_or_spec, parse_spec
 from fercore.errors import UserInputError
 from fercore.prediction.faces import CropCheck
 from fercore.synthfer.dataset import SynthFER
@@ -31,7 +32,7 @@ def faces(tmp_path_factory):
 
 def looked(faces, tmp_path, target="loose", how="whole"):
     source = parse_spec(f"manifest:{faces / 'source' / 'manifest.csv'}")
-    return look([source], spec_of(str(faces / target)), tmp_path / "data", how, lambda line: None)
+    return look([source], folder_or_spec(str(faces / target)), tmp_path / "data", how, lambda line: None)
 
 
 def test_a_folder_without_labels_is_adapted_to_whole(faces, tmp_path):
@@ -60,7 +61,8 @@ def test_photographs_are_cut_out_once(faces, tmp_path, monkeypatch):
 
     def prepared(spec, out, settings):
         calls.append(spec)
-        return {"prepared": 58, "refused": 2, "spec": f"folder:{faces / 'loose'}"}
+        shutil.copytree(faces / "source", out)
+        return {"prepared": 58, "refused": 2, "spec": ""}
 
     monkeypatch.setattr(module, "crop_check", lambda pictures, settings: CropCheck(20, 18, 18))
     monkeypatch.setattr(module, "prepare", prepared)
@@ -80,7 +82,7 @@ def test_small_crops_are_not_asked_of_a_detector(tmp_path):
         Image.fromarray(np.zeros((48, 48, 3), np.uint8)).save(tmp_path / f"{number}.png")
     from fercore.data.domains.domain_set import read_chosen
 
-    assert list(module._large(read_chosen(spec_of(str(tmp_path)))[0])) == []
+    assert list(module._large(read_chosen(folder_or_spec(str(tmp_path)))[0])) == []
 
 
 def shares(**given):

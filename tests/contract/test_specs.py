@@ -28,7 +28,7 @@ SOURCES = {
     if "build" not in path.parts
 }
 HOME = "fercore/data/spec/"
-READERS = {"parse_spec", "as_spec", "is_spec"}
+READERS = {"parse_spec", "as_spec", "is_spec", "folder_or_spec"}
 BOUNDARY = (
     "fercore/api.py", "fercore/arguments.py", "fercore/cli/", "fercore/config/settings.py",
     "fercore/prediction/inputs.py", "fercore/testing/tiny.py", "fercore/data/__init__.py", "fercore/plugin/__init__.py",

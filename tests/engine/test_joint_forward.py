@@ -58,7 +58,7 @@ def side(labels, size=8):
     return DomainBatch({"weak": torch.randn(len(labels), 3, size, size).double()}, torch.tensor(labels), zero, zero)
 
 
-def three_steps(joint, target_size=8):
+def three_steps(joint, target_size=8, views=VIEWS):
     model, method = network(), Method()
     phase = Phase("main", optimiser=OptimiserSpec(lr=0.1, momentum=0.9, weight_decay=0.0, schedule="constant"))
     fabric = Fabric(accelerator="cpu", devices=1, precision="64-true")
@@ -67,7 +67,7 @@ def three_steps(joint, target_size=8):
     batch = Batch(side([0, 1, 2]), side([-1] * 5, target_size))
     for step in range(3):
         clock = Progress("train", "main", 0, step, 3)
-        train_step(fabric, module, runner, batch, VIEWS, clock)
+        train_step(fabric, module, runner, batch, views, clock)
     return model, method.rows
 
 
@@ -78,6 +78,25 @@ def test_one_forward_gives_the_weights_and_statistics_of_two():
     assert joined == [8] * 3
     for name, value in together.state_dict().items():
         torch.testing.assert_close(value, apart.state_dict()[name], rtol=1e-11, atol=1e-12)
+
+
+def test_a_view_without_statistics_leaves_no_trace_and_trains_the_same():
+    quiet = (ViewRequest("source", "weak", "weak", batch_statistics=False), VIEWS[1])
+    both, rows = three_steps(joint=False)
+    target_alone, quiet_rows = three_steps(joint=True, views=quiet)
+    assert quiet_rows == rows  # two forwards: one of them leaves no trace
+    for name, value in target_alone.state_dict().items():
+        if "running" not in name and "tracked" not in name:
+            torch.testing.assert_close(value, both.state_dict()[name], rtol=1e-11, atol=1e-12)
+    tracked = target_alone.backbone.get_submodule("1").num_batches_tracked
+    assert int(tracked) == 3
+    assert int(both.backbone.get_submodule("1").num_batches_tracked) == 6
+
+
+def test_of_two_who_share_a_view_one_that_moves_statistics_is_enough():
+    quiet = ViewRequest("source", "weak", "weak", batch_statistics=False)
+    shared, _ = three_steps(joint=False, views=(quiet, *VIEWS))
+    assert int(shared.backbone.get_submodule("1").num_batches_tracked) == 6
 
 
 def test_sides_of_different_image_size_pass_apart():

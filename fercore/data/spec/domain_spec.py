@@ -224,6 +224,17 @@ def as_spec(value: DomainSpec | str) -> DomainSpec:
     return parse_spec(value) if isinstance(value, str) else value
 
 
+def folder_or_spec(value: DomainSpec | str) -> DomainSpec:
+    """Return a spec that may still be text, or the path of a folder of images.
+
+    Raises:
+        UserInputError: as `parse_spec`.
+    """
+    if isinstance(value, str) and not is_spec(value) and os.path.isdir(value):
+        return DomainSpec.of("folder", value)
+    return as_spec(value)
+
+
 def _split(text: str) -> tuple[str, str, str]:
     """Return format, path and options of a spec as they are written; "" for no options."""
     form, _, rest = text.partition(":")

@@ -27,7 +27,10 @@ from fercore.errors import UserInputError, did_you_mean
 from fercore.isolation import can_fork, share_out
 from fercore.writing import make_parents, whole
 
-__all__ = ["PrepareSettings", "prepare"]
+__all__ = ["MANIFEST", "PrepareSettings", "prepare"]
+
+MANIFEST = "manifest.csv"
+"""Name of the table of faces in the folder; the dataset they are is `manifest` of it."""
 
 COLUMNS = ("path", "label", "domain", "split", "subject", "sequence", "source", "left", "top", "right", "bottom",
            "score", *(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
@@ -181,7 +184,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
     """Write manifest.csv and refused.csv from the journal, in the dataset's order; return counts."""
     reasons: Counter[str] = Counter()
     prepared = 0
-    with whole(out / "manifest.csv", "w") as manifest, whole(out / "refused.csv", "w") as refused:
+    with whole(out / MANIFEST, "w") as manifest, whole(out / "refused.csv", "w") as refused:
         keep, drop = CsvWriter(manifest), CsvWriter(refused)
         keep.writerow(COLUMNS)
         drop.writerow(("path", "reason"))
@@ -194,7 +197,7 @@ def _write_tables(table: Table, journal: Journal, out: Path) -> dict[str, Any]:
             else:
                 keep.writerow(_row(table, i, record))
                 prepared += 1
-    spec = DomainSpec.of("manifest", str(out / "manifest.csv")).text
+    spec = DomainSpec.of("manifest", str(out / MANIFEST)).text
     refusals = dict(reasons.most_common())
     return {
         "images": len(table),

@@ -22,22 +22,18 @@ from fercore.models import (
     Model,
     PseudoLabelRecord,
     Teacher,
-    forward_without_bn_update,
 )
 from fercore.plugin import (
     Batch,
-    DomainBatch,
     Encoded,
     Forward,
     LossTerm,
     Plugin,
     Progress,
     PseudoLabels,
-    Purpose,
     Role,
     RunConfig,
     Settings,
-    Side,
     TaskInfo,
     ViewRequest,
     hookimpl,
@@ -75,19 +71,14 @@ class Steady(Plugin):
 
     @hookimpl
     def request_views(self) -> Sequence[ViewRequest]:
-        """Ask for a weak view of each side, and a strong one of the target where it is used."""
-        strong = [ViewRequest("target", STRONG, "strong")] if self.settings.consistency else []
-        return [ViewRequest("source", WEAK, "weak"), ViewRequest("target", WEAK, "weak"), *strong]
+        """Ask for a weak view of each side, and a strong one of the target where it is used.
 
-    @hookimpl
-    def encode(self, model: Model, batch: DomainBatch, view: str, side: Side | None, purpose: Purpose) -> Encoded:
-        """Run the network; in training the target's weak views alone leave a trace in its batch statistics."""
-        images = batch.images[view]
-        kept = view != STRONG and (side != "source" or self.settings.statistics == "both")
-        if purpose == "train" and model.training and not kept:
-            return forward_without_bn_update(model, images)
-        encoded: Encoded = model(images)
-        return encoded
+        The target's weak views alone leave a trace in the batch statistics.
+        """
+        both = self.settings.statistics == "both"
+        strong = [ViewRequest("target", STRONG, "strong", batch_statistics=False)] if self.settings.consistency else []
+        source = ViewRequest("source", WEAK, "weak", batch_statistics=both)
+        return [source, ViewRequest("target", WEAK, "weak"), *strong]
 
     @hookimpl
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward) -> PseudoLabels | None:
