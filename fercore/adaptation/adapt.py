@@ -25,6 +25,7 @@ from fercore.decisions.ranking import rank
 from fercore.errors import UserInputError
 from fercore.evaluation.verdict import Verdict
 from fercore.experiments.cells import Entry
+from fercore.files import read_text
 from fercore.prediction.predictor import Predictor, load_predictor
 from fercore.runs.folder import versions
 from fercore.stopping import Interrupted, number_of
@@ -421,7 +422,7 @@ def _row(race: Race, label: str, name: str, fate: Fate, choice: ship.Choice) -> 
 def _filled(csv: Path) -> bool:
     """Return whether somebody has put labels into the CSV of images to label."""
     try:
-        lines = csv.read_text("utf-8-sig").splitlines()[1:]
+        lines = read_text(csv, "utf-8-sig").splitlines()[1:]
     except OSError:
         return False
     return any(line.rpartition(",")[2].strip(' "') for line in lines)

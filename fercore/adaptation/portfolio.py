@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from pydantic import ConfigDict, Field
@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from fercore.documents import Shape, misfit, parse_toml
 from fercore.errors import UserInputError, did_you_mean
 from fercore.experiments.cells import Entry, parse_entry
+from fercore.files import read_text
 from fercore.hooks.discovery import installed_plugins
 
 GROUP = "fercore.portfolio"
@@ -78,7 +79,8 @@ def portfolio() -> list[Row]:
     Raises:
         UserInputError: for rows that cannot be read, or two with one label.
     """
-    rows = read_rows(files("fercore.adaptation").joinpath("portfolio.toml").read_text("utf-8"), "portfolio.toml")
+    own = Path(__file__).with_name("portfolio.toml")
+    rows = read_rows(read_text(own), str(own))
     for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
         rows += read_rows(point.load(), f"{GROUP} of {point.value}")
     labels = [row.label for row in rows]
