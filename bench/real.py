@@ -29,6 +29,8 @@ from fercore.writing import write_json, write_text
 
 METHODS = (
     "source_only",
+    "statistics: steady steady.views=one steady.entropy=0 steady.diversity=0 steady.confusion=0 steady.consistency=0 "
+    "steady.teacher=0",
     "branches: la_cmfer la_cmfer.alpha=0 la_cmfer.beta=0 la_cmfer.gamma=0",
     "la_cmfer",
     "pocan",
@@ -38,7 +40,8 @@ METHODS = (
     "fixmatch",
     "steady",
 )
-"""Rows; `branches` is LA-CMFER's network without any of its terms, and the last row of a table is the source model."""
+"""Rows. `statistics` is source_only with the target's batch statistics (AdaBN in training), `branches` LA-CMFER's
+network without any of its terms; the last row of a table is the source model."""
 SCORES = ("accuracy", "balanced_accuracy")
 REFERENCES = ("source_only", "source")
 SETTINGS: dict[str, Any] = {"train": {"checkpoint_every": 100}, "report": {"tensorboard": False}}

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import fercore
+from fercore.decisions.judging import judge_rows
 from fercore.engine.observer import Observer
 from fercore.experiments import source_model
 from fercore.experiments.source_model import FOLDER, kept_at, source_cell, source_layers, train_source
@@ -93,6 +94,8 @@ def test_rows_of_a_comparison_share_one_model_a_seed_which_is_the_last_row(start
         out=out, pretrain_source=3,
     )  # fmt: skip
     assert again == both
+    judged = judge_rows(out, [row.label for row in both.rows], both.seeds)
+    assert any("source" in line for line in judged)
 
 
 @pytest.mark.slow

@@ -124,6 +124,19 @@ def test_a_weight_of_nothing_leaves_a_part_out(made, name):
     assert ("strong" in {view.name for view in context.views}) is (name != "consistency")
 
 
+def test_without_its_terms_it_is_source_only_with_the_statistics_of_the_target(make_context, tmp_path, listener):
+    off = {**dict.fromkeys(("entropy", "diversity", "confusion", "consistency", "teacher"), 0), "views": "one"}
+    found = {}
+    for name, layer in (("source_only", {}), ("steady", {"steady": off})):
+        train = {"steps": 2, "ema": None} if name == "source_only" else {"steps": 2}
+        context = make_context(name, layers=({"train": train, "data": {"class_balanced": True}}, layer))
+        heard = listener()
+        run(context, tmp_path / name, heard)
+        found[name] = [list(report.terms.values()) for report in heard.reports], statistics(context.model)
+    assert found["steady"][0][0] == pytest.approx(found["source_only"][0][0], rel=1e-5)
+    assert not torch.allclose(found["steady"][1], found["source_only"][1])
+
+
 @pytest.mark.parametrize(("prior", "want"), [("uniform", [0.25] * 4), ("source", [0.1, 0.2, 0.3, 0.4])])
 def test_the_other_priors(made, prior, want):
     plugin, model, _ = made(prior=prior)
