@@ -6,16 +6,18 @@ The arguments of `train` and `compare` are those of `fercore run` and `fercore c
 from __future__ import annotations
 
 import gc
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from fercore.arguments import Assignments, Request, assigned, names_of, new_folder, only_longer, reopen, request_of
-from fercore.config import Device, RunConfig
+from fercore.config import Device, RunConfig, Strategy
 from fercore.data.spec import DomainSpec, as_spec, folder_or_spec
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
@@ -23,6 +25,7 @@ from fercore.experiments import comparison
 from fercore.experiments.cells import parse_entry
 from fercore.experiments.comparison import Comparison
 from fercore.hooks.discovery import PluginInfo, check_early, installed_plugins
+from fercore.processes import first_here, speaks, started
 from fercore.records.result import Result
 from fercore.terminal import counted
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from fercore.evaluation.verdict import Verdict
     from fercore.experiments.search import Search
     from fercore.experiments.study import Study
+    from fercore.hooks.assemble import ResolvedRun
     from fercore.prediction.evaluation import Evaluation
     from fercore.prediction.predictor import Predictions, Predictor
     from fercore.prediction.summary import Summary
@@ -149,6 +153,9 @@ def train(
     set: Assignments = (),
     seed: int | None = None,
     device: Device | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    strategy: Strategy | None = None,
     out: PathLike | None = None,
     resume: PathLike | None = None,
     with_reference: bool = False,
@@ -166,22 +173,29 @@ def train(
         preset: demo, small or paper. config: a TOML file of settings.
         set: settings, "section.key=value" each, or dotted name -> value. seed: of data split, weights and batches.
         device: auto, cpu or cuda. out: the run folder; None = a new one under runs/.
+        devices: processes on this machine that share the run, which this call starts and waits for; under torchrun or
+            srun it is one of them. num_nodes: machines. strategy: how they share it. See docs/many_machines.md.
         resume: continue the run in this folder. verbose: tell the hook chain too.
         with_reference: first train source_only with the same data, sampling and steps in a process of its own, in a
             folder beside `out` that ends in "-reference"; `report.reference` names it, and `Run.verdict` goes by it.
-        observe: makes what hears of progress; with a reference it must be importable.
+        observe: makes what hears of progress; with a reference, or several processes, it must be importable.
 
     Raises:
         UserInputError: for wrong input, or a run that cannot be written; says what, where, and how to fix it.
         Interrupted: for Ctrl-C, SIGTERM or SIGHUP; a run in training has saved a checkpoint then.
+        ProcessLostError: if one of several processes ended; says what is kept.
     """
     given: dict[str, Any] = {
         "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
         "pretrain_source": pretrain_source, "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
+        "devices": devices, "num_nodes": num_nodes, "strategy": strategy,
     }  # fmt: skip
     with _starting():
-        prepared = _prepare(plugin, set, resume, observe, given, with_reference=with_reference)
+        asked = _ask(plugin, set, resume, observe, given, with_reference=with_reference)
+        if asked.alone_among_many:
+            return _train_together(plugin, set, resume, observe, given, asked)
+        prepared = _prepare(asked)
         from fercore.engine.describe import describe as lines_of
 
         context = prepared.context
@@ -212,6 +226,9 @@ def describe(
     set: Assignments = (),
     seed: int | None = None,
     device: Device | None = None,
+    devices: int | None = None,
+    num_nodes: int | None = None,
+    strategy: Strategy | None = None,
     out: PathLike | None = None,
     verbose: bool = False,
     observe: Observe = silent,
@@ -225,9 +242,13 @@ def describe(
         "source": source, "target": target, "protocol": protocol, "data_root": data_root, "init": init,
         "pretrain_source": pretrain_source, "preset": preset,
         "config": config, "seed": seed, "device": device, "out": out,
+        "devices": devices, "num_nodes": num_nodes, "strategy": strategy,
     }  # fmt: skip
     with _starting():
-        context = _prepare(plugin, set, None, observe, given, train_source=False).context
+        asked = _ask(plugin, set, None, observe, given, train_source=False)
+        if asked.alone_among_many:
+            asked = replace(asked, resolved=_with_devices(asked.resolved, 1, 1))
+        context = _prepare(asked).context
         from fercore.engine.describe import describe as lines_of
 
         return [*lines_of(context, complexity=True, chain=verbose), *_protocol_lines(context)]
@@ -636,6 +657,23 @@ def plugins() -> dict[str, PluginInfo]:
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """What arguments ask for: settings and plugins, where it is written, and who hears of it."""
+
+    resolved: ResolvedRun
+    folder: Path
+    observer: Observer
+    layers: Sequence[Mapping[str, Any]]
+    resumes: bool
+
+    @property
+    def alone_among_many(self) -> bool:
+        """Whether the run is to have several processes, and this one has yet to start them."""
+        config = self.resolved.config
+        return config.devices * config.num_nodes > 1 and started() is None
+
+
+@dataclass(frozen=True)
 class _Prepared:
     context: RunContext
     folder: Path
@@ -643,7 +681,10 @@ class _Prepared:
     layers: Sequence[Mapping[str, Any]] = ()
 
 
-def _prepare(
+_SPREAD = ("devices", "num_nodes", "strategy")
+
+
+def _ask(
     plugin: str | Sequence[str],
     assignments: Assignments,
     resume: PathLike | None,
@@ -652,29 +693,34 @@ def _prepare(
     *,
     with_reference: bool = False,
     train_source: bool = True,
-) -> _Prepared:
-    """Build what a run needs, or one that goes on; settings are checked before anything heavy is imported."""
+) -> _Asked:
+    """Check what is asked for, before anything heavy is imported."""
     names = names_of(plugin)
     layers: list[dict[str, Any]] = []
     if resume is not None:
-        if names or with_reference or any(value or value == 0 for value in given.values()):
+        others = {name: value for name, value in given.items() if name not in _SPREAD}
+        if names or with_reference or any(value or value == 0 for value in others.values()):
             raise only_longer()
-        folder = Path(resume)
-        resolved = reopen(folder, assignments)
-        observer = observe("+".join(info.name for info in resolved.infos))
+        folder, spread = Path(resume), {name: given[name] for name in _SPREAD if given.get(name) is not None}
+        known = dict(assignments) if isinstance(assignments, Mapping) else assignments
+        both = {**known, **spread} if isinstance(known, dict) else [*known, *(f"{k}={v}" for k, v in spread.items())]
+        resolved = reopen(folder, both)
+        observer = _heard("+".join(info.name for info in resolved.infos), observe)
     else:
         paths = {name: _path(given[name]) for name in ("data_root", "config")}
         # Where a run is written is no setting of it.
         kept = {name: value for name, value in given.items() if name not in ("out", "pretrain_source")}
         kept["init"] = _text(given["init"])
         request = request_of(**{**kept, **paths, "source": _listed(given["source"])}, assignments=assignments)
-        observer = observe("+".join(names))
-        observer.message(f"preset {request.preset}: {request.why}")
+        observer = _heard("+".join(names), observe)
+        if speaks():  # processes that a call starts leave it to the one that did
+            observer.message(f"preset {request.preset}: {request.why}")
         check_early(names, request.layers, preset=request.preset)
         from fercore.hooks.assemble import assemble
 
         folder, layers = _path(given["out"]) or new_folder(names), request.layers
         if given["pretrain_source"] is not None:
+            _refuse_source_model(layers)
             from fercore.experiments.source_model import with_source_model
             from fercore.runs.folder import RunFolder
 
@@ -690,14 +736,91 @@ def _prepare(
             refuse_reference(names, layers)
         named = [{"report": {"reference": str(reference_of(folder))}}] if with_reference else []
         resolved = assemble(names, [*layers, *named], preset=request.preset)
+    asked = _Asked(_as_started(resolved), folder, observer, layers, resume is not None)
+    if with_reference and (asked.alone_among_many or started() is not None):
+        fix = "train source_only by itself, and give it as report.reference"
+        raise UserInputError("a reference is trained beside a run of one process", where="--with-reference", fix=fix)
+    return asked
+
+
+def _refuse_source_model(layers: Sequence[Mapping[str, Any]]) -> None:
+    """Make sure that one process trains the model to start from, and no several at once.
+
+    Raises:
+        UserInputError: for a run of several processes.
+    """
+    asked = [layer.get(name, 1) != 1 for layer in layers for name in ("devices", "num_nodes")]
+    if any(asked) or started() is not None:
+        fix = "train source_only by itself, and give it as --init"
+        raise UserInputError(
+            "a source model is trained before a run of one process", where="--pretrain-source", fix=fix
+        )
+
+
+def _heard(label: str, observe: Observe) -> Observer:
+    """Return who hears of a run; of several processes the first one's alone."""
+    return observe(label) if first_here() else Observer()
+
+
+def _as_started(resolved: ResolvedRun) -> ResolvedRun:
+    """Return the run with as many processes as a launcher has started, where nobody says how many it should be."""
+    here, config = started(), resolved.config
+    if here is None or config.devices * config.num_nodes > 1:
+        return resolved
+    return _with_devices(resolved, here.local_world, here.world // here.local_world)
+
+
+def _with_devices(resolved: ResolvedRun, devices: int, num_nodes: int) -> ResolvedRun:
+    config = resolved.config.model_copy(update={"devices": devices, "num_nodes": num_nodes})
+    return replace(resolved, config=config)
+
+
+def _prepare(asked: _Asked) -> _Prepared:
+    """Build what a run needs, or one that goes on."""
     from fercore.engine.setup import build_context
     from fercore.runs.folder import RunFolder
 
-    if resume is None:
+    folder = RunFolder(asked.folder)
+    if not asked.resumes and first_here():
         # Before the data are read: a taken folder is told at once.
-        RunFolder(folder).refuse_if_taken()
-    context = build_context(resolved, label_file=RunFolder(folder).label_file if resume is not None else None)
-    return _Prepared(context, folder, observer, layers)
+        folder.refuse_if_taken()
+    context = build_context(asked.resolved, label_file=folder.label_file if asked.resumes else None)
+    # Each process may have called a new folder otherwise, by its time.
+    return _Prepared(context, context.processes.from_first(asked.folder), asked.observer, asked.layers)
+
+
+def _train_together(
+    plugin: str | Sequence[str],
+    assignments: Assignments,
+    resume: PathLike | None,
+    observe: Observe,
+    given: Mapping[str, Any],
+    asked: _Asked,
+) -> Run:
+    """Train in processes that this call starts, each of which makes the call again."""
+    from fercore.engine.setup import device_here
+    from fercore.engine.several import places_here, refuse_many_devices
+    from fercore.isolation import group
+
+    config = asked.resolved.config
+    refuse_many_devices(config.model_copy(update={"device": device_here(config.device)}))
+    if not asked.resumes:
+        from fercore.runs.folder import RunFolder
+
+        RunFolder(asked.folder).refuse_if_taken()
+        given = {**given, "out": asked.folder}
+    call = partial(_train_here, plugin, assignments, resume, observe, dict(given))
+    group(call, places_here(config))
+    return Run(asked.folder)
+
+
+def _train_here(
+    plugin: str | Sequence[str], assignments: Assignments, resume: PathLike | None, observe: Observe,
+    given: dict[str, Any],
+) -> None:  # fmt: skip
+    if not first_here():
+        logging.lastResort = None
+    train(plugin, set=assignments, resume=resume, observe=observe, **given)
 
 
 def _flip(tta: str | None) -> bool:

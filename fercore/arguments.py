@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from fercore.errors import UserInputError
 from fercore.files import absolute
 from fercore.hooks.discovery import split_names
+from fercore.processes import first_here, started
 
 if TYPE_CHECKING:
     from fercore.data.spec import DomainSpec
@@ -143,12 +144,12 @@ def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:
         UserInputError: if there is none, it is finished or in use, or what it is resumed with is not what it was.
     """
     from fercore.config import merge
-    from fercore.engine.resume import check_resume
+    from fercore.engine.resume import SPREAD, check_resume
     from fercore.hooks.assemble import assemble
     from fercore.runs.folder import RunFolder
 
     # Only what cannot change a bit of what has been trained; the cache is where images wait.
-    given: dict[str, dict[str, Any]] = {"train.steps": {}, "data.cache_dir": {}}
+    given: dict[str, dict[str, Any]] = {name: {} for name in ("train.steps", "data.cache_dir", *SPREAD)}
     for name, layer in assigned(assignments):
         if name not in given:
             raise only_longer()
@@ -159,14 +160,19 @@ def reopen(path: Path, assignments: Assignments = ()) -> ResolvedRun:
     if folder.finished and not more:
         fix = "its scores are in result.json; --set train.steps=NUMBER trains on"
         raise UserInputError("that run is finished", where=str(path), fix=fix)
-    folder.refuse_in_use()
+    if first_here():
+        folder.refuse_in_use()
     preset, names = str(settings.pop("preset")), list(folder.plugin_versions())
-    resolved = assemble(names, [settings], preset=preset)
+    spread = [given[name] for name in SPREAD]
+    if not any(spread) and started() is not None:
+        # As many as a launcher has begun, whatever the run had before.
+        settings = {name: value for name, value in settings.items() if name not in SPREAD}
+    resolved = assemble(names, [settings, *spread], preset=preset)
     _refuse_outside(resolved, given["data.cache_dir"], path)
     check_resume(folder, resolved)
     if more:
         steps = resolved.config.train.steps
-        resolved = assemble(names, [settings, more], preset=preset)
+        resolved = assemble(names, [settings, *spread, more], preset=preset)
         if resolved.config.train.steps <= steps:
             fix = "give a larger number, or --resume alone"
             raise UserInputError(f"the run has {steps} steps", where="--set train.steps", fix=fix)
@@ -187,7 +193,7 @@ def _refuse_outside(resolved: ResolvedRun, given: dict[str, Any], path: Path) ->
 
 def only_longer() -> UserInputError:
     """Return the error of settings beside --resume."""
-    fix = "the settings are the run's own; --set train.steps=NUMBER alone may make it longer"
+    fix = "the settings are the run's own; --set train.steps=NUMBER may make it longer, --devices share it out anew"
     return UserInputError("--resume goes with no other setting", where="fercore run", fix=fix)
 
 

@@ -135,8 +135,9 @@ def print_result(result: Result) -> None:
         before = ", ".join(f"{SCORES[name]} {result.initial.score(name):.4f}" for name in names)
         print_lines([f"the model given: {before}"])
     print_lines(shares_lines(target.estimated_shares))
-    network, pace = result.parameters, result.seconds_per_step
-    print_lines([f"{network.trained:,} of {network.total:,} parameters trained, {pace:.3f} s a step"])
+    network, pace, memory = result.parameters, result.seconds_per_step, result.peak_memory_mb
+    trained = f"{network.trained:,} of {network.total:,} parameters trained"
+    print_lines([f"{trained}, {pace:.3f} s a step, peak memory {memory:.0f} MiB"])
     best = result.selection.oracle_best
     if best:
         text = f"oracle best {SCORES[names[0]]} {getattr(best, names[0]):.4f} at step {best.step}"

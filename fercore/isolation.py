@@ -11,11 +11,13 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fercore.errors import UserInputError
+from fercore.processes import LAUNCHED, ProcessLostError
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -25,6 +27,8 @@ PRELOAD = ("fercore.engine.run", "lightning_fabric", "timm")
 """What every run needs, imported once by the server that every process is forked from; its memory is shared."""
 GRACE = 60.0
 """Seconds that a process has to save what it must once it is told to stop."""
+_NOTICE = 20.0
+"""Seconds in which processes of a group end by themselves once one of them has ended."""
 
 
 def apart(calls: Sequence[tuple[str, Callable[[], T]]], *, jobs: int = 1) -> Iterator[T]:
@@ -93,6 +97,96 @@ def outcomes(
         raise
     finally:
         _stop([process for *_, process in running.values()])
+
+
+def group(call: Callable[[], T], places: Sequence[Mapping[str, str]]) -> T:
+    """Return what a call returns in the first of several processes that make it together.
+
+    Args:
+        call: function without arguments that can be pickled. places: of each process, the variables of its environment
+            that say which it is.
+
+    Raises:
+        ProcessLostError: if a process ends without an answer; the others have ended too.
+        BaseException: what a call raised, that of the first process before any other's.
+    """
+    running: dict[Connection, tuple[int, BaseProcess]] = {}
+    try:
+        for rank, place in enumerate(places):
+            receiver, process = _start(f"process {rank}", call, 1, {**place, LAUNCHED: "1"})
+            running[receiver] = rank, process
+        ends = _ends(running)
+    except KeyboardInterrupt:
+        # As a scheduler would stop them: all together, after the same batch.
+        for _, process in running.values():
+            process.terminate()
+        said = _last_words(running)
+        raise said.get(0) or next(iter(said.values()), KeyboardInterrupt()) from None
+    finally:
+        _stop([process for _, process in running.values()])
+    first: T = _of_all(ends, len(places))
+    return first
+
+
+@dataclass(frozen=True)
+class _End:
+    """How a process of a group ended: by an answer, an error that it raised, or (None) without a word."""
+
+    good: bool
+    value: Any
+    code: int | None
+
+
+def _ends(running: dict[Connection, tuple[int, BaseProcess]]) -> dict[int, _End]:
+    """Return how processes ended, by their number; once one has failed, those that end soon after."""
+    ends: dict[int, _End] = {}
+    until = float("inf")
+    while running and time.monotonic() < until:
+        for receiver in [one for one in wait(list(running), timeout=1.0) if isinstance(one, Connection)]:
+            rank, process = running.pop(receiver)
+            try:
+                good, value = receiver.recv()
+            except EOFError:
+                good, value = False, None
+            process.join()
+            ends[rank] = _End(good, value, process.exitcode)
+        if not all(end.good for end in ends.values()):
+            # The others notice by their connections, and say what they know; one that waits for a device does not.
+            until = min(until, time.monotonic() + _NOTICE)
+    return ends
+
+
+def _of_all(ends: Mapping[int, _End], count: int) -> Any:
+    """Return the first process's answer, or raise what kept the group from it."""
+    failed = {rank: ends[rank] for rank in sorted(ends) if not ends[rank].good}
+    told = [end.value for end in failed.values() if end.value is not None]
+    own = [error for error in told if not isinstance(error, ProcessLostError)]
+    if own:
+        raise own[0]
+    lost = [(rank, end.code) for rank, end in failed.items() if end.value is None]
+    if lost:
+        rank, code = lost[0]
+        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        kept = str(told[0]).partition("; ")[2] if told else ""
+        what = f"process {rank} of {count} ended without a word, {how}"
+        raise ProcessLostError(f"{what}; {kept}" if kept else what)
+    if told:
+        raise told[0]
+    return ends[0].value
+
+
+def _last_words(running: Mapping[Connection, tuple[int, BaseProcess]]) -> dict[int, BaseException]:
+    """Return what processes say that were told to end, by their number."""
+    said: dict[int, BaseException] = {}
+    until = time.monotonic() + GRACE
+    for receiver, (rank, process) in running.items():
+        with suppress(EOFError):
+            if receiver.poll(max(0.0, until - time.monotonic())):
+                good, value = receiver.recv()
+                if not good:
+                    said[rank] = value
+        process.join(max(0.0, until - time.monotonic()))
+    return said
 
 
 def share_out(
@@ -182,7 +276,9 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, BaseProcess]:
+def _start(
+    name: str, call: Callable[[], Any], jobs: int, environ: Mapping[str, str] | None = None
+) -> tuple[Connection, BaseProcess]:
     methods = multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
@@ -190,7 +286,7 @@ def _start(name: str, call: Callable[[], Any], jobs: int) -> tuple[Connection, B
     receiver, sender = context.Pipe(duplex=False)
     threads = max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
     # A fork server keeps the folder and environment it was started in, for all later calls.
-    arguments = (sender, call, os.getcwd(), dict(os.environ), threads)
+    arguments = (sender, call, os.getcwd(), {**os.environ, **(environ or {})}, threads)
     process = context.Process(target=_serve, args=arguments, name=name)  # type: ignore[attr-defined]
     process.start()
     # As above: the receiver must see the end when the process is gone.

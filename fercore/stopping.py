@@ -73,10 +73,13 @@ class StopRequest:
         patient: while true, a first signal only leaves its number in `asked`, for the run to stop between two batches;
             a second one interrupts at once, as every signal does otherwise.
         asked: the signal heard, or None.
+
+    Args:
+        quiet: another process of the run says that the signal was heard.
     """
 
-    def __init__(self) -> None:
-        self.patient = False
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.patient, self._quiet = False, quiet
         self.asked: int | None = None
 
     def hear(self, number: int, frame: FrameType | None = None) -> None:
@@ -84,6 +87,8 @@ class StopRequest:
         first, self.asked = self.asked is None, number
         if not (self.patient and first):
             interrupt(number)
+        if self._quiet:
+            return
         with suppress(OSError):  # the terminal that is told may be the one that was closed
             # os.write, as a signal may come in the middle of another print: Python's streams are not reentrant.
             os.write(2, HEARD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ from fercore.cli.study import study, table
 from fercore.cli.weights import weights_app
 from fercore.errors import UserInputError
 from fercore.files import name_fault
+from fercore.processes import ProcessLostError, first_here, speaks
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 from fercore.terminal import guard_streams, lost_output, say
 from fercore.writing import write_fault
@@ -39,7 +41,8 @@ class _Commands(WithPackages):
             return super().invoke(ctx)
         except KeyboardInterrupt as stop:
             text = stop.text if isinstance(stop, Interrupted) else ""
-            say(f"fercore: {text or 'interrupted'}", error=True)
+            if speaks():
+                say(f"fercore: {text or 'interrupted'}", error=True)
             sys.exit(128 + number_of(stop))
 
 
@@ -84,6 +87,9 @@ RUN: dict[str, Any] = {
         typer.Option("--plugin", "-p", help="METHOD[+ADDON...]; may be repeated. See `fercore plugins`."),
     ],
     "seed": Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")],
+    "devices": Annotated[int | None, typer.Option(help="Processes on this machine that share the run.")],
+    "num_nodes": Annotated[int | None, typer.Option(help="Machines that share the run; see docs/many_machines.md.")],
+    "strategy": Annotated[str | None, typer.Option(help="How they share it: auto or ddp.")],
     "resume": Annotated[Path | None, typer.Option(help="Resume the run in this folder.")],
     "with_reference": Annotated[
         bool,
@@ -117,6 +123,8 @@ def run(
 
     if not dry_run:
         done = api.train(**given, observe=console.ConsoleObserver)
+        if not first_here():
+            return
         from fercore.runs.folder import MODEL
 
         console.print_result(done.result)
@@ -223,11 +231,15 @@ for group, name in ((data_app, "data"), (au_app, "au"), (weights_app, "weights")
 def main() -> None:
     """Run the command line; a user's mistake is one line and exit code 2."""
     guard_streams()
+    if not first_here():
+        logging.lastResort = None  # warnings of a run are the first process's to print
     try:
         with handling(interrupt):
             code = typer.main.get_command(app)(standalone_mode=False)  # a Typer called prints errors its own way
     except UserInputError as error:
         _fail(str(error), 2)
+    except ProcessLostError as error:
+        _fail(str(error), 1)
     except OSError as error:
         named = name_fault(error)
         if named is None:
@@ -247,5 +259,6 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    say(f"fercore: error: {message}", error=True)
+    if speaks():
+        say(f"fercore: error: {message}", error=True)
     sys.exit(code)

@@ -31,6 +31,7 @@ from fercore.records.result import Score
 from fercore.registry import one_of
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+Strategy: TypeAlias = Literal["auto", "ddp"]
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -185,6 +186,9 @@ class ModelSettings(Settings):
         "file or a run's state.safetensors",
     )
     init: str | None = Field(None, description="the trained model to start from, as --init gives it")
+    checkpointing: bool = Field(
+        False, description="work a network's blocks out again in the backward pass: less memory, more time"
+    )
     freeze: bool = Field(False, description="keep the backbone at its loaded weights")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the classifier")
 
@@ -238,10 +242,20 @@ class TrainSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints that are kept")
     eval_every: int = Field(0, ge=0, description="steps between two evaluations of the target; 0 = at the end only")
     log_every: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
-        "32-true", description="arithmetic of the network; losses are in float32 in all of them"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed", "64-true"] = Field(
+        "32-true", description="arithmetic of the network; losses are in float32, or in float64 with 64-true"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; None = all")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None = all, of several processes an equal share")
+    sync: Literal["batch", "local"] = Field(
+        "batch",
+        description="of several processes: losses over all samples of a step, or the mean of each process's own",
+    )
+    batch_norm: Literal["all", "process"] = Field(
+        "all", description="of several processes: batch statistics of all samples of a step, or of each process's own"
+    )
+    accumulate: int = Field(
+        1, ge=1, description="pieces in which a step's samples pass the network, for its memory; its losses see all"
+    )
     deterministic: bool = Field(True, description="algorithms that give the same bits each time, where there are any")
     memory_format: Literal["auto", "contiguous", "channels_last"] = Field(
         "auto", description="how images lie in memory; auto = the faster one, timed once for a network and machine"
@@ -346,6 +360,11 @@ class RunConfig(Settings):
     preset: Literal["demo", "small", "paper"] = Field("demo", description="which settings lie under the others")
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's division, the weights and the batches")
     device: Device = Field("auto", description="auto = a GPU where there is one")
+    devices: int = Field(1, ge=1, le=4096, description="processes of the run on each machine, each with a device")
+    num_nodes: int = Field(1, ge=1, le=4096, description="machines of the run")
+    strategy: Strategy = Field(
+        "auto", description="how they share the run: ddp = each has the whole network; auto = ddp"
+    )
     protocol: str | None = Field(None, description="name of the protocol that chose the data, for the record")
     data: DataSettings = DataSettings()
     model: ModelSettings = ModelSettings()

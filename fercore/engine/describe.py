@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,21 @@ from fercore import ops
 from fercore.data import mismatch_lines
 from fercore.engine.initial import Initial
 from fercore.engine.setup import RunContext
+from fercore.evaluation.evaluate import placed
 from fercore.hooks.discovery import installed_plugins
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
 from fercore.models.at_hand import backbone_line
+from fercore.models.memory import bytes_of, kept_for_backward
 from fercore.ops import dispatch
-from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Progress
+from fercore.records.plan import ViewRequest
+from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Encoded, Progress
 from fercore.runs.folder import PACKAGES, installed_version
 from fercore.terminal import counted
+
+MOMENTS = {"sgd": 1, "sgdw": 1, "adam": 2, "adamw": 2}
+"""Tensors of a parameter's size that an optimiser keeps of it."""
+_FEW = 8
 
 
 def describe(context: RunContext, *, complexity: bool = False, chain: bool = False) -> list[str]:
@@ -48,6 +56,7 @@ def describe(context: RunContext, *, complexity: bool = False, chain: bool = Fal
     elif config.preset == "small":
         lines.append(backbone_line(config.model.backbone, config.model.weights))
     lines += network_lines(context, macs=complexity)
+    lines += [memory_line(context)] if complexity else []
     return lines + (chain_lines(context.plugins) if chain else [])
 
 
@@ -112,6 +121,39 @@ def count_macs(context: RunContext) -> int:
         context.plugins.encode(context.model, batch, PLAIN, Progress("describe", "", 0, 0, 1), "target", "evaluate")
     # torch counts a multiplication and an addition as two.
     return int(counter.get_total_flops()) // 2
+
+
+def memory_line(context: RunContext) -> str:
+    """Return a line on the memory that a step of the first stage needs, as far as it can be counted beforehand.
+
+    Activations are those of encoding a few samples of each view, times the samples of a step that pass at once; what
+    losses keep, and what the program and the data take by themselves, is not in it.
+    """
+    stage, model, train = context.stages[0], context.model, context.config.train
+    weights = bytes_of([*model.parameters(), *model.buffers()]) * (1 if context.average is None else 2)
+    moments = max((MOMENTS.get(phase.optimiser.name, 2) for phase in stage.phases), default=0)
+    learnt = bytes_of([p for p in model.parameters() if p.requires_grad]) * (1 + moments if stage.phases else 0)
+    batch, clock = context.first_batch(), Progress(stage.name, stage.first_phase, 0, 0, stage.steps)
+    model.train()
+    activations = 0.0
+    for view in context.views_of(stage):
+        side = batch.side(view.side)
+        many = min(_FEW, len(side))
+        if many < _FEW:
+            continue
+        few, more = (
+            kept_for_backward(partial(_encode_some, context, side, view, n, clock), model) for n in (_FEW // 2, many)
+        )
+        activations += (more - few) / (many - _FEW // 2) * len(side) / train.accumulate
+    mib = [value / 2**20 for value in (weights, learnt, activations)]
+    parts = f"weights {mib[0]:.0f}, gradients and moments {mib[1]:.0f}, activations {mib[2]:.0f}"
+    return f"memory of a step: about {sum(mib):.0f} MiB ({parts}), beside the program's own"
+
+
+def _encode_some(context: RunContext, batch: DomainBatch, view: ViewRequest, n: int, clock: Progress) -> Encoded:
+    some = placed(batch.some(torch.arange(n), view.name), context.fabric)
+    with context.fabric.autocast():
+        return context.plugins.encode(context.model, some, view.name, clock, view.side, "train")
 
 
 def chain_lines(plugins: Plugins) -> list[str]:

@@ -24,6 +24,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from fercore.engine.setup import RunContext
+from fercore.evaluation.evaluate import placed
 from fercore.files import read_text
 from fercore.hooks.assemble import ResolvedRun
 from fercore.models import Model
@@ -42,9 +43,13 @@ def lay_out(context: RunContext) -> RunContext:
     Returns:
         The run with "auto" replaced by the format in use, so that it is recorded and a resumed run keeps it.
     """
-    chosen = context.config.train.memory_format
-    if chosen == "auto":
-        chosen = choose(context)
+    asked = context.config.train.memory_format
+    chosen: MemoryFormat
+    if asked != "auto":
+        chosen = asked
+    else:
+        # Of several processes the first one chooses for all.
+        chosen = context.processes.from_first(choose(context) if context.processes.first else FORMATS[0])
         context = replace(context, resolved=settled(context.resolved, chosen))
     apply(context.model, chosen)
     if context.average is not None:
@@ -131,10 +136,8 @@ def _chosen(context: RunContext, batch: Batch, path: Path, key: str) -> MemoryFo
 
 def _few_samples(context: RunContext) -> Batch:
     """Return the first samples of each domain of the first batch: more of them would take longer to say the same."""
-    data = context.config.data.model_copy(update={"workers": 0})
-    resolved = replace(context.resolved, config=context.config.model_copy(update={"data": data}))
-    batch = next(replace(context, resolved=resolved).loader())
-    return Batch(_first(batch.source), _first(batch.target)).to(context.fabric.device)
+    batch = context.first_batch()
+    return placed(Batch(_first(batch.source), _first(batch.target)), context.fabric)
 
 
 def _first(batch: DomainBatch) -> DomainBatch:

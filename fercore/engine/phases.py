@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from fercore.documents import Shape, misfit
 from fercore.hooks.checks import HookError
 from fercore.optimisers import OPTIMISERS, SCHEDULES
+from fercore.processes import Processes
 from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class PhaseRunner:
         # Over the gradient of all that the phase trains, several groups together.
         self._clip = phase.clip_grad_norm
         self._model = model
+        self._processes = Processes(fabric.global_rank, fabric.world_size)
         # Runners of one stage are built before any of them freezes a parameter.
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self._all = list(trainable.values())
@@ -183,6 +185,9 @@ class PhaseRunner:
         self.scheduled.optimiser.zero_grad(set_to_none=True)
         if total.requires_grad:
             fabric.backward(total)
+        # Here, and not by a wrapper that does it meanwhile: phases freeze and thaw parameters, run several forwards for
+        # one step, and leave some parameters without a gradient, all of which such a wrapper must be told beforehand.
+        self._processes.average_gradients([p for p in self._all if id(p) in self._mine])
 
     def optimizer_step(self, fabric: Fabric) -> None:
         """Take one optimiser step down the gradient that is in the parameters."""

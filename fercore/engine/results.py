@@ -178,6 +178,7 @@ def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
             compile=train.compile,
             fused_optimiser=train.fused_optimiser,
             deterministic=train.deterministic,
+            **_shared(context),
         ),
         preset=config.preset,
         versions={**versions(), **context.resolved.versions},
@@ -253,6 +254,14 @@ def write_online(context: RunContext, folder: RunFolder, trained: Trained) -> No
         for place, row in zip(at.tolist(), _answers(context, trained).tolist(), strict=True):
             prediction = domains.classes[row.index(max(row))]
             writer.writerow([domains.target.keys[place], prediction, *(f"{p:.6f}" for p in row)])
+
+
+def _shared(context: RunContext) -> dict[str, Any]:
+    """Return how several processes shared the run; empty for one."""
+    train, processes = context.config.train, context.processes
+    if not processes.several:
+        return {}
+    return {"processes": processes.world, "sync": train.sync, "batch_norm": train.batch_norm}
 
 
 # What does not apply is not given: `Result.to_json` leaves out what was not set.

@@ -14,6 +14,8 @@ from fercore.runs import checkpoint
 from fercore.runs.folder import CONFIG, RunFolder, versions
 
 STEPS = "train.steps"
+SPREAD = ("devices", "num_nodes", "strategy")
+"""Settings by which processes share a run, and that may be others when it goes on."""
 
 
 def check_resume(folder: RunFolder, resolved: ResolvedRun) -> None:
@@ -45,7 +47,7 @@ def settings_of(resolved: ResolvedRun) -> dict[str, Any]:
 
 
 def _check_settings(folder: RunFolder, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    changed = differences(before, now)
+    changed = {name: pair for name, pair in differences(before, now).items() if name not in SPREAD}
     if not changed or (changed.keys() == {STEPS} and now["train"]["steps"] > before["train"]["steps"]):
         return
     fix = "put back what it was, or start again; only train.steps may grow"

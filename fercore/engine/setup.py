@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,6 +24,7 @@ from fercore.engine.class_weights import attach_shares
 from fercore.engine.initial import NEEDED, WHERE, Initial, keep_heads, read_initial
 from fercore.engine.initial_network import plugins_of, refuse_other_classes
 from fercore.engine.online import refuse_other_forward
+from fercore.engine.several import fabric_of, refuse_alone
 from fercore.engine.step import StepModule
 from fercore.errors import UserInputError
 from fercore.evaluation.calibration import limited, refuse_impossible
@@ -32,9 +34,11 @@ from fercore.hooks.assemble import ResolvedRun
 from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, look_for_weights
+from fercore.models.memory import checkpoint_blocks
+from fercore.processes import Processes, started
 from fercore.random_state import random_state, restore_random_state, seed_everything
 from fercore.records.plan import Stage, ViewRequest
-from fercore.records.step import SIDES
+from fercore.records.step import SIDES, Batch
 from fercore.records.task import TaskInfo
 
 if TYPE_CHECKING:
@@ -79,6 +83,11 @@ class RunContext:
         return self.model if self.average is None else self.average.follow(self.model)
 
     @property
+    def processes(self) -> Processes:
+        """The processes of the run."""
+        return Processes(self.fabric.global_rank, self.fabric.world_size)
+
+    @property
     def config(self) -> RunConfig:
         """The run's settings."""
         return self.resolved.config
@@ -118,12 +127,18 @@ class RunContext:
         given = {"source_batch": stage.source_batch, "target_batch": stage.target_batch}
         data = config.data.model_copy(update={name: size for name, size in given.items() if size is not None})
         mean, std = self.model.mean, self.model.std
-        share, device = Share(self.fabric.global_rank, self.fabric.world_size), self.fabric.device
+        share, device = Share(self.processes.rank, self.processes.world), self.fabric.device
         stream = self._stream_order(stage, data.target_batch) if stage.stream else None
         return StepLoader(
             self.domains, views, data, seed=config.seed, mean=mean, std=std, start=start, device=device, share=share,
-            stream=stream,
+            stream=stream, pieces=config.train.accumulate,
         )  # fmt: skip
+
+    def first_batch(self) -> Batch:
+        """Return the first batch of the first stage, made in this process."""
+        data = self.config.data.model_copy(update={"workers": 0})
+        resolved = replace(self.resolved, config=self.config.model_copy(update={"data": data}))
+        return next(replace(self, resolved=resolved).loader())
 
     def _stream_order(self, stage: Stage, batch: int) -> StreamOrder:
         before = [each.name for each in self.stages].index(stage.name)
@@ -140,7 +155,13 @@ class RunContext:
 def _shares_forward(resolved: ResolvedRun) -> bool:
     """Say whether both sides share a forward; a compiled network would be compiled again for every change of it."""
     train = resolved.config.train
-    return train.joint_forward and not train.compile and all(p.joint_forward for p in resolved.plugins)
+    whole = not train.compile and train.accumulate == 1
+    return train.joint_forward and whole and all(p.joint_forward for p in resolved.plugins)
+
+
+def _step_of(model: Model, plugins: Plugins, resolved: ResolvedRun) -> StepModule:
+    pieces = resolved.config.train.accumulate
+    return StepModule(model, plugins, joint=_shares_forward(resolved), pieces=pieces)
 
 
 def build_plugins(resolved: ResolvedRun, initial: Initial | None = None) -> Plugins:
@@ -178,6 +199,14 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     # Before the data: two owners of a hook are told in a second, not after the images are decoded.
     plugins = build_plugins(resolved, initial)
     fabric = build_fabric(config)
+    processes = Processes(fabric.global_rank, fabric.world_size)
+    return processes.together(partial(_built, resolved, plugins, initial, fabric, label_file))
+
+
+def _built(
+    resolved: ResolvedRun, plugins: Plugins, initial: Initial | None, fabric: Fabric, label_file: Path | None
+) -> RunContext:
+    config = resolved.config
     # What costs nothing is asked first: a typo in a path must not wait for a download of weights.
     look_for_data(config.task)
     look_for_weights(config.model)
@@ -195,13 +224,21 @@ def build_context(resolved: ResolvedRun, *, label_file: Path | None = None) -> R
     kept = () if initial is None else _take_over(model, plugins, initial, domains.classes)
     attach_shares(model, config, task, domains.truth)
     _set_statistics(model, config)
+    if config.model.checkpointing:
+        shared = fabric.world_size > 1 or config.train.accumulate > 1
+        checkpoint_blocks(model, config.model.backbone, shared=shared)
     _try_backbone(model, config)
     refuse_other_forward(resolved.plugins, plugins, model, config.data.size)
     views = plugins.request_views(config)
     stages = plugins.plan(config, model, {side: side_info(domains, side) for side in SIDES}, task)
     _check_views(views, stages, domains.sources)
+    if fabric.world_size > 1:
+        refuse_alone(config, stages)
+    if config.train.accumulate > 1 and any(stage.stream for stage in stages):
+        what = "a stream's batches are answered as they come, whole"
+        raise UserInputError(what, where="train.accumulate", fix="leave it out")
     # The step is wrapped, not the network: hooks get the plain model.
-    module = cast("StepModule", fabric.setup_module(StepModule(model, plugins, joint=_shares_forward(resolved))))
+    module = cast("StepModule", fabric.setup_module(_step_of(model, plugins, resolved)))
     evaluator = Evaluator(fabric, plugins, config.data)
     evaluator.calibration = limited(config, domains.classes)
     train = config.train
@@ -299,19 +336,20 @@ def device_here(wanted: Device) -> Device:
 
 def build_fabric(config: RunConfig) -> Fabric:
     """Prepare device, precision, memory, threads and determinism; the device must be resolved."""
-    from lightning_fabric import Fabric
-
     if config.train.allocator == "keep":
         keep_memory()
     if config.train.threads is not None:
         _refuse_many_threads(config.train.threads)
         torch.set_num_threads(config.train.threads)
+    elif (here := started()) is not None:
+        # Whatever a launcher set: torchrun gives each process one thread, another may give each all.
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // here.local_world))
     if config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic matrix products need on CUDA
     torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
     # No result depends on memory that nobody wrote, and filling each new tensor is a pass over it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+    return fabric_of(config)
 
 
 def _refuse_many_threads(threads: int) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from fercore.engine.gathering import Gathering
 from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, normalised_apart, restore_bn_stats, swap_bn_stats
+from fercore.models.parts_of_batch import Rows, in_pieces, seeing
+from fercore.processes import Processes
 from fercore.records.plan import StepLoss, StepReport, ViewRequest
-from fercore.records.step import Batch, Encoded, KeepTerm, LossTerm, Progress, Side
+from fercore.records.step import Batch, DomainBatch, Encoded, KeepTerm, LossTerm, Progress, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -32,6 +37,7 @@ class StepInputs:
 
     Args:
         answers: where the target's probabilities f[B,K] go that this forward gives, in a stream; None = nowhere.
+        gathering: the batch of all processes, of which `batch` is this one's part; None = there are no others.
     """
 
     def __init__(
@@ -41,8 +47,10 @@ class StepInputs:
         clock: Progress,
         keep: KeepTerm | None = None,
         answers: list[Tensor] | None = None,
+        gathering: Gathering | None = None,
     ) -> None:
         self.batch, self.views, self.clock, self.keep, self.answers = batch, views, clock, keep, answers
+        self.gathering = gathering
 
 
 class StepModule(nn.Module):
@@ -51,16 +59,22 @@ class StepModule(nn.Module):
     Args:
         model: the network. plugins: the run's hooks.
         joint: images that both sides have under one view's name share a forward; the plugins must allow it.
+        pieces: of a view, that are encoded one after another; more than one are worked out again for their gradient.
     """
 
-    def __init__(self, model: Model, plugins: Plugins, *, joint: bool = False) -> None:
+    def __init__(self, model: Model, plugins: Plugins, *, joint: bool = False, pieces: int = 1) -> None:
         super().__init__()
-        self.model, self.plugins, self.joint = model, plugins, joint
+        self.model, self.plugins, self.joint, self.pieces = model, plugins, joint and pieces == 1, pieces
 
     def forward(self, inputs: StepInputs) -> dict[str, Tensor]:
-        """Encode, pseudo-label and align; return the weighted terms float32[] by name, in the order of names."""
+        """Encode, pseudo-label and align; return the weighted terms f[] by name, in the order of names."""
         model, plugins, batch, clock = self.model, self.plugins, inputs.batch, inputs.clock
-        encoded = self._encode(batch, inputs.views, clock)
+        gathering = inputs.gathering
+        encoded = self._encode(batch, inputs.views, clock, gathering)
+        if gathering is not None and gathering.joined:
+            # From here on every process has the whole batch: what hooks make and keep of it is the same everywhere.
+            encoded = {(side, view): gathering.encoded(side, own) for (side, view), own in encoded.items()}
+            batch = gathering.batch(batch, batch.source.labels.device)
         if inputs.answers is not None:
             # Before the losses: the answer is that of the weights as the images came.
             view = next(view.name for view in inputs.views if view.side == "target")
@@ -71,9 +85,11 @@ class StepModule(nn.Module):
         terms = plugins.align(model, batch, encoded, pseudo, clock)
         terms += plugins.loss(model, batch, encoded, pseudo, clock)
         kept = [term for term in _in_order(terms) if inputs.keep is None or inputs.keep(term)]
-        return {term.name: term.weight * term.value.float() for term in kept}
+        return {term.name: term.weight * term.value.to(torch.get_default_dtype()) for term in kept}
 
-    def _encode(self, batch: Batch, views: Sequence[ViewRequest], clock: Progress) -> dict[tuple[Side, str], Encoded]:
+    def _encode(
+        self, batch: Batch, views: Sequence[ViewRequest], clock: Progress, gathering: Gathering | None
+    ) -> dict[tuple[Side, str], Encoded]:
         """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
         model, plugins = self.model, self.plugins
         encoded: dict[tuple[Side, str], Encoded] = {}
@@ -83,7 +99,7 @@ class StepModule(nn.Module):
             one = batch.side(view.side)
             if not _moves_statistics(view, views):
                 kept = swap_bn_stats(model)
-                encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock, view.side, "train")
+                encoded[view.side, view.name] = self._view(one, view, clock, gathering)
                 restore_bn_stats(model, kept)
                 continue
             if self.joint and following is not None and _joins(view, following, views):
@@ -91,13 +107,29 @@ class StepModule(nn.Module):
                 # Views of other sizes cannot be one batch.
                 if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
                     sizes = [len(one), len(other)]
-                    with normalised_apart(model, sizes):
+                    with self._seeing(gathering, view.side, following.side), normalised_apart(model, sizes):
                         both = plugins.encode(model, one.joined(other, view.name), view.name, clock, None, "train")
                     first, second = both.split(sizes)
                     encoded |= {(view.side, view.name): first, (following.side, view.name): second}
                     continue
-            encoded[view.side, view.name] = plugins.encode(model, one, view.name, clock, view.side, "train")
+            encoded[view.side, view.name] = self._view(one, view, clock, gathering)
         return encoded
+
+    def _view(self, one: DomainBatch, view: ViewRequest, clock: Progress, gathering: Gathering | None) -> Encoded:
+        """Encode one view of one side, in one piece or in several."""
+        if self.pieces > 1 and len(one):
+            own = Rows(torch.arange(len(one)), len(one))
+            rows = own if gathering is None else gathering.rows([view.side])
+            return in_pieces(self.model, partial(self._some, one, view, clock), rows, self.pieces)
+        with self._seeing(gathering, view.side):
+            return self.plugins.encode(self.model, one, view.name, clock, view.side, "train")
+
+    def _some(self, batch: DomainBatch, view: ViewRequest, clock: Progress, at: Tensor) -> Encoded:
+        some = batch.some(at, view.name)
+        return self.plugins.encode(self.model, some, view.name, clock, view.side, "train")
+
+    def _seeing(self, gathering: Gathering | None, *sides: Side) -> AbstractContextManager[None]:
+        return nullcontext() if gathering is None else seeing(self.model, gathering.rows(sides))
 
 
 def _moves_statistics(view: ViewRequest, views: Sequence[ViewRequest]) -> bool:
@@ -118,11 +150,13 @@ def train_step(
     views: Sequence[ViewRequest],
     clock: Progress,
     answers: list[Tensor] | None = None,
+    gathering: Gathering | None = None,
 ) -> StepReport:
     """Take one optimiser step down the sum of the terms, where a term has a gradient.
 
     Args:
         module: the step, as Fabric wraps it. answers: in a stream, where the first forward's probabilities go.
+        gathering: the batch of all processes, of which `batch` is this one's part; None = there are no others.
 
     Raises:
         NonFiniteLoss: naming the term, before any weight changes.
@@ -136,20 +170,25 @@ def train_step(
         nonlocal passes
         # A sharpness-aware step looks again with moved weights; the answer is the first look's.
         said = answers if passes == 0 else None
-        weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said))
+        # Fabric gives out numbers of the default type, which is that of the terms in here alone.
+        with fabric.strategy.precision.tensor_init_context():
+            weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said, gathering))
         passes += 1
         # One transfer from the device for all terms.
         stacked = torch.stack([*weighted.values()]) if weighted else torch.zeros(0)
-        values = dict(zip(weighted, stacked.tolist(), strict=True))
+        values, has_gradient = dict(zip(weighted, stacked.tolist(), strict=True)), stacked.requires_grad
+        if gathering is not None and not gathering.joined:
+            values, has_gradient = _mean_over(gathering.processes, values, has_gradient=has_gradient)
         # Before the gradient: a loss that is not finite must leave the weights as they are.
         _check_finite(values, clock)
         phase.backward(fabric, stacked.sum())
-        return StepLoss(values, has_gradient=stacked.requires_grad)
+        return StepLoss(values, has_gradient=has_gradient)
 
     loss = module.plugins.backward(module.model, closure, clock)
     if loss.has_gradient:
         phase.optimizer_step(fabric)
-    images, total = len(batch.source) + len(batch.target), sum(loss.terms.values(), 0.0)
+    drawn = batch if gathering is None else gathering.whole.batch
+    images, total = len(drawn.source) + len(drawn.target), sum(loss.terms.values(), 0.0)
     where = clock.stage, clock.phase, clock.epoch, clock.step
     report = StepReport(*where, loss.terms, total, lr, images, skipped=not loss.has_gradient)
     return _reported(module, report, clock)
@@ -190,6 +229,16 @@ def _reported(module: StepModule, report: StepReport, clock: Progress) -> StepRe
     with torch.no_grad():
         resets = module.plugins.after_step(module.model, report, clock)
     return replace(report, resets=resets) if resets else report
+
+
+def _mean_over(
+    processes: Processes, values: Mapping[str, float], *, has_gradient: bool
+) -> tuple[dict[str, float], bool]:
+    """Return the terms' means over the processes, each of which has its own; one that a process lacks is 0 there."""
+    every = processes.everyone((dict(values), has_gradient))
+    names = sorted({name for each, _ in every for name in each})
+    means = {name: sum(each.get(name, 0.0) for each, _ in every) / processes.world for name in names}
+    return means, any(one for _, one in every)
 
 
 def _in_order(terms: Sequence[LossTerm]) -> list[LossTerm]:

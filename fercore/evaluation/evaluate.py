@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,13 +17,17 @@ from fercore.evaluation.calibration import Calibration
 from fercore.evaluation.metrics import class_scores
 from fercore.hooks.manager import Plugins
 from fercore.models import Model
+from fercore.processes import Processes
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
 from fercore.records.result import ClassQuality, LabelQuality, Predicted, Scores
-from fercore.records.step import PLAIN, DomainBatch, Encoded, EncodedDataset, Progress, Purpose, Side
+from fercore.records.step import PLAIN, Batch, DomainBatch, Encoded, EncodedDataset, Progress, Purpose, Side
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+BatchT = TypeVar("BatchT", Batch, DomainBatch)
 
 
 class Evaluator:
@@ -40,8 +44,17 @@ class Evaluator:
     def encode(self, model: Model, table: Table, clock: Progress, side: Side) -> EncodedDataset:
         """Return the features and logits of a whole side, on the model's device; labels of the target are hidden."""
         shown = table if side == "source" else table.without_labels()
-        batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
-        return self.encode_batches(model, batches, clock, side, "refresh")
+        processes = Processes(self._fabric.global_rank, self._fabric.world_size)
+        starts = range(0, len(shown), self._data.eval_batch)
+        if len(starts) < 2 * processes.world or not processes.several:
+            batches = eval_batches(shown, self._data, mean=model.mean, std=model.std)
+            return self.encode_batches(model, batches, clock, side, "refresh")
+        # Whole batches in turns: each has the bits that it has where one process goes through all.
+        rows = [np.concatenate([_span(start, shown, self._data) for start in starts[r :: processes.world]])
+                for r in range(processes.world)]  # fmt: skip
+        batches = eval_batches(shown, self._data, mean=model.mean, std=model.std, share=processes)
+        own = self.encode_batches(model, batches, clock, side, "refresh")
+        return _together(own, shown, rows, processes)
 
     @torch.no_grad()
     def encode_batches(
@@ -53,7 +66,7 @@ class Evaluator:
         with _evaluating(model):
             for batch in batches:
                 with self._fabric.autocast():
-                    there = batch.to(self._fabric.device)
+                    there = placed(batch, self._fabric)
                     parts.append(self._plugins.encode(model, there, PLAIN, clock, side, purpose))
                 kept.append(batch)
         return EncodedDataset(
@@ -92,6 +105,42 @@ class Evaluator:
             logits={name: tensor.float().cpu().numpy()[back] for name, tensor in encoded.logits.items()},
             labels=encoded.labels.cpu().numpy()[back],
         )
+
+
+def placed(batch: BatchT, fabric: Fabric) -> BatchT:
+    """Return a batch on the run's device, with images in the run's precision."""
+    there = batch.to(fabric.device)
+    convert = fabric.strategy.precision.convert_input
+    if isinstance(there, Batch):
+        sides = (replace(s, images={n: convert(t) for n, t in s.images.items()}) for s in (there.source, there.target))
+        return Batch(*sides)
+    return replace(there, images={name: convert(t) for name, t in there.images.items()})
+
+
+def _span(start: int, table: Table, data: DataSettings) -> np.ndarray:
+    return np.arange(start, min(start + data.eval_batch, len(table)))
+
+
+def _together(own: EncodedDataset, table: Table, rows: Sequence[np.ndarray], processes: Processes) -> EncodedDataset:
+    """Return a whole side of which each process has encoded some rows.
+
+    Args:
+        own: of this process. table: the side. rows: int64[n_r] of every process.
+    """
+    device, sizes = own.labels.device, [len(each) for each in rows]
+    order = torch.from_numpy(np.argsort(np.concatenate(rows))).to(device)
+
+    def joined(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: torch.cat(processes.rows(tensor, sizes))[order] for name, tensor in tensors.items()}
+
+    return EncodedDataset(
+        features=joined(own.features),
+        logits=joined(own.logits),
+        labels=torch.from_numpy(table.labels.copy()).to(device),
+        domain=torch.from_numpy(table.domain.copy()).to(device),
+        index=torch.arange(len(table), device=device),
+        extras={name: torch.from_numpy(np.ascontiguousarray(each)).to(device) for name, each in table.extras.items()},
+    )
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from fercore.models.normalisation import (
     running,
     scaled,
 )
+from fercore.models.parts_of_batch import drawn_for_rows, summed_over_rows, this_forward
 from fercore.models.records import PseudoLabelRecord, SizedByData
 from fercore.models.statistics import (
     StatisticsOf,
@@ -62,6 +63,7 @@ __all__ = [
     "build_backbone",
     "build_classifier",
     "build_trunk",
+    "drawn_for_rows",
     "encode_view",
     "forward_without_bn_update",
     "look_for_weights",
@@ -81,6 +83,8 @@ __all__ = [
     "shrink",
     "source_weights",
     "split_norms",
+    "summed_over_rows",
     "swap_bn_stats",
+    "this_forward",
     "without_bn_update",
 ]

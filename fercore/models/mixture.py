@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fercore.models.parts_of_batch import drawn_for_rows, piece_seen, summed_over_rows
+
 ExpertKind: TypeAlias = Literal["linear", "bottleneck", "residual"]
 GateKind: TypeAlias = Literal["softplus_topk", "noisy_topk"]
 CombineKind: TypeAlias = Literal["linear", "log"]
@@ -78,7 +80,7 @@ class Gate(nn.Module):
             return F.softplus(clean)
         if not self.training:
             return clean
-        return clean + torch.randn_like(clean) * (F.softplus(F.linear(x, self.noise)) + self.FLOOR)
+        return clean + drawn_for_rows(clean, torch.randn_like) * (F.softplus(F.linear(x, self.noise)) + self.FLOOR)
 
 
 class ExpertMixture(nn.Module):
@@ -128,11 +130,18 @@ class ExpertMixture(nn.Module):
         answers: Tensor = self.experts(x).expand(log_gates.shape[-1], -1, -1)
         if self.balance and self.training and torch.is_grad_enabled():
             # The input is a constant here: a method may free the graph behind it before anyone asks for the imbalance.
-            self._importance.append(self.gate(x.detach()).exp().sum(0))
+            self._keep(summed_over_rows(self.gate(x.detach()).exp().sum(0)))
         log_weights = log_gates.transpose(0, 1).unsqueeze(-1)
         if self.combine == "log":
             return (log_weights + answers).logsumexp(0)
         return (log_weights.exp().to(answers.dtype) * answers).sum(0)
+
+    def _keep(self, importance: Tensor) -> None:
+        piece = piece_seen()
+        if piece:
+            self._importance[-1] = self._importance[-1] + importance
+        elif piece is not None:
+            self._importance.append(importance)
 
     def take_imbalance(self) -> Tensor | None:
         """Return how unevenly the experts were used since the last call, and forget it.

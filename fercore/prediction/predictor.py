@@ -127,7 +127,9 @@ class Predictor:
 
         self.record, self.source_features, self.held_out = record, features, held_out
         config = resolved.config
-        fabric = Fabric(accelerator=config.device, devices=1, precision=config.train.precision)
+        # Weights are read into the network as it is built, in float32.
+        precision = "32-true" if config.train.precision == "64-true" else config.train.precision
+        fabric = Fabric(accelerator=config.device, devices=1, precision=precision)
         self.device = fabric.device
         model.to(fabric.device)
         memory_format.apply(model, "channels_last" if config.train.memory_format == "channels_last" else "contiguous")

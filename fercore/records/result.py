@@ -267,7 +267,11 @@ class Parameters(Shape):
 
 
 class Arithmetic(Shape):
-    """How the run was worked out."""
+    """How the run was worked out.
+
+    Attributes:
+        processes: that shared the run, with what they joined (`train.sync`, `train.batch_norm`); not given for one.
+    """
 
     precision: str
     memory_format: str
@@ -275,6 +279,9 @@ class Arithmetic(Shape):
     compile: bool
     fused_optimiser: bool
     deterministic: bool
+    processes: int = 1
+    sync: str = "batch"
+    batch_norm: str = "all"
 
 
 class Result(Shape):

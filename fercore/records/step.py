@@ -54,6 +54,13 @@ class DomainBatch:
         )
         return DomainBatch({view: images}, labels, domain, index)
 
+    def some(self, at: Tensor, view: str) -> DomainBatch:
+        """Return one view of the samples at places int64[b]."""
+        at = at.to(self.labels.device)
+        extras = {name: values[at] for name, values in self.extras.items()}
+        images = {view: self.images[view][at]}
+        return DomainBatch(images, self.labels[at], self.domain[at], self.index[at], extras)
+
     def to(self, device: torch.device | str) -> DomainBatch:
         """Return the same batch on another device."""
         return replace(

@@ -258,6 +258,34 @@ class RunFolder:
         write_json(self.path / RESULT, record.to_json())
 
 
+class ReadFolder(RunFolder):
+    """The folder of a run that another process writes: what is there can be read, and nothing is locked or written."""
+
+    def refuse_if_taken(self) -> None:
+        """Leave that to the process that writes."""
+
+    def lock(self, inside: Path | None = None) -> None:
+        """Leave that to the process that writes."""
+
+    def create(
+        self,
+        resolved: ResolvedRun,
+        plugins: Plugins,
+        data_report: Mapping[str, Any],
+        label_split: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Leave that to the process that writes."""
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Leave that to the process that writes."""
+
+    def rewind_log(self, size: int) -> None:
+        """Leave that to the process that writes."""
+
+    def lengthen(self, config: RunConfig) -> None:
+        """Leave that to the process that writes."""
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages results depend on."""
     return {"python": platform.python_version(), **{name: installed_version(name) for name in PACKAGES}}

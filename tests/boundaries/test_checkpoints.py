@@ -21,7 +21,8 @@ from fercore.engine import initial, resume
 from fercore.engine.memory_format import FORMATS, _remembered
 from fercore.engine.model_record import RECORD, WEIGHTS
 from fercore.engine.observer import Observer
-from fercore.engine.run import Trainer, run, take_up
+from fercore.engine.run import run, take_up
+from fercore.engine.trainer import Trainer
 from fercore.errors import UserInputError
 from fercore.hooks import assemble as assembling
 from fercore.hooks import discovery

@@ -28,8 +28,9 @@ from fercore.data.images.readers import FileReader
 from fercore.data.spec import parse_spec
 from fercore.data.table import JoinedReader
 from fercore.engine.initial import with_initial
-from fercore.engine.run import Trainer, run
+from fercore.engine.run import run
 from fercore.engine.setup import RunContext, build_context
+from fercore.engine.trainer import Trainer
 from fercore.evaluation.evaluate import Evaluator
 from fercore.hooks import Plugin, hookimpl
 from fercore.hooks.assemble import ResolvedRun, assemble

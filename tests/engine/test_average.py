@@ -204,7 +204,7 @@ def test_the_score_that_leads_stands_first(make_context, tmp_path, listener, cap
     text = capsys.readouterr().out
     assert text.index("0.2500") < text.index("0.5000")
     assert "weights averaged" in text
-    assert "1,000 of 1,234,567 parameters trained, 0.250 s a step" in text
+    assert "1,000 of 1,234,567 parameters trained, 0.250 s a step, peak memory " in text
     rows = comparison.summarise({"m": [record]})
     assert comparison.leading_score({"a": [plain], "m": [record]}) == "balanced_accuracy"
     assert comparison.leading_score({"a": [plain]}) == "accuracy"

@@ -12,7 +12,7 @@ from torch import nn
 
 from fercore import ops
 from fercore.builtin.supervised import SourceOnly
-from fercore.engine.run import Trainer
+from fercore.engine.trainer import Trainer
 from fercore.errors import UserInputError
 from fercore.ops import dispatch, reference
 from fercore.plugin import LossTerm, Role, hookimpl

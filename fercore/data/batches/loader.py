@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from fercore.data.domains.domain_set import DomainSet
 from fercore.data.images.views import Views, plain_views
 from fercore.data.table import Table, join
 from fercore.errors import UserInputError
+from fercore.processes import ALONE_HERE, Processes
 from fercore.records.plan import ViewRequest
 from fercore.records.step import SIDES, Batch, DomainBatch, Side
 
@@ -42,7 +44,12 @@ def side_table(domains: DomainSet, side: Side) -> Table:
 
 
 def eval_batches(
-    table: Table, settings: DataSettings, *, mean: Sequence[float], std: Sequence[float]
+    table: Table,
+    settings: DataSettings,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    share: Processes = ALONE_HERE,
 ) -> Iterator[DomainBatch]:
     """Yield a whole table in order as batches of settings.eval_batch with the one view `PLAIN`.
 
@@ -50,10 +57,11 @@ def eval_batches(
         table: any table; its labels go into the batches as they are.
         settings: image size, batch size, cache.
         mean, std: per channel.
+        share: of several processes that take the batches in turns, this one.
     """
     views = plain_views(mean, std)
     reserve([table], settings)
-    for start in range(0, len(table), settings.eval_batch):
+    for start in range(0, len(table), settings.eval_batch)[share.rank :: share.world]:
         at = np.arange(start, min(start + settings.eval_batch, len(table)))
         yield _make(table, at, at, views, settings)
 
@@ -83,6 +91,18 @@ Drawn = tuple[np.ndarray, np.ndarray]
 """Samples of one side of a step, and the numbers of their draws, from which their augmentation follows."""
 Plan = tuple[Drawn, Drawn]
 """The source and target sides of a step."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """What all processes of a run draw in a step.
+
+    Attributes:
+        batch: without images. places: side -> of every process, int64[b], where its samples stand in the batch.
+    """
+
+    batch: Batch
+    places: Mapping[Side, tuple[Tensor, ...]]
 
 
 @dataclass
@@ -122,6 +142,7 @@ class StepLoader:
         start: number of the first step; a later stage goes on where the one before it stopped.
         device: where views are made under data.augment_on="device"; None = on the CPU, with the batch.
         share: the part of every batch that this process takes; batch sizes are those of all processes together.
+        pieces: in which each process takes its part of a batch through the network; each needs two samples.
         stream: the target comes once, in this order, and in batches of any size; None = as a training set.
 
     Raises:
@@ -142,6 +163,7 @@ class StepLoader:
         device: torch.device | None = None,
         share: Share = ALONE,
         stream: StreamOrder | None = None,
+        pieces: int = 1,
     ) -> None:
         # Target labels end here: no batch of training can hold them.
         tables = (side_table(domains, "source"), side_table(domains, "target").without_labels())
@@ -158,8 +180,10 @@ class StepLoader:
         }
         self._trained = [side for side, view in zip(SIDES, made, strict=True) if view.transforms]
         for side in self._trained if stream is None else ():
-            _refuse_few(self._built_in[side].batch, share, f"data.{side}_batch")
+            _refuse_few(self._built_in[side].batch, share, f"data.{side}_batch", pieces)
+            _refuse_rest(self._built_in[side].batch, share, f"data.{side}_batch", len(names) if side == "source" else 1)
         self._share = share
+        self._no_views = tuple(Views((), side, seed=seed, policy=policy, mean=mean, std=std) for side in SIDES)
         self._given: dict[Side, GivenOrder | None] = dict.fromkeys(SIDES)
         self._device = device if settings.augment_on == "device" else None
         self._dataset = StepDataset(tables, (made[0], made[1]), settings, raw=self._device is not None)
@@ -190,6 +214,17 @@ class StepLoader:
             batch = Batch(*(self._viewed(n, side, self._device) for n, side in enumerate((batch.source, batch.target))))
         self._step += 1
         return batch
+
+    def whole(self) -> Whole:
+        """Return what all processes drew in the last step, and who has which of it."""
+        step, sides, places = self._step - 1, [], {}
+        for number, side in enumerate(SIDES):
+            order, table = self._order(side), self._tables[side]
+            drawn = order.take(step)
+            sides.append(_make(table, drawn, drawn, self._no_views[number], self._settings))
+            parts = [Share(rank, self._share.world).of(order).places for rank in range(self._share.world)]
+            places[side] = tuple(torch.from_numpy(part[part < len(drawn)]) for part in parts)
+        return Whole(Batch(*sides), places)
 
     def _viewed(self, number: int, batch: DomainBatch, device: torch.device) -> DomainBatch:
         """Return a batch of raw pixels on the device, with its views made there."""
@@ -257,7 +292,10 @@ class StepLoader:
 
     def _part(self, side: Side) -> Part:
         """Return what this process draws of a side."""
-        return self._share.of(self._given[side] or self._built_in[side])
+        return self._share.of(self._order(side))
+
+    def _order(self, side: Side) -> SideOrder | GivenOrder | StreamOrder:
+        return self._given[side] or self._built_in[side]
 
     def _start(self) -> Iterator[Batch | str]:
         # The plans do not refer to the loader: in a cycle that only the collector breaks, the queues of the workers are
@@ -353,10 +391,22 @@ def target_order(table: Table, settings: DataSettings, seed: int, *, trains: boo
     return SideOrder([order], table.domain)
 
 
-def _refuse_few(batch: int, share: Share, setting: str) -> None:
-    if batch < 2 * share.world:
-        what = f"batch too small: {batch} samples a step for {share.world} processes, and batch normalisation needs two"
-        raise UserInputError(what, where=setting, fix=f"set it to {2 * share.world} or more")
+def _refuse_few(batch: int, share: Share, setting: str, pieces: int) -> None:
+    parts = share.world * pieces
+    if batch < 2 * parts:
+        among = f"{share.world} processes" if pieces == 1 else f"{parts} pieces"
+        what = f"batch too small: {batch} samples a step for {among}, and batch normalisation needs two"
+        raise UserInputError(what, where=setting, fix=f"set it to {2 * parts} or more")
+
+
+def _refuse_rest(batch: int, share: Share, setting: str, domains: int) -> None:
+    """Refuse a batch of which some process would take more than another."""
+    if batch % share.world:
+        # Equal shares of every domain as well, so that the setting is what is drawn.
+        whole = math.lcm(share.world, max(1, domains))
+        near = sorted({max(whole, batch // whole * whole), (batch // whole + 1) * whole})
+        what = f"{batch} samples a step do not divide among {share.world} processes"
+        raise UserInputError(what, where=setting, fix=f"let them be {' or '.join(map(str, near))}")
 
 
 def _fitting(n: int, batch: int, name: str, setting: str, *, least: int, trains: bool, repeat: bool) -> int:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fercore.losses import to_float32
-from fercore.models import External
+from fercore.models import External, this_forward
 from fercore.models.clip import Clip, Position, context_tokens, encode_images, encode_text
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Sentences(nn.Module):
         They are computed once for every state of the prompts: once a step, once an evaluation.
         """
         # Whether gradients are recorded is part of it: features without a graph are no use to a step.
-        state = (prompts.data_ptr(), prompts._version, torch.is_grad_enabled(), _precision(prompts))
+        state = (prompts.data_ptr(), prompts._version, torch.is_grad_enabled(), _precision(prompts), this_forward())
         return self._keep("context", state, lambda: encode_text(network, self.context, prompts))
 
     def forget(self) -> None:
