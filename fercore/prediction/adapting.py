@@ -233,7 +233,8 @@ def load_adapting(path: str, how: AdaptSettings, *, device: Device = "auto", liv
         empty = {side: SideInfo(nothing, nothing, ()) for side in SIDES}
         stages = plugins.plan(config, model, empty, task)
         stage = _stream_of(stages, how.method)
-        fabric = build_fabric(config)
+        # A model may be of a run that several processes shared.
+        fabric = build_fabric(config.model_copy(update={"devices": 1, "num_nodes": 1}))
         module = cast("StepModule", fabric.setup_module(StepModule(model, plugins)))
         plugins.refresh(model, Progress(stage.name, "", 0, 0, ENDLESS), _no_dataset, task)
         online = Online(fabric, module, runners_of(fabric, stage, model), views, len(classes), config.stream)

@@ -90,7 +90,7 @@ def look_inside(run: RunFiles, most: int) -> Inside:
     # The preset is given by its name below, and is no setting among others.
     settings = {name: value for name, value in run.settings.items() if name != "preset"}
     # Nothing is trained: where and how fast the network runs is this machine's to choose.
-    here = {"device": "auto", "train": {"compile": False, "threads": None}}
+    here = {"device": "auto", "devices": 1, "num_nodes": 1, "train": {"compile": False, "threads": None}}
     names = list(run.folder.plugin_versions())
     # Building a network draws from the generators, and whoever asks for a report may be in the middle of a run.
     state = random_state()

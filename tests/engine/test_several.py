@@ -17,12 +17,15 @@ import pytest
 import torch
 from torch import nn
 
+from fercore import open_run, report
 from fercore.config import RunConfig
+from fercore.engine.agreement import check_same_start
 from fercore.engine.several import places_here
 from fercore.errors import UserInputError
 from fercore.models.parts_of_batch import Rows, drawn_for_rows, seeing, summed_over_rows
 from fercore.processes import Processes, Started, started
 from fercore.runs import checkpoint
+from fercore.testing import tiny_context
 from fercore.testing.tiny import TINY
 from tests.engine.spread import BATCHES, in_processes, main_in, steps_of
 
@@ -168,6 +171,36 @@ def test_batch_statistics_and_dropout_are_those_of_all_rows(kind):
     assert in_processes(2, partial(_normalise_in_parts, kind)) < 1e-12
 
 
+def _begin_with_own_data() -> None:
+    rank = int(os.environ["RANK"])
+    own = {"data": {"target": f"synthfer:wild?n=112&seed={2 + rank}"}}
+    check_same_start(tiny_context(["source_only"], [BATCHES, own, {"devices": 2}]))
+
+
+def _fail_second() -> None:
+    processes = tiny_context(["source_only"], [BATCHES, {"devices": 2}]).processes
+
+    def look() -> None:
+        if processes.rank == 1:
+            raise UserInputError("cannot read image", where="a.png", fix="repair it")
+
+    processes.together(look)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_processes_with_other_data_do_not_begin():
+    with pytest.raises(UserInputError, match=r"process 1 has other data of '\w+' than the first"):
+        in_processes(2, _begin_with_own_data)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_what_is_wrong_for_one_process_the_first_one_tells():
+    with pytest.raises(UserInputError, match=r"process 1: cannot read image \(a.png\); repair it"):
+        in_processes(2, _fail_second)
+
+
 def test_random_numbers_of_rows_are_those_of_the_batch():
     net, places = nn.Identity(), torch.tensor([5, 0, 2])
     torch.manual_seed(0)
@@ -236,6 +269,9 @@ def test_launchers_agree_and_a_run_resumes_with_other_numbers(tmp_path):
     said = fercore(*given, "--out", tmp_path / "torchrun", by=torchrun)
     assert said.count("next: fercore predict") == 1
     assert weights(tmp_path / "two") == weights(tmp_path / "torchrun")
+    result = open_run(tmp_path / "two").result
+    assert (result.arithmetic.processes, result.steps, result.train_images_per_second > 0) == (2, 6, True)
+    assert report(tmp_path / "two").is_file()
     for name in ("same", "alone"):
         shutil.copytree(
             tmp_path / "two", tmp_path / name, ignore=shutil.ignore_patterns("result.json", "model", "step_00000006")
