@@ -6,7 +6,6 @@ time, and goes on from what it left. EVENTS is how many of the file events, even
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,6 +14,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import TINY
 
+from fercore.engine.initial import with_initial
 from fercore.engine.observer import Observer
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
@@ -47,6 +48,9 @@ MORE: dict[str, Any] = {
     "report": {"features": True, "distances": True, "tensorboard": True},
 }
 NAMES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+WITHOUT_SOURCE = {"shot_pp", "aad", "rotta", "tent"}
+GIVEN = "given"
+"""Folder of the trained model that methods without a source adapt."""
 PACE = {"train_seconds", "seconds_per_step", "train_images_per_second", "peak_memory_mb", "images_per_second"}
 
 
@@ -54,7 +58,13 @@ def go_on(folder: Path, methods: list[str]) -> None:
     """Start a run, or go on with it, as the command line does."""
     there = RunFolder(folder)
     if not (there.begun and there.finished):
-        context = build_context(assemble(methods, [TINY, MORE], preset="demo"))
+        layers: list[dict[str, Any]] = [TINY, MORE]
+        if folder.name == GIVEN:  # of fewer steps, it tells no two classes apart
+            layers.append({"train": {"steps": 40, "checkpoint_every": 40, "eval_every": 0}})
+        if methods[0] in WITHOUT_SOURCE:
+            alone = {"data": {"sources": []}, "report": {"distances": False}}
+            layers = with_initial([*layers, alone, {"model": {"init": str(folder.parent / GIVEN)}}])
+        context = build_context(assemble(methods, layers, preset="demo"))
         run(context, folder, Observer(), resume=there.begun)
 
 
@@ -63,13 +73,12 @@ def attempt(folder: Path, methods: list[str], *, event: int = 0, delay: float | 
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        with contextlib.suppress(BaseException):
+        try:
             watch(writer, event, str(folder))
             go_on(folder, methods)
             os._exit(0)
-        import traceback
-
-        traceback.print_exc()
+        except BaseException:
+            traceback.print_exc()
         os._exit(1)
     os.close(writer)
     if delay is not None:
@@ -96,7 +105,7 @@ def watch(writer: int, last: int, root: str) -> None:
     sys.addaudithook(hear)
 
 
-def bits(folder: Path) -> dict[str, Any]:
+def bits(folder: Path, methods: list[str]) -> dict[str, Any]:
     """Return all that must be the same however often a run was killed."""
     newest = checkpoint.newest(folder / "checkpoints")
     assert newest is not None
@@ -107,7 +116,8 @@ def bits(folder: Path) -> dict[str, Any]:
         "weights": hashlib.sha256((newest / checkpoint.TENSORS).read_bytes()).hexdigest(),
         "predictions": (folder / "predictions.csv").read_text(),
         "features": {name: hashlib.sha256(arrays[name].tobytes()).hexdigest() for name in sorted(arrays)},
-        "distances": json.loads((folder / "distances.json").read_text()),
+        "distances": json.loads((folder / "distances.json").read_text()) if methods[0] not in WITHOUT_SOURCE else None,
+        "online": (folder / "online.csv").read_text() if (folder / "online.csv").exists() else None,
         "result": without_pace(json.loads((folder / "result.json").read_text())),
         "log": [without_pace(line) for line in log],
         "hidden": sorted(str(path) for path in folder.parent.rglob(".*")),
@@ -120,13 +130,15 @@ def without_pace(record: dict[str, Any]) -> dict[str, Any]:
 
 def main(place: Path, methods: list[str], wanted: str, times: int) -> None:
     folder = place / "run"
+    if methods[0] in WITHOUT_SOURCE:
+        attempt(place / GIVEN, ["source_only"])
     attempt(folder, methods)  # what is made once, such as compiled code, is no event of the others
     shutil.rmtree(folder)
     started = time.perf_counter()
     status, events = attempt(folder, methods)
     seconds = time.perf_counter() - started
     assert status == 0
-    expected = bits(folder)
+    expected = bits(folder, methods)
     step = 1 if wanted == "all" else max(1, events // int(wanted))
     draw = random.Random(0)
     kills: list[dict[str, Any]] = [{"event": n} for n in range(step, events + 1, step)]
@@ -136,7 +148,7 @@ def main(place: Path, methods: list[str], wanted: str, times: int) -> None:
         killed, _ = attempt(folder, methods, **kill)
         left = sorted(path.name for path in (folder / "checkpoints").glob("*"))
         ended, _ = attempt(folder, methods)
-        found = bits(folder) if ended == 0 else {}
+        found = bits(folder, methods) if ended == 0 else {}
         differing = [name for name in expected if found.get(name) != expected[name]]
         print(json.dumps({**kill, "killed": killed, "left": left, "ended": ended, "differing": differing}), flush=True)
 

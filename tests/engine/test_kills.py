@@ -23,12 +23,14 @@ def campaign(folder: Path, methods: str, events: str, times: int) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path):
-    assert len(campaign(tmp_path, "source_only", "3", 1)) >= 4
+@pytest.mark.parametrize("methods", ["source_only", "shot_pp", "rotta"])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path, methods):
+    """Of `shot_pp` through both stages and their banks, of `rotta` through a stream and its memory."""
+    assert len(campaign(tmp_path, methods, "3", 1)) >= 4
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("methods", ["source_only", "la_cmfer", "adafer", "pocan"])
+@pytest.mark.parametrize("methods", ["source_only", "la_cmfer", "adafer", "pocan", "shot_pp", "aad", "rotta", "tent"])
 def test_a_kill_at_every_file_event_and_at_random_times(tmp_path, methods):
     kills = campaign(tmp_path, methods, "all", 24)
     assert len([kill for kill in kills if "event" in kill]) > 80
