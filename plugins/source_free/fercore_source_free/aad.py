@@ -41,7 +41,7 @@ class AaD(Banked):
         return "decay" if self.settings.decay and self.settings.diversity else ""
 
     @property
-    def evens(self) -> bool:  # type: ignore[override]
+    def evens(self) -> bool:
         """Whether it pushes images of a batch apart."""
         return self.settings.diversity > 0
 

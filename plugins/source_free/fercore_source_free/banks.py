@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fercore.losses import unit
 from fercore.models import Model, SizedByData
-from fercore.plugin import Batch, Encoded, EncodedDataset, Progress, Side, TaskInfo, UserInputError, hookimpl
+from fercore.plugin import Batch, Encoded, EncodedDataset, Progress, TaskInfo, UserInputError
 from fercore_source_free.base import TrainedModel, features_of, log_probs_of
 
 
@@ -18,20 +18,13 @@ class Banked(TrainedModel):
     """A method with a row of features and probabilities for each target image, the batch's own renewed each step."""
 
     settings: Any
-    evens = False
 
     def parts(self, model: Model, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return the bank; its width follows from the network, its length from the target."""
         return {"state": SizedByData({"features": torch.zeros(0, 1), "probs": torch.zeros(0, len(task.classes))})}
 
-    @hookimpl
-    def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
-    ) -> dict[str, float]:
-        """Fill the bank before the first step; later epochs watch the predictions alone."""
-        encoded = encode_dataset("target")
-        log_probs = log_probs_of(encoded)
-        numbers = self.watch_shares(model, log_probs, task.classes, evens=self.evens)
+    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+        """Fill the bank before the first step."""
         if clock.step == 0:
             if len(log_probs) < 2:
                 what, fix = "a target of one image has no neighbours", "give more images"
@@ -39,7 +32,7 @@ class Banked(TrainedModel):
             bank = self.part(model, SizedByData, "state")
             bank.put("features", unit(features_of(encoded)))
             bank.put("probs", log_probs.exp())
-        return numbers
+        return {}
 
     @torch.no_grad()
     def renewed(self, model: Model, batch: Batch, encoded: Encoded) -> tuple[Tensor, Tensor, Tensor]:

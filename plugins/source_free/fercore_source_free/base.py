@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -85,6 +85,25 @@ class TrainedModel(Plugin):
         if self.freezes_head(clock.stage):
             model.heads.eval()
         return (yield)
+
+    @hookimpl
+    def refresh(
+        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
+    ) -> dict[str, float]:
+        """Watch the predictions of the whole target, and renew what the method keeps of it."""
+        encoded = encode_dataset("target")
+        log_probs = log_probs_of(encoded)
+        numbers = self.watch_shares(model, log_probs, task.classes, evens=self.evens)
+        return {**numbers, **self.renew(model, encoded, log_probs, clock)}
+
+    @property
+    def evens(self) -> bool:
+        """Whether the method pushes towards equal classes."""
+        return False
+
+    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+        """Renew what holds for an epoch, of features and log-probabilities f[N,K]; returns numbers for the log."""
+        return {}
 
     def freezes_head(self, stage: str) -> bool:
         """Say whether the head stays as it is in a stage."""

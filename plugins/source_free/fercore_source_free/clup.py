@@ -4,7 +4,7 @@ BMVC 2022; code altndrr/clup.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -69,16 +69,10 @@ class CluP(TrainedModel):
         """Return the labels of the clusters."""
         return {"record": PseudoLabelRecord(len(task.classes))}
 
-    @hookimpl
-    def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
-    ) -> dict[str, float]:
+    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
         """Cluster the target once, and keep the purest samples of each class."""
-        encoded = encode_dataset("target")
-        log_probs = log_probs_of(encoded)
-        numbers = self.watch_shares(model, log_probs, task.classes, evens=False)
         if clock.step:
-            return numbers
+            return {}
         chosen, n, classes = self.settings, len(log_probs), log_probs.shape[1]
         number = chosen.clusters or (1000 if n >= FEW else max(2 * classes, n // 10))
         if not classes < number <= n:
@@ -98,7 +92,7 @@ class CluP(TrainedModel):
             probs = (shares / shares.sum(1, keepdim=True).clamp_min(1))[clusters]
         self.part(model, PseudoLabelRecord, "record").write(probs, kept.to(probs.dtype))
         say(f"{self.name}: {int(kept.sum())} of {n} images teach, chosen by {number} clusters")
-        return {**numbers, f"{self.name}/kept": float(kept.sum()), f"{self.name}/purity": float(purity.mean())}
+        return {f"{self.name}/kept": float(kept.sum()), f"{self.name}/purity": float(purity.mean())}
 
     @hookimpl
     def build_sampler(self, model: Model, side: Side) -> Sampler[int] | None:

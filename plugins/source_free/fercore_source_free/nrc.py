@@ -35,7 +35,7 @@ class NRC(Banked):
     settings: NrcSettings
 
     @property
-    def evens(self) -> bool:  # type: ignore[override]
+    def evens(self) -> bool:
         """Whether it pushes towards equal classes."""
         return self.settings.diversity > 0
 

@@ -62,7 +62,9 @@ class Personalise(TrainedModel):
     training_parts = ("outset", "seen")
     Settings: ClassVar[type[Settings]] = PersonaliseSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        name: {"train": {"steps": 1}, "data": {"target_batch": 1}} for name in ("demo", "small", "paper")
+        # One frame is enough: nothing is trained on the batch, which has to have two for methods that do.
+        name: {"train": {"steps": 1}, "data": {"target_batch": 2, "small_domains": "repeat"}}
+        for name in ("demo", "small", "paper")
     }
     settings: PersonaliseSettings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,7 +21,6 @@ from fercore.plugin import (
     PseudoLabels,
     Role,
     Settings,
-    Side,
     TaskInfo,
     hookimpl,
 )
@@ -57,22 +56,20 @@ class Informed(TrainedModel):
         classes = len(task.classes)
         return {"state": SizedByData({"prior": torch.full((classes,), 1 / classes)})}
 
-    @hookimpl
-    def refresh(
-        self, model: Model, clock: Progress, encode_dataset: Callable[[Side], EncodedDataset], task: TaskInfo
-    ) -> dict[str, float]:
-        """Estimate class shares, and what else the method renews."""
-        encoded = encode_dataset("target")
-        log_probs = log_probs_of(encoded)
-        evens = self.settings.diversity > 0 and self.settings.prior == "uniform"
-        numbers = self.watch_shares(model, log_probs, task.classes, evens=evens)
+    @property
+    def evens(self) -> bool:
+        """Whether it spreads predictions over all classes alike."""
+        return bool(self.settings.diversity > 0 and self.settings.prior == "uniform")
+
+    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+        """Estimate class shares, and label the target anew."""
         if self.settings.prior == "estimated":
             prior = self.part(model, SizedByData, "state").get_buffer("prior")
             prior.copy_(class_shares(log_probs.exp(), torch.full_like(prior, 1 / len(prior))))
-        return {**numbers, **self.renew(model, encoded, log_probs, clock)}
+        return self.relabel(model, encoded, log_probs, clock)
 
-    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
-        """Renew what holds for an epoch; returns numbers for the log."""
+    def relabel(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+        """Label the target for an epoch, where the method does; returns numbers for the log."""
         return {}
 
     def information(self, model: Model, log_probs: Tensor) -> list[LossTerm]:
@@ -100,7 +97,7 @@ class SHOT(Informed):
         """Return class shares, and the labels by centroids."""
         return {**super().parts(model, task), "record": PseudoLabelRecord(len(task.classes))}
 
-    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+    def relabel(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
         """Label the target by class centroids."""
         if not self.settings.pseudo:
             return {}

@@ -111,10 +111,10 @@ class SHOTpp(SHOT):
         """The second stage trains it; the classifier of turns learns with the network as it is."""
         return stage != MIX and super().freezes_head(stage)
 
-    def renew(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
+    def relabel(self, model: Model, encoded: EncodedDataset, log_probs: Tensor, clock: Progress) -> dict[str, float]:
         """Label as SHOT does; at the start of the second stage, trust the surest predictions of each class."""
         if clock.stage != MIX:
-            return super().renew(model, encoded, log_probs, clock)
+            return super().relabel(model, encoded, log_probs, clock)
         if clock.step:
             return {}
         probs = log_probs.exp()

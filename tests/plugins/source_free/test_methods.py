@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fercore.engine.run import run
 from fercore.errors import UserInputError
 from fercore.models import Model, SizedByData
 from fercore.records.step import Batch, DomainBatch, Encoded, Progress
+from fercore.testing.tiny import tiny_model
 
 NONE = DomainBatch({}, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0).long())
 REGIMES = ("iid", "correlated", "one_class", "batch_of_one", "label_shift", "constant")
@@ -185,6 +188,17 @@ def test_a_subjects_offset_is_that_of_the_formula_and_the_head_stays(make_contex
     images = list(test.read_many(range(len(test))))
     moved = torch.from_numpy(before.features(images)["main"]) - offset
     assert np.allclose(layer(moved).softmax(1).detach(), model.predict(images).probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["demo", "small"])
+def test_one_frame_of_a_subject_is_enough_in_every_quick_preset(preset, tmp_path):
+    import fercore
+
+    given = {"target": "synthfer:wild?n=2&seed=2", "init": tiny_model(), "preset": preset, "device": "cpu"}
+    done = fercore.train("personalise", **given, set={"report.tensorboard": False}, out=tmp_path / "run")
+    assert done.result.target.n_adaptation == 1
+    metrics = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert {row["personalise/frames"] for row in metrics if "personalise/frames" in row} == {1.0}
 
 
 def test_statistics_are_blended_by_channel():
