@@ -1,23 +1,30 @@
 """ONNX of every installed method: `python -m bench.export [NAME ...] [--out bench/results/export_cpu.json]`.
 
 Each method is trained for a few steps of the demo preset on few generated faces and exported:
-seconds from the model to the file's contents, its size, the largest difference of a probability to torch over 64
-images, and images a second of torch and of onnxruntime on one thread. What refuses to be exported says why. Add-ons are
-measured on a method that they can join. `--to torch`, `--form half` and `--form int8` measure the other kinds.
+seconds from the model to the file's contents, CPU seconds of the whole export (its comparison included), its size, the
+largest difference of a probability to torch over 64 images, and images a second of torch and of onnxruntime on one
+thread. `to_load` has the largest difference of a probability to `fercore.load(RUN).predict` over all images of the
+target: of `fercore predict`'s table, of the run's predictions.csv, and of the file in plain onnxruntime. What refuses
+to be exported says why. Add-ons are measured on a method that they can join. `--to torch`, `--form half` and
+`--form int8` measure the other kinds.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 HERE = Path(__file__).parents[1]
 JOINED = {"leaf_eaf": "fixmatch", "bsp": "dann", "mcc_term": "source_only", "sdat": "source_only"}
@@ -48,17 +55,60 @@ def measure(plugins: str, kind: str, form: str) -> dict[str, Any]:
                 if "--init" not in str(error):
                     raise
                 run = train(plugins, folder / "run", train("source_only", folder / "init"))  # adapts a trained model
+            begin = time.process_time()
             exported = export_model(run, folder / f"model{KINDS[kind].suffix}", to=kind, form=form)
+            cpu_seconds = time.process_time() - begin
+            told = differences(run, exported.path if kind == "onnx" else None, DATA["target"])
         except fercore.UserInputError as error:
             return {"refused": str(error).replace(place, "")}
     check = exported.check
     return {
         "seconds": round(exported.seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
         "megabytes": round(exported.bytes / 1e6, 2),
         "difference": check.difference,
         "agreement": check.agreement,
+        "to_load": told,
         "images_per_second": {name: round(speed) for name, speed in check.speed.items()},
     }
+
+
+def differences(run: Path, onnx: Path | None, target: str) -> dict[str, float]:
+    """Return the largest difference of a probability to `fercore.load(run).predict`, by who says it.
+
+    Args:
+        run: a run folder. onnx: its export that takes float pixels; None = there is none.
+        target: SPEC of the run's target, of which every image is predicted on.
+    """
+    import onnxruntime
+
+    import fercore
+    from fercore.data.domains.load import read_domain
+    from fercore.data.spec import parse_spec
+
+    images, _ = read_domain(parse_spec(target))
+    model = fercore.load(run, device="cpu")
+    pixels = list(images.read_many(range(len(images))))
+    want = model.predict(pixels).probs
+    with tempfile.TemporaryDirectory() as place:
+        table = Path(place) / "answers.csv"
+        fercore.predict(run, target, out=table, faces="whole", device="cpu")
+        said = {"predict": shares(table, images.keys, model.classes)}
+    said["predictions.csv"] = shares(run / "predictions.csv", images.keys, model.classes)
+    if onnx is not None:
+        session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        given = np.stack([model.fit(image) for image in pixels]).astype(np.float32) / 255
+        (said["onnxruntime"],) = session.run(["output"], {"input": given})
+    return {name: float(np.abs(probs - want).max()) for name, probs in said.items()}
+
+
+def shares(path: Path, names: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Return the probabilities float64[N,K] that a CSV table has for images by name; each has one row."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    by_name = {row["image"]: row for row in rows}
+    assert len(rows) == len(by_name) == len(names), f"{path.name}: {len(rows)} rows for {len(names)} images"
+    return np.array([[float(by_name[name][one]) for one in classes] for name in names])
 
 
 def joined(name: str) -> str:
@@ -91,13 +141,14 @@ def rows_of(names: list[str], kind: str, form: str) -> Iterator[tuple[str, dict[
 
 def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     """Return the rows as text."""
-    lines = [f"{'method':20} {'s':>5} {'MB':>7} {'difference':>10}  images/s"]
+    lines = [f"{'method':20} {'cpu s':>5} {'MB':>7} {'difference':>10} {'to load':>10}  images/s"]
     for name, values in rows.items():
         if fault := values.get("refused") or values.get("failed"):
             lines.append(f"{name:20} {fault}")
             continue
         speeds = ", ".join(f"{engine} {speed:,}" for engine, speed in values["images_per_second"].items())
-        figures = f"{values['seconds']:5.1f} {values['megabytes']:7.2f} {values['difference']:10.1e}"
+        most = max(values["to_load"].values())
+        figures = f"{values['cpu_seconds']:5.1f} {values['megabytes']:7.2f} {values['difference']:10.1e} {most:10.1e}"
         lines.append(f"{name:20} {figures}  {speeds}")
     return lines
 
@@ -130,8 +181,9 @@ def main() -> None:
         print(table({name: row})[-1], flush=True)
         if given.out:
             given.out.write_text(json.dumps({**record, "rows": dict(sorted(rows.items()))}, indent=1) + "\n", "utf-8")
-    differences = [row["difference"] for row in rows.values() if "difference" in row]
-    print(f"{len(differences)} of {len(rows)} exported; largest difference {max(differences, default=0):.1e}")
+    done = [row for row in rows.values() if "difference" in row]
+    most = max((max(row["difference"], *row["to_load"].values()) for row in done), default=0)
+    print(f"{len(done)} of {len(rows)} exported; largest difference {most:.1e}")
 
 
 if __name__ == "__main__":

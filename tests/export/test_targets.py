@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import csv
 import json
 import math
 import subprocess
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 import fercore
+from bench.export import differences, joined, measure
 from fercore.data.spec import parse_spec
 from fercore.engine.run import run
 from fercore.errors import UserInputError
@@ -24,7 +24,8 @@ from fercore.export import targets
 from fercore.export.check import Bound, read_sample
 from fercore.export.targets import export_model
 from fercore.files import sha256_of
-from fercore.hooks.discovery import installed_plugins, load_class
+from fercore.hooks.discovery import installed_plugins
+from fercore.testing import TINY
 
 FAMILIES = ["la_cmfer", "pocan", "fixmatch+leaf_eaf", "pca"]
 
@@ -157,40 +158,23 @@ def test_a_missing_package_is_named_with_what_installs_it(small_run, tmp_path, m
         export_model(small_run, tmp_path / "model.onnx", to="onnx")
 
 
-def agree(names, folder, make_context, listener):
-    context = make_context(*names.split("+"), layers=({"train": {"steps": 2}},))
-    run(context, folder / "run", listener())
-    with (folder / "run/predictions.csv").open(encoding="utf-8") as file:
-        rows = {row["image"]: row for row in csv.DictReader(file) if row["part"] == "test"}
-    model, test = fercore.load(folder / "run", device="cpu"), context.domains.test
-    images = list(test.read_many(range(len(test))))
-    written = np.array([[float(rows[key][name]) for name in model.classes] for key in test.keys])
-    exported = export_model(folder / "run", folder / "model.onnx", to="onnx")
-    session = onnxruntime.InferenceSession(folder / "model.onnx")
-    (said,) = session.run(
-        ["output"], {"input": np.stack([model.fit(image) for image in images]).astype(np.float32) / 255}
-    )
-    predicted = model.predict(images).probs
-    print(
-        f"{names:22} {np.abs(said - predicted).max():.1e} {exported.seconds:5.1f} s {exported.bytes:9,} bytes", end=" "
-    )
-    print(", ".join(f"{name} {speed:,.0f}" for name, speed in exported.check.speed.items()))
-    assert np.abs(predicted - written).max() < 1e-5
-    assert np.abs(said - predicted).max() < 1e-5
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("names", FAMILIES)
 def test_predict_predictions_and_onnxruntime_agree(names, tmp_path, make_context, listener):
-    agree(names, tmp_path, make_context, listener)
+    context = make_context(*names.split("+"), layers=({"train": {"steps": 2}},))
+    run(context, tmp_path / "run", listener())
+    export_model(tmp_path / "run", tmp_path / "model.onnx", to="onnx")
+    told = differences(tmp_path / "run", tmp_path / "model.onnx", TINY["data"]["target"])
+    assert set(told) == {"predict", "predictions.csv", "onnxruntime"}
+    assert max(told.values()) < 1e-5
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", sorted(installed_plugins().keys() - set(FAMILIES)))
-def test_every_method_agrees(name, tmp_path, make_context, listener):
-    if load_class(installed_plugins()[name]).kind != "method":
-        pytest.skip("an add-on")
-    agree(name, tmp_path, make_context, listener)
+@pytest.mark.parametrize("name", sorted(installed_plugins()))
+def test_every_method_agrees(name):
+    row = measure(joined(name) or name, "onnx", "float32")
+    print(name, json.dumps(row))
+    assert max(row["difference"], *row["to_load"].values()) < 1e-5
 
 
 def test_images_to_compare_are_those_of_the_dataset(small_run):
