@@ -3,8 +3,9 @@
 The loop is what people write: open, convert, resize, normalise, stack, forward, softmax, one thread of Python. Both
 take turns on the same files; of each the best round counts, in images a second of wall time and of CPU time. The
 files are generated faces, of 64 pixels and enlarged to photographs of 3,000. `memory_mb` is the peak of a process that
-predicts on a video of 10 and of 10,000 frames: a 3-hour one at 25 frames a second has 270,000. Without --run a model
-of a few steps is trained first; what it says does not matter here.
+predicts on a video of 10 to 10,000 frames: a 3-hour one at 25 frames a second has 270,000. A batch is 64 frames:
+with fewer the network needs less. Without --run a model of a few steps is trained first; what it says does not matter
+here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from fercore.synthfer import SynthFER
 
 CASES = {"64 px": (64, 1000), "3000 px": (3000, 40)}
 """Name -> side of the images, and how many."""
-FRAMES = (10, 10_000)
+FRAMES = (10, 64, 300, 1000, 3000, 10_000)
 PEAK = """
 import sys, fercore
 fercore.predict(sys.argv[1], sys.argv[2], faces="whole", device="cpu", workers=2, out=sys.argv[2] + ".csv")

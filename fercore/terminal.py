@@ -15,6 +15,8 @@ import sys
 import threading
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -48,6 +50,17 @@ def say(text: str, *, keep: str = "", error: bool = False) -> None:
     stream = sys.stderr if error else sys.stdout
     stream.write(printable(text, keep) + "\n")
     stream.flush()
+
+
+@contextmanager
+def without_notices() -> Iterator[None]:
+    """Keep the log's warnings back while a finished run is rebuilt: of its settings they were given when it began."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Outlet(io.FileIO):
@@ -113,6 +126,8 @@ def guard_streams() -> None:
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_PrintableFormatter())
     warnings.showwarning = _show_warning
+    # What an image suffers from is told beside it; Pillow's own words name none.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     sys.excepthook = _show_error
     threading.excepthook = lambda end: _show_error(end.exc_type, end.exc_value, end.exc_traceback)
 

@@ -41,8 +41,8 @@ def test_the_first_lines_train_load_and_predict(tmp_path, monkeypatch, capsys):
     from PIL import Image
 
     assert README.index(FIRST) < README.index("\n## ")
-    (tmp_path / "faces").mkdir()
-    for name in ("b.png", "a.png"):
+    (tmp_path / "faces/inner").mkdir(parents=True)
+    for name in ("inner/b.png", "a.png"):
         Image.new("RGB", (70, 60)).save(tmp_path / "faces" / name)
     monkeypatch.chdir(tmp_path)
     small = FIRST.replace('steps": 20', 'steps": 2, "data.size": 32, "data.workers": 0')
@@ -59,8 +59,9 @@ def test_the_whole_way_from_a_run_to_something_used(tmp_path, monkeypatch, capsy
 
     *commands, last = re.search(r"```sh\n(.*?)```", README, re.S)[1].splitlines()
     assert len(commands) == 4
-    (tmp_path / "faces").mkdir()
-    Image.new("RGB", (70, 60)).save(tmp_path / "faces/a.png")
+    for name in ("faces/images/fear/0.png", "faces/images/anger/1.png"):  # as `fercore data synthfer` writes them
+        (tmp_path / name).parent.mkdir(parents=True)
+        Image.new("RGB", (70, 60)).save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     for line in commands:
         words = shlex.split(line.replace("steps=20", "steps=2 --set data.size=32"))

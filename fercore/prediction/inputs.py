@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -89,6 +90,14 @@ class Inputs:
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames({}, "")
+
+    def spread(self, most: int) -> Iterator[Frame]:
+        """Yield the first frames of so many inputs from all over the list: what comes first is often of one folder."""
+        if len(self.sources) <= most:
+            yield from islice(self, most)
+            return
+        for at in np.linspace(0, len(self.sources) - 1, most).round().astype(int).tolist():
+            yield from islice(Inputs((self.sources[at],), self.scaling), 1)
 
     def frames(self, done: dict[str, int], whole: str) -> Iterator[Frame]:
         """Yield the frames that are not done.

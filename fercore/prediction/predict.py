@@ -7,7 +7,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -404,7 +403,7 @@ def no_crops(inputs: Inputs, prepare: PrepareSettings) -> str:
 
     Where the detector is not installed, nothing is looked at.
     """
-    seen = crop_check(_pixels(islice(inputs, LOOKED_AT)), prepare)
+    seen = crop_check(_pixels(inputs.spread(LOOKED_AT)), prepare)
     if seen is None or seen.crops:
         return ""
     what = f"in {seen.small} of {counted(seen.found, 'picture')} looked at the face fills less than half of the side"

@@ -42,7 +42,7 @@ from fercore.prediction.action_units import units_of_images
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.outputs import Outputs
 from fercore.records.step import PLAIN, UNKNOWN_LABEL, DomainBatch, Encoded
-from fercore.terminal import counted
+from fercore.terminal import counted, without_notices
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -383,7 +383,8 @@ def load_predictor(path: str | os.PathLike[str], *, device: Device = "auto", ful
     try:
         resolved = assemble([plugin.name for plugin in record.plugins], [layer], preset=layer.pop("preset"))
         plugins = plugins_of(resolved, record.initial)
-        model = build_recorded(record, resolved, plugins)
+        with without_notices():
+            model = build_recorded(record, resolved, plugins)
     except UserInputError as error:
         raise UserInputError(f"the model cannot be built: {error.what}", where=str(folder), fix=error.fix) from error
     finally:

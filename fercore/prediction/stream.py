@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -21,7 +22,9 @@ from fercore.prediction.inputs import Frame, read_frame
 from fercore.prediction.predictor import Predictor
 
 AHEAD = 4
-"""Frames a worker that are decoded before their turn."""
+"""Pieces of work a worker that are done before their turn."""
+PIECE = 8
+"""Image files that a worker reads at once, where of each only a crop is kept: small ones take less than a hand-over."""
 HELD = 2**28
 """Bytes of whole pictures that one batch holds on to, where they are drawn on afterwards."""
 
@@ -54,6 +57,22 @@ class Answer:
     looked: Looked
     probs: np.ndarray
     features: dict[str, np.ndarray]
+
+
+def pieces(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
+    """Yield frames by so many at once; one of a video alone, for it is decoded, and large, before a worker has it."""
+    held: list[Frame] = []
+    for frame in frames:
+        alone = frame.number is not None
+        if held and (alone or len(held) >= size):
+            yield held
+            held = []
+        held.append(frame)
+        if alone:
+            yield held
+            held = []
+    if held:
+        yield held
 
 
 def ordered(function: Callable[[A], B], items: Iterable[A], workers: int, ahead: int = AHEAD) -> Iterator[B]:
@@ -116,7 +135,9 @@ def answers(
     size = 1 if live else predictor.record.evaluation.batch
     held: list[Looked] = []
     faces = pixels = 0
-    for looked in ordered(look, frames, 1 if live else workers, 1 if live else AHEAD):
+    work = pieces(frames, PIECE if whole else 1)
+    done = ordered(lambda some: [look(frame) for frame in some], work, 1 if live else workers, 1 if live else AHEAD)
+    for looked in chain.from_iterable(done):
         held.append(looked)
         faces += len(looked.faces)
         pixels += 0 if looked.pixels is None else looked.pixels.nbytes

@@ -23,7 +23,8 @@ from fercore.cli import main
 from fercore.data.spec import parse_spec
 from fercore.datasets.prepare import PrepareSettings, prepare
 from fercore.errors import UserInputError
-from fercore.prediction.stream import AHEAD, ordered
+from fercore.prediction.inputs import Frame, Inputs
+from fercore.prediction.stream import AHEAD, ordered, pieces
 from fercore.prediction.tables import Layout, Row, TableWriter
 from fercore.stopping import Interrupted
 
@@ -281,6 +282,23 @@ def test_work_is_handed_out_in_order_and_never_far_ahead():
         assert result == k
         with lock:
             assert len(taken) <= k + AHEAD * 3
+
+
+def test_files_go_to_a_worker_by_some_and_frames_of_a_video_alone():
+    kinds = [None, None, None, 0, 1, None]
+    frames = [Frame(str(k), lambda: None, number=number) for k, number in enumerate(kinds)]
+    assert [[frame.input for frame in piece] for piece in pieces(iter(frames), 2)] == [
+        ["0", "1"], ["2"], ["3"], ["4"], ["5"],
+    ]  # fmt: skip
+
+
+def test_a_detector_looks_at_inputs_from_all_over_the_list():
+    few = Inputs(("a.png", "b.png", "c.png"))
+    assert [frame.input for frame in few.spread(8)] == ["a.png", "b.png", "c.png"]
+    many = Inputs(tuple(f"{k}.png" for k in range(100)))
+    looked = [int(Path(frame.input).stem) for frame in many.spread(8)]
+    assert (looked[0], looked[-1], len(set(looked))) == (0, 99, 8)
+    assert max(np.diff(looked)) < 16
 
 
 def test_pyfeat_reads_its_columns_with_its_own_reader(trained, pictures, tmp_path):
