@@ -85,6 +85,19 @@ def _overview(comparison: Comparison, runs: Sequence[Sequence[RunFiles]]) -> Ite
 def _about(comparison: Comparison, runs: Sequence[RunFiles]) -> Iterator[Block]:
     rows = [[row.label, command(run)] for row, run in zip(comparison.rows, runs, strict=True)]
     yield Table("Run a row again (its first seed)", ("method", "command"), rows, numbers=False)
+    head = ("method", "steps", "s a step", "memory, MiB", "parameters", "of them trained")
+    costs = [
+        [
+            row.label,
+            str((result := run.result).steps),
+            f"{result.seconds_per_step:.3f}",
+            f"{result.peak_memory_mb:.0f}",
+            f"{result.parameters.total:,}",
+            f"{result.parameters.trained:,}",
+        ]
+        for row, run in zip(comparison.rows, runs, strict=True)
+    ]
+    yield Table("What a row takes (its first seed)", head, costs)
     base = {"plugin": runs[0].result.plugins, **runs[0].settings}
     for row, run in zip(comparison.rows[1:], runs[1:], strict=True):
         changed = differences(base, {"plugin": run.result.plugins, **run.settings})

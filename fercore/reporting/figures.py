@@ -13,6 +13,8 @@ from fercore.reporting.measures import Reliability
 from fercore.reporting.style import INKS, canvas, drawn, label, series, to_svg
 from fercore.terminal import counted
 
+FEW_SEEDS = 5
+"""Seeds below which quartiles are no more than the values themselves."""
 MARKS = "osD^vP*X"
 """Shapes, so that no two series are told apart by colour alone."""
 
@@ -150,12 +152,16 @@ def reliability_diagram(bins: Reliability) -> Figure:
     # By their bins, whose means may lie so close that bars would cover each other.
     middle = (np.ceil(bins.confidence * BINS) - 0.5) / BINS
     axes.bar(middle, bins.n / bins.n.sum(), 0.9 / BINS, color=series(1), alpha=0.35, label="share of the images")
-    axes.plot(bins.confidence, bins.accuracy, "o-", color=series(0), label="accuracy")
+    axes.plot(bins.confidence, bins.accuracy, "o-", color=series(0), label="accuracy", clip_on=False)
     axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence")
     _legend_above(axes, 2)
     gap = float((bins.n * (bins.confidence - bins.accuracy)).sum() / bins.n.sum())
     verdict = "surer than it is right" if gap > 0 else "less sure than it is right"
-    verdict = "as sure as it is right" if abs(gap) < 0.005 else verdict
+    chance = float(np.sqrt((bins.n * bins.accuracy * (1 - bins.accuracy)).sum()) / bins.n.sum())
+    if abs(gap) < max(0.005, 2 * chance):
+        verdict = (
+            "as sure as it is right, as far as so few images tell" if abs(gap) >= 0.005 else "as sure as it is right"
+        )
     alt = f"Reliability diagram of {counted(bins.n.sum(), 'image')}; the model is {verdict}, by {abs(gap):.3f}."
     reading = (
         f"On the dashed line a confidence of 0.8 is right 8 times of 10. Here the model is {verdict} "
@@ -291,7 +297,8 @@ def boxes(title: str, by_seed: Mapping[str, Sequence[float]], seeds: Sequence[in
     alt = f"Box plot of {title} by method over {over}; the best mean is {means[best]:.3f}, of {best}."
     rows = [[name, *(f"{value:.4f}" for value in values)] for name, values in by_seed.items()]
     table = Table(title, ("method", *(f"seed {seed}" for seed in seeds)), rows)
-    return Figure(title, to_svg(figure, alt), "Box: quartiles over the seeds; line: their median.", table)
+    few = " Of so few seeds the points say more." if len(seeds) < FEW_SEEDS else ""
+    return Figure(title, to_svg(figure, alt), f"Box: quartiles over the seeds; line: their median.{few}", table)
 
 
 @drawn
@@ -342,9 +349,20 @@ def recall_by_row(recall: Mapping[str, np.ndarray], classes: Sequence[str]) -> F
     alt = f"Recall of each of {counted(len(classes), 'class')} for {', '.join(recall)}."
     rows = [[name, *(f"{values[k]:.3f}" for values in recall.values())] for k, name in enumerate(classes)]
     table = Table("Recall, mean of the seeds", ("class", *recall), rows)
-    return Figure(
-        "Recall by class", to_svg(figure, alt), "Which classes a method gains, and which it pays with.", table
-    )
+    reading = f"Which classes a method gains, and which it pays with.{_gains(recall, classes)}"
+    return Figure("Recall by class", to_svg(figure, alt), reading, table)
+
+
+def _gains(recall: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
+    """Return what the method of the highest mean recall gains and loses most beside the first, in words."""
+    names = list(recall)
+    best = max(names, key=lambda name: float(np.nanmean(recall[name])))
+    if best == names[0]:
+        return ""
+    change = recall[best] - recall[names[0]]
+    most, least = int(np.nanargmax(change)), int(np.nanargmin(change))
+    paid = f", and pays {change[least]:+.2f} in {classes[least]}" if change[least] < 0 else ", and pays with none"
+    return f" Beside {names[0]}, {best} gains most in {classes[most]} ({change[most]:+.2f}){paid}."
 
 
 def _legend_above(axes: object, n: int) -> None:

@@ -12,6 +12,7 @@ from fercore.errors import UserInputError
 from fercore.evaluation.metrics import Sums, number_units, sums_of
 from fercore.reporting.collect import RunFiles
 from fercore.runs.predictions import AGAIN, as_written
+from fercore.terminal import without_notices
 
 if TYPE_CHECKING:
     from fercore.data import Table
@@ -97,7 +98,8 @@ def look_inside(run: RunFiles, most: int) -> Inside:
     try:
         resolved = as_recorded(assemble(names, [settings, here], preset=run.config.preset), run.settings)
         _refuse_other_plugins(run, resolved.versions)
-        context = build_context(resolved, label_file=run.folder.label_file)
+        with without_notices():
+            context = build_context(resolved, label_file=run.folder.label_file)
         domains = context.domains
         check_same_data(run.folder, context.fingerprint())
         if list(domains.classes) != run.classes:

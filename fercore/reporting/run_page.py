@@ -239,7 +239,9 @@ def _curves(run: RunFiles) -> Iterator[Figure]:
         for number, rate in enumerate(dict.fromkeys(line.lr), 1):
             rates.setdefault(phase if number == 1 else f"{phase} {number}", []).append((line.done, rate))
     for name, lines in terms.items():
-        yield figures.curve(name, lines)
+        # Of one term with the weight 1 the total is that term.
+        if name != "total" or len(terms) != 2 or lines not in [terms[other] for other in terms if other != name]:
+            yield figures.curve(name, lines)
     if rates:
         yield figures.curve("learning rate", rates)
     evaluations = [line for line in run.lines if isinstance(line, EvaluationLine)]

@@ -115,6 +115,8 @@ def to_svg(figure: Canvas, alt: str) -> Markup:
         alt: what a reader who does not see it is told.
     """
     buffer = io.StringIO()
+    # Ticks follow from the width that the layout leaves them, and the layout from them: once alone cuts the last off.
+    figure.draw_without_rendering()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()
     # The XML declaration and document type have no place inside HTML.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from fercore.reporting import figures, style
+from fercore.reporting.measures import Reliability
 
 # Simulation of colour blindness in linear RGB: Machado, Oliveira and Fernandes 2009, table 1, severity 1.
 VISION = {
@@ -72,6 +73,35 @@ def test_two_figures_of_a_page_share_no_name():
     ids = [{element.get("id") for element in ElementTree.fromstring(f.svg).iter()} - {None} for f in (one, other)]
     assert ids[0]
     assert not ids[0] & ids[1]
+
+
+def test_captions_say_no_more_than_the_numbers():
+    some = np.array([0.4, 0.6])
+    for n, said in (
+        (20, "as sure as it is right, as far as so few images tell"),
+        (20_000, "less sure than it is right"),
+    ):
+        bins = Reliability(some, some + 0.02, np.array([n, n]), 0.02)
+        assert f"the model is {said} (0.020" in figures.reliability_diagram(bins).reading
+    exact = figures.reliability_diagram(Reliability(some, some, np.array([9, 9]), 0.0)).reading
+    assert "the model is as sure as it is right (0.000" in exact
+    recall = {"first": np.array([0.5, 0.5, np.nan]), "better": np.array([0.9, 0.4, np.nan])}
+    reading = figures.recall_by_row(recall, ["anger", "fear", "contempt"]).reading
+    assert reading.endswith("Beside first, better gains most in anger (+0.40), and pays -0.10 in fear.")
+    assert figures.recall_by_row({"first": np.ones(2), "worse": np.zeros(2)}, ["a", "b"]).reading.endswith("pays with.")
+    assert "the points say more" in figures.boxes("accuracy", {"first": [0.1, 0.2]}, [0, 1]).reading
+    assert "the points say more" not in figures.boxes("accuracy", {"first": [0.1] * 5}, range(5)).reading
+
+
+def test_the_last_tick_is_inside_the_figure():
+    # Wide numbers on the left take from the axes, which then have other ticks than the layout was made for.
+    logged = [4.9, 4.04, 4.47, 4.08, 4.41, 4.07, 3.88, 3.82, 3.85, 3.66, 3.24, 3.33, 3.99, 3.42, 3.52, 3.36]
+    values = list(zip([1, *range(10, 151, 10)], logged, strict=True))
+    svg = ElementTree.fromstring(str(figures.curve("total", {"main": values}).svg))
+    width = float(svg.get("viewBox").split()[2])
+    texts = [node for node in svg.iter("{http://www.w3.org/2000/svg}text") if (node.text or "").isdigit()]
+    # Ticks are written around their middle, three digits about 20 units wide.
+    assert max(float(node.get("x")) for node in texts) + 9 < width
 
 
 def test_a_long_curve_is_drawn_by_its_means():
