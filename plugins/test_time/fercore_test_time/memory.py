@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from fercore.plugin import SizedByData
+from fercore.models import NormKind
+from fercore.plugin import Settings, SizedByData
+
+
+class MemorySettings(Settings):
+    """Settings of methods that learn from a memory."""
+
+    affine_of: NormKind = Field("any_norm", description="batch_norm, or any_norm: layer and group norms as well")
+    memory: int = Field(64, ge=2, description="images that are kept, and images between two steps")
 
 
 class Memory(SizedByData):
@@ -43,6 +52,12 @@ class Memory(SizedByData):
             }
         )
         self.capacity, self.num_classes = capacity, num_classes
+
+    def due(self, n: int) -> bool:
+        """Count n images that came; return whether as many as fit have come since a step was due the last time."""
+        before = int(self.seen) // self.capacity
+        self.seen.add_(n)
+        return int(self.seen) // self.capacity > before
 
     def shares(self) -> list[int]:
         """Return how many images it has of each class."""

@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fercore.losses import log_entropy, log_probabilities
 from fercore.models import (
-    NormKind,
     NormRule,
     batch_statistics,
     moments,
@@ -26,14 +25,12 @@ from fercore.models import (
 )
 from fercore.plugin import DomainBatch, Encoded, LossTerm, Model, Progress, Role, RunConfig, Settings, hookimpl
 from fercore_test_time.base import STREAM, NormTrained, presets
-from fercore_test_time.memory import Memory
+from fercore_test_time.memory import Memory, MemorySettings
 
 
-class NoteSettings(Settings):
+class NoteSettings(MemorySettings):
     """Settings of note."""
 
-    affine_of: NormKind = Field("any_norm", description="batch_norm, or any_norm: layer and group norms as well")
-    memory: int = Field(64, ge=2, description="images that are kept, and images between two steps")
     instance_aware: bool = Field(False, description="for networks trained so: instance-aware batch normalisation")
     width: float = Field(4.0, ge=0, description="deviations that an image's statistics may differ unheeded (k)")
     momentum: float = Field(0.01, ge=0, le=1, description="how far running statistics move in a step")
@@ -68,9 +65,8 @@ class NOTE(NormTrained):
     @hookimpl
     def loss(self, model: Model, batch: Any) -> Sequence[LossTerm]:
         """Return, every so many images, the entropy of the memory, over K as in the authors' code."""
-        memory, n = self.part(model, Memory, "memory"), len(batch.target)
-        memory.seen.add_(n)
-        if int(memory.seen) // self.settings.memory == (int(memory.seen) - n) // self.settings.memory:
+        memory = self.part(model, Memory, "memory")
+        if not memory.due(len(batch.target)):
             return []
         aware, momentum = self.settings.instance_aware, self.settings.momentum
         rule = InstanceAware(self.settings.width, momentum) if aware else batch_statistics(momentum)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fercore.losses import log_entropy, log_probabilities, soft_cross_entropy, timeliness
-from fercore.models import NormKind, moments, move_running, norm_parameters, normalised, normalised_by, running
+from fercore.models import moments, move_running, norm_parameters, normalised, normalised_by, running
 from fercore.plugin import (
     DomainBatch,
     Encoded,
@@ -28,16 +28,14 @@ from fercore.plugin import (
     optimiser_from,
 )
 from fercore_test_time.base import STREAM, TestTime, presets
-from fercore_test_time.memory import Memory
+from fercore_test_time.memory import Memory, MemorySettings
 from fercore_test_time.students import copy_of, follow, state_of
 from fercore_test_time.views import face_views
 
 
-class RottaSettings(Settings):
+class RottaSettings(MemorySettings):
     """Settings of rotta."""
 
-    affine_of: NormKind = Field("any_norm", description="batch_norm, or any_norm: layer and group norms as well")
-    memory: int = Field(64, ge=2, description="images that are kept, and images between two steps")
     statistics: float = Field(0.05, gt=0, le=1, description="share of the memory's statistics in a step (alpha)")
     follow: float = Field(1e-3, gt=0, le=1, description="share of the student's weights that the teacher takes (nu)")
     by_age: float = Field(1.0, ge=0, description="what age counts for leaving the memory")
@@ -82,9 +80,8 @@ class RoTTA(TestTime):
     @hookimpl
     def loss(self, model: Model, batch: Any) -> Sequence[LossTerm]:
         """Return, every so many images, the student's cross-entropy with the teacher on the memory (Eq 8)."""
-        memory, n = self.part(model, Memory, "memory"), len(batch.target)
-        memory.seen.add_(n)
-        if int(memory.seen) // self.settings.memory == (int(memory.seen) - n) // self.settings.memory:
+        memory = self.part(model, Memory, "memory")
+        if not memory.due(len(batch.target)):
             return []
         student, order = self.part(model, Model, "student").eval(), memory.by_class()
         images, ages = memory.images[order], memory.ages[order] / self.settings.memory
