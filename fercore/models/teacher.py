@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector
 
 from fercore.models.model import Model
 from fercore.models.records import SizedByData
@@ -34,10 +33,15 @@ class Teacher(SizedByData):
 
     def follow(self, model: Model, decay: float) -> None:
         """Move towards the network."""
-        self._row(model).lerp_(parameters_to_vector(model.parameters()), 1 - decay)
+        self._row(model).lerp_(_in_a_row(model), 1 - decay)
 
     def _row(self, model: Model) -> Tensor:
         # At the first use, when add-ons have attached what they have: the teacher starts as the student.
         if not len(self.get_buffer("weights")):
-            self.put("weights", parameters_to_vector(model.parameters()))
+            self.put("weights", _in_a_row(model))
         return self.get_buffer("weights")
+
+
+def _in_a_row(model: Model) -> Tensor:
+    """Return all parameters as one vector, each in the order of its indices whatever its memory format."""
+    return torch.cat([p.detach().reshape(-1) for p in model.parameters()])

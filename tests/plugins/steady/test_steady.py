@@ -14,12 +14,13 @@ from fercore_steady.settings import SteadySettings
 from fercore_steady.trust import Confidences, target_shares
 
 from fercore.engine.run import run
-from fercore.models import ClassShares, PseudoLabelRecord
+from fercore.models import ClassShares, PseudoLabelRecord, Teacher
 from fercore.plugin import Batch, DomainBatch, Encoded, Progress, PseudoLabels
 from tests.plugins.steady import literal
 
 SOURCE, WEAK, STRONG = ("source", "weak"), ("target", "weak"), ("target", "strong")
 B, M, K = 9, 7, 4
+DECAY = {"steady": "teacher", "mean_teacher": "decay"}
 
 
 def side(n, rng, *, labelled):
@@ -124,6 +125,10 @@ def test_a_weight_of_nothing_leaves_a_part_out(made, name):
     assert ("strong" in {view.name for view in context.views}) is (name != "consistency")
 
 
+def statistics(model):
+    return torch.cat([b.flatten() for name, b in model.named_buffers() if name.endswith("running_mean")])
+
+
 def test_without_its_terms_it_is_source_only_with_the_statistics_of_the_target(make_context, tmp_path, listener):
     off = {**dict.fromkeys(("entropy", "diversity", "confusion", "consistency", "teacher"), 0), "views": "one"}
     found = {}
@@ -188,6 +193,19 @@ def test_a_run_estimates_the_shares_of_what_it_has_seen(make_context, tmp_path, 
     assert not torch.equal(shares.target, shares.source)
     assert float(shares.target.sum()) == pytest.approx(1, abs=1e-5)
     assert result.pseudo_labels["steady/record"].n == len(context.domains.adaptation)
+
+
+@pytest.mark.parametrize("name", ["steady", "mean_teacher"])
+def test_a_teacher_follows_a_network_in_any_memory_format(name, make_context, tmp_path, listener):
+    layer = {"train": {"steps": 2, "memory_format": "channels_last", "ema": None}, name: {DECAY[name]: 0.5}}
+    context = make_context(name, layers=(layer,))
+    run(context, tmp_path / "run", listener())
+    (teacher,) = (part for part in context.model.parts.values() if isinstance(part, Teacher))
+    kept = teacher.parameters_of(context.model)
+    for key, weights in context.model.named_parameters():
+        assert kept[key].shape == weights.shape
+        # One step behind at most: the teacher began as the network after its first step, or before it.
+        assert float((kept[key] - weights).detach().abs().max()) < 0.1
 
 
 def test_it_starts_from_a_source_model_with_its_head(tiny, tmp_path, make_context, listener):
