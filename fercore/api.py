@@ -340,7 +340,7 @@ def predict(
 
     prepare = PrepareSettings(detector=detector, weights=None if weights is None else os.fspath(weights))
     units = None if au is None else os.fspath(au)
-    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), _flip(tta), workers, smooth, units)
+    settings = PredictSettings(columns, faces, prepare, Stride(every, fps), flips(tta), workers, smooth, units)
     if adapt is None and (set or reset_every is not None or state is not None):
         where = "--set, --reset-every, --state"
         raise UserInputError("settings of a model that adapts", where=where, fix="give --adapt")
@@ -385,7 +385,7 @@ def evaluate(
         raise UserInputError("the same model twice", where=", ".join(map(str, paths)), fix="name each of them once")
     loaded = {os.fspath(path): load(path, device=device) for path in paths}
     return run_evaluate(
-        loaded, as_spec(spec), flip=_flip(tta), au=None if au is None else os.fspath(au), workers=workers, seed=seed,
+        loaded, as_spec(spec), flip=flips(tta), au=None if au is None else os.fspath(au), workers=workers, seed=seed,
         replicates=replicates, progress=progress,
     )  # fmt: skip
 
@@ -823,7 +823,12 @@ def _train_here(
     train(plugin, set=assignments, resume=resume, observe=observe, **given)
 
 
-def _flip(tta: str | None) -> bool:
+def flips(tta: str | None) -> bool:
+    """Return whether mirror images are asked, too.
+
+    Raises:
+        UserInputError: for a word that is not known.
+    """
     if tta not in (None, "flip"):
         raise UserInputError(f"unknown value {tta!r}", where="--tta", fix="known: flip")
     return tta == "flip"

@@ -264,7 +264,7 @@ def _work(
             # Pickled inside the try: an answer that cannot be is an error of this item, not the end of the worker.
             answer = pickle.dumps((True, work(item)))
         except Exception as error:
-            answer = pickle.dumps((False, _portable(error)))
+            answer = pickle.dumps((False, portable(error)))
         connection.send_bytes(answer)
 
 
@@ -335,7 +335,7 @@ def _serve(
     try:
         answer = pickle.dumps((True, call()))
     except BaseException as error:
-        answer = pickle.dumps((False, _portable(error)))
+        answer = pickle.dumps((False, portable(error)))
     sender.send_bytes(answer)
 
 
@@ -350,7 +350,7 @@ def _follow_parent() -> None:
         os._exit(1)
 
 
-def _portable(error: BaseException) -> BaseException:
+def portable(error: BaseException) -> BaseException:
     """Return an error that another process can read, with where it was raised as a note."""
     if isinstance(error, UserInputError | KeyboardInterrupt):
         return error

@@ -116,7 +116,7 @@ def test_wrong_input_is_the_line_of_the_command(call, message, tmp_path, monkeyp
         ("run", api.train, {"observe"}, {"dry_run"}),
         ("run", api.describe, {"observe"}, {"dry_run", "resume", "with_reference"}),
         ("compare", api.compare, {"observe"}, {"choose"}),
-        ("predict", api.predict, {"tell", "each", "progress"}, set()),
+        ("predict", api.predict, {"tell", "each", "progress"}, {"executor", "address", "num_cpus", "num_gpus"}),
         ("evaluate", api.evaluate, {"progress"}, {"out"}),
         ("verdict", api.verdict, set(), {"json_"}),
         ("ask", api.ask, {"models"}, {"reference", "adapted"}),

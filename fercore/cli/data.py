@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fercore.cli.cluster import OnAddress, OnCpus, OnExecutor, OnGpus, machines_of
 from fercore.terminal import counted, say
 
 if TYPE_CHECKING:
@@ -155,6 +156,10 @@ def prepare(
     image_format: Annotated[str, typer.Option("--format", help="png or jpg.")] = "png",
     device: Annotated[str, typer.Option(help="cpu or cuda, for detectors that can.")] = "cpu",
     workers: Annotated[int, typer.Option(min=0, max=256, help="Processes; 0 = one a core.")] = 0,
+    executor: OnExecutor = "local",
+    address: OnAddress = None,
+    num_cpus: OnCpus = 1.0,
+    num_gpus: OnGpus = 0.0,
 ) -> None:
     """Find the face in every image, align, cut out, resize; write images, manifest.csv and refused.csv."""
     import os
@@ -172,7 +177,8 @@ def prepare(
     begun = time.perf_counter()
     with progress_bar("finding faces") as progress:
         count = workers or os.cpu_count() or 1
-        report = run_prepare(parse_spec(spec), out, settings, workers=count, progress=progress)
+        machines = machines_of(executor, address, num_cpus, num_gpus)
+        report = run_prepare(parse_spec(spec), out, settings, workers=count, machines=machines, progress=progress)
     new, share = report["images"] - report["resumed"], report["prepared"] / max(1, report["images"])
     speed = f", {new / max(1e-9, time.perf_counter() - begun):.1f} images/s" if new else ", all done before"
     say(f"{report['prepared']} of {counted(report['images'], 'image')} prepared ({share:.1%}){speed}")

@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fercore import api
+from fercore.cli.cluster import OnAddress, OnCpus, OnExecutor, OnGpus, machines_of
 from fercore.cli.mirror import mirrors
+from fercore.errors import UserInputError
 from fercore.terminal import counted, say
 
 if TYPE_CHECKING:
+    from fercore.cluster import Machines
+    from fercore.prediction.predict import Progress
+    from fercore.prediction.summary import Summary
     from fercore.prediction.tables import Row
 
 OPTIONS: dict[str, Any] = {
@@ -63,7 +68,13 @@ EVALUATE: dict[str, Any] = {
 
 
 @mirrors(api.predict, PREDICT)
-def predict(given: dict[str, Any]) -> None:
+def predict(
+    given: dict[str, Any],
+    executor: OnExecutor = "local",
+    address: OnAddress = None,
+    num_cpus: OnCpus = 1.0,
+    num_gpus: OnGpus = 0.0,
+) -> None:
     """Say which expression images and videos show, with probabilities, as a table."""
     import time
 
@@ -71,16 +82,51 @@ def predict(given: dict[str, Any]) -> None:
     from fercore.console import print_lines
 
     out, live = given.get("out"), "camera" in given
+    machines = machines_of(executor, address, num_cpus, num_gpus)
     each = _print_row if out is None or live else _silent
     begun = time.perf_counter()
     with progress_bar("predicting", show=out is not None and not live) as progress:
-        summary = api.predict(**given, tell=lambda line: say(line, error=True), each=each, progress=progress)
+        if machines is None:
+            summary = api.predict(**given, tell=lambda line: say(line, error=True), each=each, progress=progress)
+        else:
+            summary = _on_cluster(given, machines, progress)
     seconds = time.perf_counter() - begun
     if out is not None:
         print_lines([*summary.lines(), f"written to {out} in {seconds:.1f} s, and to {out}.json what it was made of"])
     else:
         for line in summary.lines():
             say(line, error=True)
+
+
+def _on_cluster(given: dict[str, Any], machines: Machines, progress: Progress | None) -> Summary:
+    """Predict in shards; `given` is as for `api.predict`."""
+    from fercore.datasets.prepare.one import PrepareSettings
+    from fercore.prediction.predict import PredictSettings
+    from fercore.prediction.shards import Work, predict_in_shards
+    from fercore.prediction.video import Stride
+
+    alone = {"camera", "annotate", "adapt", "set", "reset_every", "state"} & given.keys()
+    if alone or "out" not in given:
+        what = f"--{sorted(alone)[0].replace('_', '-')} goes with one process" if alone else "shards need a table"
+        fix = "leave it out, or leave out --executor ray" if alone else "give --out"
+        raise UserInputError(what, where="--executor ray", fix=fix)
+    weights = given.get("weights")
+    prepare = PrepareSettings(
+        detector=given.get("detector", "mtcnn"), weights=None if weights is None else str(weights)
+    )
+    settings = PredictSettings(
+        columns=given.get("columns", "fercore"),
+        faces=given.get("faces"),
+        prepare=prepare,
+        stride=Stride(given.get("every", 1), given.get("fps")),
+        flip=api.flips(given.get("tta")),
+        workers=given.get("workers", 0),
+        smooth=given.get("smooth"),
+        au=given.get("au"),
+    )
+    work = Work(str(given["model"]), given.get("device", "auto"), settings)
+    resume = given.get("resume", False)
+    return predict_in_shards(work, given.get("inputs", ()), given["out"], machines, resume=resume, progress=progress)
 
 
 @mirrors(api.evaluate, EVALUATE)

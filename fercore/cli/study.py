@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fercore.cli.cluster import OnAddress, OnCpus, OnExecutor, OnGpus, machines_of
 from fercore.errors import UserInputError
 from fercore.experiments.study_file import study_names
 from fercore.terminal import printable, say
 
 if TYPE_CHECKING:
+    from fercore.experiments.executors import Executor
     from fercore.experiments.study import Study
     from fercore.experiments.tables import Spread, StudyTable
 
@@ -34,7 +36,17 @@ def study(
     method: Annotated[
         list[str] | None, typer.Option(help="Only this method and the reference; may be repeated.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in its own process.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at a time, each in its own process; 1, on a cluster all that have room."),
+    ] = None,
+    executor: OnExecutor = "local",
+    address: OnAddress = None,
+    num_cpus: OnCpus = 1.0,
+    num_gpus: OnGpus = 0.0,
+    storage: Annotated[
+        str | None, typer.Option(help="URL where the cluster's machines keep runs; without it they share --out.")
+    ] = None,
     status: Annotated[
         bool, typer.Option("--status", help="Say what is done and what is missing, train nothing.")
     ] = False,
@@ -47,8 +59,8 @@ def study(
 ) -> None:
     """Run methods on pairs of domains over seeds, or go on with them; print their table."""
     from fercore import console
-    from fercore.experiments.study import FRAME, STUDY, Study
-    from fercore.experiments.tables import study_table
+    from fercore.experiments.executors import LocalExecutor
+    from fercore.experiments.study import STUDY, Study
 
     if study is None:
         console.print_lines(study_names())
@@ -64,18 +76,37 @@ def study(
         folder = out or Path("runs") / "-".join(filter(None, [Path(study).stem, scale]))
         opened = Study(study, folder, scale=scale, data_root=data_root, pairs=pair or (), methods=method or ())
     if emit is not None:
-        _emit(opened, jobs)
+        _emit(opened, jobs or 1)
         return
-    if opened.file.search is not None:
-        _search(opened, jobs, status=status)
+    if status:
+        _status(opened, jobs or 1)
         return
     if cell is not None:
         _one_cell(opened, cell)
         return
-    if status:
-        console.print_lines(status_lines(opened, jobs))
+    machines = machines_of(executor, address, num_cpus, num_gpus)
+    if machines is None:
+        if storage is not None:
+            raise UserInputError("--storage is of a cluster", where="fercore study", fix="add --executor ray")
+        _run(opened, jobs or 1, LocalExecutor(jobs or 1))
         return
-    end = opened.run(jobs=jobs, observe=console.observer_for(jobs))
+    from fercore.experiments.ray_executor import on_cluster
+
+    most = jobs if opened.file.search is None else jobs or 1
+    with on_cluster(machines, opened.out, storage=storage, most=most) as cluster:
+        _run(opened, most or 2, cluster)
+
+
+def _run(opened: Study, jobs: int, executor: Executor) -> None:
+    """Run what is left of a study or search, and print what it comes to."""
+    from fercore import console
+    from fercore.experiments.study import FRAME
+    from fercore.experiments.tables import study_table
+
+    if opened.file.search is not None:
+        _search(opened, jobs, executor)
+        return
+    end = opened.run(jobs=jobs, executor=executor, observe=console.observer_for(jobs))
     _print_text(study_table(opened), "std")
     try:
         opened.write_frame()
@@ -109,17 +140,22 @@ def _one_cell(opened: Study, label: str) -> None:
         raise typer.Exit(1)
 
 
-def _search(opened: Study, jobs: int, *, status: bool) -> None:
+def _status(opened: Study, jobs: int) -> None:
+    from fercore import console
+    from fercore.experiments.search_table import search_notes
+    from fercore.experiments.search_trials import Trials
+
+    lines = status_lines(opened, jobs) if opened.cells else []
+    console.print_lines([*lines, *(search_notes(Trials(opened)) if opened.file.search is not None else [])])
+
+
+def _search(opened: Study, jobs: int, executor: Executor) -> None:
     from fercore import console
     from fercore.experiments.search import Search
     from fercore.experiments.search_table import BEST, search_notes, trial_rows
 
     search = Search(opened)
-    if status:
-        lines = status_lines(opened, jobs) if opened.cells else []
-        console.print_lines([*lines, *search_notes(search)])
-        return
-    search.run(jobs=jobs, observe=console.observer_for(jobs))
+    search.run(jobs=jobs, executor=executor, observe=console.observer_for(jobs))
     console.print_table(f"{search.row}: best trials", *trial_rows(search, most=10))
     console.print_lines([*search_notes(search), f"written to {opened.out}"])
     if search.best is None:

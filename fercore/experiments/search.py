@@ -26,7 +26,7 @@ from fercore.documents import parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, reason_of
 from fercore.experiments.cells import check_cells, run_cell
-from fercore.experiments.executors import Executor, LocalExecutor, silent
+from fercore.experiments.executors import CellCall, Executor, LocalExecutor, silent
 from fercore.experiments.search_file import ORACLE, SearchFile
 from fercore.experiments.search_space import Axis, grid_of, plan_search
 from fercore.experiments.search_table import write_records
@@ -97,7 +97,7 @@ class Search(Trials):
                 raise UserInputError(what, where=str(self.study.out), fix="see `fercore study DIR --status`")
             self.study.write_file()
             _mend(self.path)
-            trials = _Drawn(self, axes, plan.layer, grid, observe)
+            trials = _Drawn(self, axes, plan.layer, grid, observe, executor.observing(observe))
             try:
                 for number, answer in executor.run(trials.calls()):
                     trials.heard(number, answer)
@@ -170,8 +170,10 @@ class _Drawn:
         over: Mapping[str, Any],
         grid: list[dict[str, Any]] | None,
         observe: Callable[[str], Observer],
+        watching: Callable[[str], Observer],
     ) -> None:
-        self._search, self._axes, self._over, self._observe = search, axes, over, observe
+        self._search, self._axes, self._over = search, axes, over
+        self._observe, self._watching = observe, watching
         self._file, self._study, self._optuna = search.file, search.optuna_study, search._optuna
         if grid is not None:
             Random(self._file.seed).shuffle(grid)  # a budget smaller than the grid takes no corner of it
@@ -193,19 +195,19 @@ class _Drawn:
         self._left[trial.number] = len(cells)
         self._waiting.extend((trial, cell) for cell in cells)
 
-    def calls(self) -> Iterator[tuple[str, Callable[[], Result]]]:
+    def calls(self) -> Iterator[CellCall]:
         """Yield runs: those of trials that are begun, then of new ones while the budget lasts."""
         while self._waiting or self._draw():
             trial, cell = self._waiting.popleft()
             # Scores of one cell at the same step are comparable, those of several are not: the first is watched.
             watched = self._file.pruner != "none" and cell.cell.folder == self._cells_of(trial)[0].cell.folder
-            observe: Callable[[str], Observer] = self._observe
+            observe: Callable[[str], Observer] = self._watching
             if watched:
                 observe = partial(
-                    Watched, self._observe, self._search.path.absolute(), self._file, trial._trial_id, self._metric
+                    Watched, self._watching, self._search.path.absolute(), self._file, trial._trial_id, self._metric
                 )
             self._given.append((trial, cell))
-            yield cell.cell.label, partial(run_cell, cell.cell, observe)
+            yield CellCall(cell.cell.label, partial(run_cell, cell.cell, observe), cell.cell.folder, cell.cell.start)
 
     @property
     def _metric(self) -> Score:
@@ -322,9 +324,12 @@ class Watched(Observer):
         label: str,
     ) -> None:
         self._inner, self._file, self._metric = observe(label), file, metric
-        optuna = search_package()
-        # Opened by every process by itself: the journal is made for that.
-        self._trial, self._total = optuna.trial.Trial(open_journal(journal, optuna, file), trial), 0
+        self._trial: Any
+        self._trial, self._total = None, 0
+        if journal.is_file():  # a machine of a cluster may not see it: nothing is cut there
+            optuna = search_package()
+            # Opened by every process by itself: the journal is made for that.
+            self._trial = optuna.trial.Trial(open_journal(journal, optuna, file), trial)
 
     def message(self, text: str) -> None:
         """Hand on."""
@@ -356,7 +361,7 @@ class Watched(Observer):
             self._report(scores.get(self._file.objective), done)
 
     def _report(self, score: float | None, done: int) -> None:
-        if score is None:
+        if score is None or self._trial is None:
             return
         with warnings.catch_warnings():
             # A run that goes on from a checkpoint comes by the same step again.

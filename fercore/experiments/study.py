@@ -16,7 +16,7 @@ from fercore.documents import parse_json
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError, did_you_mean, reason_of
 from fercore.experiments.cells import Cell, Entry, check_cells, folder_of, refuse_other_data, run_cell, slug
-from fercore.experiments.executors import Executor, LocalExecutor, silent
+from fercore.experiments.executors import CellCall, Executor, LocalExecutor, silent
 from fercore.experiments.failures import note_failure, read_failures
 from fercore.experiments.frames import CellRecord, write_frame
 from fercore.experiments.source_model import LABEL, method_layers, source_cell, take_source
@@ -260,12 +260,15 @@ class Study:
     def _run(
         self, cells: Sequence[StudyCell], executor: Executor, observe: Callable[[str], Observer]
     ) -> Iterator[tuple[StudyCell, Result | Exception]]:
+        watching = executor.observing(observe)
         calls = [
-            (
+            CellCall(
                 cell.cell.label,
-                partial(take_source, cell.cell, self.out, observe)
+                partial(take_source, cell.cell, self.out, watching)
                 if self._is_source(cell.method)
-                else partial(run_cell, cell.cell, observe),
+                else partial(run_cell, cell.cell, watching),
+                cell.cell.folder,
+                cell.cell.start,
             )
             for cell in cells
         ]

@@ -174,6 +174,34 @@ def find_inputs(texts: Sequence[str], *, stride: Stride, scaling: Scaling | None
     return Inputs(tuple(opened), scaling, ignored)
 
 
+def shards_of(inputs: Sequence[str], *, stride: Stride, size: int) -> Iterator[list[str]]:
+    """Yield INPUT arguments of one file each, `size` at a time, in order and every file once; a SPEC goes alone.
+
+    Raises:
+        UserInputError: as `find_inputs`.
+    """
+    taken: set[str] = set()
+    held: list[str] = []
+    for text in inputs:
+        if not os.path.exists(text) and text != "-" and is_spec(text):
+            if held:
+                yield held
+            held = []
+            yield [text]
+            continue
+        for source in find_inputs([text], stride=stride, scaling=None).sources:
+            (name,) = names_of(source)
+            path = source if isinstance(source, str) else name
+            if os.path.normpath(path) not in taken:
+                taken.add(os.path.normpath(path))
+                held.append(path)
+            if len(held) == size:
+                yield held
+                held = []
+    if held:
+        yield held
+
+
 def _folder(path: str) -> tuple[list[str], int]:
     """Return the images and videos below a folder, sorted, and how many other files there are."""
     usable, others = [], 0

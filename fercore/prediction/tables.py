@@ -300,23 +300,8 @@ class TableWriter:
 
     def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Yield (byte behind it, cells) of the whole rows that are there; of the head of a CSV no cells."""
-        names = list(self.layout.columns)
         try:
-            with open_regular(self._lines, follow=False) as file:
-                end = 0
-                for raw in _records(file, quoted=self._write is not _json):
-                    text = raw.decode("utf-8")
-                    if self._write is _json:
-                        cells = json.loads(text)
-                        columns = list(cells)
-                    else:
-                        values = [plain_cell(cell) for cell in next(csv.reader([text], strict=True))]
-                        columns = names if end else values
-                        cells = dict(zip(names, values, strict=True)) if end else {}
-                    if columns != names:
-                        raise ValueError("it has other columns")
-                    end += len(raw)
-                    yield end, cells
+            yield from _lines_of(self._lines, self.layout, json_=self._write is _json)
         except (OSError, ValueError, TypeError, csv.Error) as error:
             raise self._unreadable(error) from None
 
@@ -355,6 +340,43 @@ class TableWriter:
                     lines.write(_json(batch.to_pylist()))
         except (OSError, ValueError) as error:
             raise UserInputError(f"the table cannot be read: {error}", where=str(self.path), fix=AGAIN) from None
+
+
+def finished_rows(path: Path, layout: Layout) -> Iterator[Row]:
+    """Yield the rows of a finished table.
+
+    Raises:
+        UserInputError: if it cannot be read or has other columns.
+    """
+    kind = path.suffix.lower()
+    try:
+        if kind == ".parquet":
+            with open_regular(path, follow=False) as file:
+                for batch in parquet_package(path).parquet.ParquetFile(file).iter_batches():
+                    yield from map(layout.row, batch.to_pylist())
+        else:
+            yield from (layout.row(cells) for _, cells in _lines_of(path, layout, json_=kind == ".jsonl") if cells)
+    except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+        raise UserInputError(f"the table cannot be read: {reason_of(error)}", where=str(path), fix=AGAIN) from None
+
+
+def _lines_of(path: Path, layout: Layout, *, json_: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (byte behind it, cells) of the whole rows of a CSV or JSON-lines file; of a CSV's head no cells."""
+    names, end = list(layout.columns), 0
+    with open_regular(path, follow=False) as file:
+        for raw in _records(file, quoted=not json_):
+            text = raw.decode("utf-8")
+            if json_:
+                cells = json.loads(text)
+                columns = list(cells)
+            else:
+                values = [plain_cell(cell) for cell in next(csv.reader([text], strict=True))]
+                columns = names if end else values
+                cells = dict(zip(names, values, strict=True)) if end else {}
+            if columns != names:
+                raise ValueError("it has other columns")
+            end += len(raw)
+            yield end, cells
 
 
 def _json(rows: Iterable[Mapping[str, Cell]]) -> str:

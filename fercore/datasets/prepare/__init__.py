@@ -7,9 +7,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fercore.cluster import Machines, connected
 from fercore.data.cache.files import FileBacked, stamps
 from fercore.data.domains.domain_set import read_chosen
 from fercore.data.domains.skipped import leftover_lines
@@ -35,13 +37,21 @@ MANIFEST = "manifest.csv"
 COLUMNS = ("path", "label", "domain", "split", "subject", "sequence", "source", "left", "top", "right", "bottom",
            "score", *(f"{point}_{axis}" for point in ("left_eye", "right_eye", "nose", "mouth_left", "mouth_right")
                       for axis in "xy"))  # fmt: skip
+SHARD = 256
+"""Images that a machine of a cluster is given at a time."""
 Progress = Callable[[int, int], None]
 Job = tuple[int, str]
 """Row of the reader, path of the face without suffix."""
 
 
 def prepare(
-    spec: DomainSpec, out: Path, settings: PrepareSettings, *, workers: int = 0, progress: Progress | None = None
+    spec: DomainSpec,
+    out: Path,
+    settings: PrepareSettings,
+    *,
+    workers: int = 0,
+    machines: Machines | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Prepare a dataset's faces into a folder; called again on the same folder it goes on where it stopped.
 
@@ -50,7 +60,8 @@ def prepare(
 
     Args:
         spec: the dataset. out: new folder, or one of an interrupted preparation with these settings.
-        workers: processes; 0 = here, in this one. progress: told images done and in all.
+        workers: processes; 0 = here, in this one. machines: a cluster to do it in place of them, whose machines all
+            see the dataset and the folder. progress: told images done and in all.
 
     Returns:
         {"images", "prepared", "refused", "reasons": {reason: n}, "resumed": images done before, "spec": of the result,
@@ -74,7 +85,11 @@ def prepare(
         resumed = len(table) - len(todo)
         jobs = [(int(table.rows[i]), str(out / places[i])) for i in todo]
         faces = None if given is None else {int(table.rows[i]): given[i] for i in todo}
-        for done, (k, record) in enumerate(_results(table.reader, jobs, settings, faces, workers), start=1):
+        if machines is None:
+            results = _results(table.reader, jobs, settings, faces, workers)
+        else:
+            results = _from_cluster(spec, jobs, settings, faces, machines)
+        for done, (k, record) in enumerate(results, start=1):
             i = todo[k]
             whole = {"place": places[i], "key": table.keys[i], "mark": marks[i], **record}
             # The record after its image: what the journal names is there.
@@ -149,8 +164,7 @@ def _results(
     reader: Reader, jobs: list[Job], settings: PrepareSettings, given: dict[int, list[Face]] | None, workers: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (number of the job, record) as jobs are done."""
-    for place in {os.path.dirname(path): Path(path) for _, path in jobs}.values():
-        make_parents(place)
+    _make_folders(jobs)
     if not jobs:
         return
     if workers < 2:
@@ -161,6 +175,46 @@ def _results(
     # CUDA does not survive a fork.
     fork = can_fork() and settings.device == "cpu"
     yield from share_out(_run, jobs, workers, _begin, reader, settings, given, fork=fork)
+
+
+def _make_folders(jobs: list[Job]) -> None:
+    for place in {os.path.dirname(path): Path(path) for _, path in jobs}.values():
+        make_parents(place)
+
+
+def _from_cluster(
+    spec: DomainSpec,
+    jobs: list[Job],
+    settings: PrepareSettings,
+    given: dict[int, list[Face]] | None,
+    machines: Machines,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number of the job, record) as the machines of a cluster have done shards of them."""
+    _make_folders(jobs)
+    if not jobs:
+        return
+    starts = range(0, len(jobs), SHARD)
+    calls = []
+    for start in starts:
+        own = [(row, os.path.abspath(path)) for row, path in jobs[start : start + SHARD]]
+        faces = None if given is None else {row: given[row] for row, _ in own}
+        calls.append((f"images {start} to {start + len(own)}", partial(prepare_shard, spec, own, settings, faces)))
+    with connected(machines) as cluster:
+        for number, answer in cluster.outcomes(calls, fresh=False):
+            if isinstance(answer, Exception):
+                raise answer
+            yield from enumerate(answer, start=starts[number])
+
+
+def prepare_shard(
+    spec: DomainSpec, jobs: list[Job], settings: PrepareSettings, given: dict[int, list[Face]] | None
+) -> list[dict[str, Any]]:
+    """Prepare some images of a dataset on a machine of a cluster, and return their records."""
+    if _STATE.get("spec") != spec:
+        _STATE["spec"] = spec
+        _begin(read_chosen(spec)[0].reader, settings, given)
+    _STATE["given"] = given
+    return [_run(job) for job in jobs]
 
 
 _STATE: dict[str, Any] = {}
