@@ -135,16 +135,19 @@ def memory_line(context: RunContext) -> str:
     learnt = bytes_of([p for p in model.parameters() if p.requires_grad]) * (1 + moments if stage.phases else 0)
     batch, clock = context.first_batch(), Progress(stage.name, stage.first_phase, 0, 0, stage.steps)
     model.train()
-    activations = 0.0
+    activations, few_of = 0.0, _FEW // 2
     for view in context.views_of(stage):
         side = batch.side(view.side)
         many = min(_FEW, len(side))
         if many < _FEW:
             continue
-        few, more = (
-            kept_for_backward(partial(_encode_some, context, side, view, n, clock), model) for n in (_FEW // 2, many)
-        )
-        activations += (more - few) / (many - _FEW // 2) * len(side) / train.accumulate
+        # The first forward may keep what later ones share, such as the features of a text.
+        kept = [
+            kept_for_backward(partial(_encode_some, context, side, view, n, clock), model)
+            for n in (few_of, few_of, many)
+        ]
+        each = (kept[2] - kept[1]) / (many - few_of)
+        activations += kept[0] + each * (len(side) / train.accumulate - few_of)
     mib = [value / 2**20 for value in (weights, learnt, activations)]
     parts = f"weights {mib[0]:.0f}, gradients and moments {mib[1]:.0f}, activations {mib[2]:.0f}"
     return f"memory of a step: about {sum(mib):.0f} MiB ({parts}), beside the program's own"

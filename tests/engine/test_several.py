@@ -253,7 +253,7 @@ def weights(run: Path) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_launchers_agree_and_a_run_resumes_with_other_numbers(tmp_path):
     environ, given = main_in(tmp_path), settings(tmp_path)
 
