@@ -113,15 +113,17 @@ def draw(place: Path, *, shifted: bool) -> dict[str, Any]:
     from fercore.synthfer.dataset import SynthFER
     from fercore.synthfer.export import write
 
-    folders = []
-    for number, text in enumerate((*SOURCES, SHIFTED if shifted else TARGET)):
-        spec = parse_spec(text)
+    manifests = []
+    for name, text in (*enumerate(SOURCES), ("shifted", SHIFTED) if shifted else ("even", TARGET)):
+        spec, folder = parse_spec(text), place / str(name)
         options = {key: int(value) for key, value in spec.options.items()}
-        write(SynthFER(spec.path, **{"seed": 0, **options}), place / str(number))
-        folders.append(f"manifest:{place / str(number) / 'manifest.csv'}")
-    if shifted:
-        shift(place / str(len(SOURCES)) / "manifest.csv")
-    return {"source": folders[:-1], "target": folders[-1]}
+        manifests.append(folder / "manifest.csv")
+        if not folder.exists():
+            write(SynthFER(spec.path, **{"seed": 0, **options}), folder)
+            if name == "shifted":
+                shift(manifests[-1])
+    specs = [f"manifest:{path}" for path in manifests]
+    return {"source": specs[:-1], "target": specs[-1]}
 
 
 def shift(manifest: Path) -> None:
@@ -191,6 +193,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--target", metavar="SPEC")
     parser.add_argument("--init", type=Path, metavar="RUN", help="the source model, for every seed")
     parser.add_argument("--preset", default="demo")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keeps faces and source models for another call")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every row")
     given = parser.parse_args()
     if (given.source is None) != (given.target is None):
@@ -228,7 +231,7 @@ def main() -> None:
         rows, start = record["rows"], record["start"]
     about = {"machine": platform.processor() or platform.machine(), "threads": 1, "torch": torch.__version__}
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
+        place = given.work or Path(folder)
         data = {"source": given.source, "target": given.target}
         if not given.source:
             data = draw(place, shifted=given.shifted)
@@ -238,9 +241,10 @@ def main() -> None:
             if not own and wanted:
                 longer = {**settings, "train.steps": given.source_steps, "optim.lr": 2e-3}
                 source = Run(given.preset, longer, out=place / f"source{seed}")
-                start[seed] = child("source_only", data, int(seed), source)
                 run = replace(run, init=source.out)
-                print(f"source model, seed {seed}: {start[seed]}", flush=True)
+                if not (place / f"source{seed}").exists():
+                    start[seed] = child("source_only", data, int(seed), source)
+                    print(f"source model, seed {seed}: {start[seed]}", flush=True)
             for name in wanted:
                 rows.setdefault(name, {})[seed] = child(name, data, int(seed), run)
                 print(table({"source_only": rows.get("source_only", {}), name: rows[name]})[-1], flush=True)

@@ -77,7 +77,8 @@ class SimMatch(SemiSupervised):
         """Return the cross-entropies with labels, with the teacher's classes, and with its likenesses."""
         supervised = F.cross_entropy(logits(encoded, "source", "weak"), batch.source.labels)
         bank = self.part(model, SizedByData, "bank")
-        kept = bank.get_buffer("embeddings").to(supervised.dtype)
+        # A copy: the batch's own embeddings go into the bank before the student is compared with it.
+        kept = bank.get_buffer("embeddings").to(supervised.dtype, copy=True)
         with torch.no_grad():
             probs, likeness = self._targets(model, batch, kept, bank.get_buffer("labels"), smooth=clock.epoch > 0)
             sure = (probs.amax(-1) >= self.settings.p_cutoff).to(probs.dtype)
