@@ -20,42 +20,35 @@ CLASSES = {name: load_class(info) for name, info in installed_plugins().items()}
 TAUGHT = [name for name, plugin in CLASSES.items() if plugin.kind == "method" and plugin.needs_source]
 METHODS = [name for name in TAUGHT if installed_plugins()[name].distribution != "fercore-pca"]
 """Those that learn from a source, on the backbone that `model.backbone` names."""
-SHOWN = "anger,happiness,neutral,surprise"
 ALL = ["anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"]
-TARGET = f"synthfer:wild?n=112&seed=2&classes={SHOWN}&shots=1"
-LAYER = {
-    "data": {
-        "sources": ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1", TARGET],
-        "target": TARGET,
-        "classes": ALL,
-        "class_balanced": True,
-    },
-    "train": {"steps": 4, "steps_per_epoch": 2, "precision": "bf16-mixed"},
+PARTIAL = "synthfer:wild?n=112&seed=2&classes=anger,happiness,neutral,surprise"
+FEW = "synthfer:wild?n=112&seed=2&shots=1"
+SOURCES = ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"]
+DATA = {
+    "a target that lacks classes, sources pooled": {"sources": SOURCES, "target": PARTIAL, "classes": ALL},
+    "few labels of the target, sources apart": {"sources": [*SOURCES, FEW], "target": FEW},
 }
-"""A target that lacks three of seven classes and has one label of each other; even classes, half precision."""
+SHORT = {"data": {"class_balanced": True}, "train": {"steps": 3, "steps_per_epoch": 2, "precision": "bf16-mixed"}}
 
 
-def context_of(name, **own):
-    settings = {"sources": "apart"} if "sources" in CLASSES[name].Settings.model_fields else {}
-    layers = [
-        TINY,
-        LAYER,
-        {"model": {"init": str(tiny_model())}},
-        {name: {**settings, **own}} if settings or own else {},
-    ]
+def context_of(name, data):
+    apart = len(data["sources"]) > 2 and "sources" in CLASSES[name].Settings.model_fields
+    own = {name: {"sources": "apart" if apart else "pooled"}} if apart else {}
+    layers = [TINY, SHORT, {"data": data, "model": {"init": str(tiny_model())}}, own]
     return build_context(assemble([name], with_initial(layers), preset="demo"))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_runs_with_every_option(name, tmp_path, listener):
-    context, heard = context_of(name), listener()
-    given = load_file(tiny_model() / "model.safetensors")
-    mine = {key: value for key, value in context.model.state_dict().items() if key.startswith("backbone.")}
-    assert sum(key in given and torch.equal(given[key], value) for key, value in mine.items()) > 20
+def test_a_method_runs_from_a_source_model_with_even_classes_in_half_precision(name, data, tmp_path, listener):
+    context, heard = context_of(name, DATA[data]), listener()
+    learnt = [value for key, value in load_file(tiny_model() / "model.safetensors").items() if "backbone." in key]
+    # Under other names where a method cuts its backbone to a map; pocan's holds its projection too.
+    mine = [value for key, value in context.model.state_dict().items() if key.startswith("backbone.")]
+    assert sum(any(torch.equal(value, one) for one in learnt) for value in mine) > 60
     result = run(context, tmp_path / "run", heard)
-    assert {len(report.terms) > 0 for report in heard.reports} == {True}
-    assert all(math.isfinite(value) for report in heard.reports for value in report.terms.values())
-    assert tuple(result.target.classes) == tuple(ALL)
-    assert result.target.labelled.n == 4
-    assert 0 <= result.target.accuracy <= 1
+    assert all(report.terms and math.isfinite(report.total) for report in heard.reports)
+    assert {*result.target.classes} == {*ALL}
+    assert result.target.labelled.n == (7 if "few" in data else 0)
+    assert result.target.n > 0

@@ -85,11 +85,15 @@ class CoMatch(SemiSupervised):
     @hookimpl
     def pseudo_label(self, model: Model, batch: Batch, encoded: Forward, clock: Progress) -> PseudoLabels:
         """Label by the weak view, moved to even classes and, after an epoch, smoothed by the memory (Eqs 1-3)."""
+        with torch.autocast(batch.source.labels.device.type, enabled=False):
+            return self._labels(model, batch, encoded, smooth=clock.epoch > 0)
+
+    def _labels(self, model: Model, batch: Batch, encoded: Forward, *, smooth: bool) -> PseudoLabels:
         memory, project = self.part(model, Memory, "memory"), self.part(model, nn.Sequential, "projection")
         weak, known = (unit(project(to_float32(encoded[s, "weak"].features["main"]))) for s in ("target", "source"))
         own = self.part(model, RecentAlignment).align(logits(encoded, "target", "weak").softmax(-1))
         probs = own
-        if clock.epoch and int(memory.get_buffer("count")):
+        if smooth and int(memory.get_buffer("count")):
             probs = torch.lerp(memory.smoothed(weak, self.settings.T), own, self.settings.smoothing_alpha)
         labels = F.one_hot(batch.source.labels, own.shape[1]).to(own.dtype)
         memory.put(torch.cat([weak, known]), torch.cat([own, labels]))
