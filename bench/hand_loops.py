@@ -1,9 +1,9 @@
 """Five methods against loops written by hand: `python -m bench.hand_loops [METHOD ...] [--rounds N] [--out FILE]`.
 
-Both forms train the same network of preset demo on the same batches and views, and take their steps in turns: seconds of
-the processor on one thread, median with quartiles, and the ratio of a pair of steps. A loop has what its method needs and
-nothing else: no hooks, settings, checks, log or schedule. That both compute one thing is checked first: their losses on the
-first batch are equal.
+Both forms train the same network of preset demo on the same batch and views, and take their steps in turns: seconds of
+the processor on one thread, median with quartiles, and the ratio of a pair of steps. A loop has what its method needs
+and nothing else: no hooks, settings, checks, log or schedule. That both compute one thing is checked first: the losses
+of their first step are equal.
 """
 
 from __future__ import annotations
@@ -143,46 +143,41 @@ def forms(name: str):
     from fercore.records.step import Progress
 
     context, data = build(name)
-    stage = context.stages[0]
-    runner = PhaseRunner(
-        context.fabric, stage.phases[0], stage, context.model, fused=context.config.train.fused_optimiser
-    )
+    stage, fused = context.stages[0], context.config.train.fused_optimiser
+    runner = PhaseRunner(context.fabric, stage.phases[0], stage, context.model, fused=fused)
     views, model = context.views_of(stage), context.model.train()
-    copied = copy.deepcopy(model)
-    rates = [{**group, "params": None} for group in runner.optimizer.param_groups]
-    optimiser = type(getattr(runner.optimizer, "optimizer", runner.optimizer))(
-        copied.parameters(), lr=rates[0]["lr"], weight_decay=rates[0]["weight_decay"]
-    )
-    step = {"ours": 0, "loop": 0}
+    copied, optim = copy.deepcopy(model), context.config.optim
+    optimiser = torch.optim.AdamW(copied.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
+    done = {"engine": 0, "loop": 0}
 
-    def ours() -> float:
-        clock = Progress(stage.name, runner.name, 0, step["ours"], stage.steps)
+    def engine() -> float:
+        clock = Progress(stage.name, runner.name, 0, done["engine"], stage.steps)
         report = train_step(context.fabric, context.module, runner, data, views, clock)
         runner.scheduled.advance()
-        step["ours"] += 1
+        done["engine"] += 1
         return report.total
 
     def loop() -> float:
-        strength = 2 / (1 + math.exp(-10 * step["loop"] / stage.steps)) - 1
+        strength = 2 / (1 + math.exp(-10 * done["loop"] / stage.steps)) - 1
         optimiser.zero_grad()
         loss = LOOPS[name](copied, data, strength)
         loss.backward()
         optimiser.step()
-        step["loop"] += 1
+        done["loop"] += 1
         return float(loss.detach())
 
-    return ours, loop
+    return engine, loop
 
 
 def measure(name: str, rounds: int) -> dict:
     """Take steps in turns and return what each costs."""
-    ours, loop = forms(name)
-    first = ours(), loop()
+    engine, loop = forms(name)
+    first = engine(), loop()
     if not math.isclose(*first, rel_tol=1e-5):
         raise SystemExit(f"{name}: the losses of the first step differ: {first}")
     times: dict[str, list[float]] = {"engine": [], "loop": []}
     for number in range(rounds + 2):
-        for form, step in (("engine", ours), ("loop", loop)):
+        for form, step in (("engine", engine), ("loop", loop)):
             begun = time.thread_time()
             step()
             if number >= 2:
