@@ -27,6 +27,12 @@ SOURCES = ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"]
 DATA = {
     "a target that lacks classes, sources pooled": {"sources": SOURCES, "target": PARTIAL, "classes": ALL},
     "few labels of the target, sources apart": {"sources": [*SOURCES, FEW], "target": FEW},
+    "few labels, two images of each domain": {
+        "sources": [*SOURCES, FEW],
+        "target": FEW,
+        "source_batch": 6,
+        "target_batch": 2,
+    },
 }
 SHORT = {"data": {"class_balanced": True}, "train": {"steps": 3, "steps_per_epoch": 2, "precision": "bf16-mixed"}}
 

@@ -35,6 +35,20 @@ def test_extreme_logits_stay_finite(method, step, names, extreme):
             assert leaf.grad is None or torch.isfinite(leaf.grad).all(), name
 
 
+@pytest.mark.parametrize(("labelled", "unlabelled"), [(1, 1), (1, 6), (3, 1)])
+def test_fewer_samples_than_classes(method, step, names, labelled, unlabelled):
+    for name in names:
+        s = step(labelled=labelled, unlabelled=unlabelled)
+        plugin = method(name)
+        model = s.model(plugin, unlabelled)
+        _, terms = s.run(plugin, model)
+        total = sum(term.weight * term.value for term in terms.values())
+        total.backward()
+        assert torch.isfinite(total), name
+        for leaf in (*s.leaves.values(), *s.embedded.values()):
+            assert leaf.grad is None or torch.isfinite(leaf.grad).all(), name
+
+
 def test_pseudo_labels_are_weights_in_the_unit_interval(method, step, names):
     for name in names:
         s = step()
