@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from fercore.engine.initial import with_initial
 from fercore.engine.run import run
 from fercore.engine.setup import build_context
+from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble
 from fercore.hooks.discovery import installed_plugins, load_class
 from fercore.testing import TINY
@@ -24,10 +25,11 @@ ALL = ["anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise"
 PARTIAL = "synthfer:wild?n=112&seed=2&classes=anger,happiness,neutral,surprise"
 FEW = "synthfer:wild?n=112&seed=2&shots=1"
 SOURCES = ["synthfer:studio?n=84", "synthfer:web?n=84&seed=1"]
+SMALL = "few labels, two images of each domain"
 DATA = {
     "a target that lacks classes, sources pooled": {"sources": SOURCES, "target": PARTIAL, "classes": ALL},
     "few labels of the target, sources apart": {"sources": [*SOURCES, FEW], "target": FEW},
-    "few labels, two images of each domain": {
+    SMALL: {
         "sources": [*SOURCES, FEW],
         "target": FEW,
         "source_batch": 6,
@@ -48,6 +50,10 @@ def context_of(name, data):
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_runs_from_a_source_model_with_even_classes_in_half_precision(name, data, tmp_path, listener):
+    if name == "adafer" and data == SMALL:
+        with pytest.raises(UserInputError, match="hold no triplet"):
+            context_of(name, DATA[data])
+        return
     context, heard = context_of(name, DATA[data]), listener()
     learnt = [value for key, value in load_file(tiny_model() / "model.safetensors").items() if "backbone." in key]
     # Under other names where a method cuts its backbone to a map; pocan's holds its projection too.

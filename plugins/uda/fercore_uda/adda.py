@@ -126,6 +126,8 @@ class ADDA(SourceTrained):
             return super().loss(model, batch, encoded, clock)
         critic = self.part(model, nn.Module, "adversary")
         x, y = (to_float32(encoded[side].features["main"]) for side in (SOURCE, ("target", ADAPTED)))
+        if not len(x) or not len(y):
+            return []
         with torch.autocast(batch.source.labels.device.type, enabled=False):
             if clock.phase == CRITIC:
                 told, n = critic(torch.cat([x, y.detach()])), len(x)
