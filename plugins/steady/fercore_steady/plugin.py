@@ -1,4 +1,4 @@
-"""Steady: adaptation from a source model, of parts that measurements on real faces speak for; see the README."""
+"""Steady: adaptation from a source model, of parts that other methods have proved; see the README."""
 
 from __future__ import annotations
 
