@@ -103,10 +103,10 @@ def trial_rows(search: Trials, most: int | None = None) -> tuple[list[str], list
     ordered = sorted(search.trials(), key=_place)
     rows = []
     for trial in ordered[:most]:
-        oracle = [_number(trial.oracle)] if search.file.oracle else []
+        oracle = [number_text(trial.oracle)] if search.file.oracle else []
         state = f"{trial.state}: {trial.reason}" if trial.reason else trial.state
-        values = [_number(trial.settings.get(name)) for name in names]
-        rows.append([str(trial.number), *values, _number(trial.score), *oracle, state])
+        values = [number_text(trial.settings.get(name)) for name in names]
+        rows.append([str(trial.number), *values, number_text(trial.score), *oracle, state])
     return head, rows
 
 
@@ -114,7 +114,8 @@ def _place(trial: Trial) -> tuple[bool, float, int]:
     return (trial.state != "complete", -(trial.score or 0.0), trial.number)
 
 
-def _number(value: Any) -> str:
+def number_text(value: Any) -> str:
+    """Return a setting's value or a score as text of a few digits; a dash for None."""
     if value is None:
         return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -128,8 +129,8 @@ def search_notes(search: Trials) -> list[str]:
     told = ", ".join(f"{counts[state]} {state}" for state in known) or "none begun"
     lines = [f"{len(trials)} trials by {file.sampler}: {told}; each over {_runs(search)}"]
     if best is not None:
-        values = ", ".join(f"{name}={_number(value)}" for name, value in best.settings.items())
-        lines.append(f"best {search.objective} {_number(best.score)}: trial {best.number}, {values}")
+        values = ", ".join(f"{name}={number_text(value)}" for name, value in best.settings.items())
+        lines.append(f"best {search.objective} {number_text(best.score)}: trial {best.number}, {values}")
     if search.uses_target_labels:
         lines.append("trials are judged by labels of the target's test part: the best one's score there is no estimate")
     if (lost := regret(search, trials, best)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from fercore.experiments.search_table import search_notes, trial_rows
+from fercore.experiments.search_table import number_text, search_notes, trial_rows
 from fercore.experiments.search_trials import Trial, Trials
 from fercore.reporting.blocks import Chapter, Figure, Figures, Note, Page, Table
 from fercore.reporting.html import render
@@ -75,7 +75,7 @@ def parallel_coordinates(trials: Sequence[Trial], names: Sequence[str], objectiv
     for number, column in enumerate(ticks):
         for height, text in column:
             axes.annotate(label(text), (number, height), xytext=(4, 0), textcoords="offset points", fontsize=9)
-    chosen = ", ".join(f"{name} {best.settings[name]}" for name in names)
+    chosen = ", ".join(f"{name} {number_text(best.settings[name])}" for name in names)
     alt = f"{len(trials)} trials as lines through their settings and score; the best has {chosen}."
     reading = f"The thick line is the best trial by {objective}: {chosen}."
     return Figure("Settings and score", to_svg(figure, alt), reading)
