@@ -18,6 +18,7 @@ from fercore.export.check import IMAGES, Answer, Bound, Exported, Feed, check, r
 from fercore.export.graph import EMOTIEFFLIB, PIXELS, trace
 from fercore.export.hub import export_hub
 from fercore.export.origin import SCALES, describe, render
+from fercore.models.initial.frozen_graph import FrozenGraph
 from fercore.prediction.predictor import Predictor, load_predictor
 from fercore.writing import refuse_taken, whole
 
@@ -92,6 +93,9 @@ def export_model(
     refuse_taken(out, kind.suffix)
     folder, predictor = find_model(model), load_predictor(model, device="cpu", full_precision=True)
     record = predictor.record
+    if any(isinstance(module, FrozenGraph) for module in predictor.modules()):
+        what = "the network is an ONNX graph that is run as it is, and cannot be exported once more"
+        raise UserInputError(what, where=str(model), fix="take the file that --init was given")
     if taken == "emotiefflib":
         _refuse_unlike(predictor, to)
     sample = read_sample(predictor, data, 2 * IMAGES)

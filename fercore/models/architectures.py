@@ -71,12 +71,26 @@ def _read_onnx(path: Path) -> dict[str, Tensor]:
     return read_state(path)
 
 
+def _onnx_as_it_is(arguments: Mapping[str, Any]) -> nn.Module:
+    from fercore.models.initial.frozen_graph import build
+    from fercore.models.initial.onnx_model import IMAGENET
+
+    return build(arguments, IMAGENET)
+
+
+def _read_onnx_as_it_is(path: Path) -> dict[str, Tensor]:
+    from fercore.models.initial.frozen_graph import read_state
+
+    return read_state(path)
+
+
 ARCHITECTURES: Registry[Architecture] = Registry(
     "fercore.backbones",
     {
         "mini_xception": Architecture(_mini_xception, _read_mini_xception),
         "transformers": Architecture(_transformers, _read_transformers),
         "onnx": Architecture(_onnx, _read_onnx),
+        "onnx_as_it_is": Architecture(_onnx_as_it_is, _read_onnx_as_it_is),
     },
 )
 """Name -> network."""

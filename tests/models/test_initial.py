@@ -130,17 +130,60 @@ def test_an_onnx_classifier_is_converted_up_to_its_head(tmp_path):
     assert len(foreign.arguments["graph"]) < 4000  # what it has learnt is not in the settings
 
 
-def test_what_an_onnx_file_lacks_is_named(tmp_path):
-    path = onnx_of(Small(nn.Sequential(nn.Linear(8, 7), nn.Sigmoid())), tmp_path / "end.onnx")
-    with pytest.raises(UserInputError, match="not in a linear layer, so that it has no head to take over"):
-        read_foreign(str(path), backbone=None)
+def test_an_onnx_graph_that_is_not_converted_is_run_as_it_is(tmp_path):
+    import copy
+
     import onnx
 
+    torch.manual_seed(2)
+    network = Small(nn.Sequential(nn.Linear(8, 7), nn.Tanh()))
+    path = onnx_of(network, tmp_path / "end.onnx")
+    foreign = read_foreign(str(path), backbone=None)
+    assert (foreign.size, foreign.backbone, foreign.arguments["probabilities"]) == (32, "onnx_as_it_is", True)
+    assert "not in a linear layer" in foreign.kind
+    with torch.no_grad():
+        wanted = network(IMAGES)
+        assert torch.allclose(answers(foreign).softmax(1), wanted, atol=1e-5)
+        arguments = {foreign.backbone: dict(foreign.arguments)}
+        settings = ModelSettings(backbone=foreign.backbone, backbone_args=arguments, weights=str(path))
+        module = build_backbone(settings).module
+        again = copy.deepcopy(module)
+        module.file.zero_()  # as before its state comes
+        assert module(IMAGES).eq(0).all()
+        module.load_state_dict(again.state_dict())
+        assert torch.allclose(module(IMAGES).exp(), wanted, atol=1e-5)
+    graph = onnx.load(path)
+    graph.graph.node[-1].op_type = "Hardmax"
+    graph.graph.node[-1].ClearField("attribute")
+    onnx.save(graph, tmp_path / "odd.onnx")
+    odd = read_foreign(str(tmp_path / "odd.onnx"), backbone=None)
+    assert "an operator that is not converted: Hardmax" in odd.kind
+    with torch.no_grad():
+        assert answers(odd).argmax(1).equal(wanted.argmax(1))
+
+
+def test_a_graph_of_two_images_at_a_time_answers_three(tmp_path):
+    pytest.importorskip("onnx2torch")
+    torch.manual_seed(2)
+    network = Small(nn.Sequential(nn.Linear(8, 7), nn.Tanh())).eval()
+    torch.onnx.export(network, (IMAGES[:2],), tmp_path / "two.onnx", dynamo=False)
+    foreign = read_foreign(str(tmp_path / "two.onnx"), backbone=None)
+    assert foreign.arguments["batch"] == 2
+    three = torch.cat([IMAGES, -IMAGES[:1]])
+    with torch.no_grad():
+        assert torch.allclose(answers(foreign, three).softmax(1), network(three), atol=1e-5)
+
+
+def test_what_an_onnx_file_lacks_is_named(tmp_path):
+    import onnx
+
+    path = onnx_of(Small(), tmp_path / "small.onnx")
     model = onnx.load(path)
-    model.graph.node[-1].op_type = "Hardmax"
+    model.graph.node[-1].op_type, model.graph.node[-1].domain = "Secret", "org.example"
     model.graph.node[-1].ClearField("attribute")
+    model.opset_import.append(onnx.helper.make_opsetid("org.example", 1))
     onnx.save(model, tmp_path / "odd.onnx")
-    with pytest.raises(UserInputError, match=r"an operator that is not converted: Hardmax"):
+    with pytest.raises(UserInputError, match=r"the graph cannot be run.*Secret"):
         read_foreign(str(tmp_path / "odd.onnx"), backbone=None)
     (tmp_path / "cut.onnx").write_bytes(path.read_bytes()[:300])
     with pytest.raises(UserInputError, match="cannot read ONNX file"):

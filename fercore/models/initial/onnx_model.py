@@ -1,4 +1,4 @@
-"""ONNX classifiers turned into torch networks by onnx2torch, without their last layer."""
+"""ONNX classifiers turned into torch networks by onnx2torch, without their last layer, or else run as they are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from fercore.errors import UserInputError, reason_of
 from fercore.files import read_bytes
+from fercore.models.initial import frozen_graph
 from fercore.models.initial.foreign_model import ForeignModel
 from fercore.models.weights import read_weights
 
@@ -38,15 +39,26 @@ class Converted(nn.Module):
         return features.flatten(1)
 
 
+class NotConverted(UserInputError):
+    """A graph that onnx2torch does not know, or that ends in no linear layer."""
+
+
 def read(path: Path) -> ForeignModel:
     """Look at an ONNX file; images are taken as normalised with ImageNet's mean and std, for the file does not say.
 
+    A graph that cannot be turned into a torch network is run as it is: see `fercore.models.initial.frozen_graph`.
+
     Raises:
-        UserInputError: for a damaged file, an operator that is not known, by name, or a graph without a linear layer.
+        UserInputError: for a damaged file, or a graph that cannot be run either.
     """
-    model = _parsed(read_bytes(path), str(path))
+    data = read_bytes(path)
+    model = _parsed(data, str(path))
     side = _side(model, str(path))
-    _, head = _converted(model, str(path))
+    try:
+        _, head = _converted(model, str(path))
+    except NotConverted as error:
+        names = _names(model)
+        return frozen_graph.read(path, data, error.what, size=side, names=names, statistics=IMAGENET)
     arguments = {"graph": _packed(model), "size": side}
     weight = head.weight.detach().clone()
     bias = None if head.bias is None else head.bias.detach().clone()
@@ -121,7 +133,7 @@ def _converted(model: Any, where: str) -> tuple[fx.GraphModule, nn.Linear]:
     """Return a graph that ends before its last linear layer, and that layer.
 
     Raises:
-        UserInputError: naming an operator that is not known.
+        NotConverted: naming an operator that is not known, or what it ends in. UserInputError: without onnx2torch.
     """
     try:
         from onnx2torch import convert
@@ -130,11 +142,11 @@ def _converted(model: Any, where: str) -> tuple[fx.GraphModule, nn.Linear]:
     try:
         graph: fx.GraphModule = convert(model)
     except NotImplementedError as error:
-        raise UserInputError(f"the graph has an operator that is not converted: {_operator(error)}", where=where,
-                             fix="export it with another opset, or give the model's weights") from None  # fmt: skip
+        what = f"it has an operator that is not converted: {_operator(error)}"
+        raise NotConverted(what, where=where, fix="give the model's weights") from None
     except Exception as error:
-        what = f"the graph cannot be converted: {(reason_of(error).strip() or type(error).__name__).splitlines()[0]}"
-        raise UserInputError(what, where=where, fix="give the model's weights") from None
+        what = f"it cannot be converted: {(reason_of(error).strip() or type(error).__name__).splitlines()[0]}"
+        raise NotConverted(what, where=where, fix="give the model's weights") from None
     last = next(node for node in graph.graph.nodes if node.op == "output")
     node = last.args[0]
     node = node[0] if isinstance(node, list | tuple) else node
@@ -146,8 +158,8 @@ def _converted(model: Any, where: str) -> tuple[fx.GraphModule, nn.Linear]:
         node = node.args[0]
     layer = modules.get(node.target) if node.op == "call_module" else None
     if not isinstance(layer, nn.Linear):
-        what = f"the graph ends in {node.name}, not in a linear layer, so that it has no head to take over"
-        raise UserInputError(what, where=where, fix="give the model's weights")
+        what = f"it ends in {node.name}, not in a linear layer, so that it has no head to take over"
+        raise NotConverted(what, where=where, fix="give the model's weights")
     last.args = (node.args[0],)
     graph.graph.eliminate_dead_code()
     graph.delete_all_unused_submodules()

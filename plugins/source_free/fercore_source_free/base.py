@@ -64,6 +64,11 @@ class TrainedModel(Plugin):
     def build_model(self, config: RunConfig, task: TaskInfo) -> Generator[None, Model, Model]:
         """Keep beside the trained network what the method has of its own."""
         model = yield
+        weights = [*model.backbone.parameters(), *model.branches.parameters()]
+        if self.freezes_head(ADAPT) and not weights:
+            what = f"{self.name} trains all but the head, and nothing else in this network can be trained"
+            fix = f"take lame, t3a or no_adaptation, or train the head alone: --set {self.name}.head=trained"
+            raise UserInputError(what, where="--init", fix=fix)
         self.attach(model, Outset(), "outset")
         for name, module in self.parts(model, task).items():
             self.attach(model, module, name)
