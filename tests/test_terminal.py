@@ -94,7 +94,7 @@ def test_no_command_prints_an_order(hostile, monkeypatch, capsys, arguments):
 
 def test_a_summary_of_a_package_is_no_order(monkeypatch, capsys):
     info = PluginInfo("odd", f"dist{CLEAR}", "1", f"does{TITLE} things", "odd:Odd")
-    monkeypatch.setattr("fercore.api.installed_plugins", lambda: {"odd": info})
+    monkeypatch.setattr("fercore.api.runs.installed_plugins", lambda: {"odd": info})
     out, _ = command(monkeypatch, capsys, "plugins")
     assert "does" in out
     assert not has_orders(out)
@@ -151,7 +151,7 @@ def test_an_error_of_no_user_goes_that_way_from_the_command_line(monkeypatch, gu
     def fail():
         raise RuntimeError
 
-    monkeypatch.setattr("fercore.api.installed_plugins", fail)
+    monkeypatch.setattr("fercore.api.runs.installed_plugins", fail)
     monkeypatch.setattr(sys, "argv", ["fercore", "plugins"])
     with pytest.raises(RuntimeError):
         main()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fercore import api
+from fercore.api.arguments import flips
 from fercore.cli.cluster import OnAddress, OnCpus, OnExecutor, OnGpus, machines_of
 from fercore.cli.mirror import mirrors
 from fercore.errors import UserInputError
@@ -119,7 +120,7 @@ def _on_cluster(given: dict[str, Any], machines: Machines, progress: Progress | 
         faces=given.get("faces"),
         prepare=prepare,
         stride=Stride(given.get("every", 1), given.get("fps")),
-        flip=api.flips(given.get("tta")),
+        flip=flips(given.get("tta")),
         workers=given.get("workers", 0),
         smooth=given.get("smooth"),
         au=given.get("au"),

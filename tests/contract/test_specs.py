@@ -30,7 +30,7 @@ SOURCES = {
 HOME = "fercore/data/spec/"
 READERS = {"parse_spec", "as_spec", "is_spec", "folder_or_spec"}
 BOUNDARY = (
-    "fercore/api.py", "fercore/arguments.py", "fercore/cli/", "fercore/config/settings.py",
+    "fercore/api/", "fercore/arguments.py", "fercore/cli/", "fercore/config/settings.py",
     "fercore/prediction/inputs.py", "fercore/testing/tiny.py", "fercore/data/__init__.py", "fercore/plugin/__init__.py",
     "plugins/pca/fercore_pca/commands.py", "plugins/pca/fercore_pca/warmup.py",
 )  # fmt: skip
