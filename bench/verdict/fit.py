@@ -1,7 +1,7 @@
 """Fits the verdict on the pairs of even cells that `bench.verdict.train` made, and tests it on those of odd ones.
 
     python -m bench.verdict.fit WORK [--real WORK] [--out bench/results/verdict.json]
-    python -m bench.verdict.fit --again bench/results/verdict.json
+    python -m bench.verdict.fit --again bench/results/verdict.json [--real WORK]
 
 Prints weights, threshold and spread for every set of witnesses (`fercore.evaluation.verdict.FITTED`), how often the
 verdict decides and is right on the test pairs, what thirty labels are worth, and how well every score ranks the models
@@ -300,8 +300,12 @@ def costs(cells: dict[int, dict[str, dict[str, np.ndarray]]]) -> dict[str, float
     }
 
 
-def again(path: Path) -> None:
-    """Work out anew what follows from the pairs of a file of results, and write it there."""
+def again(path: Path, real: Path | None) -> None:
+    """Work out anew what follows from the pairs of a file of results, and write it there.
+
+    Args:
+        path: of the file. real: pairs of real faces that are tested on those fits, in place of those it has.
+    """
     record = json.loads(path.read_text())
     rows = recorded_pairs(record)
     fit_rows, test_rows = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
@@ -309,8 +313,38 @@ def again(path: Path) -> None:
     whole = all("better" in row for row in record["pairs"])
     name = "labels" if whole else "labels_if_one_is_right_in_45_percent"
     record[name] = {side: with_labels(part) for side, part in (("fit", fit_rows), ("test", test_rows))}
+    if real is not None:
+        record |= tested_on(read_cells(real), fit_rows)
     write_json(path, record)
-    print(json.dumps(record[name], indent=1))
+    print(
+        json.dumps({key: record[key] for key in (name, "real", "real_labels", "real_pairs") if key in record}, indent=1)
+    )
+
+
+def tested_on(real: dict[int, dict[str, dict[str, np.ndarray]]], fit_rows: Sequence[Pair]) -> dict[str, Any]:
+    """Return how the fits do on pairs of real faces, what labels are worth there, and how scores rank the models."""
+    rows = pairs_of(real)
+    fits = {"+".join(sorted(names)): fitted(fit_rows, sorted(names)) for names in SETS}
+    return {
+        "real": {key: tested(rows, fit) for key, fit in fits.items()},
+        "real_labels": with_labels(rows),
+        "real_scores": score_table(real),
+        "real_pairs": recorded(rows),
+    }
+
+
+def recorded(rows: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Return pairs as the file of results has them."""
+    return [
+        {
+            **{key: row[key] for key in ("cell", "method", "n", "disagreements")},
+            "better": int((row["gaps"] > 0).sum()),
+            "worse": int((row["gaps"] < 0).sum()),
+            "difference": round(row["difference"], 4),
+            "witnesses": {name: round(value, 4) for name, value in row["witnesses"].items()},
+        }
+        for row in rows
+    ]
 
 
 def fits_of(fit_rows: Sequence[Pair], test_rows: Sequence[Pair]) -> dict[str, Any]:
@@ -338,7 +372,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/verdict.json"))
     given = parser.parse_args()
     if given.again:
-        again(given.again)
+        again(given.again, given.real)
         return
     if given.work is None:
         parser.error("give WORK, or --again FILE")
@@ -346,24 +380,12 @@ def main() -> None:
     rows, real = pairs_of(cells), read_cells(given.real) if given.real else {}
     fit_rows, test_rows = ([row for row in rows if row["cell"] % 2 == side] for side in (0, 1))
     record: dict[str, Any] = {"fit_pairs": len(fit_rows), "test_pairs": len(test_rows), **fits_of(fit_rows, test_rows)}
-    if real:
-        fits = {"+".join(sorted(names)): fitted(fit_rows, sorted(names)) for names in SETS}
-        record["real"] = {key: tested(pairs_of(real), fit) for key, fit in fits.items()}
     record["labels"] = {side: with_labels(part) for side, part in (("fit", fit_rows), ("test", test_rows))}
     record["scores"] = score_table(cells)
     if real:
-        record["real_labels"], record["real_scores"] = with_labels(pairs_of(real)), score_table(real)
+        record |= tested_on(real, fit_rows)
     record["cpu_seconds"] = costs(cells)
-    record["pairs"] = [
-        {
-            **{key: row[key] for key in ("cell", "method", "n", "disagreements")},
-            "better": int((row["gaps"] > 0).sum()),
-            "worse": int((row["gaps"] < 0).sum()),
-            "difference": round(row["difference"], 4),
-            "witnesses": {name: round(value, 4) for name, value in row["witnesses"].items()},
-        }
-        for row in rows
-    ]
+    record["pairs"] = recorded(rows)
     write_json(given.out, record)
     print(json.dumps({key: record[key] for key in record if key != "pairs"}, indent=1))
 

@@ -15,8 +15,7 @@ from fercore.adaptation.state import State, write_state
 from fercore.engine.observer import Observer
 from fercore.errors import UserInputError
 from fercore.experiments.cells import Cell, Entry, run_cell, slug
-from fercore.hooks.checks import check_class
-from fercore.hooks.discovery import find_plugin, installed_plugins, load_class
+from fercore.experiments.source_model import method_layers
 from fercore.isolation import outcomes
 from fercore.records.plan import StepReport
 from fercore.records.result import Result, Score, Scores
@@ -174,10 +173,10 @@ class Race:
         return timing
 
     def _cell(self, name: str, entry: Entry, steps: int, start: Path | None, more: Mapping[str, Any]) -> Cell:
-        own: list[Mapping[str, Any]] = []
-        if self.sources and entry.plugins != (AS_IT_IS,) and not needs_source(entry):
-            # It would refuse them: it asks for no view of a source. The model as it is may be calibrated on one.
-            own.append({"data": {"sources": [], "source_validation": 0.0}, "predict": {"calibrate": False}})
+        # The model as it is takes sources too: it may be calibrated on them.
+        alone = method_layers(entry.plugins) if self.sources and entry.plugins != (AS_IT_IS,) else []
+        unheld = {"data": {"source_validation": 0.0}, "predict": {"calibrate": False}}
+        own: list[Mapping[str, Any]] = [*alone, *([unheld] if alone else [])]
         last = {"train": {"steps": steps}, "seed": self.seed}
         layers = (*self.layers, *own, entry.settings, last, more)
         return Cell(entry, layers, self.preset, self.path(name), name, start)
@@ -190,13 +189,3 @@ class Race:
 
 def _silent(label: str) -> Observer:
     return Observer()
-
-
-def needs_source(entry: Entry) -> bool:
-    """Return whether a method asks for images of a source, where there is one.
-
-    Raises:
-        UserInputError: for a plugin that is not installed or does not import.
-    """
-    available = installed_plugins()
-    return any(check_class(load_class(find_plugin(name, available)), name).needs_source for name in entry.plugins)

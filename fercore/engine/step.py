@@ -16,6 +16,7 @@ from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
 from fercore.hooks.manager import Plugins
+from fercore.losses import to_float32
 from fercore.models import Model, normalised_apart, restore_bn_stats, swap_bn_stats
 from fercore.models.parts_of_batch import Rows, in_pieces, seeing
 from fercore.processes import Processes
@@ -85,7 +86,7 @@ class StepModule(nn.Module):
         terms = plugins.align(model, batch, encoded, pseudo, clock)
         terms += plugins.loss(model, batch, encoded, pseudo, clock)
         kept = [term for term in _in_order(terms) if inputs.keep is None or inputs.keep(term)]
-        return {term.name: term.weight * term.value.to(torch.get_default_dtype()) for term in kept}
+        return {term.name: term.weight * to_float32(term.value) for term in kept}
 
     def _encode(
         self, batch: Batch, views: Sequence[ViewRequest], clock: Progress, gathering: Gathering | None
@@ -142,6 +143,13 @@ def _joins(view: ViewRequest, following: ViewRequest, views: Sequence[ViewReques
     return following.name == view.name and _moves_statistics(following, views)
 
 
+def _giving_out_terms(fabric: Fabric) -> AbstractContextManager[object]:
+    """Let Fabric, which gives out numbers of the default type, leave terms in double precision as they are."""
+    precision = fabric.strategy.precision
+    # Under mixed precision the default would be half of the digits, for everything that hooks make.
+    return precision.tensor_init_context() if precision.precision == "64-true" else nullcontext()
+
+
 def train_step(
     fabric: Fabric,
     module: StepModule,
@@ -170,8 +178,7 @@ def train_step(
         nonlocal passes
         # A sharpness-aware step looks again with moved weights; the answer is the first look's.
         said = answers if passes == 0 else None
-        # Fabric gives out numbers of the default type, which is that of the terms in here alone.
-        with fabric.strategy.precision.tensor_init_context():
+        with _giving_out_terms(fabric):
             weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said, gathering))
         passes += 1
         # One transfer from the device for all terms.

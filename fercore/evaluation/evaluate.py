@@ -108,8 +108,14 @@ class Evaluator:
 
 
 def placed(batch: BatchT, fabric: Fabric) -> BatchT:
-    """Return a batch on the run's device, with images in the run's precision."""
+    """Return a batch on the run's device; images are in float64 where the network is.
+
+    Under mixed precision they stay in float32: autocast rounds what the network's layers take, and methods that compute
+    with images in their losses have all digits of them.
+    """
     there = batch.to(fabric.device)
+    if fabric.strategy.precision.precision != "64-true":
+        return there
     convert = fabric.strategy.precision.convert_input
     if isinstance(there, Batch):
         sides = (replace(s, images={n: convert(t) for n, t in s.images.items()}) for s in (there.source, there.target))
