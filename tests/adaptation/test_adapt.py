@@ -68,8 +68,14 @@ def test_a_model_is_shipped_with_all_that_goes_with_it(adapted):
     assert any("source model: 12 steps" in line for line in lines)
 
 
+@pytest.fixture
+def unwritten(monkeypatch):
+    """Leave out ONNX file and report, which are most of what a choice costs."""
+    monkeypatch.setattr(ship, "write_files", lambda *_, **__: ({"model": "model"}, []))
+
+
 @pytest.mark.slow
-def test_the_same_call_again_trains_nothing(copy, monkeypatch):
+def test_the_same_call_again_trains_nothing(copy, unwritten):
     before = {path: path.stat().st_mtime_ns for path in copy.glob("runs/**/result.json")}
     record = fercore.adapt(**GIVEN, budget="2h", out=copy).record
     assert before == {path: path.stat().st_mtime_ns for path in copy.glob("runs/**/result.json")}
@@ -87,7 +93,7 @@ def test_another_request_in_the_same_folder_is_refused(copy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("word", "shipped"), [("helped", True), ("unclear", False), ("hurt", False)])
-def test_the_verdict_decides(copy, monkeypatch, word, shipped):
+def test_the_verdict_decides(copy, monkeypatch, unwritten, word, shipped):
     monkeypatch.setattr(ship, "judge", lambda *_, **__: Verdict(word, 0.1, (0.0, 0.2), 40, 9, {}))
     asked = []
     monkeypatch.setattr(ship, "ask", lambda models, out, n: asked.append((models, n)))
@@ -130,7 +136,7 @@ def _full(cell, observe):
 
 
 @pytest.mark.slow
-def test_a_killed_adaptation_goes_on_to_the_same_bits(adapted, tmp_path):
+def test_a_killed_adaptation_goes_on_to_the_same_bits(adapted, tmp_path, unwritten):
     done, out = adapted[0], tmp_path / "killed"
     script = f"{SHORT}\nif __name__ == '__main__':\n    fercore.adapt(**{GIVEN!r}, budget='2h', out={str(out)!r})\n"
     (tmp_path / "script.py").write_text(script)

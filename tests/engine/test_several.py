@@ -73,7 +73,7 @@ def largest_gap(one: dict[str, Any], other: dict[str, Any], part: str) -> float:
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.parametrize("number", [2, pytest.param(4, marks=pytest.mark.soak)])
 @pytest.mark.parametrize(("names", "extra"), CASES)
 def test_processes_come_to_the_terms_and_gradients_of_one(names, extra, number):
     one, many = in_one(names, extra), steps_of(names, number, *LAYERS[extra])
