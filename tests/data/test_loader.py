@@ -171,7 +171,7 @@ def in_parts(
 @pytest.mark.parametrize("ordered", [False, True])
 def test_processes_divide_the_batch_of_one(loaded: LoadedDomain, workers: int, ordered: bool):
     """Rows of both ranks, augmented images with them, are those of a single process; a sampler's groups stay whole."""
-    domains, data = loaded(target_batch=7, workers=workers)
+    domains, data = loaded(target_batch=8, workers=workers)
     order = list(range(36)) if ordered else None
     (whole,) = in_parts(domains, data, 1, order)
     for step, parts in enumerate(zip(*in_parts(domains, data, 2, order), strict=True)):
