@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from fercore.errors import UserInputError, reason_of
 from fercore.files import open_regular
 from fercore.runs.folder import LOCK, RunFolder
-from fercore.writing import PART, make_parents
+from fercore.writing import PART, make_parents, whole
 
 T = TypeVar("T")
 EVERY = 5.0
@@ -82,7 +82,7 @@ class Storage:
         place = self._place(folder)
         with _named(self.url), tempfile.TemporaryDirectory(dir=folder.parent, prefix=PART) as scratch:
             archive = Path(scratch) / "run.tar"
-            with tarfile.open(archive, mode="w") as members:
+            with whole(archive, sync=False) as file, tarfile.TarFile(fileobj=file, mode="w") as members:
                 # Checkpoints first: metrics.jsonl, which a run goes on with, is then never older than they are.
                 for path in sorted(folder.iterdir(), key=lambda path: path.name != "checkpoints"):
                     members.add(path, path.name, filter=_kept)
