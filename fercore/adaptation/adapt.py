@@ -184,6 +184,10 @@ def _open(asked: Asked, folder: Path) -> State:
         UserInputError: if the folder holds something else, or an adaptation that was asked for something else.
     """
     state, wanted = read_state(folder), asked.to_json()
+    # Data that could not be read leave nothing to go on with: they may be named anew.
+    if state is not None and state.target is None:
+        state = State(request=wanted)
+        write_state(folder, state)
     if state is None:
         others = [path.name for path in folder.iterdir() if path.name not in (LOCK, "spent.json")]
         if others and not is_unused(folder):
@@ -258,8 +262,7 @@ def _plan(asked: Asked, race: Race, data: Data, tell: Callable[[str], None]) -> 
             else:
                 timing[row.label] = took
         rows = [row for row in rows if row.label in timing]
-        if not ship.enough(first.target.n_adaptation) or 2 * data.copies > first.target.n_adaptation:
-            why = "the target is too small to tell whether it helps" if not data.copies else "the target is the source"
+        if why := _nothing_to_tell(data, first.target.n_adaptation):
             left.update({row.label: why for row in rows})
             rows = []
         plan = lay_out(
@@ -273,6 +276,13 @@ def _plan(asked: Asked, race: Race, data: Data, tell: Callable[[str], None]) -> 
         tell(line)
     race.reserve = plan.reserve
     return plan, {label: every[label] for label in plan.rows}
+
+
+def _nothing_to_tell(data: Data, n: int) -> str:
+    """Say why nothing could be told of a model adapted to n images of these data; "" if something can be."""
+    if not ship.enough(n):
+        return "the target is too small to tell whether it helps"
+    return "most of the target stands in a source" if 2 * data.copies > n else ""
 
 
 def _run(race: Race, plan: Plan, rows: Mapping[str, Row]) -> tuple[str, str, list[str], dict[str, Fate]]:

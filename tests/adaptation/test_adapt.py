@@ -170,6 +170,11 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(tmp_path):
         fercore.adapt("synthfer:wild?n=80", out=tmp_path / "a")
     with pytest.raises(UserInputError, match="cannot read a time"):
         fercore.adapt(**{**GIVEN, "budget": "soon"}, out=tmp_path / "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserInputError, match="no usable sample"):
+        fercore.adapt(**{**GIVEN, "target": str(tmp_path / "empty")}, budget="1h", out=tmp_path / "d")
+    with pytest.raises(UserInputError, match="FORMAT:PATH"):
+        fercore.adapt(**{**GIVEN, "target": str(tmp_path / "nowhere")}, budget="1h", out=tmp_path / "d")
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "mine.txt").write_text("mine")
     with pytest.raises(UserInputError, match="not empty"):

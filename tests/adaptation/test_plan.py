@@ -131,3 +131,16 @@ def test_a_package_adds_rows(monkeypatch):
 
 def test_times_are_words():
     assert [time_text(s) for s in (40, 600, 7200)] == ["40 s", "10 min", "2.0 h"]
+
+
+def test_a_target_of_which_nothing_could_be_told_is_not_adapted_to():
+    from fercore.adaptation.adapt import _nothing_to_tell
+    from fercore.adaptation.look import Data
+    from fercore.data.spec import parse_spec
+
+    def reason(copies, n):
+        return _nothing_to_tell(Data((), parse_spec("synthfer:wild?n=80"), copies, ()), n)
+
+    assert reason(0, 40) == reason(20, 40) == ""
+    assert "too small" in reason(3, 19)
+    assert "stands in a source" in reason(21, 40)
