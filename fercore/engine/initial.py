@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ from fercore.engine.model_record import RECORD, WEIGHTS, ModelRecord, find_model
 from fercore.errors import UserInputError
 from fercore.files import sha256_of
 from fercore.hooks.discovery import installed_plugins
-from fercore.models import Model, build_backbone
+from fercore.models import build_backbone
 from fercore.models.hub import snapshot
 from fercore.models.initial import ForeignModel, read_foreign, split_names
 from fercore.models.initial.foreign_model import GIVE_NAMES, canonical_names
@@ -36,6 +37,14 @@ from fercore.runs.folder import CONFIG, MODEL
 
 WHERE = "--init"
 NEEDED = "give --init MODEL: a run folder, its model/, or another trained model"
+
+
+class TrainedHead(NamedTuple):
+    """A head on pooled features: weight f[K,C], bias f[K], and the mean length of the features, where it is known."""
+
+    weight: Tensor
+    bias: Tensor | None
+    length: float | None
 
 
 @dataclass(frozen=True)
@@ -74,24 +83,43 @@ class Initial:
             return {}
         return {name: torch.from_numpy(rows) for name, rows in read_features(self.folder).items()}
 
-    def head_of(self, name: str, branch: nn.Module) -> tuple[Tensor, Tensor | None] | None:
-        """Return weight f[K,D] and bias f[K] of its head behind a branch; None = it has none that fits.
-
-        A fercore model's branch has its weights copied into `branch`, where they are of the same shapes.
-        """
+    def head_on_backbone(self) -> TrainedHead | None:
+        """Return its head, where that takes the backbone's own features; None = it takes others."""
         if self.foreign is not None:
-            return None if any(True for _ in branch.parameters()) else (self.foreign.weight, self.foreign.bias)
+            return TrainedHead(self.foreign.weight, self.foreign.bias, None)
         assert self.folder is not None
+        tensors = load_file(self.folder / WEIGHTS)
+        heads = {key.split(".")[1] for key in tensors if key.startswith("heads.")}
+        # With several it would be left open which one is the model's answer.
+        if len(heads) != 1 or _under(tensors, "branches."):
+            return None
+        (name,) = heads
+        layer = self._layer_of(_under(tensors, f"heads.{name}."))
+        rows = self.features().get(name)
+        return layer and TrainedHead(*layer, None if rows is None else float(rows.float().norm(dim=1).mean()))
+
+    def _layer_of(self, head: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight and bias of the only linear layer in a head's tensors, if it is for the model's classes."""
+        layers = [key for key, tensor in head.items() if key.endswith("weight") and tensor.ndim == 2]
+        if len(layers) != 1 or len(head[layers[0]]) != len(self.classes):
+            return None
+        return head[layers[0]], head.get(layers[0].removesuffix("weight") + "bias")
+
+    def head_of(self, name: str, branch: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight f[K,D] and bias f[K] of a fercore model's head behind a branch; None = it has none that fits.
+
+        The branch's weights are copied into `branch`, where they are of the same shapes.
+        """
+        if self.folder is None:
+            return None
         tensors = load_file(self.folder / WEIGHTS)
         own, wanted = _under(tensors, f"branches.{name}."), branch.state_dict()
         if {key: t.shape for key, t in own.items()} != {key: t.shape for key, t in wanted.items()}:
             return None
-        head = _under(tensors, f"heads.{name}.")
-        layers = [key for key, tensor in head.items() if key.endswith("weight") and tensor.ndim == 2]
-        if len(layers) != 1 or len(head[layers[0]]) != len(self.classes):
-            return None
-        branch.load_state_dict(own)
-        return head[layers[0]], head.get(layers[0].removesuffix("weight") + "bias")
+        layer = self._layer_of(_under(tensors, f"heads.{name}."))
+        if layer is not None:
+            branch.load_state_dict(own)
+        return layer
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -131,10 +159,18 @@ def _of_fercore(place: str) -> Initial:
     refuse_other_plugins(record, folder)
     name = record.settings.model["backbone"]
     arguments = record.settings.model.get("backbone_args", {}).get(name, {})
-    network = {"backbone": name, "backbone_args": {name: arguments}, "weights": str((folder / WEIGHTS).absolute())}
+    # The first stages alone are no backbone that another method could load: `take_network` brings them.
+    weights = "none" if is_cut(folder / WEIGHTS) else str((folder / WEIGHTS).absolute())
+    network = {"backbone": name, "backbone_args": {name: arguments}, "weights": weights}
     images = record.images.model_dump(include={"size", "resize", "mean", "std"})
     kind = f"fercore model of {'+'.join(plugin.name for plugin in record.plugins)}"
     return Initial(place, kind, tuple(record.classes), network, images, sha256_of(folder / WEIGHTS), folder, record)
+
+
+def is_cut(weights: Path) -> bool:
+    """Return whether a model's backbone is that of `build_trunk`, by the names of its tensors."""
+    with safe_open(weights, "pt") as file:
+        return any(name.startswith("backbone.extractor.") for name in file.keys())
 
 
 def _of_others(
@@ -235,37 +271,3 @@ def refuse_other_plugins(record: ModelRecord, folder: Path) -> None:
             raise UserInputError(what, where=str(folder), fix=f"pip install {package}")
     if record.initial is not None:
         refuse_other_plugins(record.initial, folder)
-
-
-def last_linear(head: nn.Module) -> nn.Linear | None:
-    """Return the linear layer that a head is or ends in, if so."""
-    last = head[-1] if isinstance(head, nn.Sequential) and len(head) else head
-    return last if isinstance(last, nn.Linear) else None
-
-
-@torch.no_grad()
-def keep_heads(model: Model, initial: Initial, classes: Sequence[str]) -> tuple[str, ...]:
-    """Give a network that a plugin has built the head of the trained model, row by row, wherever it fits.
-
-    That is where what stands between backbone and head is the same (nothing, or layers of the same shapes), and the
-    head is a linear layer as wide. Classes that the model does not have keep their new rows.
-
-    Returns:
-        names of the heads that were taken over.
-    """
-    kept: list[str] = []
-    pairs = [(i, initial.classes.index(name)) for i, name in enumerate(classes) if name in initial.classes]
-    if not pairs:
-        return ()
-    ours, theirs = (torch.tensor(rows) for rows in zip(*pairs, strict=True))
-    for name, head in model.heads.items():
-        layer = last_linear(head)
-        given = None if layer is None else initial.head_of(name, model.branches[name])
-        if layer is None or given is None or given[0].shape[1] != layer.in_features:
-            continue
-        weight, bias = given
-        layer.weight[ours] = weight[theirs].to(layer.weight.dtype)
-        if layer.bias is not None:
-            layer.bias[ours] = 0.0 if bias is None else bias[theirs].to(layer.bias.dtype)
-        kept.append(name)
-    return tuple(kept)

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from fercore.builtin.defaults import Defaults
 from fercore.config import RunConfig
 from fercore.data.domains.dataset_info import task_info
-from fercore.engine.initial import last_linear
 from fercore.engine.model_record import ModelRecord, read_state, training_only
 from fercore.errors import UserInputError
 from fercore.hooks import hookimpl
 from fercore.hooks.assemble import ResolvedRun, assemble
 from fercore.hooks.manager import Plugins
-from fercore.models import Model
+from fercore.models import Model, last_linear
 from fercore.models.backbones import Frozen
 from fercore.records.step import DomainBatch, Encoded
 

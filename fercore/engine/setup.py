@@ -21,11 +21,12 @@ from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.class_weights import attach_shares
-from fercore.engine.initial import NEEDED, WHERE, Initial, keep_heads, read_initial
-from fercore.engine.initial_network import plugins_of, refuse_other_classes
+from fercore.engine.initial import NEEDED, WHERE, Initial, read_initial
+from fercore.engine.initial_network import plugins_of
 from fercore.engine.online import refuse_other_forward
 from fercore.engine.several import fabric_of, refuse_alone
 from fercore.engine.step import StepModule
+from fercore.engine.trained_heads import take_over
 from fercore.errors import UserInputError
 from fercore.evaluation.calibration import limited, refuse_impossible
 from fercore.evaluation.evaluate import Evaluator
@@ -221,7 +222,7 @@ def _built(
     if initial is not None:
         task = replace(task, source_features=initial.features())
     model = plugins.build_model(_with_classes(config, domains.classes), len(domains.classes), task)
-    kept = () if initial is None else _take_over(model, plugins, initial, domains.classes)
+    kept = () if initial is None else take_over(model, plugins, initial, domains, config)
     attach_shares(model, config, task, domains.truth)
     _set_statistics(model, config)
     if config.model.checkpointing:
@@ -253,23 +254,6 @@ def _built(
     )
     # Last: only a loader knows how many steps an epoch of these data and batches has.
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
-
-
-def _take_over(model: Model, plugins: Plugins, initial: Initial, classes: Sequence[str]) -> tuple[str, ...]:
-    """Give a network the trained model's heads, and return the names of those that took them.
-
-    Raises:
-        UserInputError: where the model is to be adapted as it is, and its head does not fit or lacks a class.
-    """
-    if initial.record is not None and plugins.owner("build_model") is None:
-        return tuple(model.heads)  # whole already
-    kept = keep_heads(model, initial, classes)
-    if plugins.owner("build_model") is None:
-        refuse_other_classes(initial.classes, classes)
-        if not kept:
-            what = f"the model's head is for {initial.network['backbone']}, and the backbone is another"
-            raise UserInputError(what, where="model.backbone", fix="leave model.backbone and its arguments out")
-    return kept
 
 
 def _check_selection(config: RunConfig, *, has_units: bool) -> None:

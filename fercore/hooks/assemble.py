@@ -45,6 +45,18 @@ def core_preset(preset: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str
     return merge(given, {"model": network}) if network else given
 
 
+def own_preset(plugin: Plugin | type[Plugin], preset: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what a plugin wants in a preset, and on top where the run starts from a trained model.
+
+    Args:
+        layers: that are laid over it; they say what the run starts from.
+    """
+    own = plugin.presets.get(preset, {})
+    networks = [layer.get("model") for layer in layers]
+    starts = [network["init"] for network in networks if isinstance(network, Mapping) and "init" in network]
+    return merge(own, plugin.from_model) if preset != "paper" and starts and starts[-1] else own
+
+
 @no_exit()
 def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, preset: str = "demo") -> ResolvedRun:
     """Load the named plugins and resolve the settings.
@@ -63,7 +75,7 @@ def assemble(names: Sequence[str], layers: Sequence[Mapping[str, Any]], *, prese
     available = installed_plugins()
     infos = tuple(find_plugin(name, available) for name in names)
     classes = [check_class(load_class(info), info.name) for info in infos]
-    presets = [cls.presets.get(preset, {}) for cls in classes]
+    presets = [own_preset(cls, preset, layers) for cls in classes]
     # Every layer before the plugins' own tables are checked: a later one may set what an earlier one left wrong.
     config = build_config([{"preset": preset}, core_preset(preset, [*presets, *layers]), *presets, *layers], names)
     plugins: list[Plugin] = []

@@ -112,6 +112,8 @@ def plugin_page(name: str, preset: str) -> list[str]:
     lines.append("presets, beside what the core has under each:")
     for each in PRESETS:
         lines.append(f"  {each:<8} {', '.join(_assignments(kind.presets.get(each, {}))) or 'nothing of its own'}")
+    if kind.from_model:
+        lines.append(f"from a trained model, but under preset paper: {', '.join(_assignments(kind.from_model))}")
     return lines
 
 

@@ -26,6 +26,8 @@ class Plugin:
         paper: where it comes from, in a few words ("Sohn et al., NeurIPS 2020"); `fercore plugins` shows it.
         Settings: the class of the plugin's settings, checked strictly.
         presets: preset name -> layer of run settings ({"data": {...}, "<plugin>": {...}}) that this plugin wants there.
+        from_model: layer of run settings that it wants on top where a run starts from a trained model (--init,
+            --pretrain-source), under every preset but paper: what suits random weights may throw a trained head away.
         requires, conflicts: names of plugins that must, or must not, be in the same run.
         needs_source: it cannot run without a labelled source. Where it is False, a run may have the target alone: hooks
             get a source side without a sample, and no view of the source may be asked for.
@@ -45,6 +47,7 @@ class Plugin:
     paper: ClassVar[str] = ""
     Settings: ClassVar[type[Settings]] = Settings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    from_model: ClassVar[Mapping[str, Any]] = {}
     requires: ClassVar[tuple[str, ...]] = ()
     conflicts: ClassVar[tuple[str, ...]] = ()
     needs_source: ClassVar[bool] = True

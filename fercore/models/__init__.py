@@ -9,7 +9,7 @@ from fercore.models.domain_norm import DomainNorm, normalised_as, split_norms
 from fercore.models.external import External
 from fercore.models.layers import RowNorm
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
-from fercore.models.model import Model
+from fercore.models.model import HeadOnBackbone, Model, goes_on, last_linear
 from fercore.models.normalisation import (
     NormKind,
     NormRule,
@@ -28,6 +28,7 @@ from fercore.models.normalisation import (
 )
 from fercore.models.parts_of_batch import drawn_for_rows, summed_over_rows, this_forward
 from fercore.models.records import PseudoLabelRecord, SizedByData
+from fercore.models.stages import Divided, divide_backbone
 from fercore.models.statistics import (
     StatisticsOf,
     encode_view,
@@ -43,6 +44,7 @@ __all__ = [
     "Backbone",
     "ClassShares",
     "CombineKind",
+    "Divided",
     "DomainHead",
     "DomainNorm",
     "ExpertKind",
@@ -50,6 +52,7 @@ __all__ = [
     "External",
     "GateKind",
     "GroupedDomainHeads",
+    "HeadOnBackbone",
     "Model",
     "NormKind",
     "NormRule",
@@ -63,9 +66,12 @@ __all__ = [
     "build_backbone",
     "build_classifier",
     "build_trunk",
+    "divide_backbone",
     "drawn_for_rows",
     "encode_view",
     "forward_without_bn_update",
+    "goes_on",
+    "last_linear",
     "look_for_weights",
     "mixed_statistics",
     "moments",

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def build_backbone(settings: ModelSettings) -> Backbone:
     if len(shape) != 1:
         what = f"backbone {settings.backbone!r} yields {shape} for an image, not a vector"
         raise UserInputError(what, where="model.backbone_args", fix="leave out global_pool, or take another backbone")
-    return Backbone(_frozen(whole, settings), shape[0], 0, mean, std)
+    return Backbone(frozen(whole, settings), shape[0], 0, mean, std)
 
 
 def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
@@ -110,6 +110,27 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
 
     Raises:
         UserInputError: for an unknown model, a stride it does not have, or weights that do not fit.
+    """
+    cut = cut_backbone(settings, reduction=reduction)
+    if settings.weights not in ("none", "timm"):
+        log.warning("weights of %s: tensors of layers behind stride %d are not used", settings.weights, reduction)
+    return replace(cut.trunk, module=frozen(cut.trunk.module, settings))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A backbone beside its first stages. Attributes: whole. trunk. stage: name of its module that yields their map."""
+
+    whole: nn.Module
+    trunk: Backbone
+    stage: str
+
+
+def cut_backbone(settings: ModelSettings, *, reduction: int) -> Cut:
+    """Build a whole backbone, and beside it what yields its last map of a total stride.
+
+    Raises:
+        UserInputError: as `build_trunk`.
     """
     if settings.backbone in ARCHITECTURES:
         what = f"backbone {settings.backbone!r} yields no feature maps, and this method cuts it at stride {reduction}"
@@ -126,15 +147,14 @@ def build_trunk(settings: ModelSettings, *, reduction: int) -> Backbone:
     extractor = _extractor(settings, (len(stages) - 1 - stages[::-1].index(reduction),))
     _prune(extractor)
     _copy_weights(whole.state_dict(), extractor)
-    if settings.weights not in ("none", "timm"):
-        log.warning("weights of %s: tensors of layers behind stride %d are not used", settings.weights, reduction)
     trunk = LastMap(extractor)
     shape = _shape_of_output(trunk, settings, whole.pretrained_cfg)
     channels = extractor.feature_info.channels()[-1]
     if len(shape) != 3 or shape[0] != channels:
         what = f"backbone {settings.backbone!r} yields {shape} for an image, not a map of {channels} channels"
         raise UserInputError(what, where="model.backbone", fix=TAKE_ANOTHER)
-    return Backbone(_frozen(trunk, settings), channels, reduction, mean, std)
+    stage = extractor.feature_info.module_name()[-1]
+    return Cut(whole, Backbone(trunk, channels, reduction, mean, std), stage)
 
 
 @torch.no_grad()
@@ -269,7 +289,8 @@ def _statistics(network: Any) -> tuple[Statistics, Statistics]:
     return tuple(config["mean"]), tuple(config["std"])
 
 
-def _frozen(module: nn.Module, settings: ModelSettings) -> nn.Module:
+def frozen(module: nn.Module, settings: ModelSettings) -> nn.Module:
+    """Return a module as `model.freeze` has it."""
     if not settings.freeze:
         return module
     return Frozen(module)

@@ -26,15 +26,33 @@ class Experts(nn.Module):
         dim: width d of input and output; the bottleneck is max(1, d // 2) wide.
         count: how many.
         kind: their structure.
+        as_identity: every expert begins with y = x but for the breadth of a random start, so that what follows the
+            mixture may be a layer that was trained without it. Not of kind bottleneck, which is narrower than x.
+
+    Raises:
+        ValueError: for bottlenecks as identity.
     """
 
-    def __init__(self, dim: int, count: int, kind: ExpertKind) -> None:
+    def __init__(self, dim: int, count: int, kind: ExpertKind, *, as_identity: bool = False) -> None:
         super().__init__()
         self.residual = kind == "residual"
         widths = [dim, dim] if kind == "linear" else [dim, max(1, dim // 2), dim]
         pairs = list(pairwise(widths))
         self.weights = nn.ParameterList(_uniform((count, into, out), into) for into, out in pairs)
         self.biases = nn.ParameterList(_uniform((count, 1, out), into) for into, out in pairs)
+        if as_identity:
+            self._begin_as_identity(kind, dim)
+
+    @torch.no_grad()
+    def _begin_as_identity(self, kind: ExpertKind, dim: int) -> None:
+        if kind == "bottleneck":
+            raise ValueError("experts of kind bottleneck cannot begin as identity")
+        last = self.weights[-1]
+        # A tenth of the random start is left: experts that begin equal would stay alike.
+        last.mul_(0.1)
+        self.biases[-1].zero_()
+        if kind == "linear":
+            last.add_(torch.eye(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map f[B,d] to every expert's answer f[n,B,d]."""
@@ -98,9 +116,10 @@ class ExpertMixture(nn.Module):
         shared: one set of weights for all n experts (the released code).
         combine: "linear", or "log" = log sum_j g_j exp(E_j(x)) (the released code, here without overflow).
         balance: keep, while training, what `take_imbalance` returns.
+        as_identity: y = x at first, nearly; see `Experts`.
 
     Raises:
-        ValueError: if dim, num_experts or k is below 1.
+        ValueError: if dim, num_experts or k is below 1, or as `Experts`.
     """
 
     def __init__(
@@ -114,11 +133,12 @@ class ExpertMixture(nn.Module):
         shared: bool = False,
         combine: CombineKind = "linear",
         balance: bool = False,
+        as_identity: bool = False,
     ) -> None:
         super().__init__()
         if min(dim, num_experts, k) < 1:
             raise ValueError(f"dim {dim}, num_experts {num_experts} and k {k} must be at least 1")
-        self.experts = Experts(dim, 1 if shared else num_experts, expert)
+        self.experts = Experts(dim, 1 if shared else num_experts, expert, as_identity=as_identity)
         self.gate = Gate(dim, num_experts, k, gate)
         self.combine, self.balance = combine, balance
         self._importance: list[Tensor] = []

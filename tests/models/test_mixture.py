@@ -260,3 +260,19 @@ def test_half_precision():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = mixture(x)
     torch.testing.assert_close(half.float(), mixture(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["linear", "residual"])
+@pytest.mark.parametrize("combine", ["linear", "log"])
+def test_experts_as_identity_change_little_and_differ(kind, combine):
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)).double()
+    near, far = (double(32, 4, 2, kind, combine=combine, as_identity=given) for given in (True, False))
+    change = [float((mixture(x) - x).detach().norm() / x.norm()) for mixture in (near, far)]
+    assert change[0] < 0.1 < change[1]
+    experts = near.experts(x)
+    assert not torch.equal(experts[0], experts[1])
+
+
+def test_bottlenecks_cannot_begin_as_identity():
+    with pytest.raises(ValueError, match="bottleneck"):
+        double(8, 2, 1, "bottleneck", as_identity=True)

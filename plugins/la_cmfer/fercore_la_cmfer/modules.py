@@ -6,14 +6,16 @@ library which the released code uses.
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from timm.layers.cbam import CbamModule
 from torch import Tensor, nn
 
+from fercore.models import Divided
 from fercore_la_cmfer.settings import CbamSettings, LaCmferSettings
 
 _BRANCH = re.compile(r"(?:global|local|fused)(?:_(\d+))?")
@@ -164,12 +166,39 @@ def quarters(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x[:, :, :h, :w], x[:, :, :h, w:], x[:, :, h:, :w], x[:, :, h:, w:]
 
 
+class LaterStages(nn.Module):
+    """A branch of the backbone's own later stages, whose weights a trained model brings; not in the paper.
+
+    They see the whole map, or its four quarters one after the other, whose features are then concatenated.
+
+    Args:
+        later: from a map f[B,C,h,w] to the backbone's pooled features f[B,D]; copied. width: D. quartered: which.
+
+    Attributes:
+        width: of the features. copies: of D in it.
+    """
+
+    def __init__(self, later: nn.Module, width: int, *, quartered: bool) -> None:
+        super().__init__()
+        self.stages = copy.deepcopy(later)
+        self.copies = 4 if quartered else 1
+        self.width = self.copies * width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map f[B,C,H,W] to features f[B,width]; H and W at least 2 where it is quartered."""
+        # One quarter at a time: rows stay as they are, and with them whose batch statistics they count in.
+        parts = quarters(x) if self.copies > 1 else (x,)
+        return torch.cat([self.stages(part) for part in parts], 1)
+
+
+View: TypeAlias = GlobalBranch | LocalBranch | LaterStages
+
+
 class FusedBranch(nn.Module):
     """Global and local features side by side, for one classifier (Figure 4, "DF Design")."""
 
-    def __init__(self, inputs: int, settings: LaCmferSettings) -> None:
+    def __init__(self, whole: View, parts: View) -> None:
         super().__init__()
-        whole, parts = GlobalBranch(inputs, settings), LocalBranch(inputs, settings)
         self.views = nn.ModuleList([whole, parts])
         self.width = whole.width + parts.width
 
@@ -179,24 +208,32 @@ class FusedBranch(nn.Module):
 
 
 def build_branches(
-    inputs: int, settings: LaCmferSettings, num_sources: int
-) -> dict[str, GlobalBranch | LocalBranch | FusedBranch]:
+    inputs: int, settings: LaCmferSettings, num_sources: int, divided: Divided | None = None
+) -> dict[str, View | FusedBranch]:
     """Build the branches of an architecture (Figure 4).
 
     Args:
         inputs: channels of the encoder's map.
         settings: of the plugin.
         num_sources: N; "ds" builds a pair for each.
+        divided: the backbone whose later stages they are made of; None = the published layers.
     """
+
+    def whole() -> View:
+        return LaterStages(divided.later, divided.width, quartered=False) if divided else GlobalBranch(inputs, settings)
+
+    def parts() -> View:
+        return LaterStages(divided.later, divided.width, quartered=True) if divided else LocalBranch(inputs, settings)
+
     if settings.architecture == "df":
-        return {"fused": FusedBranch(inputs, settings)}
+        return {"fused": FusedBranch(whole(), parts())}
     suffixes = [f"_{n}" for n in range(num_sources)] if settings.architecture == "ds" else [""]
-    branches: dict[str, GlobalBranch | LocalBranch | FusedBranch] = {}
+    branches: dict[str, View | FusedBranch] = {}
     for suffix in suffixes:
         if settings.architecture != "local":
-            branches[f"global{suffix}"] = GlobalBranch(inputs, settings)
+            branches[f"global{suffix}"] = whole()
         if settings.architecture != "global":
-            branches[f"local{suffix}"] = LocalBranch(inputs, settings)
+            branches[f"local{suffix}"] = parts()
     return branches
 
 

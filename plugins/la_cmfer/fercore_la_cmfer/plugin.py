@@ -25,7 +25,7 @@ from fercore.losses import (
     vote,
     voted_cross_entropy,
 )
-from fercore.models import Model, build_trunk
+from fercore.models import Model, build_trunk, divide_backbone, goes_on
 from fercore.plugin import (
     Batch,
     DatasetInfo,
@@ -47,7 +47,7 @@ from fercore.plugin import (
 from fercore_la_cmfer.alignment import align_domains
 from fercore_la_cmfer.inference import combine
 from fercore_la_cmfer.modules import RunState, branch_groups, build_branches, build_discriminator, build_head
-from fercore_la_cmfer.presets import PRESETS
+from fercore_la_cmfer.presets import FROM_MODEL, PRESETS
 from fercore_la_cmfer.settings import LaCmferSettings
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class LaCmfer(Plugin):
     training_parts = ("state", "discriminator_")
     Settings: ClassVar[type[Settings]] = LaCmferSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    from_model: ClassVar[Mapping[str, Any]] = FROM_MODEL
     settings: LaCmferSettings
 
     def goes_by_length(self) -> str:
@@ -80,10 +81,14 @@ class LaCmfer(Plugin):
         if config.data.size < 2 * reduction:
             fix = f"take data.size of at least {2 * reduction}, or a smaller {self.name}.network.reduction"
             raise UserInputError(f"images of {config.data.size} px are too small", where="data.size", fix=fix)
-        trunk = build_trunk(config.model, reduction=reduction)
-        branches = build_branches(trunk.channels, self.settings, len(task.sources))
+        own = self.settings.network.stages == "backbone"
+        divided = divide_backbone(config.model, reduction=reduction) if own else None
+        trunk = divided.trunk if divided else build_trunk(config.model, reduction=reduction)
+        branches = build_branches(trunk.channels, self.settings, len(task.sources), divided)
         heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
-        model = Model(trunk.module, branches, heads, trunk.mean, trunk.std)
+        copies = {name: branch.width // divided.width for name, branch in branches.items()} if divided else {}
+        trained = goes_on(heads, copies) if divided else {}
+        model = Model(trunk.module, branches, heads, trunk.mean, trunk.std, trained)
         alpha, why = resolve_alpha(self.settings, task.target)
         if why:
             log.warning("%s.alpha = %g: %s", self.name, alpha, why)

@@ -37,3 +37,7 @@ demo: so few steps from scratch leave nearly every prediction under eps = 0.4, a
 log's `groups_without_reliable` says so: 391 of 450 groups in the first epoch); with eps = 0 every sample takes part,
 which Table S.1 finds 0.6 to 0.8 points below 0.4 in long training from ImageNet.
 """
+
+FROM_MODEL: Mapping[str, Any] = {"la_cmfer": {"network": {"stages": "backbone"}}}
+"""From a trained model: new branches would throw away its later stages and its head, and 100 steps do not win back what
+they knew (`docs/measured.md`, both ways side by side)."""

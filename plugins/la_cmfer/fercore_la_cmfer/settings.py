@@ -28,8 +28,11 @@ OFFICIAL: Mapping[str, Any] = {
 
 
 class NetworkSettings(Settings):
-    """Sizes of the two branches; the defaults are the published ones."""
+    """What the two branches are made of; the defaults are the published ones."""
 
+    stages: Literal["published", "backbone"] = Field(
+        "published", description="published = new layers; backbone = its own later stages, with what they have learnt"
+    )
     reduction: int = Field(8, ge=2, description="stride of the shared encoder's map; 8 = ResNet's conv1-conv3")
     widths: tuple[int, ...] = Field((256, 1024), min_length=1, description="global branch: channels of its stages")
     depths: tuple[int, ...] = Field((6, 3), min_length=1, description="global branch: blocks of its stages")

@@ -40,7 +40,7 @@ from fercore_leaf.levels import (
     split_views,
     take_imbalance,
 )
-from fercore_leaf.presets import ADDON_PRESETS
+from fercore_leaf.presets import ADDON_FROM_MODEL, ADDON_PRESETS
 from fercore_leaf.settings import LeafEafSettings
 
 WEAK: tuple[Side, str] = ("target", "weak")
@@ -56,6 +56,7 @@ class LeafEaf(Plugin):
     kind: ClassVar[Literal["method", "addon"]] = "addon"
     Settings: ClassVar[type[Settings]] = LeafEafSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = ADDON_PRESETS
+    from_model: ClassVar[Mapping[str, Any]] = ADDON_FROM_MODEL
     conflicts: ClassVar[tuple[str, ...]] = ("leaf",)
     settings: LeafEafSettings
 

@@ -24,6 +24,7 @@ def build_mixture(dim: int, settings: LevelSettings) -> ExpertMixture:
         shared=settings.expert.shared,
         combine=settings.combine,
         balance=gate.balance > 0,
+        as_identity=settings.expert.start == "identity",
     )
 
 

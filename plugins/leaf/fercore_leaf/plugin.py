@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fercore.losses import ambiguous_consistency, concave_weights, info_nce, labelled_thresholds, to_float32
-from fercore.models import Model, build_backbone, encode_view, shrink
+from fercore.models import HeadOnBackbone, Model, build_backbone, encode_view, shrink
 from fercore.plugin import (
     Batch,
     DomainBatch,
@@ -46,7 +46,7 @@ from fercore_leaf.levels import (
     split_views,
     take_imbalance,
 )
-from fercore_leaf.presets import PRESETS
+from fercore_leaf.presets import FROM_MODEL, PRESETS
 from fercore_leaf.settings import LeafSettings
 from fercore_leaf.state import RunState
 
@@ -67,6 +67,7 @@ class Leaf(Plugin):
     training_parts = ("state",)
     Settings: ClassVar[type[Settings]] = LeafSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    from_model: ClassVar[Mapping[str, Any]] = FROM_MODEL
     settings: LeafSettings
 
     def goes_by_length(self) -> str:
@@ -78,14 +79,18 @@ class Leaf(Plugin):
         """Build backbone, semantic level (the branch), classifier and instance level (the head)."""
         chosen, trunk = self.settings, build_backbone(config.model)
         branch = semantic_level(trunk.channels, chosen, mixture=chosen.eaf.semantic)
-        head = nn.Sequential(nn.Linear(trunk.channels, num_classes))
+        layer = nn.Linear(trunk.channels, num_classes)
+        head = nn.Sequential(layer)
         if config.model.dropout:
             head.insert(0, nn.Dropout(config.model.dropout))
         if chosen.eaf.instance and chosen.eaf.instance_on == "logits":
             head.append(build_mixture(num_classes, chosen))
         elif chosen.eaf.instance:
             head.insert(0, build_mixture(trunk.channels, chosen))
-        model = Model(trunk.module, {BRANCH: branch}, {BRANCH: head}, trunk.mean, trunk.std)
+        # A trained head can go on behind experts that change nothing yet.
+        clear = chosen.expert.start == "identity" or not (chosen.eaf.semantic or chosen.eaf.instance)
+        goes_on = {BRANCH: HeadOnBackbone(layer, unit_length=chosen.feat_norm)} if clear else {}
+        model = Model(trunk.module, {BRANCH: branch}, {BRANCH: head}, trunk.mean, trunk.std, goes_on)
         self.attach(model, RunState(num_classes, chosen.thresholds.floor))
         return model
 

@@ -33,3 +33,7 @@ released code's 0.999 belongs to tens of thousands of steps) are those of this p
 """
 
 ADDON_PRESETS: Mapping[str, Mapping[str, Any]] = {preset: {"leaf_eaf": SHORT} for preset in ("small", "demo")}
+
+FROM_MODEL: Mapping[str, Any] = {"leaf": {"expert": {"start": "identity"}}}
+ADDON_FROM_MODEL: Mapping[str, Any] = {"leaf_eaf": {"expert": {"start": "identity"}}}
+"""From a trained model: experts with random weights, before and behind its head, would make its answers random."""

@@ -46,6 +46,15 @@ class ExpertSettings(Settings):
 
     kind: ExpertKind = Field("residual", description="Table 2: linear, bottleneck, residual")
     shared: bool = Field(False, description="one set of weights for all experts of a level, as released")
+    start: Literal["random", "identity"] = Field(
+        "random", description="identity = y = x at first, nearly, so that a trained head behind them goes on as it was"
+    )
+
+    @model_validator(mode="after")
+    def _wide_enough(self) -> ExpertSettings:
+        if self.start == "identity" and self.kind == "bottleneck":
+            raise ValueError("expert.start=identity is for linear and residual experts; a bottleneck starts at random")
+        return self
 
 
 class GateSettings(Settings):

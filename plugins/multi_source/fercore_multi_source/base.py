@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import to_float32
-from fercore.models import Model, RowNorm, build_backbone
+from fercore.models import Model, RowNorm, build_backbone, goes_on
 from fercore.plugin import (
     DomainBatch,
     LossTerm,
@@ -87,8 +87,9 @@ class ManySources(Plugin):
         branch: nn.Module = nn.Identity()
         if self.settings.bottleneck:
             branch = nn.Sequential(nn.Linear(trunk.channels, width), RowNorm(width), nn.ReLU())
-        head = self.head(width, num_classes, len(task.sources), config.model.dropout)
-        model = Model(trunk.module, {"main": branch}, {"main": head}, trunk.mean, trunk.std)
+        heads = {"main": self.head(width, num_classes, len(task.sources), config.model.dropout)}
+        own = {} if self.settings.bottleneck else goes_on(heads)
+        model = Model(trunk.module, {"main": branch}, heads, trunk.mean, trunk.std, own)
         for name, module in self.parts(width, task).items():
             self.attach(model, module, name)
         return model

@@ -30,22 +30,26 @@ class Encoder(nn.Module):
     Args:
         trunk: whole backbone, pooled to f[B,C], or one cut at a stride, with a map f[B,C,h,w].
         grid: cells a side in which a map is averaged.
-        hidden: width of the head's inner layer; None = that of its input. width: m of the embedding.
+        hidden: width of the head's inner layer; None = that of its input.
+        width: m of the embedding; None = no head, as wide as what the backbone yields.
 
     Attributes:
-        trunk: f. projection: g.
+        trunk: f. projection: g. width: m.
     """
 
-    def __init__(self, trunk: Backbone, grid: int, hidden: int | None, width: int) -> None:
+    def __init__(self, trunk: Backbone, grid: int, hidden: int | None, width: int | None) -> None:
         super().__init__()
         cells = nn.AdaptiveAvgPool2d(grid) if trunk.reduction else nn.Identity()
         inputs = trunk.channels * grid**2
         inner = hidden or inputs
         self.trunk = trunk.module
         self.cells = nn.Sequential(cells, nn.Flatten())
-        self.projection = nn.Sequential(
-            nn.Linear(inputs, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Linear(inner, width, bias=False)
-        )
+        self.width = width or inputs
+        self.projection: nn.Module = nn.Identity()
+        if width is not None:
+            self.projection = nn.Sequential(
+                nn.Linear(inputs, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Linear(inner, width, bias=False)
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Map f[B,3,H,W] to embeddings f[B,m] of length 1."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 
 from fercore.losses import ramp, to_float32
-from fercore.models import Model, build_backbone, build_trunk
+from fercore.models import HeadOnBackbone, Model, build_backbone, build_trunk
 from fercore.plugin import (
     SIDES,
     Batch,
@@ -37,7 +37,7 @@ from fercore_pocan import planning
 from fercore_pocan.modules import NEVER, Encoder, RunState
 from fercore_pocan.objectives import StepInputs
 from fercore_pocan.planning import ADAPT, CLASSIFY, PLAIN, PRETRAIN, PROTOTYPES
-from fercore_pocan.presets import PRESETS
+from fercore_pocan.presets import FROM_MODEL, PRESETS
 from fercore_pocan.sampling import TrustSampler, split_batch
 from fercore_pocan.settings import PocanSettings
 
@@ -51,6 +51,7 @@ class Pocan(Plugin):
     paper = "POCAN, ACCV 2022"
     Settings: ClassVar[type[Settings]] = PocanSettings
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = PRESETS
+    from_model: ClassVar[Mapping[str, Any]] = FROM_MODEL
     settings: PocanSettings
 
     def goes_by_length(self) -> str:
@@ -62,12 +63,15 @@ class Pocan(Plugin):
         """Build encoder and projection head with two sets of prototypes, M_s and M_t, as heads on the embedding."""
         grid, cut = self.settings.network.grid, self.settings.network.reduction
         trunk = build_backbone(config.model) if cut is None else build_trunk(config.model, reduction=cut)
-        encoder = Encoder(trunk, grid, self.settings.proj_hidden, self.settings.proj_dim)
-        heads: dict[str, nn.Module] = {
-            name: nn.Linear(self.settings.proj_dim, num_classes, bias=self.settings.proto.bias)
-            for name in (SOURCE, TARGET)
+        bare = self.settings.projection == "none"
+        encoder = Encoder(trunk, grid, self.settings.proj_hidden, None if bare else self.settings.proj_dim)
+        heads: dict[str, nn.Linear] = {
+            name: nn.Linear(encoder.width, num_classes, bias=self.settings.proto.bias) for name in (SOURCE, TARGET)
         }
-        model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std)
+        # A trained head is a set of prototypes where the embedding is the backbone's own.
+        whole = bare and cut is None
+        goes_on = {name: HeadOnBackbone(layer, unit_length=True) for name, layer in heads.items() if whole}
+        model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std, goes_on)
         self.attach(model, RunState(num_classes))
         return model
 

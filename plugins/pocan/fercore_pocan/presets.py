@@ -45,3 +45,16 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "small": {"data": DATA, "model": MODEL, "optim": OPTIM, "pocan": SCRATCH},
     "demo": {"data": DATA, "model": MODEL, "optim": OPTIM, "pocan": SCRATCH},
 }
+
+FROM_MODEL: Mapping[str, Any] = {
+    "optim": {"lr": 1e-3},
+    "pocan": {
+        "projection": "none",
+        "proto": {"bias": True},
+        "network": {"reduction": None, "grid": 1},
+        "stages": {"unit": "share", "pretrain": 0.0, "prototypes": 0.1, "adapt": 0.9},
+        "lr": {"prototypes": 1e-3, "adapt": 1e-3, "adapt_prototypes": 1e-3},
+    },
+}
+"""From a trained model: its head goes on as both sets of prototypes, on its own features scaled to length 1, and its
+training was the pretraining. The rates are those of every method of these presets."""

@@ -125,7 +125,10 @@ class PocanSettings(Settings):
     tau: float = Field(0.7, gt=0, description="temperature of InfoNCE on the target")
     tau_sup: float = Field(0.1, gt=0, description="temperature of SupCon on the source")
     beta: float = Field(2.0, gt=0, description="strictness of Eq 14's thresholds")
-    proj_dim: int = Field(256, ge=2, description="width m of the embedding")
+    proj_dim: int = Field(256, ge=2, description="width m of the embedding behind the projection head")
+    projection: Literal["mlp", "none"] = Field(
+        "mlp", description="head g; none = the embedding is f's own, so that a trained head goes on as prototypes"
+    )
     proj_hidden: int | None = Field(None, ge=1, description="projection head's inner width; None = the backbone's")
     weight_norm: Literal["batch", "weights"] = Field("batch", description="weighted means divided by number or weight")
     refresh_every: int = Field(1, ge=1, description="epochs between two rounds of pseudo labels")

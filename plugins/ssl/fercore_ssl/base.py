@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from fercore.losses import to_float32, weighted_cross_entropy
+from fercore.losses import UnitLength, to_float32, weighted_cross_entropy
 from fercore.models import Model, StatisticsOf, build_classifier, encode_view
 from fercore.plugin import (
     Batch,
@@ -65,7 +65,9 @@ class SemiSupervised(Plugin):
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build backbone and linear head, as `source_only` does, and the method's state and parts."""
-        model = build_classifier(config.model, num_classes, branch=self.branch())
+        branch = self.branch()
+        unit_length = any(isinstance(module, UnitLength) for module in branch.modules())
+        model = build_classifier(config.model, num_classes, branch=branch, unit_length=unit_length)
         state = self.state(num_classes)
         if state is not None:
             self.attach(model, state)
