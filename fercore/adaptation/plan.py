@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field
@@ -29,11 +29,13 @@ class Timing(Shape):
     """What a short run took.
 
     Attributes:
-        step: seconds of one. around: seconds of all else: start, evaluation, writing. memory_mb: the most, MiB.
+        step: seconds of one. around: seconds of all else: start, evaluation, writing. after: those of them that follow
+            the last step. memory_mb: the most, MiB.
     """
 
     step: Seconds
     around: Seconds
+    after: Seconds = 0.0
     memory_mb: Seconds
 
     def seconds(self, steps: int) -> float:
@@ -59,6 +61,15 @@ class Plan(Shape):
     timing: dict[str, Timing]
     reserve: Seconds
     seconds: Seconds
+
+    def race_seconds(self, rows: Collection[str] | None = None, jobs: int = 1) -> tuple[float, float]:
+        """Return how long the first round and the last take of these rows, with the dearest ones in the last.
+
+        Args:
+            rows: labels; None = all of the plan. jobs: how many train at a time.
+        """
+        every = [self.timing[row] for row in (self.rows if rows is None else rows)]
+        return _rounds(every, self.rounds, jobs)
 
     def lines(self, reference: str) -> list[str]:
         """Return the plan for people.
@@ -93,18 +104,20 @@ def lay_out(
     trains_source: bool,
     total: float,
     spent: float,
+    jobs: int = 1,
 ) -> Plan:
     """Share out the time.
 
     Args:
         rows: of the portfolio that suit the task, the most wanted first. left: why others do not.
         timing: of each, and of `first` and `reference`. first: label of the model as it is. reference: as for
-            `Plan.lines`. trains_source: whether a source model is trained. total, spent: seconds.
+            `Plan.lines`. trains_source: whether a source model is trained. total, spent: seconds. jobs: how many
+            methods train at a time; what each takes then is in `timing`.
 
     Raises:
         UserInputError: if the time is too short for the model as it is and the reference.
     """
-    reserve = max(LEAST_RESERVE, RESERVE * total)
+    reserve = reserve_of(total)
     usable = total - spent - reserve
     source_steps, source_seconds = 0, 0.0
     if trains_source:
@@ -114,7 +127,7 @@ def lay_out(
         source_seconds = source.seconds(source_steps)
     rest = usable - source_seconds - timing[first].around
     kept, left = list(rows), dict(left)
-    while (steps := _steps(kept, timing, reference, rest)) < LEAST_STEPS and kept:
+    while (steps := _steps(kept, timing, reference, rest, jobs)) < LEAST_STEPS and kept:
         left[kept.pop()] = "no time for it"
     if steps < LEAST_STEPS and (trains_source or reference):
         least = timing[first].around + (timing[reference].seconds(LEAST_STEPS) if reference else 0)
@@ -132,21 +145,37 @@ def lay_out(
         left=left,
         timing=dict(timing),
         reserve=reserve,
-        seconds=source_seconds + timing[first].around + _cost(steps, kept, timing, reference),
+        seconds=source_seconds + timing[first].around + _cost(steps, kept, timing, reference, jobs),
     )
 
 
-def _cost(steps: int, rows: Sequence[str], timing: Mapping[str, Timing], reference: str) -> float:
-    """Return seconds of the race: a first round of all rows where there are many, and the dearest ones in the last."""
-    whole = sorted((timing[row].seconds(steps) for row in rows), reverse=True)
-    early = sum(timing[row].seconds(steps // SHORTER) for row in rows) if len(rows) > FINALISTS else 0.0
-    return early + sum(whole[:FINALISTS]) + (timing[reference].seconds(steps) if reference else 0.0)
+def reserve_of(total: float) -> float:
+    """Return how many of all seconds are kept for what comes after training."""
+    return max(LEAST_RESERVE, RESERVE * total)
 
 
-def _steps(rows: Sequence[str], timing: Mapping[str, Timing], reference: str, rest: float) -> int:
+def _rounds(rows: Sequence[Timing], rounds: Sequence[int], jobs: int) -> tuple[float, float]:
+    """Return the seconds of a first round of all rows, where there is one, and of a last of the dearest ones."""
+    early = [row.seconds(rounds[0]) for row in rows] if len(rows) > FINALISTS and len(rounds) > 1 else []
+    late = sorted((row.seconds(rounds[-1]) for row in rows), reverse=True)[:FINALISTS]
+    return _beside(early, jobs), _beside(late, jobs)
+
+
+def _beside(seconds: Sequence[float], jobs: int) -> float:
+    """Return how long runs take, some at a time: no less than the longest."""
+    return max([0.0, sum(seconds) / jobs, *seconds])
+
+
+def _cost(steps: int, rows: Sequence[str], timing: Mapping[str, Timing], reference: str, jobs: int) -> float:
+    """Return seconds of the race with so many steps in its last round."""
+    alone = timing[reference].seconds(steps) if reference else 0.0
+    return alone + sum(_rounds([timing[row] for row in rows], (steps // SHORTER, steps), jobs))
+
+
+def _steps(rows: Sequence[str], timing: Mapping[str, Timing], reference: str, rest: float, jobs: int) -> int:
     """Return the most steps, up to `MOST_STEPS`, whose race takes no longer than `rest` seconds; 0 if none."""
     low, high = 0, MOST_STEPS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if _cost(middle, rows, timing, reference) <= rest else (low, middle - 1)
+        low, high = (middle, high) if _cost(middle, rows, timing, reference, jobs) <= rest else (low, middle - 1)
     return low

@@ -46,7 +46,8 @@ class Tried(Shape):
 
     Attributes:
         fate: what became of it. why: of a fate that is none of its own doing. mean_rank: over label-free scores, among
-            the finalists; 1 is best. steps, seconds: trained. agreement: share of the target that it and the model that
+            the finalists; 1 is best. steps, seconds: trained. planned: steps that it was to have, where its time was
+            over before them. agreement: share of the target that it and the model that
             it started from take for the same class. accuracy, balanced_accuracy: by labels of the target's test part,
             where it has some; they choose nothing.
     """
@@ -57,6 +58,7 @@ class Tried(Shape):
     why: str = ""
     mean_rank: float | None = None
     steps: int = 0
+    planned: int | None = None
     seconds: float = 0.0
     agreement: float | None = None
     accuracy: float | None = None

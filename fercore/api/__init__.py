@@ -16,7 +16,7 @@ from fercore.experiments.comparison import Comparison
 from fercore.records.result import Result
 
 if TYPE_CHECKING:
-    from fercore.adaptation.adapt import Adaptation
+    from fercore.adaptation.outcome import Adaptation
     from fercore.experiments.search import Search
     from fercore.experiments.study import Study
     from fercore.prediction.predictor import Predictions, Predictor
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 LAZY = {
-    "Adaptation": "fercore.adaptation.adapt",
+    "Adaptation": "fercore.adaptation.outcome",
     "Predictions": "fercore.prediction.predictor",
     "Predictor": "fercore.prediction.predictor",
     "Search": "fercore.experiments.search",

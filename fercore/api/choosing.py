@@ -14,11 +14,12 @@ from fercore.data.spec import DomainSpec, folder_or_spec
 from fercore.errors import UserInputError
 
 if TYPE_CHECKING:
-    from fercore.adaptation.adapt import Adaptation
     from fercore.adaptation.look import Faces
+    from fercore.adaptation.outcome import Adaptation
     from fercore.decisions.judging import Asked, Sampling
     from fercore.decisions.ranking import Ranking
     from fercore.evaluation.verdict import Verdict
+    from fercore.experiments.executors import Executor
 
 
 def select(
@@ -119,6 +120,8 @@ def adapt(
     faces: Faces = "auto",
     ask: int = 0,
     report_faces: bool = True,
+    jobs: int = 1,
+    executor: Executor | None = None,
     tell: Callable[[str], None] = lambda line: None,
     observe: Observe = silent,
 ) -> Adaptation:
@@ -136,19 +139,20 @@ def adapt(
         faces: auto = cut faces out where images are no crops; whole; detect.
         ask: images to label where it is unclear; 0 = none. With their labels the same call settles it.
         report_faces: whether face images are in the report.
+        jobs: methods that train at a time. executor: runs them; None = processes of this machine.
         tell: hears lines for people. observe: makes what hears of a run from its label; importable.
 
     Raises:
         UserInputError: for wrong input, no time for even the reference, or a folder of another adaptation.
         Interrupted: for a signal; says how to go on.
     """
-    from fercore.adaptation.adapt import Adaptation
+    from fercore.adaptation.outcome import Adaptation
     from fercore.adaptation.state import read_record
 
     given = {"preset": preset, "config": config, "assignments": set, "device": device, "init": init}
     options: dict[str, Any] = {"method": method, "faces": faces, "ask": ask, "report_faces": report_faces}
     folder = path_or_none(out) or new_folder(["adapt"])
-    _adapt(target, source, budget, seed, folder, given, options, tell, observe, only_plan=False)
+    _adapt(target, source, budget, seed, folder, given, options, tell, observe, jobs, executor, only_plan=False)
     record = read_record(folder)
     assert record is not None
     return Adaptation(folder, record)
@@ -168,6 +172,8 @@ def plan(
     device: Device | None = None,
     out: PathLike | None = None,
     faces: Faces = "auto",
+    jobs: int = 1,
+    executor: Executor | None = None,
     tell: Callable[[str], None] = lambda line: None,
     observe: Observe = silent,
 ) -> Path:
@@ -182,7 +188,7 @@ def plan(
     given = {"preset": preset, "config": config, "assignments": set, "device": device, "init": init}
     options: dict[str, Any] = {"method": method, "faces": faces, "ask": 0, "report_faces": True}
     folder = path_or_none(out) or new_folder(["adapt"])
-    _adapt(target, source, budget, seed, folder, given, options, tell, observe, only_plan=True)
+    _adapt(target, source, budget, seed, folder, given, options, tell, observe, jobs, executor, only_plan=True)
     return folder
 
 
@@ -196,6 +202,8 @@ def _adapt(
     options: Mapping[str, Any],
     tell: Callable[[str], None],
     observe: Observe,
+    jobs: int,
+    executor: Executor | None,
     *,
     only_plan: bool,
 ) -> None:
@@ -216,4 +224,4 @@ def _adapt(
         sources, folder_or_spec(target), text_or_none(given["init"]), seconds_of(budget), seed,
         tuple(options["method"]), options["faces"], options["ask"], options["report_faces"], settings,
     )  # fmt: skip
-    adaptation.adapt(asked, folder, request, observe, tell, only_plan=only_plan)
+    adaptation.adapt(asked, folder, request, observe, tell, only_plan=only_plan, jobs=jobs, executor=executor)

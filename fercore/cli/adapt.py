@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fercore import api
 from fercore.arguments import new_folder
+from fercore.cli.cluster import OnAddress, OnCpus, OnExecutor, OnGpus, machines_of
 from fercore.cli.mirror import mirrors
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from fercore.adaptation.outcome import Adaptation
+    from fercore.experiments.executors import Executor
 
 ADAPT: dict[str, Any] = {
     "target": Annotated[
@@ -39,6 +47,7 @@ ADAPT: dict[str, Any] = {
         typer.Option(help="auto: cut faces out where images are no crops; whole; detect."),
     ],
     "ask": Annotated[int, typer.Option(min=0, help="Images to ask labels of where it is unclear; 0: none.")],
+    "jobs": Annotated[int, typer.Option(min=1, help="Methods that train at a time, each in its own process.")],
     "report_faces": Annotated[bool, typer.Option("--faces-in-report/--no-faces", help="Face images in the report.")],
 }
 
@@ -47,19 +56,39 @@ ADAPT: dict[str, Any] = {
 def adapt(
     given: dict[str, Any],
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done, by short runs, and stop.")] = False,
+    executor: OnExecutor = "local",
+    address: OnAddress = None,
+    num_cpus: OnCpus = 1.0,
+    num_gpus: OnGpus = 0.0,
 ) -> None:
     """Adapt to a folder of faces inside a time, and ship the adapted model only if it is believed to be better."""
     from fercore import console
 
     folder = given.pop("out", None) or new_folder(["adapt"])
-    heard: dict[str, Any] = {"tell": lambda line: console.print_lines([line]), "observe": console.observer_for(1)}
+    observe = console.observer_for(given["jobs"])
+    heard: dict[str, Any] = {"tell": lambda line: console.print_lines([line]), "observe": observe}
     again = shlex.quote(str(folder))
-    if plan:
-        given = {name: value for name, value in given.items() if name not in ("ask", "report_faces")}
-        api.plan(**given, out=folder, **heard)
-        console.print_lines([f"next: the same command without --plan, and with --out {again}"])
-        return
-    done = api.adapt(**given, out=folder, **heard)
+    machines = machines_of(executor, address, num_cpus, num_gpus)
+    if machines is None:
+        at_work: AbstractContextManager[Executor | None] = nullcontext()
+    else:
+        from fercore.experiments.ray_executor import on_cluster
+
+        at_work = on_cluster(machines, folder, most=given["jobs"])
+    with at_work as runs:
+        if plan:
+            given = {name: value for name, value in given.items() if name not in ("ask", "report_faces")}
+            api.plan(**given, out=folder, executor=runs, **heard)
+            console.print_lines([f"next: the same command without --plan, and with --out {again}"])
+            return
+        done = api.adapt(**given, out=folder, executor=runs, **heard)
+    _print(done, folder)
+
+
+def _print(done: Adaptation, folder: Path) -> None:
+    """Print what was tried, what is shipped and why, and where it is."""
+    from fercore import console
+
     record = done.record
     console.print_table(f"tried on {record.n_target} images of the target, chosen without its labels", *done.table())
     if rest := done.not_trained():

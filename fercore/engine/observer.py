@@ -26,5 +26,13 @@ class Observer:
     def selected(self, scores: Mapping[str, float], done: int) -> None:
         """Hear the scores without target labels that were logged after `done` batches, by name."""
 
+    def enough(self, done: int, *, usable: bool) -> bool:
+        """Say whether training ends after batch `done`, and the network is taken as it stands; asked after each.
+
+        Args:
+            usable: whether it can end here; not before the last stage, nor within a stream.
+        """
+        return False
+
     def end(self) -> None:
         """Hear that training is over, finished or not."""

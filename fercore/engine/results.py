@@ -79,6 +79,7 @@ class Trained:
         oracle: scores at the step that labels of the target would choose, where that is asked for.
         online: the stream, where the run had one. answers: class probabilities f[b,K] of its batches, as they came.
         initial: scores of the trained model that was adapted, where there is one.
+        planned: steps that it was to have, where it was ended before; None = it had them.
     """
 
     steps: int
@@ -90,6 +91,7 @@ class Trained:
     online: Online | None = None
     answers: Sequence[Tensor] = ()
     initial: Scores | None = None
+    planned: int | None = None
 
 
 def calibrate(context: RunContext, clock: Progress) -> bool:
@@ -165,6 +167,7 @@ def build(context: RunContext, scores: Scores, trained: Trained) -> Result:
         **_initial(context, trained),
         parameters=Parameters(total=count(parameters), trained=count(p for p in parameters if p.requires_grad)),
         steps=trained.steps,
+        **_planned(trained),
         skipped_steps=dict(trained.skipped),
         train_seconds=round(trained.seconds, 3),
         seconds_per_step=round(trained.seconds / max(1, trained.steps), 6),
@@ -206,6 +209,11 @@ def _predictable(context: RunContext) -> dict[str, Any]:
     if left is None or left.predicted is None:
         return {}
     return {"predictable": [name for name, kept in zip(classes, left.predicted, strict=True) if kept]}
+
+
+def _planned(trained: Trained) -> dict[str, Any]:
+    """Return the steps that a run was to have, where it was ended before them; empty where it had them."""
+    return {} if trained.planned is None else {"planned_steps": trained.planned}
 
 
 def _initial(context: RunContext, trained: Trained) -> dict[str, Any]:

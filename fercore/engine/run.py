@@ -161,7 +161,8 @@ def _report(trainer: Trainer, reference: Reference | None, initial: Scores | Non
         observer.message(f"{counted(times, 'step')} of {name} had no loss with a gradient: skipped")
     last = context.stages[-1]
     per_epoch = last.steps_per_epoch or trainer.loader.steps_per_epoch
-    clock = Progress(last.name, "", (last.steps - 1) // per_epoch, last.steps, last.steps)
+    step = trainer.step if trainer.ended else last.steps
+    clock = Progress(last.name, "", (step - 1) // per_epoch, step, last.steps)
     scores = trainer.evaluate(clock, oracle=context.config.select.oracle)
     if chosen := trainer.choose():
         clock = chosen.clock
@@ -169,7 +170,7 @@ def _report(trainer: Trainer, reference: Reference | None, initial: Scores | Non
         scores = results.evaluate_target(context, clock)
     trained = results.Trained(
         trainer.done, trainer.seconds, trainer.images, trainer.skipped, chosen, trainer.oracle,
-        trainer.online, trainer.answers, initial,
+        trainer.online, trainer.answers, initial, trainer.total if trainer.ended else None,
     )  # fmt: skip
     result = results.build(context, scores, trained)
     results.write_reports(context, folder, clock)

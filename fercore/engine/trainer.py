@@ -79,6 +79,7 @@ class Trainer:
         self.online: Online | None = None
         self.answers: list[Tensor] = []
         self.saved_at = -1
+        self.ended = False
 
     @property
     def done(self) -> int:
@@ -105,6 +106,8 @@ class Trainer:
                 self._pass_old_end()
             while self.stage_index < len(self.context.stages):
                 self._train_stage(self.context.stages[self.stage_index])
+                if self.ended:
+                    break
                 # `done` counts whole stages by the index and the rest by the step: both change in one statement.
                 self.stage_index, self.step, self.runners = self.stage_index + 1, 0, []
             self.stop.obey()
@@ -116,7 +119,7 @@ class Trainer:
         self._enter(stage)
         per_epoch = stage.steps_per_epoch or self.loader.steps_per_epoch
         self.context.model.train()
-        while self.step < stage.steps:
+        while self.step < stage.steps and not self.ended:
             started = time.perf_counter()
             # `step` counts batches of the stage that are finished: hooks of batch n see n, from 0.
             clock = Progress(stage.name, "", self.step // per_epoch, self.step, stage.steps)
@@ -258,12 +261,21 @@ class Trainer:
                 self._log(report)
         if self._evaluates and self.done % train.eval_every == 0 and self.done < self.total:
             self.evaluate(clock, oracle=select.oracle)
+        self.ended = self._enough()
         if self.processes.several:
             # Signals reach processes at different times, and all have to stop after the same batch.
-            self.stop.asked = self.processes.largest([self.stop.asked or 0])[0] or None
-        if self.stop.asked or self.done % train.checkpoint_every == 0 or self.done == self.total:
+            asked, ended = self.processes.largest([self.stop.asked or 0, int(self.ended)])
+            self.stop.asked, self.ended = asked or None, bool(ended)
+        if self.stop.asked or self.ended or self.done % train.checkpoint_every == 0 or self.done == self.total:
             self.save()
             self.stop.obey()
+
+    def _enough(self) -> bool:
+        """Return whether whoever watches ends training here; the first process's word counts."""
+        if self.done == self.total or not self.processes.first:
+            return False
+        usable = self.stage_index == len(self.context.stages) - 1 and not self.context.stages[-1].stream
+        return self.observer.enough(self.done, usable=usable) and usable
 
     @property
     def _evaluates(self) -> bool:

@@ -290,7 +290,8 @@ class Result(Shape):
     Attributes:
         primary_metric: the score that summaries give first. ema: None = the last weights themselves are reported.
         online: predictions in a stream, where the run had one.
-        steps: batches trained on. skipped_steps: "<stage>/<phase>" -> steps without a gradient, where there are any.
+        steps: batches trained on. planned_steps: that it was to have, where whoever watched ended it before.
+        skipped_steps: "<stage>/<phase>" -> steps without a gradient, where there are any.
         peak_memory_mb: MiB. threads: of the CPU.
         initial: the trained model that was adapted as it is; None where the method built the network.
     """
@@ -313,6 +314,7 @@ class Result(Shape):
     online: OnlineScores | None = None
     parameters: Parameters
     steps: int
+    planned_steps: int | None = None
     skipped_steps: dict[str, int] = Field(default_factory=dict)
     train_seconds: float
     seconds_per_step: float

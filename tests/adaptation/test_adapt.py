@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,33 @@ def test_a_full_disk_ends_it(copy, monkeypatch):
 
 def _full(cell, observe):
     raise WriteError("no space left on device", where=str(cell.folder))
+
+
+@pytest.mark.slow
+def test_when_the_time_is_over_runs_end_as_they_stand(copy, unwritten):
+    for name in ("last/source_only", "last/mcc"):
+        shutil.rmtree(copy / "runs" / name)
+    # What calibration and report need is kept from training: of two hours and a bit, with nothing but that left.
+    (copy / "spent.json").write_text(json.dumps({"seconds": 7200.0}))
+    done = fercore.adapt(**GIVEN, budget="7300s", out=copy)
+    rows = {row.label: row for row in done.record.tried}
+    assert (rows["source_only"].steps, rows["source_only"].planned) == (1, 4)
+    assert rows["mcc"].fate == "dropped"
+    assert "no time left for it" in rows["mcc"].why
+    assert rows["adabn"].fate in ("finalist", "shipped")
+    assert "1 of 4" in [text[2] for text in done.table()[1]]
+    assert done.model.record.plugins[0].name == "no_adaptation"
+
+
+@pytest.mark.slow
+def test_methods_that_train_at_a_time_come_to_the_same(adapted, copy, unwritten):
+    for name in ("last/adabn", "last/mcc"):
+        shutil.rmtree(copy / "runs" / name)
+    record = fercore.adapt(**GIVEN, budget="2h", out=copy, jobs=2).record
+    assert record.shipped == adapted[0].record.shipped
+    for name in ("adabn", "mcc"):
+        both = [path / f"runs/last/{name}/model/model.safetensors" for path in (adapted[0].path, copy)]
+        assert both[0].read_bytes() == both[1].read_bytes()
 
 
 @pytest.mark.slow

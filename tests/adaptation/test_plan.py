@@ -134,8 +134,8 @@ def test_times_are_words():
 
 
 def test_a_target_of_which_nothing_could_be_told_is_not_adapted_to():
-    from fercore.adaptation.adapt import _nothing_to_tell
     from fercore.adaptation.look import Data
+    from fercore.adaptation.probe import _nothing_to_tell
     from fercore.data.spec import parse_spec
 
     def reason(copies, n):
