@@ -59,6 +59,7 @@ def test_a_run_from_python_is_the_run_of_the_command_line(tiny_file, tmp_path, m
     assert run.load().classes == tuple(run.result.target.classes)
 
 
+@pytest.mark.slow
 def test_a_run_is_resumed_and_made_longer(tiny_file, tmp_path):
     longer = {"optim.schedule": "constant", "optim.warmup_steps": 0}
     fercore.train("source_only", config=tiny_file, set=longer, out=tmp_path / "run")

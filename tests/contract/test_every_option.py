@@ -16,6 +16,7 @@ from fercore.hooks.assemble import assemble
 from fercore.hooks.discovery import installed_plugins, load_class
 from fercore.testing import TINY
 from fercore.testing.tiny import tiny_model
+from tests.contract.chosen import CHOSEN
 
 CLASSES = {name: load_class(info) for name, info in installed_plugins().items()}
 TAUGHT = [name for name, plugin in CLASSES.items() if plugin.kind == "method" and plugin.needs_source]
@@ -46,9 +47,15 @@ def context_of(name, data):
     return build_context(assemble([name], with_initial(layers), preset="demo"))
 
 
+TRIED = [
+    pytest.param(name, data, marks=pytest.mark.soak if number and name not in CHOSEN else ())
+    for name in METHODS
+    for number, data in enumerate(DATA)
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "data"), TRIED)
 def test_a_method_runs_from_a_source_model_with_even_classes_in_half_precision(name, data, tmp_path, listener):
     if name == "adafer" and data == SMALL:
         with pytest.raises(UserInputError, match="hold no triplet"):

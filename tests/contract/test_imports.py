@@ -120,10 +120,10 @@ HEAVY = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("module", ["fercore.engine.run", "fercore.engine.describe"])
-def test_the_engine_imports_little_but_torch(module):
+def test_the_engine_imports_little_but_torch():
     """Each of these costs 0.1 to 1.2 s of CPU time; a run imports those it needs once its settings are checked."""
-    code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
+    modules = "sys, fercore.engine.run, fercore.engine.describe"
+    code = f"import {modules}; print(*[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

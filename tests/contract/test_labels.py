@@ -43,6 +43,7 @@ from fercore.records.plan import ViewRequest
 from fercore.records.step import PLAIN
 from fercore.runs.folder import RunFolder
 from fercore.testing.tiny import tiny_model
+from tests.contract.chosen import CHOSEN
 from tests.loading import load_domains
 
 MARK = "zq17"
@@ -268,18 +269,17 @@ METHODS = [name for name, info in installed_plugins().items() if load_class(info
 ALONE = [name for name in METHODS if not load_class(installed_plugins()[name]).needs_source]
 METHODS = [name for name in METHODS if name not in ALONE]
 ADDONS = [("source_only", name) for name, info in installed_plugins().items() if load_class(info).kind == "addon"]
-SLOW = pytest.mark.slow
+TRIED = [
+    pytest.param(
+        names, few, marks=pytest.mark.soak if few and names[-1] not in CHOSEN else (), id="+".join(names) + kind
+    )
+    for names in [*((name,) for name in METHODS), *ADDONS]
+    for few, kind in ((False, "-none"), (True, "-shots"))
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "names",
-    [("source_only",), ("la_cmfer",)]
-    + [pytest.param((n,), marks=SLOW) for n in METHODS if n not in ("source_only", "la_cmfer")]
-    + [pytest.param(pair, marks=SLOW) for pair in ADDONS],
-    ids="+".join,
-)
-@pytest.mark.parametrize("few", [False, True], ids=["none", "shots"])
+@pytest.mark.parametrize(("names", "few"), TRIED)
 def test_no_hook_hands_over_what_leads_to_a_label_or_a_path(names, few, planted, tiny, tmp_path, listener):
     target = f"{planted}&shots=1" if few else planted
     if "adafer" in names:
@@ -369,6 +369,7 @@ def test_the_order_of_test_images_says_nothing_about_their_class(planted, tiny, 
     assert abs(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1]) < 0.5
 
 
+@pytest.mark.slow
 def test_encode_dataset_is_dead_outside_refresh(planted, tiny, tmp_path, listener):
     _, spy = spied(["source_only"], tiny, planted, tmp_path, listener)
     assert set(spy.kept) == {the_handed_function}

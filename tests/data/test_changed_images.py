@@ -64,6 +64,7 @@ def test_the_target_and_the_test_part_as_well(data, tmp_path: Path, image):
             list(eval_batches(table, settings, mean=(0.5,) * 3, std=(0.5,) * 3))
 
 
+@pytest.mark.slow
 def test_the_same_content_written_again_is_no_change(data, tmp_path: Path):
     def touch() -> None:
         for path in (tmp_path / "s").rglob("*.png"):

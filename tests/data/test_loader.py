@@ -167,6 +167,7 @@ def in_parts(
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("ordered", [False, True])
 def test_processes_divide_the_batch_of_one(loaded: LoadedDomain, workers: int, ordered: bool):

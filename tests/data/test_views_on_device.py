@@ -47,6 +47,7 @@ def test_a_gpu_makes_the_same_views_but_for_rounding(transform):
     assert (off > 2e-2).float().mean() < 1e-3
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_wherever_views_are_made(tree):
     source, target = tree("s", {"anger": 14, "fear": 14}), tree("t", {"anger": 10, "fear": 10}, 500)
 

@@ -82,6 +82,7 @@ def adapting(tiny):
     return make
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["source_only", *(pytest.param(n, marks=pytest.mark.slow) for n in ("la_cmfer", "pocan", "leaf"))]
 )
@@ -115,6 +116,7 @@ def test_an_adapted_model_stands_alone_and_resumes_to_the_bit(trained, adapting,
     assert model.record.initial.plugins[0].name == "source_only"
 
 
+@pytest.mark.slow
 def test_a_run_does_not_go_on_with_another_model(trained, adapting, listener, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(adapting(trained("source_only")), tmp_path / "cut", listener(stop_after=4))
@@ -126,6 +128,7 @@ def test_a_run_does_not_go_on_with_another_model(trained, adapting, listener, tm
         run(adapting(trained("source_only")), tmp_path / "cut", listener(), resume=True)
 
 
+@pytest.mark.slow
 def test_classes_go_by_name(trained, adapting):
     folder = trained("source_only")
     all_of_them = fercore.load(folder)
@@ -183,6 +186,7 @@ def layers_of(tiny, path, **data):
     return with_initial([{**kept, "model": {**tiny["model"], "init": str(path)}, "data": given}])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_timm_is_adapted_and_its_classes_go_by_name(tiny, checkpoint, listener, tmp_path):
     network, path = checkpoint
     context = build_context(assemble(["entropy"], layers_of(tiny, f"{path}?names={','.join(NAMES)}"), preset="demo"))
@@ -195,6 +199,7 @@ def test_a_checkpoint_of_timm_is_adapted_and_its_classes_go_by_name(tiny, checkp
     assert fercore.load(tmp_path / "run").classes == context.domains.classes
 
 
+@pytest.mark.slow
 def test_a_method_with_a_network_of_its_own_keeps_the_head_by_name(tiny, checkpoint, trained):
     network, path = checkpoint
     names = ",".join(NAMES)

@@ -116,6 +116,7 @@ def weights(context, folder, listener):
     return {name: value.clone() for name, value in context.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_a_method_that_allows_it_trains_the_same(make_context, tmp_path, listener):
     found = {}
     for joint in (False, True):

@@ -141,6 +141,7 @@ def test_what_is_missing_is_said_before_the_run(make_context, tmp_path, listener
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_logger_that_does_not_start_is_one_line(make_context, tmp_path, listener, remote):
     remote.refuses = RuntimeError("No API key configured.\nUse wandb login")
     context = make_context("source_only", layers=({"report": {"loggers": ["wandb"]}},))

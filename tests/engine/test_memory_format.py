@@ -12,6 +12,7 @@ from fercore.config import read_toml
 from fercore.engine import memory_format
 from fercore.engine.run import run
 from fercore.errors import UserInputError
+from tests.contract.chosen import CHOSEN
 
 AUTO = {"train": {"memory_format": "auto"}}
 LAST = {"train": {"memory_format": "channels_last", "fused_optimiser": True}}
@@ -28,6 +29,7 @@ def pixel_by_pixel(model):
     return kernel.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
 def test_the_choice_is_recorded_and_remembered(make_context, memory, tmp_path, listener, monkeypatch):
     times = iter([9, 9, 2, 1, 2, 1])  # contiguous, channels last, in turns; the first round does not count
     monkeypatch.setattr(memory_format, "_seconds", lambda *_: next(times))
@@ -48,7 +50,13 @@ def test_a_damaged_memory_is_made_again(make_context, memory, damage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(e.name for e in entry_points(group="fercore.plugins")))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in CHOSEN else pytest.mark.soak)
+        for name in sorted(e.name for e in entry_points(group="fercore.plugins"))
+    ],
+)
 def test_timing_leaves_network_and_generators_alone(make_context, name):
     try:
         context = make_context(name, layers=(AUTO,))

@@ -101,6 +101,7 @@ class Rival(Observer):
         self.refused += 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", [False, True])
 def test_a_run_is_one_process_at_a_time(tmp_path, make_context, listener, weights_of, there):
     path = tmp_path / "run"
@@ -120,6 +121,7 @@ def test_a_run_is_one_process_at_a_time(tmp_path, make_context, listener, weight
     assert rival.refused == 6
 
 
+@pytest.mark.slow
 def test_a_copy_without_the_empty_folder_of_checkpoints_goes_on(tmp_path, make_context, listener, weights_of):
     path = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):

@@ -65,6 +65,7 @@ def test_scores_of_a_finished_run_are_of_as_many_images_as_cost_little(monkeypat
     assert final_scores(few) == {}
 
 
+@pytest.mark.slow
 def test_scores_draw_nothing_from_the_run(make_context, tmp_path, listener, weights_of):
     plain = run(make_context("source_only"), tmp_path / "a", listener())
     watched = run(make_context("source_only", layers=(EVERY,)), tmp_path / "b", listener())
@@ -98,6 +99,7 @@ def test_source_is_held_out_by_person_and_is_not_trained_on(held_out, make_conte
     assert held_out.domains.fingerprint().keys() - whole.fingerprint().keys() >= {"validation"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", ["worst", "ensemble"])
 def test_the_checkpoint_that_a_rule_chooses_is_reported(rule, make_context, tmp_path, listener, monkeypatch):
     """`worst` is a score that prefers the first checkpoint; its network is that of a run of as many steps."""
@@ -125,6 +127,7 @@ def test_the_checkpoint_that_a_rule_chooses_is_reported(rule, make_context, tmp_
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_chooses_among_the_same(make_context, tmp_path, listener):
     layers = (EVERY, {"select": {"rule": "information_maximisation"}, "train": {"ema": 0.5}})
     whole = run(make_context("source_only", layers=layers), tmp_path / "whole", listener())

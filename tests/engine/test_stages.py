@@ -130,6 +130,7 @@ class Adversarial(Staged):
         return [replace(term, weight=-0.1 if clock.phase == "max" else 1.0)]
 
 
+@pytest.mark.slow
 def test_phases_that_share_and_repeat_resume_to_the_bit(staged, tmp_path, listener, weights_of):
     views = Staged.views[:1]
     run(staged(views, Adversarial), tmp_path / "whole", listener())
@@ -160,6 +161,7 @@ class Selecting(Staged):
         return super().loss(batch, encoded, clock) if clock.step % 3 == 0 else []
 
 
+@pytest.mark.slow
 def test_skipped_steps_are_logged_and_counted_over_a_resume(staged, tmp_path, listener, weights_of):
     views = Staged.views[:1]
     run(staged(views, Selecting), tmp_path / "whole", listener())

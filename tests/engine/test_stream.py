@@ -101,6 +101,7 @@ def test_every_image_comes_once_in_the_order_and_is_scored_as_it_was_first_answe
     assert fercore.open_run(tmp_path / "run").result.online.n == 56
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", [{}, {"stream": {"reset_every": 20}}])
 def test_a_stream_that_was_cut_goes_on_to_the_same_bits(streamed, tmp_path, listener, weights_of, layer):
     whole = run(streamed(layer), tmp_path / "whole", listener())
@@ -113,6 +114,7 @@ def test_a_stream_that_was_cut_goes_on_to_the_same_bits(streamed, tmp_path, list
     assert [key for key in left if not torch.equal(left[key], right[key])] == []
 
 
+@pytest.mark.slow
 def test_without_a_phase_nothing_is_trained_and_batches_of_one_pass(streamed, tmp_path, listener):
     context = streamed({"data": {"target_batch": 1}}, trains=False)
     before = {name: p.clone() for name, p in context.model.named_parameters()}

@@ -111,6 +111,7 @@ def test_its_method_gets_a_source_side_without_a_sample(whole):
     assert (len(source), dict(source.images), source.domain_counts()) == (0, {}, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_it_resumes_to_the_bit(alone, whole, tmp_path, listener, weights_of, workers):
     layer = {"data": {"workers": workers}}

@@ -49,6 +49,7 @@ def test_a_certain_answer_stays_finite():
     assert hot.apply(torch.tensor([[1.0, 0.0]])).tolist() == [[pytest.approx(1, abs=1e-5), pytest.approx(0, abs=1e-5)]]
 
 
+@pytest.mark.slow
 def test_a_run_predicts_as_it_was_calibrated(tmp_path, make_context, listener):
     """The temperature is of source samples that no step trains on; scores and files agree with the loaded model."""
     layer = {

@@ -57,6 +57,7 @@ def test_what_cannot_be_is_one_line(config, message):
         refuse_impossible(config, ALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"calibrate": True, "prior": "uniform"}])
 def test_a_run_and_its_model_predict_no_other_class(more, tmp_path, make_context, listener):
     kept = ["anger", "happiness", "surprise"]

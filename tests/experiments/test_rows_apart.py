@@ -81,6 +81,7 @@ def test_a_row_that_cannot_begin_ends_the_comparison_before_any_is_trained(tiny,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_labels_of_other_classes_are_no_score(tiny, tmp_path):
     from PIL import Image
 

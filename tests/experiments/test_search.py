@@ -181,6 +181,7 @@ def labels(told):
     return [cell.label for cell in told.begun]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_draws_what_it_would_have_drawn(tmp_path, monkeypatch):
     whole = Told(monkeypatch)
     study = Study(searching(trials=8, startup=3), tmp_path / "whole")

@@ -125,7 +125,9 @@ def test_the_example_of_the_documentation_is_a_study(tmp_path):
     assert study.seeds == (0,)
 
 
-@pytest.mark.parametrize("name", study_names())
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if number else ()) for number, name in enumerate(study_names())]
+)
 def test_studies_that_come_with_fercore_are_of_known_plugins_settings_and_protocols(name, tmp_path):
     small = Study(name, tmp_path / "out", scale="small")
     assert len(small.file.seeds) * len(small.file.methods) * len(small.file.pairs) <= 30

@@ -51,6 +51,7 @@ def cache(placed, tmp_path, monkeypatch):
     return home
 
 
+@pytest.mark.slow
 def test_what_the_hub_keeps_predicts_to_the_bit_what_the_run_does(placed, cache):
     images = np.random.default_rng(2).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
     want = fercore.load(placed[0] / "run", device="cpu").predict(images).probs

@@ -115,6 +115,7 @@ def test_variables_that_mean_nothing_are_said_once(monkeypatch, capsys):
     assert capsys.readouterr().err == "fercore: FERCORE_REQUIRE_EXT=true is none of 0, 1; 0 is taken\n"
 
 
+@pytest.mark.slow
 def test_the_source_distribution_holds_the_kernels(tmp_path):
     command = [sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "sdist", "-d", str(tmp_path)]
     subprocess.run(command, cwd=Path(__file__).parents[2], check=True, capture_output=True)

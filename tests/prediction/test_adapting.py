@@ -47,6 +47,7 @@ def test_every_batch_is_answered_before_the_model_adapts_to_it(probabilities):
     np.testing.assert_allclose(again, plain, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_every", [1, 1000])
 def test_a_table_that_was_cut_goes_on_to_the_same_bytes(trained, pictures, tmp_path, monkeypatch, save_every):
     monkeypatch.setattr(adapting, "SAVE_EVERY", save_every)
@@ -71,6 +72,7 @@ def test_a_table_that_was_cut_goes_on_to_the_same_bytes(trained, pictures, tmp_p
     assert beside["adapted"] == {"resets": {}, "alarms": [], "stopped_at": None}
 
 
+@pytest.mark.slow
 def test_a_later_call_takes_up_the_state(probabilities, trained, pictures, tmp_path):
     how = {"adapt": "tent", "set": {"tent.statistics": "running", "optim.lr": 0.05, **BATCH}}
     files = sorted(str(path) for path in (trained / "gone/wild").rglob("*.png"))

@@ -63,6 +63,7 @@ def test_calibrated_answers_give_the_shares_of_the_network_itself(runs):
         assert one["em"][name].share == pytest.approx(two["em"][name].share, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_predict_prints_shares_and_keeps_them_beside_the_table(runs, tmp_path):
     summary = fercore.predict(runs / "plain", NEW, out=tmp_path / "a.csv", device="cpu")
     told = json.loads((tmp_path / "a.csv.json").read_text())["estimated_shares"]["em"]
@@ -74,6 +75,7 @@ def test_predict_prints_shares_and_keeps_them_beside_the_table(runs, tmp_path):
     assert "estimated_shares" not in fercore.predict(runs / "none", NEW, device="cpu").to_json()
 
 
+@pytest.mark.slow
 def test_a_verdict_on_a_dataset_says_its_shares(runs, tmp_path):
     other = shutil.copytree(runs / "plain", tmp_path / "other")
     weights = load_file(other / "model/model.safetensors")

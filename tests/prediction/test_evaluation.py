@@ -43,6 +43,7 @@ def test_scores_are_those_of_the_run(trained, scored):
     assert (scores["unit"], scores["units"]) == ("image", target.n)
 
 
+@pytest.mark.slow
 def test_models_stand_side_by_side_and_people_are_drawn_whole(trained, tmp_path, capsys, monkeypatch):
     shutil.copytree(trained / "run/model", tmp_path / "other")
     spec = "synthfer:wild?n=84&seed=5"

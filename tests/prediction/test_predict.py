@@ -139,6 +139,7 @@ def test_every_kind_of_table_holds_the_same(trained, pictures, tmp_path, columns
         assert list(one)[: len(heads[columns].split())] == heads[columns].split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
 def test_an_interrupted_table_is_readable_and_goes_on_to_the_same_end(trained, pictures, tmp_path, suffix):
     whole, cut = tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}"
@@ -310,6 +311,7 @@ def test_pyfeat_reads_its_columns_with_its_own_reader(trained, pictures, tmp_pat
     assert fex.faceboxes.iloc[0].tolist()[:4] == [0, 0, 64, 64]
 
 
+@pytest.mark.slow
 def test_how_far_images_are_is_told_beside_the_target_of_the_run(trained, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(trained / "run/model", folder)

@@ -83,6 +83,7 @@ def test_the_frames_taken_are_those_asked_for(clip, stride, numbers):
     assert [number for number, *_ in video.frames(after=20)] == [number for number in numbers if number > 20]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["libx264", "mpeg4", "libvpx"])
 @pytest.mark.parametrize("how", ["cut", "overwritten"])
 def test_what_comes_before_damage_is_kept_and_the_damage_told(tmp_path, codec, how):
@@ -138,6 +139,7 @@ def test_a_video_goes_through_the_model_as_its_frames_do(trained, tmp_path):
         assert row.probs == pytest.approx(slow, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_interrupted_video_goes_on_where_it_was(trained, tmp_path):
     path = make_video(tmp_path / "clip.mp4", noise(40))
     boxes = ["input,frame,FaceRectX,FaceRectY,FaceRectWidth,FaceRectHeight,FaceScore"]

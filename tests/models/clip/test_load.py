@@ -60,6 +60,7 @@ def test_blocks_can_be_recomputed():
 # Models
 
 
+@pytest.mark.slow
 def test_models_of_many_kinds_take_prompts_at_every_layer():
     from fercore.models.clip import load as loading
 

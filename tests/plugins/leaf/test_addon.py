@@ -215,6 +215,7 @@ def test_levels_may_be_left_out(around):
     assert len(around(instance=False, semantic=False).model.parts) == 0
 
 
+@pytest.mark.slow
 def test_the_mixtures_are_trained_by_a_plan_that_does_not_know_them(around, tmp_path, listener):
     context = around({"train": {"steps": 2}})
     names = [[group.prefixes for group in phase.groups] for phase in context.stages[0].phases]
@@ -265,6 +266,7 @@ def test_branches_that_share_a_module_share_a_mixture(tiny):
     assert torch.equal(encoded.logits["a"], encoded.logits["b"])
 
 
+@pytest.mark.slow
 def test_fixmatch_keeps_its_choice_of_samples_or_its_whole_term(make_context):
     def terms(**settings):
         context = make_context(

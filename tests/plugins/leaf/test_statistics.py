@@ -49,6 +49,7 @@ def test_a_network_that_failed_has_its_statistics(make_context):
     assert all(held[name] is b for name, b in context.model.named_buffers())
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_statistics_of_weak_views_alone(make_context, tmp_path, listener):
     def counted(statistics):
         layer = {"leaf": {**TINY, "statistics": statistics}, "train": {"steps": 2, "ema": 0.5}}

@@ -107,6 +107,7 @@ def test_words_start_the_first_layer_alone(network, clip):
     assert 0.4 < float(normal.prompts.text.detach().std()) < 0.6
 
 
+@pytest.mark.slow
 def test_without_prompts_the_sentences_are_written_by_hand(network, batch_of, images, clip):
     loaded = clip()
     for off in ({"cpt": {"on": False}}, {"prompt": {"k": 0}}):

@@ -87,6 +87,7 @@ def test_a_bank_over_fifty_steps_is_that_of_a_loop(regime):
         assert torch.allclose(state.get_buffer("probs"), torch.stack(shares), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_frozen_head_stays_and_the_rest_moves(make_context, listener, tmp_path, weights_of):
     context = make_context("shot", layers=({"optim": {"lr": 0.05}, "model": {"dropout": 0.3}},))
     before = {name: tensor.clone() for name, tensor in context.model.state_dict().items()}
@@ -98,6 +99,7 @@ def test_a_frozen_head_stays_and_the_rest_moves(make_context, listener, tmp_path
     assert any("heads." in prefix for group in trained.stages[0].phases[0].groups for prefix in group.prefixes)
 
 
+@pytest.mark.slow
 def test_shot_pp_goes_through_its_stages(make_context, listener, tmp_path):
     layer = {"train": {"steps": 9}, "shot_pp": {"rotation": 0.6, "mix_share": 0.4}}
     context, heard = make_context("shot_pp", layers=(layer,)), listener()

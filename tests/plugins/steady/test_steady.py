@@ -129,6 +129,7 @@ def statistics(model):
     return torch.cat([b.flatten() for name, b in model.named_buffers() if name.endswith("running_mean")])
 
 
+@pytest.mark.slow
 def test_without_its_terms_it_is_source_only_with_the_statistics_of_the_target(make_context, tmp_path, listener):
     off = {**dict.fromkeys(("entropy", "diversity", "confusion", "consistency", "teacher"), 0), "views": "one"}
     found = {}
@@ -183,6 +184,7 @@ def test_whose_statistics_are_kept(made, kept):
     assert moves == {("source", "weak"): kept == "both", ("target", "weak"): True, ("target", "strong"): False}
 
 
+@pytest.mark.slow
 def test_a_run_estimates_the_shares_of_what_it_has_seen(make_context, tmp_path, listener):
     layer = {"steady": {"prior_every": 2, "prior_trust": 1.0}, "train": {"steps": 4, "steps_per_epoch": 4}}
     context = make_context("steady", layers=(layer,))
@@ -208,6 +210,7 @@ def test_a_teacher_follows_a_network_in_any_memory_format(name, make_context, tm
         assert float((kept[key] - weights).detach().abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_it_starts_from_a_source_model_with_its_head(tiny, tmp_path, make_context, listener):
     run(make_context("source_only", layers=({"train": {"steps": 2}},)), tmp_path / "source", listener())
     context = make_context("steady", layers=({"model": {"init": str(tmp_path / "source")}},))

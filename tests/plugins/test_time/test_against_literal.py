@@ -39,8 +39,10 @@ CASES = {
         lambda m: literal.MEMO(m, 3, lambda x: jittered(None, x), 1e-3, "adamw", 0.01),
     ),
 }
+LAYERS = {"shuffled": (), "correlated": pytest.mark.slow, "batch_of_one": pytest.mark.slow}
+"""One kind of stream shows a method, a second one and batches of one its statistics; soaks have all."""
 TRIED = [
-    (case, regime)
+    pytest.param(case, regime, marks=LAYERS.get(regime, pytest.mark.soak))
     for case in CASES
     # A variant differs from its method in a line or two, which two kinds of stream show; cotta refuses batches of one.
     for regime in (REGIMES if "-" not in case else REGIMES[:2])

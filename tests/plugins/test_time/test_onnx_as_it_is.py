@@ -43,6 +43,7 @@ def context_of(tiny, path, method, **more):
     return build_context(assemble([method], layers, preset="demo"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lame", "t3a"])
 def test_a_graph_is_adapted_and_its_model_stands_alone(tiny, graph, listener, tmp_path, method):
     network, path = graph
