@@ -14,6 +14,9 @@ from fercore.adaptation.state import write_state
 from fercore.config.presets import preset_settings
 from fercore.runs.folder import RunFolder
 
+PROBING = 0.25
+"""Share of the budget within which methods are begun to be timed: on a slow machine the last ones are not tried."""
+
 
 def plan_of(race: Race, data: Data, methods: Sequence[str], *, trains_source: bool) -> tuple[Plan, dict[str, Row]]:
     """Take a few steps of each method that suits the task, and share out the time; once for a folder.
@@ -50,8 +53,12 @@ def _laid_out(race: Race, data: Data, every: Sequence[Row], methods: Sequence[st
     elif data.sources:
         race.probe(REFERENCE, entry_of(REFERENCE), start=None, must=True)
     rows, left = fitting(every, features, methods)
+    total = race.budget.seconds
+    race.reserve = (1 - PROBING) * total
     for row in rows:
-        if race.probe(row.label, row.entry, start=start) is None:
+        if row.label not in race.state.timing and race.budget.spent > PROBING * total:
+            left[row.label] = "no time to try it"
+        elif race.probe(row.label, row.entry, start=start) is None:
             left[row.label] = race.state.dropped[f"probe/{row.label}"]
     rows = [row for row in rows if row.label in race.state.timing]
     if why := _nothing_to_tell(data, first.target.n_adaptation):

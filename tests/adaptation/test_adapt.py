@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fercore
+from fercore import api
 from fercore.adaptation import plan, ship
 from fercore.adaptation.state import read_record, read_state
 from fercore.errors import UserInputError
@@ -24,6 +25,7 @@ SET = {"data.size": 32, "data.source_batch": 16, "data.target_batch": 16, "train
 GIVEN = {**DATA, "preset": "demo", "set": SET, "method": ["adabn", "mcc"], "report_faces": False}
 SHORT = """
 import fercore
+from fercore import api
 from fercore.adaptation import plan
 plan.MOST_SOURCE = plan.LEAST_SOURCE = 12
 plan.MOST_STEPS = plan.LEAST_STEPS = 4
@@ -150,6 +152,19 @@ def test_when_the_time_is_over_runs_end_as_they_stand(copy, unwritten):
     assert rows["adabn"].fate in ("finalist", "shipped")
     assert "1 of 4" in [text[2] for text in done.table()[1]]
     assert done.model.record.plugins[0].name == "no_adaptation"
+
+
+@pytest.mark.slow
+def test_methods_are_timed_within_a_quarter_of_the_budget(tmp_path):
+    given = {name: value for name, value in GIVEN.items() if name != "report_faces"}
+    lines = []
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "spent.json").write_text(json.dumps({"seconds": 1900.0}))
+    api.plan(**given, budget="2h", out=tmp_path / "out", tell=lines.append)
+    state = read_state(tmp_path / "out")
+    assert state.plan.left == {"adabn": "no time to try it", "mcc": "no time to try it"}
+    assert set(state.timing) == {"source_only", "no_adaptation"}
+    assert "  left out: mcc: no time to try it" in lines
 
 
 @pytest.mark.slow
