@@ -89,7 +89,7 @@ RUN: dict[str, Any] = {
     "seed": Annotated[int | None, typer.Option(help="Seed of data split, weights and batches.")],
     "devices": Annotated[int | None, typer.Option(help="Processes on this machine that share the run.")],
     "num_nodes": Annotated[int | None, typer.Option(help="Machines that share the run; see docs/many_machines.md.")],
-    "strategy": Annotated[str | None, typer.Option(help="How they share it: auto or ddp.")],
+    "strategy": Annotated[str | None, typer.Option(help="How they share it: auto, ddp or fsdp.")],
     "resume": Annotated[Path | None, typer.Option(help="Resume the run in this folder.")],
     "with_reference": Annotated[
         bool,

@@ -31,7 +31,7 @@ from fercore.records.result import Score
 from fercore.registry import one_of
 
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-Strategy: TypeAlias = Literal["auto", "ddp"]
+Strategy: TypeAlias = Literal["auto", "ddp", "fsdp"]
 
 
 def _kinds(annotation: Any) -> set[Any]:
@@ -363,7 +363,8 @@ class RunConfig(Settings):
     devices: int = Field(1, ge=1, le=4096, description="processes of the run on each machine, each with a device")
     num_nodes: int = Field(1, ge=1, le=4096, description="machines of the run")
     strategy: Strategy = Field(
-        "auto", description="how they share the run: ddp = each has the whole network; auto = ddp"
+        "auto",
+        description="how they share the run: ddp = each has the whole network; fsdp = a part of its blocks; auto = ddp",
     )
     protocol: str | None = Field(None, description="name of the protocol that chose the data, for the record")
     data: DataSettings = DataSettings()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fercore.models import Model
+from fercore.models.shards import divided, own_part
 
 
 class WeightAverage:
@@ -43,7 +44,7 @@ class WeightAverage:
         old = {name: buffer.clone() for name, buffer in _statistics(self.model)} if mixed else {}
         self.follow(model)
         # It averages parameters, and copies the buffers over: what was there before is mixed in again below.
-        self._averaged.update_parameters(model)
+        self._averaged.update_parameters(cast("nn.Module", _Parts(model)))
         for name, before in old.items():
             self.model.get_buffer(name).lerp_(before, self.decay)
 
@@ -72,8 +73,8 @@ class WeightAverage:
             model: the network in training. before: copies of its parameters, in their order.
         """
         for old, now, here in zip(before, model.parameters(), self.model.parameters(), strict=True):
-            # Training has not run between the two: what differs, a hook wrote.
-            if not torch.equal(old, now):
+            # Training has not run between the two: what differs, a hook wrote. Who writes whole weights needs them.
+            if not divided(now) and not torch.equal(old, now):
                 here.copy_(now)
 
     def state_dict(self) -> dict[str, Any]:
@@ -85,6 +86,21 @@ class WeightAverage:
         # The number decides whether the next step is taken over or averaged.
         self._averaged.n_averaged.fill_(state["steps"])
         self.model.load_state_dict(state["model"])
+
+
+class _Parts:
+    """A network as its average looks at it: where processes divide its weights each averages its parts."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def parameters(self) -> Iterator[Tensor]:
+        """Yield what this process has of each parameter."""
+        return (own_part(p) for p in self._model.parameters())
+
+    def buffers(self) -> Iterator[Tensor]:
+        """Yield the buffers."""
+        return self._model.buffers()
 
 
 def _statistics(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from fercore.documents import Shape, misfit
 from fercore.hooks.checks import HookError
+from fercore.models.shards import divided, own_part, part_of, whole_of
 from fercore.optimisers import OPTIMISERS, SCHEDULES
 from fercore.processes import Processes
 from fercore.records.plan import OptimiserSpec, ParamGroup, Phase, Stage
@@ -52,7 +53,11 @@ class ScheduledOptimiser:
         self.members = frozenset(id(p) for _, members in groups for p in members)
         # Decay of its own, not times the learning rate: no optimiser of torch has that, so it is taken before the step.
         self._decays = [] if spec.decay_by_rate else [(members, _decay(spec, group)) for group, members in groups]
-        optimiser = OPTIMISERS[spec.name]([_settings(spec, group, members) for group, members in groups], spec, fused)
+        # Of weights that processes have parts of it holds the part here, in the same memory: an optimiser takes each
+        # number by itself, and none of them takes whole tensors and parts together.
+        self._parts = {p: nn.Parameter(own_part(p)) for _, members in groups for p in members if divided(p)}
+        held = [(group, [self._parts.get(p, p) for p in members]) for group, members in groups]
+        optimiser = OPTIMISERS[spec.name]([_settings(spec, group, members) for group, members in held], spec, fused)
         self._plain = optimiser
         self.schedule = LambdaLR(optimiser, rate_factor(spec, own_steps(stage, phase)))
         self.optimiser = cast("_FabricOptimizer", fabric.setup_optimizers(optimiser))
@@ -71,10 +76,18 @@ class ScheduledOptimiser:
         """Step parameters that have a gradient; decay outside the momentum is for the ids `mine` alone."""
         with torch.no_grad():
             for members, decay in self._decays:
-                own: list[Tensor] = [p for p in members if id(p) in mine]
+                own: list[Tensor] = [own_part(p) for p in members if id(p) in mine]
                 if own:
                     torch._foreach_mul_(own, 1 - decay)
+        for parameter, part in self._parts.items():
+            part.grad = None if parameter.grad is None else own_part(parameter.grad)
         self.optimiser.step()
+
+    def zero_grad(self) -> None:
+        """Leave no gradient in any parameter."""
+        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self._parts:
+            parameter.grad = None
 
     def advance(self) -> None:
         """Take one step of the schedule: one a batch, however often the optimiser stepped in it."""
@@ -86,9 +99,9 @@ class ScheduledOptimiser:
         return [float(group["lr"]) for group in self.optimiser.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of optimiser and schedule."""
+        """Return the state of optimiser and schedule, as one process has it; where weights are divided all call it."""
         schedule = {"last_epoch": self.schedule.last_epoch, "_step_count": self.schedule._step_count}
-        return {"optimiser": self._plain.state_dict(), "schedule": schedule}
+        return {"optimiser": self._converted(self._plain.state_dict(), whole_of), "schedule": schedule}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned.
@@ -98,7 +111,7 @@ class ScheduledOptimiser:
         """
         # load_state_dict takes the saved groups' settings over without a word.
         own = [_fixed(group) for group in self._plain.param_groups]
-        self._plain.load_state_dict(state["optimiser"])
+        self._plain.load_state_dict(self._converted(state["optimiser"], part_of))
         if [_fixed(group) for group in self._plain.param_groups] != own:
             raise ValueError(f"the optimiser of phase {self.name!r} has other settings")
         for parameter, kept in self._plain.state.items():
@@ -112,6 +125,20 @@ class ScheduledOptimiser:
         # The counters alone: the saved state of LambdaLR leaves its function out, and rates follow from the counter.
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule._step_count = state["schedule"]["_step_count"]
+
+    def _converted(self, state: dict[str, Any], convert: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Any]:
+        """Return the optimiser's state with what it keeps of divided weights converted, each by its parameter."""
+        owners = {id(part): parameter for parameter, part in self._parts.items()}
+        held = [part for group in self._plain.param_groups for part in group["params"]]
+        kept = dict(state["state"])
+        for number, part in enumerate(held):
+            if id(part) in owners and number in kept:
+                like = owners[id(part)]
+                kept[number] = {
+                    name: convert(value, like) if isinstance(value, Tensor) and value.ndim else value
+                    for name, value in kept[number].items()
+                }
+        return {**state, "state": kept}
 
     def _check_kept(self, parameter: Tensor, kept: dict[str, Any]) -> None:
         """Make sure that what an optimiser keeps of a parameter is what a step of it reads."""
@@ -182,12 +209,13 @@ class PhaseRunner:
     def backward(self, fabric: Fabric, total: Tensor) -> None:
         """Leave the gradient of `total` in the parameters; none where it depends on none of them."""
         # A parameter of another phase keeps no gradient, so that a shared optimiser passes it and its moments over.
-        self.scheduled.optimiser.zero_grad(set_to_none=True)
+        self.scheduled.zero_grad()
         if total.requires_grad:
             fabric.backward(total)
         # Here, and not by a wrapper that does it meanwhile: phases freeze and thaw parameters, run several forwards for
         # one step, and leave some parameters without a gradient, all of which such a wrapper must be told beforehand.
-        self._processes.average_gradients([p for p in self._all if id(p) in self._mine])
+        # Those of divided weights are averaged as they are divided, while the pass is under way.
+        self._processes.average_gradients([p for p in self._all if id(p) in self._mine and not divided(p)])
 
     def optimizer_step(self, fabric: Fabric) -> None:
         """Take one optimiser step down the gradient that is in the parameters."""

@@ -152,7 +152,8 @@ def _train_and_report(
     trainer.train(old_end)
     # Scoring and writing is the first process's; the others wait for the result.
     first = trainer.processes.first
-    return trainer.processes.from_first(_report(trainer, reference, initial) if first else _NOTHING)
+    with trainer.context.whole():
+        return trainer.processes.from_first(_report(trainer, reference, initial) if first else _NOTHING)
 
 
 def _report(trainer: Trainer, reference: Reference | None, initial: Scores | None) -> Result:

@@ -182,7 +182,7 @@ class Candidates:
         at = best(scores)
         weights = checkpoint.load(paths[at])["model"]
         # The network in training hands the plugins' buffers on to the average, so both take them.
-        context.model.load_state_dict(weights)
+        context.trained.load_state_dict(weights)
         if context.average is not None:
             context.average.model.load_state_dict(weights)
         candidates = [

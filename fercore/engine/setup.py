@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from fercore.engine.class_weights import attach_shares
 from fercore.engine.initial import NEEDED, WHERE, Initial, read_initial
 from fercore.engine.initial_network import plugins_of
 from fercore.engine.online import refuse_other_forward
-from fercore.engine.several import fabric_of, refuse_alone
+from fercore.engine.several import fabric_of, refuse_alone, shards_of
 from fercore.engine.step import StepModule
 from fercore.engine.trained_heads import take_over
 from fercore.errors import UserInputError
@@ -36,6 +37,7 @@ from fercore.hooks.checks import HookError, no_exit
 from fercore.hooks.manager import Plugins
 from fercore.models import Model, look_for_weights
 from fercore.models.memory import checkpoint_blocks
+from fercore.models.shards import Shards
 from fercore.processes import Processes, started
 from fercore.random_state import random_state, restore_random_state, seed_everything
 from fercore.records.plan import Stage, ViewRequest
@@ -61,7 +63,7 @@ class RunContext:
         the data.
         average: the moving average of the weights, where `train.ema` asks for it.
         initial: the trained model that the run starts from, if any. kept_heads: those of a network that a plugin built
-            which took over the model's.
+            which took over the model's. shards: how processes divide the network's weights, where they do.
     """
 
     resolved: ResolvedRun
@@ -77,11 +79,24 @@ class RunContext:
     average: WeightAverage | None = None
     initial: Initial | None = None
     kept_heads: tuple[str, ...] = ()
+    shards: Shards | None = None
 
     @property
     def reported(self) -> Model:
-        """The network that is evaluated: the average of the weights where there is one, else the one in training."""
-        return self.model if self.average is None else self.average.follow(self.model)
+        """The network that is evaluated: the average of the weights where there is one, else the one in training.
+
+        Where processes divide its weights it is to be had inside `whole` alone.
+        """
+        return self.trained if self.average is None else self.average.follow(self.model)
+
+    @property
+    def trained(self) -> Model:
+        """The network in training, with whole weights; where processes divide them, inside `whole` alone."""
+        return self.model if self.shards is None else self.shards.model
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Have all weights of `reported` in every process; all processes of the run enter it together."""
+        return nullcontext() if self.shards is None else self.shards.whole()
 
     @property
     def processes(self) -> Processes:
@@ -235,6 +250,7 @@ def _built(
     _check_views(views, stages, domains.sources)
     if fabric.world_size > 1:
         refuse_alone(config, stages)
+    shards = shards_of(config, resolved.plugins, model)
     if config.train.accumulate > 1 and any(stage.stream for stage in stages):
         what = "a stream's batches are answered as they come, whole"
         raise UserInputError(what, where="train.accumulate", fix="leave it out")
@@ -250,8 +266,9 @@ def _built(
             network.compile()
         _try_compiled(model, config, fabric)
     context = RunContext(
-        resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial, kept
-    )
+        resolved, plugins, domains, fabric, model, module, stages, views, evaluator, task, average, initial, kept,
+        shards,
+    )  # fmt: skip
     # Last: only a loader knows how many steps an epoch of these data and batches has.
     return replace(context, stages=tuple(_counted(context, stage) for stage in stages))
 

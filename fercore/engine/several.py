@@ -12,11 +12,16 @@ import torch
 
 from fercore.config import RunConfig
 from fercore.errors import UserInputError
+from fercore.models import Model
+from fercore.models.shards import WHERE as FSDP
+from fercore.models.shards import Shards, blocks_of
 from fercore.processes import noticing_ends, started
 from fercore.records.plan import Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from fercore.hooks import Plugin
 
 
 PATIENCE = timedelta(hours=12)
@@ -32,7 +37,7 @@ def fabric_of(config: RunConfig) -> Fabric:
     """
     from lightning_fabric import Fabric
 
-    from fercore.engine.strategies import Averaging, environment
+    from fercore.engine.strategies import Averaging, Dividing, environment
 
     asked, here = config.devices * config.num_nodes, started()
     if asked == 1 and here is None:
@@ -45,7 +50,8 @@ def fabric_of(config: RunConfig) -> Fabric:
     refuse_many_devices(config)
     cuda = config.device == "cuda"
     # What processes agree on lies in the CPU's memory, what they average where the network is.
-    strategy = Averaging(timeout=PATIENCE, process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo")
+    kind = Dividing if config.strategy == "fsdp" else Averaging
+    strategy = kind(timeout=PATIENCE, process_group_backend="cpu:gloo,cuda:nccl" if cuda else "gloo")
     fabric = Fabric(
         accelerator=config.device, devices=config.devices, num_nodes=config.num_nodes, strategy=strategy,
         precision=config.train.precision, plugins=[environment()],
@@ -106,3 +112,28 @@ def refuse_alone(config: RunConfig, stages: Sequence[Stage]) -> None:
     if config.train.compile:
         what = "a compiled network knows nothing of the other processes' rows"
         raise UserInputError(what, where="train.compile", fix=f"take train.compile=false, or {fix}")
+
+
+def shards_of(config: RunConfig, plugins: Sequence[Plugin], model: Model) -> Shards | None:
+    """Return how processes divide a network's weights, before they do; None where each has all of them.
+
+    Raises:
+        UserInputError: for what cannot do with parts of weights, naming it, and why.
+    """
+    if config.strategy != "fsdp" or config.devices * config.num_nodes == 1:
+        return None
+    fix = "take --strategy ddp"
+    for plugin in plugins:
+        if reason := plugin.needs_whole_weights():
+            what = f"{plugin.name} cannot run with a part of the weights in each process: {reason}"
+            raise UserInputError(what, where=FSDP, fix=fix)
+    train = config.train
+    if train.sync == "local":
+        what = (
+            "processes go through the blocks together, and with losses of their own one may have none to go back from"
+        )
+        raise UserInputError(what, where=f"train.sync, {FSDP}", fix=f"take train.sync=batch, or {fix}")
+    if train.precision == "16-mixed":
+        what = "each process would scale its part of the gradients by itself"
+        raise UserInputError(what, where=f"train.precision, {FSDP}", fix=f"take train.precision=bf16-mixed, or {fix}")
+    return Shards(model, blocks_of(model))

@@ -29,6 +29,7 @@ from fercore.engine.step import NonFiniteLoss, train_step
 from fercore.errors import UserInputError
 from fercore.evaluation.evaluate import placed
 from fercore.hooks.checks import HookError
+from fercore.models.shards import own_part
 from fercore.random_state import random_state, restore_random_state
 from fercore.records.plan import Stage, StepReport
 from fercore.records.result import SCORES, OracleBest, Scores
@@ -125,7 +126,8 @@ class Trainer:
             clock = Progress(stage.name, "", self.step // per_epoch, self.step, stage.steps)
             # A run resumed at the border of an epoch begins it here: checkpoints are written before it begins.
             if self.step % per_epoch == 0:
-                self._begin_epoch(clock)
+                with self.context.whole():
+                    self._begin_epoch(clock)
             reports = self._train_batch(stage, clock)
             self.step += 1
             self.seconds += time.perf_counter() - started
@@ -137,6 +139,9 @@ class Trainer:
         # Not after `restore`, which has entered the stage and loaded its optimisers.
         if not self.runners:
             context, train = self.context, self.context.config.train
+            if context.shards is not None:
+                average = None if context.average is None else context.average.model
+                context.shards.divide(context.fabric.device, average)
             # A fused optimiser unscales gradients by itself, which leaves nothing to clip in 16-bit precision.
             fused = train.fused_optimiser and train.precision != "16-mixed"
             self.runners = runners_of(context.fabric, stage, context.model, fused=fused)
@@ -150,7 +155,7 @@ class Trainer:
     def _begin_epoch(self, clock: Progress) -> None:
         context, average = self.context, self.context.average
         # What differs afterwards a plugin has written: see `WeightAverage.adopt`.
-        before = [] if average is None else [p.detach().clone() for p in context.model.parameters()]
+        before = [] if average is None else [own_part(p).clone() for p in context.model.parameters()]
 
         def encode_dataset(side: Side) -> EncodedDataset:
             if average is not None:
@@ -251,7 +256,7 @@ class Trainer:
         return reports
 
     def _after_batch(self, reports: list[StepReport], clock: Progress) -> None:
-        train, select = self.context.config.train, self.context.config.select
+        train = self.context.config.train
         for report in reports:
             name = f"{report.stage}/{report.phase}"
             if report.skipped:
@@ -259,8 +264,8 @@ class Trainer:
             self.observer.step(report, self.done)
             if self.done % train.log_every == 0 or self.done in (1, self.total):
                 self._log(report)
-        if self._evaluates and self.done % train.eval_every == 0 and self.done < self.total:
-            self.evaluate(clock, oracle=select.oracle)
+        if train.eval_every and self.done % train.eval_every == 0 and self.done < self.total:
+            self._evaluate_first(clock)
         self.ended = self._enough()
         if self.processes.several:
             # Signals reach processes at different times, and all have to stop after the same batch.
@@ -277,10 +282,11 @@ class Trainer:
         usable = self.stage_index == len(self.context.stages) - 1 and not self.context.stages[-1].stream
         return self.observer.enough(self.done, usable=usable) and usable
 
-    @property
-    def _evaluates(self) -> bool:
-        """Whether this process scores the network in between: the first one does, and the others wait for it."""
-        return bool(self.context.config.train.eval_every) and self.processes.first
+    def _evaluate_first(self, clock: Progress) -> None:
+        """Score the network in between: the first process does, and the others wait for it."""
+        with self.context.whole():
+            if self.processes.first:
+                self.evaluate(clock, oracle=self.context.config.select.oracle)
 
     def _log(self, report: StepReport) -> None:
         rate = self.images / max(self.seconds, 1e-9)
@@ -295,10 +301,10 @@ class Trainer:
     def _pass_old_end(self) -> None:
         """Evaluate where a run of this length would have: the shorter one's last evaluation is no part of it."""
         train, stage = self.context.config.train, self.context.stages[self.stage_index]
-        if self._evaluates and self.done % train.eval_every == 0:
+        if train.eval_every and self.done % train.eval_every == 0:
             per_epoch, step = stage.steps_per_epoch or self.loader.steps_per_epoch, self.step - 1
             clock = Progress(stage.name, "", step // per_epoch, step, stage.steps)
-            self.evaluate(clock, oracle=self.context.config.select.oracle)
+            self._evaluate_first(clock)
 
     def evaluate(self, clock: Progress, *, oracle: bool) -> Scores:
         """Score the target's test part as the run stands; keeps the oracle's best where that was asked for."""
@@ -338,12 +344,18 @@ class Trainer:
         # The last batch may be a checkpoint of its own, and an interrupt ask for one too.
         if self.saved_at == self.done:
             return
+        # Where weights are divided every process has to hand in its parts, the first one for the file.
+        optimisers = [optimiser.state_dict() for optimiser in optimisers_of(self.runners)]
+        with self.context.whole():
+            self._save(optimisers)
+        self.saved_at = self.done
+
+    def _save(self, optimisers: list[dict[str, Any]]) -> None:
         if name := self._not_finite():
             where = f"after {counted(self.done, 'step')}"
             fix = "start again with a lower optim.lr or optim.clip_grad_norm=1.0; older checkpoints are kept"
             raise NonFiniteLoss(f"weights {name!r} are no longer finite", where=where, fix=fix)
         if not self.processes.first:
-            self.saved_at = self.done
             return
         state = {
             "settings": settings_of(self.context.resolved),
@@ -356,22 +368,21 @@ class Trainer:
             "images": self.images,
             "skipped": dict(self.skipped),
             "oracle": None if self.oracle is None else self.oracle.model_dump(),
-            "model": dict(self.context.model.state_dict()),
+            "model": dict(self.context.trained.state_dict()),
             "average": None if self.context.average is None else self.context.average.state_dict(),
             "online": None if self.online is None else self.online.state_dict(),
             "answers": torch.cat(self.answers) if self.answers else None,
-            "optimisers": [optimiser.state_dict() for optimiser in optimisers_of(self.runners)],
+            "optimisers": optimisers,
             "loader": self.loader.state_dict(),
             "random": random_state(),
         }
         checkpoint.save(self.folder.checkpoints / checkpoint.name_of(self.done), state)
         # After saving: there is never a moment without a whole checkpoint.
         checkpoint.prune(self.folder.checkpoints, self.context.config.train.keep_checkpoints)
-        self.saved_at = self.done
 
     def _not_finite(self) -> str:
         """Return the name of the first weights or buffers that are no longer finite, or ""."""
-        tensors = self.context.model.state_dict().items()
+        tensors = self.context.trained.state_dict().items()
         return next((name for name, t in tensors if t.is_floating_point() and not torch.isfinite(t).all()), "")
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -390,6 +401,8 @@ class Trainer:
         self.seconds, self.images, self.oracle = recorded.seconds, recorded.images, recorded.oracle
         self.skipped = dict(recorded.skipped)
         self.context.model.load_state_dict(state["model"])
+        if name := self._not_finite():  # none was saved so
+            raise ValueError(f"weights {name!r} are not finite")
         if self.context.average is not None:
             self.context.average.load_state_dict(state["average"])
         # After the weights: optimisers are made for the parameters as they are.
@@ -397,8 +410,6 @@ class Trainer:
         self._restore_stream(state)
         for optimiser, saved in zip(optimisers_of(self.runners), state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
-        if name := self._not_finite():  # none was saved so
-            raise ValueError(f"weights {name!r} are not finite")
         self.loader.load_state_dict(state["loader"])
         # Late: building runners and loaders may draw.
         restore_random_state(state["random"])

@@ -97,6 +97,15 @@ class Plugin:
         """
         return "it does not say that it does not (Plugin.goes_by_length)"
 
+    def needs_whole_weights(self) -> str:
+        """Say why it cannot train where each process has a part of the network's weights (`strategy=fsdp`).
+
+        Returns:
+            Why, in a few words: it reads or writes them by itself, keeps a copy of the network in a part, or runs the
+            network another number of times for one process's rows than for another's. "" = it does none of that.
+        """
+        return ""
+
     def prediction_extras(self) -> tuple[str, ...]:
         """Return the names in `DomainBatch.extras` without which it cannot predict; () = images are enough."""
         return ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from fercore.models.shards import own_part
+
 
 @torch.no_grad()
 def shrink(model: nn.Module, rate: float, *, buffers: bool) -> None:
@@ -12,7 +14,7 @@ def shrink(model: nn.Module, rate: float, *, buffers: bool) -> None:
 
     What plugins keep under `parts` is decayed as parameters only: thresholds and counts are no weights.
     """
-    tensors: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    tensors: list[Tensor] = [own_part(p) for p in model.parameters() if p.requires_grad]
     if buffers:
         named = model.named_buffers()
         tensors += [b for name, b in named if b.is_floating_point() and not name.startswith("parts.")]

@@ -16,6 +16,7 @@ from fercore.engine.phases import PhaseRunner
 from fercore.engine.several import places_here
 from fercore.engine.trainer import Trainer
 from fercore.isolation import group
+from fercore.models.shards import divided
 from fercore.records.plan import StepReport
 from fercore.runs.folder import ReadFolder
 from fercore.stopping import StopRequest
@@ -42,7 +43,7 @@ def train_steps(names: Sequence[str], layers: Sequence[Mapping[str, Any]], numbe
 
     def kept(runner: PhaseRunner, fabric: Any) -> None:
         named = context.model.named_parameters()
-        gradients.append({name: p.grad.clone() for name, p in named if p.grad is not None})
+        gradients.append({name: _whole(p.grad) for name, p in named if p.grad is not None})
         step(runner, fabric)
 
     class Terms(Observer):
@@ -58,8 +59,20 @@ def train_steps(names: Sequence[str], layers: Sequence[Mapping[str, Any]], numbe
         PhaseRunner.optimizer_step = step  # type: ignore[method-assign]
     # As numbers: tensors are handed to another process by shared memory, which ends with this one.
     plain = [{name: gradient.numpy() for name, gradient in each.items()} for each in gradients]
-    state = {name: value.numpy() for name, value in context.model.state_dict().items()}
-    return {"terms": terms, "gradients": plain, "state": state, "random": torch.get_rng_state().numpy()}
+    with context.whole():
+        state = {name: value.numpy() for name, value in context.trained.state_dict().items()}
+        reported = {name: value.numpy() for name, value in context.reported.state_dict().items()}
+    return {
+        "terms": terms,
+        "gradients": plain,
+        "state": state,
+        "reported": reported,
+        "random": torch.get_rng_state().numpy(),
+    }
+
+
+def _whole(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.full_tensor() if divided(gradient) else gradient.clone()  # type: ignore[attr-defined,no-any-return]
 
 
 def steps_of(names: str, number: int, *layers: Mapping[str, Any]) -> dict[str, Any]:
