@@ -171,7 +171,8 @@ def _of_all(ends: Mapping[int, _End], count: int) -> Any:
         what = f"process {rank} of {count} ended without a word, {how}"
         raise ProcessLostError(f"{what}; {kept}" if kept else what)
     if told:
-        raise told[0]
+        # This process tells of it, whichever had noticed.
+        raise ProcessLostError(str(told[0]), first=True) from told[0]
     return ends[0].value
 
 

@@ -6,9 +6,11 @@ All of them draw the same batch, and each takes its part of it. Without others e
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fercore.errors import UserInputError
@@ -20,11 +22,21 @@ T = TypeVar("T")
 LAUNCHED = "FERCORE_LAUNCHED"
 """Set in processes that `fercore.isolation.group` started, which tell their end to it and print no error."""
 _BUCKET = 32 * 2**20
+ANSWER = 20.0
+"""Seconds in which processes answer each other once one has ended: each notices when it next waits for the others."""
 _LOST = ("connection closed", "connection reset", "connection refused", "broken pipe", "socket", "timed out", "abort")
 
 
 class ProcessLostError(RuntimeError):
-    """Another process of the run has ended, so that this one cannot go on."""
+    """Another process of the run has ended, so that this one cannot go on.
+
+    Args:
+        text: what is said of it. first: whether this process is the one of those left that says it.
+    """
+
+    def __init__(self, text: str, *, first: bool | None = None) -> None:
+        super().__init__(text)
+        self.first = first_here() if first is None else first
 
 
 @dataclass(frozen=True)
@@ -226,6 +238,33 @@ def noticing_ends() -> Iterator[None]:
         if isinstance(error, ProcessLostError) or not any(word in str(error).lower() for word in _LOST):
             raise
         raise ProcessLostError("another process of the run has ended") from error
+
+
+def missing(processes: Processes) -> tuple[list[int], bool]:
+    """Return which processes have ended or do not answer, once this one has noticed, and whether it is to say so.
+
+    Those that are left put their numbers where processes meet as they begin.
+    """
+    absent = [rank for rank in range(processes.world) if rank != processes.rank]
+    if len(absent) < 2:
+        return absent, True
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    here, until, met, says = "fercore/here/{}".format, time.monotonic() + ANSWER, False, False
+    try:
+        place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(*place, is_master=False, timeout=timedelta(seconds=ANSWER))
+        store.set(here(processes.rank), "1")
+        met = True
+        # Nothing to wait for once one alone is absent: one has ended.
+        while len(absent) > 1 and time.monotonic() < until:
+            time.sleep(0.1)
+            absent = [rank for rank in absent if not store.check([here(rank)])]
+        says = store.add("fercore/said", 1) == 1
+    except RuntimeError:
+        # Gone before this one came: with the first process. Gone since: the first process has said it.
+        return ([0], processes.rank == 1) if not met else (absent, False)
+    return absent, says
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from fercore.cli.study import study, table
 from fercore.cli.weights import weights_app
 from fercore.errors import UserInputError
 from fercore.files import name_fault
-from fercore.processes import ProcessLostError, first_here, speaks
+from fercore.processes import LAUNCHED, ProcessLostError, first_here, speaks
 from fercore.stopping import Interrupted, handling, interrupt, number_of
 from fercore.terminal import guard_streams, lost_output, say
 from fercore.writing import write_fault
@@ -239,7 +240,7 @@ def main() -> None:
     except UserInputError as error:
         _fail(str(error), 2)
     except ProcessLostError as error:
-        _fail(str(error), 1)
+        _fail(str(error), 1, says=error.first and LAUNCHED not in os.environ)
     except OSError as error:
         named = name_fault(error)
         if named is None:
@@ -258,7 +259,7 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    if speaks():
+def _fail(message: str, code: int, *, says: bool | None = None) -> NoReturn:
+    if speaks() if says is None else says:
         say(f"fercore: error: {message}", error=True)
     sys.exit(code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from fercore.engine.setup import RunContext
 from fercore.engine.trainer import Trainer
 from fercore.hooks.checks import no_exit
 from fercore.hooks.guard import open_result
-from fercore.processes import ProcessLostError, noticing_ends
+from fercore.processes import LAUNCHED, ProcessLostError, missing, noticing_ends
 from fercore.records.plan import RunResult
 from fercore.records.result import Result, Scores
 from fercore.records.step import Progress
@@ -60,7 +61,9 @@ def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = F
             with noticing_ends():
                 return _run(trainer, resume=resume)
         except ProcessLostError as error:
-            raise ProcessLostError(f"{error}; {_kept(trainer)}") from error
+            # A launcher that has seen the end tells the others to end too, while they find out who is left.
+            stop.patient = True
+            raise _named(trainer, error) from error
         except KeyboardInterrupt as error:
             raise Interrupted(number_of(error), _kept(trainer)) from None
         except WriteError as error:
@@ -68,6 +71,20 @@ def run(context: RunContext, path: Path, observer: Observer, *, resume: bool = F
             raise WriteError(error.what, where=error.where, fix=fix) from None
         finally:
             trainer.folder.release()
+
+
+def _named(trainer: Trainer, error: ProcessLostError) -> ProcessLostError:
+    """Return the error with which process it was, and what the run leaves."""
+    processes, kept = trainer.processes, _kept(trainer)
+    # Who started them sees how each ended.
+    if LAUNCHED in os.environ:
+        return ProcessLostError(f"{error}; {kept}", first=True)
+    lost, says = missing(processes)
+    numbers = ", ".join(map(str, lost))
+    what = f"process {numbers} of {processes.world} has ended"
+    if len(lost) > 1:
+        what = f"processes {numbers} of {processes.world} have ended, or do not answer"
+    return ProcessLostError(f"{what}; {kept}", first=says)
 
 
 def _kept(trainer: Trainer) -> str:

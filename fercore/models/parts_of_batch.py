@@ -63,7 +63,7 @@ def seeing(model: nn.Module, rows: Rows) -> Iterator[None]:
     for module in model.modules():
         if isinstance(module, _BatchNorm) and rows.statistics and rows.processes.several:
             put(module, _normalise)
-        elif isinstance(module, _MULTIPLY) or _is_drop_path(module):
+        elif drops(module):
             put(module, _drop)
     token = _SEEN.set(rows)
     try:

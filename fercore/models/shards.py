@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fercore.errors import UserInputError
 from fercore.models.model import Model
@@ -48,32 +47,28 @@ def part_of(whole: Tensor, like: Tensor) -> Tensor:
 
 
 def blocks_of(model: Model) -> list[nn.Module]:
-    """Return the blocks of the backbone that are trained: modules of one class that follow each other in a list.
+    """Return the blocks of the backbone that are trained: two or more modules of one class in a list, the innermost.
 
     Raises:
-        UserInputError: if there are none, or batch normalisation is in them.
+        UserInputError: if there are none.
     """
-    found: list[nn.Module] = []
-    _look(model.backbone, found)
-    name = type(model.backbone).__name__
-    fix = "take a transformer, such as model.backbone=vit_base_patch16_224, or --strategy ddp"
-    if any(isinstance(inner, _BatchNorm) for inner in model.backbone.modules()):
-        what = f"blocks of {name} have batch normalisation, which is divided by rows and not by weights"
-        raise UserInputError(what, where=WHERE, fix=fix)
+    found = _blocks_in(model.backbone)
     if not found:
-        raise UserInputError(f"{name} has no blocks that are trained, to divide", where=WHERE, fix=fix)
+        fix = "train a network of blocks, such as model.backbone=vit_base_patch16_224, or take --strategy ddp"
+        what = f"{type(model.backbone).__name__} has no blocks that are trained, whose weights to divide"
+        raise UserInputError(what, where=WHERE, fix=fix)
     return found
 
 
-def _look(module: nn.Module, found: list[nn.Module]) -> None:
-    for child in module.children():
-        same = [*child.children()] if isinstance(child, nn.ModuleList | nn.Sequential) else []
-        trained = [each for each in same if any(p.requires_grad for p in each.parameters())]
-        # Layers of a head have a tensor or two each; blocks of a network have layers of their own.
-        if len(trained) > 1 and len({type(each) for each in same}) == 1 and next(iter(trained[0].children()), None):
-            found += trained
-        else:
-            _look(child, found)
+def _blocks_in(module: nn.Module) -> list[nn.Module]:
+    inner = [block for child in module.children() for block in _blocks_in(child)]
+    if inner or not isinstance(module, nn.ModuleList | nn.Sequential):
+        return inner
+    children = [*module.children()]
+    trained = [each for each in children if any(p.requires_grad for p in each.parameters())]
+    # A layer by itself has a tensor or two; blocks have layers of their own.
+    alike = len({type(each) for each in children}) == 1 and any(True for _ in children[0].children())
+    return trained if alike and len(trained) > 1 else []
 
 
 class Shards:
@@ -108,6 +103,9 @@ class Shards:
         mesh = init_device_mesh(device.type, (dist.get_world_size(),))
         self._shell = _shell_of(self._model, self._blocks)
         for block in self._blocks:
+            for parameter in block.parameters():
+                # Parts are cut from rows in the order of memory.
+                parameter.data = parameter.data.contiguous()
             # Each by itself, under no common root: methods call parts of a network as they like, and a root's forward
             # would have to come first.
             fully_shard(block, mesh=mesh, reshard_after_forward=True)

@@ -34,6 +34,10 @@ class MeanTeacher(PiModel):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = presets("mean_teacher", quick={"decay": 0.9})
     settings: MeanTeacherSettings
 
+    def needs_whole_weights(self) -> str:
+        """It averages the weights by itself."""
+        return "its teacher is an average of all weights"
+
     def state(self, num_classes: int) -> nn.Module:
         """Keep the teacher."""
         return Teacher()

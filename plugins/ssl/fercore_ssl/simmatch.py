@@ -55,6 +55,10 @@ class SimMatch(SemiSupervised):
     training_parts: ClassVar[tuple[str, ...]] = ("state", "projection", "bank", "teacher")
     settings: SimMatchSettings
 
+    def needs_whole_weights(self) -> str:
+        """It averages the weights by itself."""
+        return "its teacher is an average of all weights"
+
     def parts(self, width: int, task: TaskInfo) -> Mapping[str, nn.Module]:
         """Return projection, teacher, recent predictions, and the bank of labelled samples: embeddings and labels."""
         size, n = self.settings.proj_size, sum(source.n for source in task.sources)

@@ -57,6 +57,10 @@ class Steady(Plugin):
         """The rise of the target's terms does."""
         return "warm_up" if self.settings.warm_up else ""
 
+    def needs_whole_weights(self) -> str:
+        """It averages the weights by itself, for a teacher."""
+        return "its teacher is an average of all weights" if self.settings.teacher else ""
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build backbone and heads, and what is kept between steps."""

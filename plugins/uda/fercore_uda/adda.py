@@ -68,6 +68,10 @@ class ADDA(SourceTrained):
         """The length of the first stage does."""
         return "pretrain_share"
 
+    def needs_whole_weights(self) -> str:
+        """It copies the encoder between its stages."""
+        return "it keeps a copy of the encoder"
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build the network and, beside it, the frozen encoder that the source keeps."""

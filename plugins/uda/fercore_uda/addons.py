@@ -110,6 +110,10 @@ class SDAT(Addon):
     Settings: ClassVar[type[Settings]] = SdatSettings
     settings: SdatSettings
 
+    def needs_whole_weights(self) -> str:
+        """It moves the weights by itself."""
+        return "it moves the weights along the gradient of all of them"
+
     @hookimpl
     def backward(self, model: Model, closure: Closure) -> StepLoss:
         """Move the network up the gradient of its own terms, and return the loss there; then move it back.

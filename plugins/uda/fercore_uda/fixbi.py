@@ -63,6 +63,10 @@ class FixBi(SourceTrained):
         """The end of the self-penalisation does."""
         return "warm_up"
 
+    def needs_whole_weights(self) -> str:
+        """It gives both networks the same weights as it begins."""
+        return "it keeps a second network, which begins as a copy"
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build the network nearer the source, and beside it the one nearer the target, its copy."""

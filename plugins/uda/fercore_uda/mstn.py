@@ -111,6 +111,10 @@ class DSBN(MSTN):
         "dsbn", paper={"data": {"source_batch": 40, "target_batch": 40}, "optim": {"name": "adam", "lr": 5e-5}}
     )
 
+    def needs_whole_weights(self) -> str:
+        """It copies the network between its stages."""
+        return "the teacher of its second stage is a copy of the network"
+
     @hookimpl
     def build_model(self, config: RunConfig, num_classes: int, task: TaskInfo) -> Model:
         """Build the network with normalisations for each source and the target, and a frozen copy for later."""
