@@ -23,13 +23,14 @@ from fercore.engine.agreement import check_same_start
 from fercore.engine.several import places_here
 from fercore.errors import UserInputError
 from fercore.models.parts_of_batch import Rows, drawn_for_rows, seeing, summed_over_rows
-from fercore.processes import Processes, Started, started
+from fercore.processes import Processes, Started, missing, started
 from fercore.runs import checkpoint
 from fercore.testing import tiny_context
 from fercore.testing.tiny import TINY
 from tests.engine.spread import BATCHES, in_processes, main_in, steps_of
 
 FERCORE = [sys.executable, "-m", "fercore", "run"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fercore", "run"]
 
 
 @cache
@@ -266,10 +267,9 @@ def test_launchers_agree_and_a_run_resumes_with_other_numbers(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "fercore", "run"]
     said = fercore(*given, "--devices", 2, "--out", tmp_path / "two")
     assert said.count("next: fercore predict") == 1
-    said = fercore(*given, "--out", tmp_path / "torchrun", by=torchrun)
+    said = fercore(*given, "--out", tmp_path / "torchrun", by=TORCHRUN)
     assert said.count("next: fercore predict") == 1
     assert weights(tmp_path / "two") == weights(tmp_path / "torchrun")
     result = open_run(tmp_path / "two").result
@@ -287,38 +287,70 @@ def test_launchers_agree_and_a_run_resumes_with_other_numbers(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120)
-def test_a_process_that_dies_ends_the_run_with_a_line_and_a_checkpoint(tmp_path):
-    run = tmp_path / "run"
-    command = [
-        *FERCORE,
-        *settings(tmp_path),
-        "--out",
-        str(run),
-        "--devices",
-        "2",
-        "--set",
-        "train.steps=2000",
-        "--set",
-        "train.checkpoint_every=5",
-    ]
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("by", "rank", "says"),
+    [
+        ([*FERCORE, "--devices", "2"], 1, "process 1 of 2 ended without a word, signal 9"),
+        (TORCHRUN, 1, "process 1 of 2 has ended"),
+        pytest.param(TORCHRUN, 0, "process 0 of 2 has ended", marks=pytest.mark.soak),
+    ],
+)
+def test_a_process_that_dies_ends_the_run_with_a_line_and_a_checkpoint(tmp_path, by, rank, says):
+    run, environ = tmp_path / "run", main_in(tmp_path)
+    given = [*settings(tmp_path), "--set", "train.steps=60", "--set", "train.checkpoint_every=5"]
     process = subprocess.Popen(
-        command, env=main_in(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*by, *given, "--out", str(run)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 150
         while not (run / "checkpoints" / "step_00000005").exists() and time.monotonic() < until:
-            time.sleep(0.1)
-        os.kill(_second_of(process.pid), signal.SIGKILL)
-        error = process.communicate(timeout=60)[1]
+            time.sleep(0.05)
+        both = _started_by(process.pid) if by is not TORCHRUN else _children(process.pid)
+        assert len(both) == 2
+        os.kill(both[rank], signal.SIGKILL)
+        error = process.communicate(timeout=150)[1]
     finally:
         process.kill()
     lines = [line for line in error.splitlines() if line.startswith("fercore:")]
     assert process.returncode == 1
     assert len(lines) == 1
-    assert "process 1 of 2 ended without a word, signal 9" in lines[0]
+    assert says in lines[0]
     assert f"resume with: fercore run --resume {run}" in lines[0]
     assert checkpoint.newest(run / "checkpoints") is not None
+    words = [["--resume", str(run)], [*given, "--devices", "2", "--out", str(tmp_path / "whole")]]
+    for each in words:
+        subprocess.run([*FERCORE, *each], env=environ, capture_output=True, timeout=200, check=True)
+    assert weights(run) == weights(tmp_path / "whole")
+
+
+def test_two_processes_know_which_one_has_ended():
+    assert missing(Processes(0, 2)) == ([1], True)
+
+
+def _roll_call() -> tuple[list[int], int]:
+    """Have the third of four processes end, and return whom the first one misses and how many say so."""
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo")
+    store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False
+    )
+    if rank == 2:
+        store.set("ended", "1")
+        return [], 0
+    store.wait(["ended"])
+    absent, says = missing(Processes(rank, 4))
+    store.add("said", int(says))
+    store.add("done", 1)
+    while rank == 0 and store.add("done", 0) < 3:  # who has the store ends last
+        time.sleep(0.05)
+    return absent, store.add("said", 0) if rank == 0 else 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_those_that_are_left_find_out_who_has_ended_and_one_says_so():
+    assert in_processes(4, _roll_call) == ([2], 1)
 
 
 def _children(parent: int) -> list[int]:
@@ -327,11 +359,9 @@ def _children(parent: int) -> list[int]:
     return sorted(map(int, found.stdout.split()))
 
 
-def _second_of(command: int) -> int:
-    """Return the id of the process with rank 1: its command has a server that both processes are forked from."""
-    both = [process for child in _children(command) for process in _children(child)]
-    assert len(both) == 2
-    return both[1]
+def _started_by(command: int) -> list[int]:
+    """Return the ids of the processes of a run by rank: its command has a server that they are forked from."""
+    return [process for child in _children(command) for process in _children(child)]
 
 
 @pytest.mark.parametrize(
