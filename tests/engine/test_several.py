@@ -298,7 +298,7 @@ def test_launchers_agree_and_a_run_resumes_with_other_numbers(tmp_path):
 )
 def test_a_process_that_dies_ends_the_run_with_a_line_and_a_checkpoint(tmp_path, by, rank, says):
     run, environ = tmp_path / "run", main_in(tmp_path)
-    given = [*settings(tmp_path), "--set", "train.steps=60", "--set", "train.checkpoint_every=5"]
+    given = [*settings(tmp_path), "--set", "train.steps=25", "--set", "train.checkpoint_every=5"]
     process = subprocess.Popen(
         [*by, *given, "--out", str(run)], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
