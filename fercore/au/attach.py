@@ -94,7 +94,7 @@ def _read(domain: Domain, provider: str, settings: DataSettings) -> tuple[dict[s
     missing = np.flatnonzero(~units.known)
     # A file of another dataset would otherwise leave a run on the few names that fit by chance.
     if len(missing) > settings.max_bad_share * len(whole) or len(missing) == len(whole):
-        what = f"{len(missing)} of {len(whole)} images have no row of action units, first {whole.keys[missing[0]]}"
+        what = f"{len(missing)} of {len(whole)} images {units_read.missing}, first {whole.keys[missing[0]]}"
         fix = f"at most {settings.max_bad_share:.1%} are let pass (data.max_bad_share), and never all"
         raise UserInputError(what, where=place, fix=fix)
     # `_whole` is sorted by row, so that each part's rows are found in it.

