@@ -50,10 +50,12 @@ def readings(points: Tensor) -> dict[str, Tensor]:
     face = in_own_frame(points)
 
     def down(*at: int) -> Tensor:
-        return face[:, list(at), 1].mean(dim=1)
+        heights: Tensor = face[:, list(at), 1].mean(dim=1)
+        return heights
 
     def apart(one: int, other: int) -> Tensor:
-        return (face[:, one] - face[:, other]).norm(dim=1)
+        distances: Tensor = (face[:, one] - face[:, other]).norm(dim=1)
+        return distances
 
     width, droop = apart(*LIP_CORNERS), down(*LIP_CORNERS) - down(UPPER_LIP[0], LOWER_LIP[1])
     return {
@@ -91,7 +93,8 @@ def in_own_frame(points: Tensor) -> Tensor:
     below = below - (below * x).sum(dim=1, keepdim=True) * x
     y = below / below.norm(dim=1, keepdim=True).clamp_min(1e-6)
     axes = torch.stack([x, y, torch.linalg.cross(x, y)], dim=1)
-    return (points - middle[:, None]) @ axes.mT / size[:, None]
+    turned: Tensor = (points - middle[:, None]) @ axes.mT / size[:, None]
+    return turned
 
 
 def relative_scores(values: Tensor, where: str) -> Tensor:
@@ -115,4 +118,5 @@ def relative_scores(values: Tensor, where: str) -> Tensor:
     spread = SCALED_MAD * (faces - median).abs().median(dim=0).values
     # Where most faces are alike in a reading, none of it stands out.
     z = (values.double() - median) / spread.clamp_min(1e-6)
-    return torch.special.ndtr(z - PRESENT_FROM).to(values.dtype)
+    scores: Tensor = torch.special.ndtr(z - PRESENT_FROM).to(values.dtype)
+    return scores
