@@ -324,6 +324,9 @@ class ReportSettings(Settings):
     distances: bool = Field(
         False, description="distances of classes in the features, and MMD of each source to the target"
     )
+    gradients: int = Field(
+        0, ge=0, description="steps between looks at each loss term's gradient at the features, for the logs; 0 = none"
+    )
     also: tuple[str, ...] = Field((), description="reports of installed packages, by name: NAME.json")
     tensorboard: bool = Field(True, description="a log for TensorBoard: losses, rates, scores, figures, settings")
     loggers: tuple[Literal["wandb", "mlflow"], ...] = Field((), description="Weights & Biases, MLflow: sent there too")

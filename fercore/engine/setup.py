@@ -22,6 +22,7 @@ from fercore.datasets.protocols import absolute_protocol
 from fercore.engine.allocator import keep_memory
 from fercore.engine.average import WeightAverage
 from fercore.engine.class_weights import attach_shares
+from fercore.engine.gradients import refuse_gradients
 from fercore.engine.initial import NEEDED, WHERE, Initial, read_initial
 from fercore.engine.initial_network import plugins_of
 from fercore.engine.online import refuse_other_forward
@@ -250,6 +251,7 @@ def _built(
     _check_views(views, stages, domains.sources)
     if fabric.world_size > 1:
         refuse_alone(config, stages)
+    refuse_gradients(config, stages)
     shards = shards_of(config, resolved.plugins, model)
     if config.train.accumulate > 1 and any(stage.stream for stage in stages):
         what = "a stream's batches are answered as they come, whole"

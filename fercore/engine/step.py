@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fercore.engine.gathering import Gathering
+from fercore.engine.gradients import FeatureGradients
 from fercore.engine.phases import PhaseRunner
 from fercore.errors import UserInputError
 from fercore.hooks.checks import HookError
@@ -39,6 +40,7 @@ class StepInputs:
     Args:
         answers: where the target's probabilities f[B,K] go that this forward gives, in a stream; None = nowhere.
         gathering: the batch of all processes, of which `batch` is this one's part; None = there are no others.
+        gradients: looks at the terms' gradients at the features; None = nobody does.
     """
 
     def __init__(
@@ -49,9 +51,10 @@ class StepInputs:
         keep: KeepTerm | None = None,
         answers: list[Tensor] | None = None,
         gathering: Gathering | None = None,
+        gradients: FeatureGradients | None = None,
     ) -> None:
         self.batch, self.views, self.clock, self.keep, self.answers = batch, views, clock, keep, answers
-        self.gathering = gathering
+        self.gathering, self.gradients = gathering, gradients
 
 
 class StepModule(nn.Module):
@@ -71,7 +74,7 @@ class StepModule(nn.Module):
         """Encode, pseudo-label and align; return the weighted terms f[] by name, in the order of names."""
         model, plugins, batch, clock = self.model, self.plugins, inputs.batch, inputs.clock
         gathering = inputs.gathering
-        encoded = self._encode(batch, inputs.views, clock, gathering)
+        encoded = self._encode(inputs)
         if gathering is not None and gathering.joined:
             # From here on every process has the whole batch: what hooks make and keep of it is the same everywhere.
             encoded = {(side, view): gathering.encoded(side, own) for (side, view), own in encoded.items()}
@@ -85,14 +88,15 @@ class StepModule(nn.Module):
             pseudo = plugins.pseudo_label(model, batch, encoded, clock)
         terms = plugins.align(model, batch, encoded, pseudo, clock)
         terms += plugins.loss(model, batch, encoded, pseudo, clock)
-        kept = [term for term in _in_order(terms) if inputs.keep is None or inputs.keep(term)]
+        terms = _in_order(terms)
+        if inputs.gradients is not None:
+            inputs.gradients.measure(terms)
+        kept = [term for term in terms if inputs.keep is None or inputs.keep(term)]
         return {term.name: term.weight * to_float32(term.value) for term in kept}
 
-    def _encode(
-        self, batch: Batch, views: Sequence[ViewRequest], clock: Progress, gathering: Gathering | None
-    ) -> dict[tuple[Side, str], Encoded]:
+    def _encode(self, inputs: StepInputs) -> dict[tuple[Side, str], Encoded]:
         """Encode every view. Neighbours that differ in their side alone may be joined; the order of the rest stays."""
-        model, plugins = self.model, self.plugins
+        model, plugins, batch, views = self.model, self.plugins, inputs.batch, inputs.views
         encoded: dict[tuple[Side, str], Encoded] = {}
         for view, following in zip(views, [*views[1:], None], strict=True):
             if (view.side, view.name) in encoded:
@@ -100,7 +104,7 @@ class StepModule(nn.Module):
             one = batch.side(view.side)
             if not _moves_statistics(view, views):
                 kept = swap_bn_stats(model)
-                encoded[view.side, view.name] = self._view(one, view, clock, gathering)
+                encoded[view.side, view.name] = self._view(one, view, inputs)
                 restore_bn_stats(model, kept)
                 continue
             if self.joint and following is not None and _joins(view, following, views):
@@ -108,29 +112,36 @@ class StepModule(nn.Module):
                 # Views of other sizes cannot be one batch.
                 if one.images[view.name].shape[1:] == other.images[view.name].shape[1:]:
                     sizes = [len(one), len(other)]
-                    with self._seeing(gathering, view.side, following.side), normalised_apart(model, sizes):
-                        both = plugins.encode(model, one.joined(other, view.name), view.name, clock, None, "train")
+                    joined, clock = one.joined(other, view.name), inputs.clock
+                    with self._seeing(inputs, view.side, following.side), normalised_apart(model, sizes):
+                        both = plugins.encode(model, joined, view.name, clock, None, "train")
                     first, second = both.split(sizes)
                     encoded |= {(view.side, view.name): first, (following.side, view.name): second}
                     continue
-            encoded[view.side, view.name] = self._view(one, view, clock, gathering)
+            encoded[view.side, view.name] = self._view(one, view, inputs)
         return encoded
 
-    def _view(self, one: DomainBatch, view: ViewRequest, clock: Progress, gathering: Gathering | None) -> Encoded:
+    def _view(self, one: DomainBatch, view: ViewRequest, inputs: StepInputs) -> Encoded:
         """Encode one view of one side, in one piece or in several."""
+        clock, gathering = inputs.clock, inputs.gathering
         if self.pieces > 1 and len(one):
             own = Rows(torch.arange(len(one)), len(one))
             rows = own if gathering is None else gathering.rows([view.side])
             return in_pieces(self.model, partial(self._some, one, view, clock), rows, self.pieces)
-        with self._seeing(gathering, view.side):
+        with self._seeing(inputs, view.side):
             return self.plugins.encode(self.model, one, view.name, clock, view.side, "train")
 
     def _some(self, batch: DomainBatch, view: ViewRequest, clock: Progress, at: Tensor) -> Encoded:
         some = batch.some(at, view.name)
         return self.plugins.encode(self.model, some, view.name, clock, view.side, "train")
 
-    def _seeing(self, gathering: Gathering | None, *sides: Side) -> AbstractContextManager[None]:
-        return nullcontext() if gathering is None else seeing(self.model, gathering.rows(sides))
+    def _seeing(self, inputs: StepInputs, *sides: Side) -> AbstractContextManager[None]:
+        """Let those know which rows the network sees who ask: other processes' parts of it, or a look at gradients."""
+        if inputs.gathering is not None:
+            return seeing(self.model, inputs.gathering.rows(sides))
+        if inputs.gradients is not None:
+            return inputs.gradients.encoding([(side, len(inputs.batch.side(side))) for side in sides])
+        return nullcontext()
 
 
 def _moves_statistics(view: ViewRequest, views: Sequence[ViewRequest]) -> bool:
@@ -159,12 +170,14 @@ def train_step(
     clock: Progress,
     answers: list[Tensor] | None = None,
     gathering: Gathering | None = None,
+    gradients: FeatureGradients | None = None,
 ) -> StepReport:
     """Take one optimiser step down the sum of the terms, where a term has a gradient.
 
     Args:
         module: the step, as Fabric wraps it. answers: in a stream, where the first forward's probabilities go.
         gathering: the batch of all processes, of which `batch` is this one's part; None = there are no others.
+        gradients: looks at the terms of the first forward; None = nobody does.
 
     Raises:
         NonFiniteLoss: naming the term, before any weight changes.
@@ -177,9 +190,10 @@ def train_step(
         """Run forward and backward; leaves the gradient of the terms in the parameters."""
         nonlocal passes
         # A sharpness-aware step looks again with moved weights; the answer is the first look's.
-        said = answers if passes == 0 else None
+        said, looking = (answers, gradients) if passes == 0 else (None, None)
         with _giving_out_terms(fabric):
-            weighted = module(StepInputs(batch, views, replace(clock, forward=passes), keep, said, gathering))
+            now = replace(clock, forward=passes)
+            weighted = module(StepInputs(batch, views, now, keep, said, gathering, looking))
         passes += 1
         # One transfer from the device for all terms.
         stacked = torch.stack([*weighted.values()]) if weighted else torch.zeros(0)

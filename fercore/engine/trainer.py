@@ -18,6 +18,7 @@ from fercore.engine import results
 from fercore.engine.agreement import level
 from fercore.engine.class_weights import renew_shares
 from fercore.engine.gathering import Gathering
+from fercore.engine.gradients import FeatureGradients
 from fercore.engine.loggers import Loggers
 from fercore.engine.observer import Observer
 from fercore.engine.online import Online
@@ -79,6 +80,7 @@ class Trainer:
         self.loggers = Loggers(observer.message)
         self.online: Online | None = None
         self.answers: list[Tensor] = []
+        self.gradients: list[FeatureGradients] = []
         self.saved_at = -1
         self.ended = False
 
@@ -202,15 +204,25 @@ class Trainer:
         for runner in moving:
             for repeat in range(runner.repeats):
                 now = replace(clock, phase=runner.name, repeat=repeat)
-                reports.append(
-                    train_step(context.fabric, context.module, runner, batch, views, now, gathering=gathering)
-                )
+                report = train_step(
+                    context.fabric, context.module, runner, batch, views, now,
+                    gathering=gathering, gradients=self._look(now),
+                )  # fmt: skip
+                reports.append(report)
         level(context)
         for optimiser in optimisers_of(moving):
             optimiser.advance()
         if context.average is not None:
             context.average.update(context.model)
         return reports
+
+    def _look(self, now: Progress) -> FeatureGradients | None:
+        """Return what looks at the gradients of a step; None where nobody asked to."""
+        every, number = self.context.config.report.gradients, self.done + 1
+        if not every or (number % every and number not in (1, self.total)):
+            return None
+        self.gradients.append(FeatureGradients(self.context.model, now))
+        return self.gradients[-1]
 
     def _next_batch(self) -> Batch:
         """Return this process's part of the next batch.
@@ -264,6 +276,11 @@ class Trainer:
             self.observer.step(report, self.done)
             if self.done % train.log_every == 0 or self.done in (1, self.total):
                 self._log(report)
+        while self.gradients:
+            found = self.gradients.pop(0)
+            self.folder.log({**found.line(), "done": self.done})
+            for group, values in found.scalars().items():
+                self.loggers.scalars(group, values, self.done)
         if train.eval_every and self.done % train.eval_every == 0 and self.done < self.total:
             self._evaluate_first(clock)
         self.ended = self._enough()

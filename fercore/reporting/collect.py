@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic import ConfigDict, ValidationError
@@ -44,7 +44,18 @@ class EvaluationLine(Shape):
     macro_f1: float
 
 
-LINES: dict[str, type[StepLine] | type[EvaluationLine]] = {"step": StepLine, "evaluation": EvaluationLine}
+class GradientLine(Shape):
+    """A line of metrics.jsonl on the gradients of one phase's terms: term -> place -> side -> a number."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    done: int
+    norms: dict[str, dict[str, dict[str, float | None]]]
+    cosines: dict[str, dict[str, dict[str, float | None]]]
+
+
+Line: TypeAlias = StepLine | EvaluationLine | GradientLine
+LINES: dict[str, type[Line]] = {"step": StepLine, "evaluation": EvaluationLine, "gradients": GradientLine}
 """Kinds of lines that are drawn; others are not read."""
 
 
@@ -114,7 +125,7 @@ class RunFiles:
         return read_record(self.folder.model)
 
     @cached_property
-    def lines(self) -> list[StepLine | EvaluationLine]:
+    def lines(self) -> list[Line]:
         """The lines of metrics.jsonl on steps and evaluations, in order.
 
         Raises:
@@ -122,7 +133,7 @@ class RunFiles:
         """
         return list(self._lines())
 
-    def _lines(self) -> Iterator[StepLine | EvaluationLine]:
+    def _lines(self) -> Iterator[Line]:
         path = self.path / METRICS
         for number, text in enumerate(_text(path).splitlines(), 1):
             where = f"{path}:{number}"

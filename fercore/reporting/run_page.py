@@ -17,6 +17,7 @@ from fercore.records.result import SCORES, Score
 from fercore.reporting import faces, figures, measures
 from fercore.reporting.blocks import Block, Chapter, Code, Figure, Figures, Note, Page, Table, Tiles
 from fercore.reporting.collect import EvaluationLine, RunFiles, StepLine
+from fercore.reporting.gradients import gradients
 from fercore.reporting.inside import Features, Inside, look_inside
 from fercore.terminal import counted
 
@@ -120,7 +121,7 @@ def chapters_of(view: View) -> list[Chapter]:
     title = "Predictions" if view.run.confusion is None else "Scores"
     return [
         Chapter(title, [*_scores(view), Figures([*_errors(view), *_shares(view)], 2), *_estimated_shares(view)]),
-        Chapter("Training", [Figures(list(_curves(view.run)), 4)], CURVES),
+        Chapter("Training", [Figures(list(_curves(view.run)), 4), *gradients(view.run)], CURVES),
         Chapter("Features", [Figures(list(_embeddings(view)), 2), *_distances(view), *gone]),
         Chapter("Faces", [*shown, *(gone if view.faces else [])]),
     ]
