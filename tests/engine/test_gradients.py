@@ -106,6 +106,7 @@ def test_rows_of_a_joint_forward_are_told_apart():
     assert found[True].norms["m/ce"]["branches.main"]["source"] > 0 == found[True].norms["m/ce"]["backbone"]["target"]
 
 
+@pytest.mark.slow
 def test_a_run_logs_them_and_trains_to_the_same_bits(tmp_path, make_context, listener, weights_of):
     layer = {"train": {"steps": 5}}
     for name, every in (("off", 0), ("on", 2)):
