@@ -52,7 +52,7 @@ class FeatureGradients:
 
     @contextmanager
     def encoding(self, rows: Sequence[tuple[Side, int]]) -> Iterator[None]:
-        """Take note of what backbone and branches return.
+        """Remember what backbone and branches return.
 
         Args:
             rows: the sides whose images they are given, one after the other, and how many images each has.
