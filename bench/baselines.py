@@ -55,6 +55,8 @@ class Run:
 
 LEFT_OUT = {"pca", "pca_ifer", "clip_finetune", "clip_linear_probe", "clip_zero_shot", "coop", "maple"}
 """Methods on a frozen CLIP, which has another network."""
+UNITS = {"adafer"}
+"""Methods that need action units: of generated faces those that a detector of 9 in 10 would have said."""
 FIRST = (
     "source_only dann cdan dan mcc bnm afn jan mcd deep_coral fixmatch la_cmfer adafer pocan leaf dsan ecan detn mdd "
     "atdoc mfsan m3sda mdan adamatch flexmatch freematch"
@@ -126,6 +128,16 @@ def draw(place: Path, *, shifted: bool) -> dict[str, Any]:
     return {"source": specs[:-1], "target": specs[-1]}
 
 
+def with_units(data: dict[str, Any], provider: str | None) -> dict[str, Any]:
+    """Return the specs with who says their action units: a provider, or the file that generated faces came with."""
+
+    def told(spec: str) -> str:
+        beside = Path(spec.removeprefix("manifest:")).with_name("au.csv")
+        return f"{spec}{'&' if '?' in spec else '?'}au={provider or beside}"
+
+    return {"source": [told(spec) for spec in data["source"]], "target": told(data["target"])}
+
+
 def shift(manifest: Path) -> None:
     """Take rows out of a manifest of even classes, so that they fall evenly from 5 to 1."""
     with manifest.open(encoding="utf-8", newline="") as file:
@@ -163,6 +175,8 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     reference = rows.get("source_only", {})
     for name, seeds in rows.items():
         good = {seed: row for seed, row in seeds.items() if "accuracy" in row}
+        if not seeds:
+            continue
         if not good:
             lines.append(f"{name:20} {next(iter(seeds.values()))['failed']}")
             continue
@@ -191,6 +205,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure rows that are in the JSON too")
     parser.add_argument("--source", action="append", metavar="SPEC", help="in place of the generated faces")
     parser.add_argument("--target", metavar="SPEC")
+    parser.add_argument("--au", metavar="PROVIDER", help="of action units, for the methods that need them")
     parser.add_argument("--init", type=Path, metavar="RUN", help="the source model, for every seed")
     parser.add_argument("--preset", default="demo")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keeps faces and source models for another call")
@@ -246,7 +261,9 @@ def main() -> None:
                     start[seed] = child("source_only", data, int(seed), source)
                     print(f"source model, seed {seed}: {start[seed]}", flush=True)
             for name in wanted:
-                rows.setdefault(name, {})[seed] = child(name, data, int(seed), run)
+                needs_units = UNITS.intersection(name.split("+"))
+                given_data = with_units(data, given.au) if needs_units else data
+                rows.setdefault(name, {})[seed] = child(name, given_data, int(seed), run)
                 print(table({"source_only": rows.get("source_only", {}), name: rows[name]})[-1], flush=True)
                 record = {**about, "versions": versions(), "setting": setting, "start": start, "rows": rows}
                 given.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
