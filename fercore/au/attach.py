@@ -18,8 +18,8 @@ from fercore.errors import UserInputError
 from fercore.records.data import DomainUnits, UnitCounts, UnitsReport
 
 WAYS = (
-    "--set data.au=PROVIDER or ?au=PROVIDER in the spec, where PROVIDER is 'synthfer', a .safetensors network of "
-    f"`fercore au train`, an installed detector, or a CSV: {FORMATS_THAT_DO}"
+    "--set data.au=PROVIDER or ?au=PROVIDER in the spec, where PROVIDER is 'synthfer', 'face_mesh' for photographs, "
+    f"a .safetensors network of `fercore au train`, an installed detector, or a CSV: {FORMATS_THAT_DO}"
 )
 
 
