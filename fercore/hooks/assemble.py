@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fercore.config import RunConfig, build_config, check_settings, merge
-from fercore.config.presets import preset_settings
+from fercore.config.presets import FROM_MODEL, preset_settings
 from fercore.hooks.checks import check_class, check_class_weights, check_company, check_sources, no_exit
 from fercore.hooks.discovery import PluginInfo, find_plugin, installed_plugins, load_class
 from fercore.hooks.plugin import Plugin
@@ -37,12 +37,23 @@ class ResolvedRun:
 def core_preset(preset: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Return the core's settings of a preset; small starts from a pretrained backbone that is at hand.
 
+    From a trained model the rates are lower.
+
     Args:
         layers: that are laid over it; a network that they choose stays.
     """
     given = preset_settings(preset)
+    if starts_from_model(layers):
+        given = merge(given, FROM_MODEL.get(preset, {}))
     network = network_at_hand(layers) if preset == "small" else {}
     return merge(given, {"model": network}) if network else given
+
+
+def starts_from_model(layers: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a run with these settings starts from a trained model."""
+    networks = [layer.get("model") for layer in layers]
+    starts = [network["init"] for network in networks if isinstance(network, Mapping) and "init" in network]
+    return bool(starts and starts[-1])
 
 
 def own_preset(plugin: Plugin | type[Plugin], preset: str, layers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -52,9 +63,7 @@ def own_preset(plugin: Plugin | type[Plugin], preset: str, layers: Sequence[Mapp
         layers: that are laid over it; they say what the run starts from.
     """
     own = plugin.presets.get(preset, {})
-    networks = [layer.get("model") for layer in layers]
-    starts = [network["init"] for network in networks if isinstance(network, Mapping) and "init" in network]
-    return merge(own, plugin.from_model) if preset != "paper" and starts and starts[-1] else own
+    return merge(own, plugin.from_model) if preset != "paper" and starts_from_model(layers) else own
 
 
 @no_exit()

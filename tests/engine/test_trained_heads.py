@@ -125,6 +125,13 @@ def test_presets_know_a_trained_model(preset, init, expected):
     assert network.get("stages") == expected
 
 
+def test_rates_are_lower_from_a_trained_model():
+    start = {"model": {"init": "m"}}
+    layers = [[], [start], [start, {"optim": {"lr": 0.01}}]]
+    rates = [assemble(["source_only"], own, preset="small").config.optim.lr for own in layers]
+    assert rates == [1e-3, 3e-4, 0.01]
+
+
 def test_a_head_with_a_hidden_layer_goes_on_with_none():
     linear = torch.nn.Linear(4, 3)
     hidden = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))

@@ -47,13 +47,13 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 FROM_MODEL: Mapping[str, Any] = {
-    "optim": {"lr": 1e-3},
+    "optim": {"lr": 3e-4},
     "pocan": {
         "projection": "none",
         "proto": {"bias": True},
         "network": {"reduction": None, "grid": 1},
         "stages": {"unit": "share", "pretrain": 0.0, "prototypes": 0.1, "adapt": 0.9},
-        "lr": {"prototypes": 1e-3, "adapt": 1e-3, "adapt_prototypes": 1e-3},
+        "lr": {"prototypes": 3e-4, "adapt": 3e-4, "adapt_prototypes": 3e-4},
     },
 }
 """From a trained model: its head goes on as both sets of prototypes, on its own features scaled to length 1, and its
