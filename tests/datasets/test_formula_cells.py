@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from fercore.au.files import read_au_file
+from fercore.au.table import AUTable
 from fercore.data.domains.domain_set import read_domain
 from fercore.data.spec import parse_spec
 from fercore.datasets.action_units import detect_to_csv
@@ -83,7 +84,8 @@ def test_predictions_have_no_formula(tmp_path, faces):
 
 def test_action_units_of_such_names_are_read_back(tmp_path, faces, monkeypatch):
     monkeypatch.chdir(faces)
-    found = SimpleNamespace(names=("AU01",), scores=np.full((len(NAMES) - 1, 1), 0.5))
+    scores = np.full((len(NAMES) - 1, 1), 0.5, dtype=np.float32)
+    found = AUTable(("AU01",), scores, (scores >= 0.5).astype(np.uint8))
     monkeypatch.setattr("fercore.datasets.action_units.find_detector", lambda name: None)
     monkeypatch.setattr("fercore.datasets.action_units.detect", lambda *_: found)
     detect_to_csv(parse_spec("list:list.txt"), "any", tmp_path / "au.csv")
