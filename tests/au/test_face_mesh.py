@@ -185,3 +185,18 @@ def test_the_network_of_the_package_finds_a_face_where_it_is_and_none_in_noise()
     noise = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     _, found = detector.mesh(noise)
     assert not found.any()
+
+
+@pytest.mark.slow
+def test_an_image_without_a_face_has_a_row_of_empty_cells(mesh, tmp_path, monkeypatch):
+    from fercore.au import read_au_file
+    from fercore.data.spec import parse_spec
+    from fercore.datasets.action_units import detect_to_csv
+
+    monkeypatch.setattr(face_mesh, "AT_ONCE", 64)
+    once = FaceMesh.mesh
+    monkeypatch.setattr(FaceMesh, "mesh", lambda self, x: (once(self, x)[0], torch.arange(len(x)) > 1))
+    assert detect_to_csv(parse_spec(STUDIO), "face_mesh", tmp_path / "au.csv", size=32) == (28, 0, 2)
+    read = read_au_file(tmp_path / "au.csv", 0.5)
+    assert int(read.table.known.sum()) == 26
+    assert sum(line.endswith("," * len(FaceMesh.au_names)) for line in open(tmp_path / "au.csv").read().split()) == 2
