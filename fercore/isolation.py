@@ -337,7 +337,9 @@ def _serve(
         answer = pickle.dumps((True, call()))
     except BaseException as error:
         answer = pickle.dumps((False, portable(error)))
-    sender.send_bytes(answer)
+    # Who asked may be gone, or be stopped: it has said so itself, and nobody waits for this answer.
+    with suppress(BrokenPipeError):
+        sender.send_bytes(answer)
 
 
 def _follow_parent() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fercore.errors import UserInputError
-from fercore.isolation import apart
+from fercore.isolation import _serve, apart
 
 
 def contaminate():
@@ -104,7 +105,7 @@ def test_a_process_that_leaves_without_a_word_is_named(code):
 WAITING = """
 import os, sys, time
 from pathlib import Path
-from fercore.isolation import apart
+from fercore.isolation import _serve, apart
 sys.path.insert(0, {here!r})
 from test_isolation import sit
 if __name__ == "__main__":
@@ -210,3 +211,14 @@ def test_workers_of_a_killed_process_end(tmp_path):
         while time.monotonic() < until:
             os.killpg(process.pid, 0)
             time.sleep(0.05)
+
+
+def test_a_process_whose_caller_is_gone_ends_quietly(capfd):
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_serve, args=(sender, int, os.getcwd(), {}, None))
+    receiver.close()
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert "Traceback" not in capfd.readouterr().err
