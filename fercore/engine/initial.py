@@ -252,6 +252,10 @@ def with_initial(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     tables = network.get("backbone_args", {})
     own = tables.get(named, {}) if isinstance(tables, Mapping) and isinstance(named, str) else {}
     initial = read_initial(text, backbone=named if isinstance(named, str) else None, arguments=own, target=target)
+    weights = network.get("weights", initial.network["weights"])
+    if weights != initial.network["weights"]:
+        what = f"model.weights={weights} beside a model to start from, which brings its own"
+        raise UserInputError(what, where=WHERE, fix="leave out one of the two")
     return [initial.layer(alone=alone), *layers]
 
 

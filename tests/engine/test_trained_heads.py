@@ -136,3 +136,8 @@ def test_a_head_with_a_hidden_layer_goes_on_with_none():
     linear = torch.nn.Linear(4, 3)
     hidden = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
     assert {name: entry.layer for name, entry in goes_on({"a": linear, "b": hidden}).items()} == {"a": linear}
+
+
+def test_other_weights_beside_a_trained_model_are_refused(source):
+    with pytest.raises(UserInputError, match="model.weights=timm beside a model to start from"):
+        with_initial([{"model": {"init": str(source), "weights": "timm"}}])
