@@ -148,7 +148,7 @@ class Heard:
         self._told, self._label = told, label
 
     def __getattr__(self, what):
-        return lambda *_: self._told.append((self._label, what))
+        return lambda *_, **__: self._told.append((self._label, what))
 
 
 LONG = {**FILE, "seeds": [0, 1, 2, 3], "methods": ["source_only"]}
