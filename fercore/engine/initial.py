@@ -40,11 +40,16 @@ NEEDED = "give --init MODEL: a run folder, its model/, or another trained model"
 
 
 class TrainedHead(NamedTuple):
-    """A head on pooled features: weight f[K,C], bias f[K], and the mean length of the features, where it is known."""
+    """A head on pooled features: weight f[K,C], bias f[K], and lengths f[N] of some features, where they are known."""
 
     weight: Tensor
     bias: Tensor | None
-    length: float | None
+    lengths: Tensor | None
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether it takes features that are scaled to length 1."""
+        return self.lengths is not None and bool((self.lengths - 1).abs().max() < 1e-3)
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Initial:
         (name,) = heads
         layer = self._layer_of(_under(tensors, f"heads.{name}."))
         rows = self.features().get(name)
-        return layer and TrainedHead(*layer, None if rows is None else float(rows.float().norm(dim=1).mean()))
+        return layer and TrainedHead(*layer, None if rows is None else rows.float().norm(dim=1))
 
     def _layer_of(self, head: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None] | None:
         """Return weight and bias of the only linear layer in a head's tensors, if it is for the model's classes."""
@@ -257,6 +262,27 @@ def with_initial(layers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         what = f"model.weights={weights} beside a model to start from, which brings its own"
         raise UserInputError(what, where=WHERE, fix="leave out one of the two")
     return [initial.layer(alone=alone), *layers]
+
+
+def going_on_from(layers: Sequence[Mapping[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """Return the settings of a run that goes on from another one, which had the same settings of the network.
+
+    Weights that they name are what that one began with; this one has its.
+
+    Args:
+        folder: of the finished run.
+
+    Raises:
+        UserInputError: as `with_initial`.
+    """
+    kept = []
+    for layer in layers:
+        own = dict(layer)
+        if isinstance(network := own.pop("model", None), Mapping):
+            network = {key: value for key, value in network.items() if key != "weights"}
+        # An empty table laid over another would empty it.
+        kept.append({**own, "model": network} if network else own)
+    return with_initial([*kept, {"model": {"init": str(folder.absolute())}}])
 
 
 def refuse_other_plugins(record: ModelRecord, folder: Path) -> None:

@@ -101,9 +101,11 @@ def keep_heads(model: Model, initial: Initial, classes: Sequence[str], length: C
 def _fitted(trained: TrainedHead, place: HeadOnBackbone, length: Callable[[], float]) -> tuple[Tensor, Tensor | None]:
     """Return weight and bias that answer from a method's features as the trained head does from the backbone's."""
     weight = trained.weight.repeat(1, place.copies) / place.copies
-    if place.unit_length:
-        # Rows of length 1 would leave every answer near its bias.
-        weight = weight * (length() if trained.length is None else trained.length)
+    # Taken as it is, it would leave every answer near its bias on rows of length 1, and far from it on others.
+    if place.unit_length and not trained.unit_length:
+        weight = weight * (length() if trained.lengths is None else float(trained.lengths.mean()))
+    elif trained.unit_length and not place.unit_length:
+        weight = weight / length()
     return weight, trained.bias
 
 

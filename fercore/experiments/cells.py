@@ -153,7 +153,7 @@ def refuse_other_data(cells: Sequence[Cell]) -> None:
 
 def resolve(cell: Cell) -> ResolvedRun:
     """Return a cell's settings and plugins, whatever its folder holds."""
-    from fercore.engine.initial import with_initial
+    from fercore.engine.initial import going_on_from
     from fercore.engine.setup import resolve_here
     from fercore.hooks.assemble import assemble
     from fercore.runs.folder import RunFolder
@@ -161,7 +161,7 @@ def resolve(cell: Cell) -> ResolvedRun:
     layers = [dict(layer) for layer in cell.layers]
     # A cell is checked before the one that it starts from is trained: only its own settings can be looked at by then.
     if cell.start is not None and RunFolder(cell.start).finished:
-        layers = with_initial([*layers, {"model": {"init": str(cell.start.absolute())}}])
+        layers = going_on_from(layers, cell.start)
     return resolve_here(assemble(cell.entry.plugins, layers, preset=cell.preset))
 
 

@@ -214,7 +214,7 @@ def with_source_model(
     Raises:
         UserInputError: as `train_source` and `refuse_source_model`.
     """
-    from fercore.engine.initial import with_initial
+    from fercore.engine.initial import going_on_from
     from fercore.runs.folder import RunFolder
 
     refuse_source_model(steps, layers)
@@ -226,5 +226,5 @@ def with_source_model(
         return list(layers), f"source model {keep}: not trained yet; a run would train it first, {steps} steps"
     score = RunFolder(keep).result().target
     text = "" if score.accuracy is None else f", target accuracy {score.accuracy:.4f} (n={score.n})"
-    started = with_initial([*layers, *method_layers(names), {"model": {"init": str(keep)}}])
+    started = going_on_from([*layers, *method_layers(names)], keep)
     return started, f"source model {keep}: {steps} steps of {BASELINE}{text}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fercore.data.batches.loader import eval_batches
 from fercore.data.spec import as_spec
 from fercore.engine.initial import with_initial
 from fercore.engine.run import run
@@ -13,6 +14,7 @@ from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble, own_preset
 from fercore.hooks.discovery import find_plugin, installed_plugins, load_class
 from fercore.models import goes_on
+from fercore.records.step import PLAIN
 
 TARGET = "synthfer:wild?n=112&seed=2"
 
@@ -141,3 +143,21 @@ def test_a_head_with_a_hidden_layer_goes_on_with_none():
 def test_other_weights_beside_a_trained_model_are_refused(source):
     with pytest.raises(UserInputError, match="model.weights=timm beside a model to start from"):
         with_initial([{"model": {"init": str(source), "weights": "timm"}}])
+
+
+def test_a_head_on_features_of_length_one_goes_on_with_others_and_back(started, listener, tmp_path):
+    """adacm's own model: each row of its features has length 1."""
+    # An average of the weights would be what is kept.
+    first = started("adacm", {"train": {"ema": None}})
+    run(first, tmp_path / "first", listener())
+    plain, again = (started(name, init=tmp_path / "first") for name in ("source_only", "adacm"))
+    expected = answers(first, images())
+    torch.testing.assert_close(answers(again, images()), expected, rtol=0, atol=1e-5)
+    # Smaller by the mean length that rows have in the other network.
+    table = plain.domains.sources[0]
+    batch = next(eval_batches(table, plain.config.data, mean=plain.model.mean, std=plain.model.std))
+    with torch.no_grad():
+        length = plain.model.eval().backbone(batch.images[PLAIN]).norm(dim=1).mean()
+    layers = [context.model.heads["main"][-1].weight for context in (again, plain)]
+    torch.testing.assert_close(layers[0] / length, layers[1])
+    assert abs(length - 1) > 0.01

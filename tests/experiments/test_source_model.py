@@ -16,6 +16,7 @@ import fercore
 from fercore.decisions.judging import judge_rows
 from fercore.engine.observer import Observer
 from fercore.experiments import source_model
+from fercore.experiments.cells import Cell, Entry, resolve
 from fercore.experiments.source_model import FOLDER, kept_at, source_cell, source_layers, train_source
 from fercore.experiments.study import Study
 from fercore.experiments.study_file import check_study
@@ -60,6 +61,22 @@ def test_a_run_starts_from_the_source_model_head_included(started):
     # At a rate of nothing it predicts what the source model does.
     assert started.result.target.confusion == source.target.confusion
     assert not (kept / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_weights_that_are_named_are_what_the_source_model_begins_with(started, tmp_path):
+    (before,) = (path for path in (started.path.parent / FOLDER).iterdir() if path.is_dir())
+    weights = str(before / "model/model.safetensors")
+    settings = {**SMALL, "model.weights": weights, "train.steps": 2, "optim.lr": 1e-9, "mcc.bottleneck": 0}
+    run = fercore.train("mcc", **DATA, set=settings, seed=0, out=tmp_path / "run", pretrain_source=2)
+    (kept,) = (path for path in (tmp_path / FOLDER).iterdir() if path.is_dir())
+    assert RunFolder(kept).config_layers()["model"]["weights"] == weights
+    assert run.config.model.weights == str(kept / "model/model.safetensors")
+    assert run.result.target.confusion == RunFolder(kept).result().target.confusion
+    # The same of a row of a study or comparison, whose start is another row.
+    layers = [LAYER, {"model": {"weights": weights}}, {"mcc": {"bottleneck": 0}}]
+    cell = Cell(Entry("mcc", ("mcc",), {}), tuple(layers), "demo", tmp_path / "cell", "mcc", start=kept)
+    assert resolve(cell).config.model.weights == str(kept / "model/model.safetensors")
 
 
 @pytest.mark.slow
