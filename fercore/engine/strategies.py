@@ -27,7 +27,8 @@ class Averaging(DDPStrategy):
 class Dividing(Averaging):
     """Each process has a part of the weights of the blocks (`Shards`); gradients of all others are averaged.
 
-    Fabric's own strategy for that divides what it wraps, and on GPUs alone; hooks have the plain network.
+    Fabric's own strategies for that divide what they wrap, while hooks have the plain network, and make their mesh of
+    devices for CUDA.
     """
 
     def clip_gradients_norm(  # type: ignore[override]
