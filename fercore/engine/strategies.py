@@ -27,8 +27,7 @@ class Averaging(DDPStrategy):
 class Dividing(Averaging):
     """Each process has a part of the weights of the blocks (`Shards`); gradients of all others are averaged.
 
-    Fabric's own strategies for that divide what they wrap, while hooks have the plain network, and make their mesh of
-    devices for CUDA.
+    Fabric's own strategies for that divide what they wrap; here hooks have the plain network.
     """
 
     def clip_gradients_norm(  # type: ignore[override]
