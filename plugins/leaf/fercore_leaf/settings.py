@@ -53,7 +53,8 @@ class ExpertSettings(Settings):
     @model_validator(mode="after")
     def _wide_enough(self) -> ExpertSettings:
         if self.start == "identity" and self.kind == "bottleneck":
-            raise ValueError("expert.start=identity is for linear and residual experts; a bottleneck starts at random")
+            fix = "with kind=bottleneck set expert.start=random"
+            raise ValueError(f"expert.start=identity, as from a trained model, is for experts as wide as x: {fix}")
         return self
 
 

@@ -73,6 +73,7 @@ def test_settings_survive_being_written_down(settings, variant):
         ({"loss_weights": [1, -1, 0]}, "loss_weights must be at least 0"),
         ({"loss_weights": [1, 1, 0.1]}, "compares two weak views: set weak_views=2"),
         ({"variant": "released"}, "leaf.variant = 'released'"),
+        ({"expert": {"kind": "bottleneck", "start": "identity"}}, "with kind=bottleneck set expert.start=random"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(values, message):
