@@ -26,7 +26,7 @@ class Divided:
     width: int
 
 
-def divide_backbone(settings: ModelSettings, *, reduction: int) -> Divided:
+def divide_backbone(settings: ModelSettings, *, reduction: int, otherwise: str = "") -> Divided:
     """Build a backbone cut after its last stage of total stride `reduction`, and the stages behind it.
 
     One after the other they are the whole backbone to the bit, so that a method which puts something of its own between
@@ -35,23 +35,24 @@ def divide_backbone(settings: ModelSettings, *, reduction: int) -> Divided:
     Args:
         settings: which timm model, its arguments and weights.
         reduction: total stride of the map, e.g. 8 for the first three stages of a ResNet.
+        otherwise: how the method does without, for the error of a backbone that cannot be divided.
 
     Raises:
         UserInputError: as `build_trunk`, and for a backbone whose later stages take more than that map.
     """
     cut = cut_backbone(settings, reduction=reduction)
-    later = _behind(cut, settings)
-    size = max(32, 4 * reduction)
-    images = torch.zeros(1, 3, size, size)
-    training = cut.whole.training
-    whole, trunk = cut.whole.eval(), cut.trunk.module.eval()
-    with torch.no_grad():
-        expected, found = whole(images), later.eval()(trunk(images))
-    if expected.ndim != 2 or not torch.equal(expected, found):
-        raise _cannot(settings, reduction, "they do not yield its features alone")
-    trunk.train(training)
+    try:
+        later, width = _behind(cut)
+    except _CannotError as error:
+        what = f"the stages of backbone {settings.backbone!r} behind stride {reduction} cannot be had alone: {error}"
+        fix = otherwise or "take a convolutional backbone such as resnet18"
+        raise UserInputError(what, where="model.backbone", fix=fix) from error
     kept = replace(cut.trunk, module=frozen(cut.trunk.module, settings))
-    return Divided(kept, frozen(later.train(training), settings), expected.shape[1])
+    return Divided(kept, frozen(later, settings), width)
+
+
+class _CannotError(Exception):
+    """A backbone cannot be divided; says why."""
 
 
 class _Tracer(fx.Tracer):
@@ -69,21 +70,37 @@ class _Tracer(fx.Tracer):
         return module_qualified_name == self.cut or layer or super().is_leaf_module(m, module_qualified_name)
 
 
-def _behind(cut: Cut, settings: ModelSettings) -> nn.Module:
-    found = []
-    for training in (False, True):
-        tracer = _Tracer(cut.stage)
-        try:
-            graph = tracer.trace(cut.whole.train(training))
-        except Exception as error:  # torch.fx raises what the traced code does
-            raise _cannot(settings, cut.trunk.reduction, f"{type(error).__name__} in tracing them") from error
-        later = fx.GraphModule(cut.whole, graph, "LaterStages")
-        if not _shorten(later, cut.stage):
-            raise _cannot(settings, cut.trunk.reduction, "they need more than the map of that stride")
-        found.append(later)
+def _behind(cut: Cut) -> tuple[nn.Module, int]:
+    """Return the stages behind a cut and the width of their features, tried on an image of zeros.
+
+    Raises:
+        _CannotError: where there are none that yield what the whole backbone does.
+    """
+    training = cut.whole.training
+    found = [_traced(cut, training=each) for each in (False, True)]
     if found[0].code != found[1].code:
-        raise _cannot(settings, cut.trunk.reduction, "they are others in training than in evaluation")
-    return found[1]
+        raise _CannotError("they are others in training than in evaluation")
+    later, trunk = found[1], cut.trunk.module
+    size = max(32, 4 * cut.trunk.reduction)
+    images = torch.zeros(1, 3, size, size)
+    with torch.no_grad():
+        expected, given = cut.whole.eval()(images), later.eval()(trunk.eval()(images))
+    if expected.ndim != 2 or not torch.equal(expected, given):
+        raise _CannotError("they do not yield its features")
+    for module in (trunk, later):
+        module.train(training)
+    return later, expected.shape[1]
+
+
+def _traced(cut: Cut, *, training: bool) -> fx.GraphModule:
+    try:
+        graph = _Tracer(cut.stage).trace(cut.whole.train(training))
+    except Exception as error:  # torch.fx raises what the traced code does
+        raise _CannotError(f"{type(error).__name__} in tracing them") from error
+    later = fx.GraphModule(cut.whole, graph, "LaterStages")
+    if not _shorten(later, cut.stage):
+        raise _CannotError("they need more than the map of that stride")
+    return later
 
 
 def _shorten(later: fx.GraphModule, stage: str) -> bool:
@@ -103,8 +120,3 @@ def _shorten(later: fx.GraphModule, stage: str) -> bool:
     later.recompile()
     later.delete_all_unused_submodules()
     return True
-
-
-def _cannot(settings: ModelSettings, reduction: int, why: str) -> UserInputError:
-    what = f"the stages of backbone {settings.backbone!r} behind stride {reduction} cannot be had by themselves: {why}"
-    return UserInputError(what, where="model.backbone", fix="take a convolutional backbone such as resnet18")

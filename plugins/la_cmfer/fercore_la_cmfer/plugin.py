@@ -82,7 +82,8 @@ class LaCmfer(Plugin):
             fix = f"take data.size of at least {2 * reduction}, or a smaller {self.name}.network.reduction"
             raise UserInputError(f"images of {config.data.size} px are too small", where="data.size", fix=fix)
         own = self.settings.network.stages == "backbone"
-        divided = divide_backbone(config.model, reduction=reduction) if own else None
+        new = f"set {self.name}.network.stages=published for new layers, which do not go on from a trained model's"
+        divided = divide_backbone(config.model, reduction=reduction, otherwise=new) if own else None
         trunk = divided.trunk if divided else build_trunk(config.model, reduction=reduction)
         branches = build_branches(trunk.channels, self.settings, len(task.sources), divided)
         heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
