@@ -9,7 +9,7 @@ from fercore.models.domain_norm import DomainNorm, normalised_as, split_norms
 from fercore.models.external import External
 from fercore.models.layers import RowNorm
 from fercore.models.mixture import CombineKind, ExpertKind, ExpertMixture, GateKind
-from fercore.models.model import HeadOnBackbone, Model, goes_on, last_linear
+from fercore.models.model import HeadOnBackbone, Model, heads_on_backbone, last_linear
 from fercore.models.normalisation import (
     NormKind,
     NormRule,
@@ -70,7 +70,7 @@ __all__ = [
     "drawn_for_rows",
     "encode_view",
     "forward_without_bn_update",
-    "goes_on",
+    "heads_on_backbone",
     "last_linear",
     "look_for_weights",
     "mixed_statistics",

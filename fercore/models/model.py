@@ -79,7 +79,9 @@ class Model(nn.Module):
         return linear.in_features
 
 
-def goes_on(heads: Mapping[str, nn.Module], copies: Mapping[str, int] | None = None) -> dict[str, HeadOnBackbone]:
+def heads_on_backbone(
+    heads: Mapping[str, nn.Module], copies: Mapping[str, int] | None = None
+) -> dict[str, HeadOnBackbone]:
     """Return the entries of `Model.on_backbone` for heads on the backbone's own features; those of a hidden layer none.
 
     Args:

@@ -13,7 +13,7 @@ from fercore.engine.setup import build_context
 from fercore.errors import UserInputError
 from fercore.hooks.assemble import assemble, own_preset
 from fercore.hooks.discovery import find_plugin, installed_plugins, load_class
-from fercore.models import goes_on
+from fercore.models import heads_on_backbone
 from fercore.records.step import PLAIN
 
 TARGET = "synthfer:wild?n=112&seed=2"
@@ -137,7 +137,7 @@ def test_rates_are_lower_from_a_trained_model():
 def test_a_head_with_a_hidden_layer_goes_on_with_none():
     linear = torch.nn.Linear(4, 3)
     hidden = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
-    assert {name: entry.layer for name, entry in goes_on({"a": linear, "b": hidden}).items()} == {"a": linear}
+    assert {name: entry.layer for name, entry in heads_on_backbone({"a": linear, "b": hidden}).items()} == {"a": linear}
 
 
 def test_other_weights_beside_a_trained_model_are_refused(source):

@@ -25,7 +25,7 @@ from fercore.losses import (
     vote,
     voted_cross_entropy,
 )
-from fercore.models import Model, build_trunk, divide_backbone, goes_on
+from fercore.models import Model, build_trunk, divide_backbone, heads_on_backbone
 from fercore.plugin import (
     Batch,
     DatasetInfo,
@@ -88,7 +88,7 @@ class LaCmfer(Plugin):
         branches = build_branches(trunk.channels, self.settings, len(task.sources), divided)
         heads = {name: build_head(b.width, num_classes, config.model.dropout) for name, b in branches.items()}
         copies = {name: branch.width // divided.width for name, branch in branches.items()} if divided else {}
-        trained = goes_on(heads, copies) if divided else {}
+        trained = heads_on_backbone(heads, copies) if divided else {}
         model = Model(trunk.module, branches, heads, trunk.mean, trunk.std, trained)
         alpha, why = resolve_alpha(self.settings, task.target)
         if why:

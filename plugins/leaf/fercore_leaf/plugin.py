@@ -89,8 +89,8 @@ class Leaf(Plugin):
             head.insert(0, build_mixture(trunk.channels, chosen))
         # A trained head can go on behind experts that change nothing yet.
         clear = chosen.expert.start == "identity" or not (chosen.eaf.semantic or chosen.eaf.instance)
-        goes_on = {BRANCH: HeadOnBackbone(layer, unit_length=chosen.feat_norm)} if clear else {}
-        model = Model(trunk.module, {BRANCH: branch}, {BRANCH: head}, trunk.mean, trunk.std, goes_on)
+        trained = {BRANCH: HeadOnBackbone(layer, unit_length=chosen.feat_norm)} if clear else {}
+        model = Model(trunk.module, {BRANCH: branch}, {BRANCH: head}, trunk.mean, trunk.std, trained)
         self.attach(model, RunState(num_classes, chosen.thresholds.floor))
         return model
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import to_float32
-from fercore.models import Model, RowNorm, build_backbone, goes_on
+from fercore.models import Model, RowNorm, build_backbone, heads_on_backbone
 from fercore.plugin import (
     DomainBatch,
     LossTerm,
@@ -88,7 +88,7 @@ class ManySources(Plugin):
         if self.settings.bottleneck:
             branch = nn.Sequential(nn.Linear(trunk.channels, width), RowNorm(width), nn.ReLU())
         heads = {"main": self.head(width, num_classes, len(task.sources), config.model.dropout)}
-        own = {} if self.settings.bottleneck else goes_on(heads)
+        own = {} if self.settings.bottleneck else heads_on_backbone(heads)
         model = Model(trunk.module, {"main": branch}, heads, trunk.mean, trunk.std, own)
         for name, module in self.parts(width, task).items():
             self.attach(model, module, name)

@@ -70,8 +70,8 @@ class Pocan(Plugin):
         }
         # A trained head is a set of prototypes where the embedding is the backbone's own.
         whole = bare and cut is None
-        goes_on = {name: HeadOnBackbone(layer, unit_length=True) for name, layer in heads.items() if whole}
-        model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std, goes_on)
+        trained = {name: HeadOnBackbone(layer, unit_length=True) for name, layer in heads.items() if whole}
+        model = Model(encoder, {name: nn.Identity() for name in heads}, heads, trunk.mean, trunk.std, trained)
         self.attach(model, RunState(num_classes))
         return model
 

@@ -7,7 +7,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from fercore.models import Backbone, Model, build_backbone, goes_on
+from fercore.models import Backbone, Model, build_backbone, heads_on_backbone
 from fercore.plugin import RunConfig
 
 log = logging.getLogger(__name__)
@@ -56,10 +56,10 @@ def build_views(config: RunConfig, num_classes: int, *, two: bool) -> Model:
             log.warning(
                 "backbone %s yields no map of 2 x 2 at %d px: one view", config.model.backbone, config.data.size
             )
-        return Model(trunk.module, {WHOLE: nn.Identity()}, heads, trunk.mean, trunk.std, goes_on(heads))
+        return Model(trunk.module, {WHOLE: nn.Identity()}, heads, trunk.mean, trunk.std, heads_on_backbone(heads))
     heads[PARTS] = _head(4 * trunk.channels, num_classes, config.model.dropout)
     branches = {WHOLE: Mean(), PARTS: Quarters()}
-    return Model(MapOf(trunk.module), branches, heads, trunk.mean, trunk.std, goes_on(heads, {PARTS: 4}))
+    return Model(MapOf(trunk.module), branches, heads, trunk.mean, trunk.std, heads_on_backbone(heads, {PARTS: 4}))
 
 
 def _head(width: int, num_classes: int, dropout: float) -> nn.Module:

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fercore.losses import class_shares, ramp, to_float32
-from fercore.models import ClassShares, Model, RowNorm, build_backbone, goes_on, source_weights
+from fercore.models import ClassShares, Model, RowNorm, build_backbone, heads_on_backbone, source_weights
 from fercore.plugin import (
     Batch,
     DomainBatch,
@@ -101,7 +101,7 @@ class SourceTrained(Plugin):
         width = self.settings.bottleneck or trunk.channels
         branch = self.branch(trunk.channels) if self.settings.bottleneck else nn.Identity()
         heads = {"main": self.head(width, num_classes, config.model.dropout)}
-        own = {} if self.settings.bottleneck else goes_on(heads)
+        own = {} if self.settings.bottleneck else heads_on_backbone(heads)
         model = Model(trunk.module, {"main": branch}, heads, trunk.mean, trunk.std, own)
         for name, module in self.parts(width, task).items():
             self.attach(model, module, name)
